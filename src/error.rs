@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The one error type of the crate.
+//!
+//! An [`Error`] says what went wrong ([`ErrorKind`] and a message), where (the machine, and a chain of contexts
+//! from the outside in), and what the user can do about it (the hint). Its kind decides its [`Class`], which is
+//! what guix-daemon wants to know: may this build be tried again?
+
+use std::fmt;
+use std::io;
+
+/// Result of everything fallible in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// An argument, a request line or a store file name is malformed.
+    InvalidArgument,
+    /// The machine file, or a file that it names (a private key), is missing, unreadable or wrong.
+    Configuration,
+    /// A machine cannot be reached, went away, or lacks what a build machine needs.
+    Unavailable,
+    /// The machine's host key is not the pinned one, or it rejects our user key.
+    Authentication,
+    /// The other side broke a protocol or a format: a frame, an archive.
+    Protocol,
+    /// An archive is unsigned, signed by a key that the ACL does not list, or is not what was asked for.
+    Untrusted,
+    /// The other daemon refused a request.
+    Daemon,
+    /// The local store, its database or its file system failed.
+    Store,
+    /// The builder failed: trying again would fail again.
+    BuildFailed,
+    /// The build ran longer, or was silent longer, than allowed.
+    TimedOut,
+    /// The caller cancelled.
+    Cancelled,
+    /// The process ran out of descriptors, threads or memory, or the queue is full.
+    Exhausted,
+    /// A defect of this library, such as a caught panic.
+    Internal,
+}
+
+/// What a failure means for the build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Not the build's fault; it may be tried again.
+    Transient,
+    /// The build itself failed.
+    Permanent,
+    /// The build exceeded a time limit.
+    Timeout,
+}
+
+impl ErrorKind {
+    /// The class that this kind of error belongs to.
+    pub fn class(self) -> Class {
+        match self {
+            ErrorKind::BuildFailed => Class::Permanent,
+            ErrorKind::TimedOut => Class::Timeout,
+            _ => Class::Transient,
+        }
+    }
+}
+
+impl Class {
+    /// Exit status with which a build hook reports this class to guix-daemon
+    /// (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`).
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Class::Transient => 1,
+            Class::Permanent => 100,
+            Class::Timeout => 101,
+        }
+    }
+}
+
+/// An error of this library. Cheap to move; the details are boxed.
+#[derive(Clone, Debug)]
+pub struct Error(Box<Details>);
+
+#[derive(Clone, Debug)]
+struct Details {
+    kind: ErrorKind,
+    message: String,
+    /// Innermost first.
+    contexts: Vec<String>,
+    machine: Option<String>,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// A new error of `kind`. The message is a clause without a final full stop that names what and where.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Details { kind, message: message.into(), contexts: Vec::new(), machine: None, hint: None }))
+    }
+
+    /// An error of `kind` from a failed system call: `what` says what was tried, and on what.
+    ///
+    /// Where `error` carries an [`Error`] of ours, as the streams of [`crate::ssh`] do, that one stays the cause.
+    pub fn io(kind: ErrorKind, what: impl fmt::Display, error: io::Error) -> Self {
+        match error.downcast::<Error>() {
+            Ok(ours) => ours.context(what.to_string()),
+            Err(error) => Error::new(kind, format!("{what}: {error}")),
+        }
+    }
+
+    /// Adds what was being done, outside of what is said already.
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.0.contexts.push(context.into());
+        self
+    }
+
+    /// Says what the user can do about it: a sentence, or a command to run. An inner hint is kept.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Says which machine it happened with. An inner one is kept.
+    pub fn on_machine(mut self, name: impl Into<String>) -> Self {
+        self.0.machine.get_or_insert_with(|| name.into());
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What it means for the build.
+    pub fn class(&self) -> Class {
+        self.0.kind.class()
+    }
+
+    /// Name of the machine it happened with, if it did with one.
+    pub fn machine(&self) -> Option<&str> {
+        self.0.machine.as_deref()
+    }
+
+    /// What the user can do about it.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+/// Contexts from the outside in, then the message: `machine 'x': sending files: connection lost`.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for context in self.0.contexts.iter().rev() {
+            write!(f, "{context}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// For streams whose `Read` and `Write` must fail with `io::Error`: [`Error::io`] finds ours again inside.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::other(error)
+    }
+}
+
+/// Adds context to a failed `Result`.
+pub trait Context<T> {
+    /// Says what was being done, if it failed.
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T> {
+        self.map_err(|e| e.context(context()))
+    }
+}
+
+/// Turns a failed system call into an [`Error`].
+pub trait IoContext<T> {
+    /// As [`Error::io`].
+    fn io_context<D: fmt::Display>(self, kind: ErrorKind, what: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn io_context<D: fmt::Display>(self, kind: ErrorKind, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|e| Error::io(kind, what(), e.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_goes_from_the_outside_in() {
+        let error =
+            Error::new(ErrorKind::Unavailable, "connection lost").context("sending files").context("machine 'x'");
+        assert_eq!(error.to_string(), "machine 'x': sending files: connection lost");
+    }
+
+    #[test]
+    fn our_error_survives_a_trip_through_io_error() {
+        let inner = Error::new(ErrorKind::Authentication, "host key differs").hint("check it");
+        let outer = Error::io(ErrorKind::Protocol, "reading a frame", io::Error::from(inner));
+        assert_eq!(outer.kind(), ErrorKind::Authentication);
+        assert_eq!(outer.to_string(), "reading a frame: host key differs");
+        assert_eq!(outer.hint_text(), Some("check it"));
+    }
+
+    #[test]
+    fn classes_have_the_exit_statuses_that_guix_daemon_knows() {
+        assert_eq!(ErrorKind::BuildFailed.class().exit_status(), 100);
+        assert_eq!(ErrorKind::TimedOut.class().exit_status(), 101);
+        assert_eq!(ErrorKind::Unavailable.class().exit_status(), 1);
+    }
+}
