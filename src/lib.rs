@@ -3,7 +3,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod daemon;
 pub mod error;
 mod gcrypt;
 pub mod machine;
+pub mod slot;
 pub mod store;

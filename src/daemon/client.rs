@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The requests of the worker protocol that offloading needs (Guix's `nix/nix-daemon/nix-daemon.cc`, `performOp`).
+//!
+//! One request at a time. A request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the
+//! connection usable; one that breaks off half-way does not, and every later request says so.
+
+use std::collections::HashSet;
+use std::io::{self, BufReader, Read};
+
+use super::Stream;
+use super::frame::{Frame, read_frame};
+use super::wire::{broken, lost, put_integer, put_string, read_integer, read_padding, read_text, read_texts};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::store::{StoreDir, StorePath};
+
+const CLIENT_MAGIC: u64 = 0x6e69_7863;
+const SERVER_MAGIC: u64 = 0x6478_696f;
+/// The version that this client speaks: 1.0x63, that of Guix 1.2.0; nothing that came later is used.
+const CLIENT_VERSION: u64 = 0x163;
+/// The oldest that Guix's own client accepts: minor 0x61, of 2017.
+const OLDEST_MINOR: u64 = 0x61;
+
+/// What is read ahead from the stream, in bytes.
+const READ_AHEAD: usize = 64 << 10;
+
+/// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    BuildPaths = 9,
+    AddTempRoot = 11,
+    ExportPath = 16,
+    SetOptions = 19,
+    QueryPathInfo = 26,
+    ImportPaths = 27,
+    QueryValidPaths = 31,
+}
+
+/// A connection to a daemon.
+pub struct Client<S: Stream> {
+    stream: BufReader<S>,
+    store: StoreDir,
+    version: u64,
+    /// The request being worked on. Stays set when one breaks off.
+    unfinished: Option<Operation>,
+    /// Of an export: bytes left in the current frame.
+    left: u64,
+    /// Of an export: length of the current frame, whose padding is still to be read; 0: none.
+    padded: u64,
+}
+
+/// What the daemon knows about a valid store item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The derivation that built it, if known.
+    pub deriver: Option<StorePath>,
+    /// The items that it refers to, itself perhaps among them.
+    pub references: Vec<StorePath>,
+    /// Size of its nar, in bytes.
+    pub nar_size: u64,
+}
+
+/// How the daemon is to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Seconds without output after which a build is killed; 0: no limit.
+    pub max_silent_time: u64,
+    /// Seconds after which a build is killed; 0: no limit.
+    pub timeout: u64,
+    /// Whether lines for machines (`@ build-started …`) appear in the log.
+    pub print_build_trace: bool,
+}
+
+impl<S: Stream> Client<S> {
+    /// Greets the daemon at the other end of `stream`, whose store is `store`.
+    pub fn handshake(stream: S, store: &StoreDir) -> Result<Self> {
+        let mut client = Client {
+            stream: BufReader::with_capacity(READ_AHEAD, stream),
+            store: store.clone(),
+            version: 0,
+            unfinished: None,
+            left: 0,
+            padded: 0,
+        };
+        client.greet().context(|| "greeting the daemon")?;
+        Ok(client)
+    }
+
+    fn greet(&mut self) -> Result<()> {
+        // The version could be sent at once, too; but a daemon reads it only after its own, and any server that is
+        // not guix-daemon is better told apart by its first word.
+        self.send(&CLIENT_MAGIC.to_le_bytes())?;
+        let magic = read_integer(&mut self.stream)?;
+        if magic != SERVER_MAGIC {
+            return Err(broken(format!("what answers is not guix-daemon (it says {magic:#x})")));
+        }
+        self.version = read_integer(&mut self.stream)?;
+        if self.version & 0xff00 != CLIENT_VERSION & 0xff00 || self.version & 0xff < OLDEST_MINOR {
+            return Err(broken(format!("guix-daemon speaks version {:#x} of its protocol, not 1.x", self.version))
+                .hint("use a guix-daemon of version 1.2.0 or later there"));
+        }
+        let mut hello = Vec::new();
+        put_integer(&mut hello, CLIENT_VERSION);
+        put_integer(&mut hello, 0); // no processor affinity
+        put_integer(&mut hello, 0); // no space reserved for the garbage collector
+        self.send(&hello)?;
+        self.wait(&mut |_| Ok(()))
+    }
+
+    /// The version of the protocol that the daemon speaks, such as 0x164.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Those of `paths` that are valid in the daemon's store. One round trip, however many.
+    pub fn valid_paths(&mut self, paths: &[StorePath]) -> Result<HashSet<StorePath>> {
+        let mut arguments = Vec::new();
+        put_paths(&mut arguments, paths);
+        self.begin(Operation::QueryValidPaths, &arguments)?;
+        self.wait(&mut |_| Ok(()))?;
+        let valid = self.read_paths()?;
+        self.finish();
+        Ok(valid.into_iter().collect())
+    }
+
+    /// What the daemon knows about `path`, which must be valid.
+    pub fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {
+        let mut arguments = Vec::new();
+        put_string(&mut arguments, path.as_str());
+        self.begin(Operation::QueryPathInfo, &arguments)?;
+        self.wait(&mut |_| Ok(()))?;
+        let deriver = read_text(&mut self.stream, "a deriver")?;
+        read_text(&mut self.stream, "a hash")?;
+        let references = self.read_paths()?;
+        read_integer(&mut self.stream)?; // time of registration
+        let nar_size = read_integer(&mut self.stream)?;
+        self.finish();
+        let deriver = if deriver.is_empty() { None } else { Some(self.store.parse(&deriver)?) };
+        Ok(PathInfo { deriver, references, nar_size })
+    }
+
+    /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
+    pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
+        let mut arguments = Vec::new();
+        put_string(&mut arguments, path.as_str());
+        self.begin(Operation::AddTempRoot, &arguments)?;
+        self.wait(&mut |_| Ok(()))?;
+        self.acknowledge()
+    }
+
+    /// Sets how this connection's builds are done.
+    pub fn set_options(&mut self, options: &BuildOptions) -> Result<()> {
+        let mut arguments = Vec::new();
+        for value in [
+            0, // keep-failed
+            0, // keep-going
+            0, // fallback
+            0, // verbosity: errors only
+            1, // use the build hook, should the machine have one
+            0, // verbosity of builds
+            0, // type of log
+            u64::from(options.print_build_trace),
+            1, // use substitutes
+        ] {
+            put_integer(&mut arguments, value);
+        }
+        let settings = [("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+        put_integer(&mut arguments, settings.len() as u64);
+        for (name, value) in settings {
+            put_string(&mut arguments, name);
+            put_string(&mut arguments, value.to_string());
+        }
+        self.begin(Operation::SetOptions, &arguments)?;
+        self.wait(&mut |_| Ok(()))?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Builds `derivation`, handing its log to `log` as it comes. An error of `log` breaks the connection.
+    pub fn build(&mut self, derivation: &StorePath, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut arguments = Vec::new();
+        put_paths(&mut arguments, std::slice::from_ref(derivation));
+        put_integer(&mut arguments, 0); // normal mode: neither repair nor check
+        self.begin(Operation::BuildPaths, &arguments)?;
+        self.wait(log)?;
+        self.acknowledge()
+    }
+
+    /// Begins to export the valid item `path`, signed: [`Client::read_export`] then reads it.
+    pub fn export(&mut self, path: &StorePath) -> Result<()> {
+        let mut arguments = Vec::new();
+        put_string(&mut arguments, path.as_str());
+        put_integer(&mut arguments, 1); // sign
+        self.begin(Operation::ExportPath, &arguments)
+    }
+
+    /// Reads on in the export that was begun: one item of a bundle, as [`crate::archive`] takes it apart. 0: the item
+    /// is complete, and the connection free for the next request.
+    pub fn read_export(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        if !matches!(self.unfinished, Some(Operation::ExportPath)) || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.left == 0 && !self.next_data()? {
+            return Ok(0);
+        }
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let length = self.stream.read(&mut buffer[..most]).map_err(lost)?;
+        if length == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.left -= length as u64;
+        Ok(length)
+    }
+
+    /// Goes on to the next frame of an export that has data; `false` at the end.
+    fn next_data(&mut self) -> Result<bool> {
+        read_padding(&mut self.stream, std::mem::take(&mut self.padded))?;
+        loop {
+            match read_frame(&mut self.stream)? {
+                Frame::Log(_) | Frame::Gives(0) => {}
+                Frame::Gives(length) => {
+                    (self.left, self.padded) = (length, length);
+                    return Ok(true);
+                }
+                Frame::Last => {
+                    self.acknowledge()?;
+                    return Ok(false);
+                }
+                Frame::Wants(_) => return Err(broken("the daemon asked for data during an export")),
+                Frame::Failed { message, .. } => return Err(self.refused(message)),
+            }
+        }
+    }
+
+    /// Imports the bundle that `archive` reads, all items of which must be signed by a key that the daemon trusts.
+    /// Returns the items' names.
+    pub fn import(&mut self, archive: &mut dyn Read) -> Result<Vec<StorePath>> {
+        self.begin(Operation::ImportPaths, &[])?;
+        if let Some(result) = self.stream.get_mut().feed(archive) {
+            result.map_err(lost)?;
+        }
+        let mut buffer = Vec::new();
+        loop {
+            match read_frame(&mut self.stream)? {
+                Frame::Log(_) => {}
+                Frame::Wants(most) => {
+                    buffer.resize(most, 0);
+                    let length = read_fully(archive, &mut buffer).map_err(lost)?;
+                    let mut answer = Vec::with_capacity(length + 16);
+                    put_string(&mut answer, &buffer[..length]);
+                    self.send(&answer)?;
+                }
+                Frame::Last => break,
+                Frame::Gives(_) => return Err(broken("the daemon sent data during an import")),
+                Frame::Failed { message, .. } => return Err(self.refused(message)),
+            }
+        }
+        let imported = self.read_paths()?;
+        self.finish();
+        Ok(imported)
+    }
+
+    /// The stream beneath, to set its time limits.
+    pub fn stream(&self) -> &S {
+        self.stream.get_ref()
+    }
+
+    /// Sends a request.
+    fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
+        if let Some(unfinished) = self.unfinished {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the connection to the daemon is unusable since its {unfinished:?} request broke off"),
+            ));
+        }
+        self.unfinished = Some(operation);
+        let mut request = Vec::with_capacity(8 + arguments.len());
+        put_integer(&mut request, operation as u64);
+        request.extend_from_slice(arguments);
+        self.send(&request)
+    }
+
+    fn finish(&mut self) {
+        self.unfinished = None;
+    }
+
+    /// Reads the 1 that some requests end with.
+    fn acknowledge(&mut self) -> Result<()> {
+        read_integer(&mut self.stream)?;
+        self.finish();
+        Ok(())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let stream = self.stream.get_mut();
+        stream.write_all(bytes).and_then(|()| stream.flush()).map_err(lost)
+    }
+
+    /// Reads frames up to the last one, of a request that exchanges no data.
+    fn wait(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        loop {
+            match read_frame(&mut self.stream)? {
+                Frame::Log(text) => log(&text)?,
+                Frame::Last => return Ok(()),
+                Frame::Failed { message, status } => {
+                    self.finish();
+                    return Err(Error::new(kind_of_failure(&message, status), message));
+                }
+                Frame::Wants(_) | Frame::Gives(_) => return Err(broken("the daemon sent a frame out of turn")),
+            }
+        }
+    }
+
+    /// The daemon refused the request: it is ready for the next one.
+    fn refused(&mut self, message: String) -> Error {
+        self.finish();
+        Error::new(ErrorKind::Daemon, message)
+    }
+
+    fn read_paths(&mut self) -> Result<Vec<StorePath>> {
+        let texts = read_texts(&mut self.stream, "a store file name")?;
+        texts.iter().map(|text| self.store.parse(text).map_err(|e| broken(e.to_string()))).collect()
+    }
+}
+
+/// What a failure means. Only builds fail with status 100 or 101; the daemon gives 100 only to what it would cache as
+/// failed. A fixed-output derivation, and a builder that exits well without making its outputs, fail with status 1 and
+/// this message; every other message is about the daemon's own troubles (Guix's `nix/libstore/build.cc`, `buildPaths`).
+fn kind_of_failure(message: &str, status: u64) -> ErrorKind {
+    match status {
+        101 => ErrorKind::TimedOut,
+        100 => ErrorKind::BuildFailed,
+        _ if message.starts_with("build of ") && message.ends_with(" failed") => ErrorKind::BuildFailed,
+        _ => ErrorKind::Daemon,
+    }
+}
+
+fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
+    put_integer(to, paths.len() as u64);
+    for path in paths {
+        put_string(to, path.as_str());
+    }
+}
+
+/// Reads until `buffer` is full or `from` ends; returns how much.
+fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match from.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(length)
+}
+
+/// The data of an export as a stream. Its errors carry an [`Error`].
+pub struct Export<'a, S: Stream>(pub &'a mut Client<S>);
+
+impl<S: Stream> Read for Export<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.read_export(buffer)?)
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What the daemon sends while it works on a request (Guix's `nix/nix-daemon/nix-daemon.cc`, `startWork` to
+//! `stopWork`): any number of frames, the last of which is LAST or ERROR.
+//!
+//! ```text
+//! NEXT  string                 a piece of log
+//! READ  integer MAX            wants data: the answer is one string of 1 to MAX bytes
+//! WRITE integer N, N bytes, padding   gives data
+//! LAST                         done; the results follow
+//! ERROR string, integer        failed: a message and a status
+//! ```
+//!
+//! While it works, the daemon takes any byte that it did not ask for as a protocol error.
+
+use std::io::Read;
+
+use super::wire::{MAX_STRING, broken, read_integer, read_string};
+use crate::error::{Error, Result};
+
+/// Longest piece of log in one frame; the daemon reads its builders' output in blocks of 4 KiB.
+const MAX_LOG: u64 = 1 << 20;
+/// Most that one READ may ask for; the daemon asks for 32 KiB.
+const MAX_READ: u64 = 1 << 20;
+
+const NEXT: u64 = 0x6f6c_6d67;
+const READ: u64 = 0x6461_7461;
+const WRITE: u64 = 0x6461_7416;
+const LAST: u64 = 0x616c_7473;
+const ERROR: u64 = 0x6378_7470;
+
+/// A frame, its data not yet read where it is long.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// A piece of log.
+    Log(Vec<u8>),
+    /// The daemon wants up to this many bytes.
+    Wants(usize),
+    /// This many bytes follow, then padding.
+    Gives(u64),
+    /// The daemon is done; its results follow.
+    Last,
+    /// The daemon failed.
+    Failed {
+        /// What it says.
+        message: String,
+        /// 100: the build failed; 101: it exceeded a time limit; 1: anything else.
+        status: u64,
+    },
+}
+
+/// Reads the next frame.
+pub fn read_frame(from: &mut impl Read) -> Result<Frame> {
+    match read_integer(from)? {
+        NEXT => Ok(Frame::Log(read_string(from, MAX_LOG, "a piece of log")?)),
+        READ => match read_integer(from)? {
+            0 => Err(broken("the daemon asked for 0 bytes")),
+            length => Ok(Frame::Wants(length.min(MAX_READ) as usize)),
+        },
+        WRITE => Ok(Frame::Gives(read_integer(from)?)),
+        LAST => Ok(Frame::Last),
+        ERROR => {
+            let message = read_string(from, MAX_STRING, "an error message")?;
+            // Errors so early that no version is agreed on come without a status.
+            let status = read_integer(from).unwrap_or(1);
+            Ok(Frame::Failed { message: clean(&message), status })
+        }
+        unknown => Err(unknown_frame(unknown)),
+    }
+}
+
+fn unknown_frame(tag: u64) -> Error {
+    broken(format!("the daemon sent a frame of unknown type {tag:#x}"))
+}
+
+/// A message from the other side as one that is safe to print: UTF-8 without control characters.
+fn clean(message: &[u8]) -> String {
+    let text = String::from_utf8_lossy(message);
+    text.trim_end().chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{put_integer, put_string};
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn an_error_without_a_status_is_still_an_error() {
+        let mut bytes = Vec::new();
+        put_integer(&mut bytes, ERROR);
+        put_string(&mut bytes, "schema\x1b version\n");
+        let frame = read_frame(&mut &bytes[..]).unwrap();
+        assert_eq!(frame, Frame::Failed { message: "schema  version".into(), status: 1 });
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut zero = Vec::new();
+        put_integer(&mut zero, READ);
+        put_integer(&mut zero, 0);
+        let mut long = Vec::new();
+        put_integer(&mut long, NEXT);
+        put_integer(&mut long, u64::MAX);
+        for bytes in [&42u64.to_le_bytes()[..], &zero, &long] {
+            assert_eq!(read_frame(&mut &bytes[..]).unwrap_err().kind(), ErrorKind::Protocol);
+        }
+    }
+
+    #[test]
+    fn a_huge_wish_is_cut_to_size() {
+        let mut bytes = Vec::new();
+        put_integer(&mut bytes, READ);
+        put_integer(&mut bytes, u64::MAX);
+        assert_eq!(read_frame(&mut &bytes[..]).unwrap(), Frame::Wants(MAX_READ as usize));
+    }
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The worker protocol: how a client talks to guix-daemon, over any stream.
+//!
+//! - [`wire`]: integers, strings and lists
+//! - [`frame`]: what the daemon sends while it works on a request
+//! - [`client`]: the requests
+
+mod client;
+mod frame;
+mod wire;
+
+pub use client::{BuildOptions, Client, Export, PathInfo};
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use crate::error::{Context, ErrorKind, IoContext, Result};
+use crate::store::Directories;
+
+/// A connection to a daemon: the stream beneath a [`Client`].
+pub trait Stream: Read + Write + Send {
+    /// Hands everything in `archive` to a peer that feeds it to the daemon from beside it, if there is one.
+    ///
+    /// The daemon asks for every 32 KiB of an import and takes nothing that it did not ask for, so without such a peer
+    /// an import costs a round trip for each 32 KiB. `None`: there is no such peer, and nothing was read.
+    fn feed(&mut self, archive: &mut dyn Read) -> Option<io::Result<()>> {
+        let _ = archive;
+        None
+    }
+}
+
+impl Stream for UnixStream {}
+
+/// Connects to the daemon of this host, whose directories are `directories`.
+pub fn connect(directories: &Directories) -> Result<Client<UnixStream>> {
+    let socket = &directories.daemon_socket;
+    let stream = UnixStream::connect(socket)
+        .io_context(ErrorKind::Store, || format!("connecting to the local daemon at '{}'", socket.display()))?;
+    Client::handshake(stream, &directories.store).context(|| "local daemon")
+}

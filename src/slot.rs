@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Build slots: how many builds may run on a machine at once, agreed on between all hooks of this host by file locks.
+//!
+//! Slot N of a machine is taken by whoever holds the lock on the file `STATE/offload/NAME:PORT/N`, as for `guix
+//! offload`, which locks with `fcntl(F_SETLK)`. Here the lock belongs to the open file (`F_OFD_SETLK`): it excludes the
+//! script's, both ways, and also excludes other threads of this process. The kernel releases it when the file is
+//! closed, so a slot is free again however its holder died.
+#![allow(unsafe_code)] // fcntl(F_OFD_SETLK), which has no safe wrapper.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::machine::BuildMachine;
+
+/// How many hooks of this host may wait for a slot at once; the daemon is told to ask the others again later. Enough
+/// to keep many slots busy for the five seconds until it does.
+const QUEUE_LENGTH: u32 = 64;
+
+/// A taken slot, or a place in the queue. Dropping it frees it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    name: PathBuf,
+}
+
+impl Lock {
+    /// The name of the lock's file.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+}
+
+/// A directory of lock files named `0` to `count - 1`, any one of which is as good as the others.
+///
+/// Its files stay open between attempts, so that waiting for one costs a system call a file.
+#[derive(Debug)]
+pub struct LockDirectory {
+    directory: PathBuf,
+    files: Vec<Option<File>>,
+}
+
+impl LockDirectory {
+    /// The build slots of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
+    pub fn slots(state: &Path, machine: &BuildMachine) -> Result<Self> {
+        Self::new(state.join(format!("{}:{}", machine.name, machine.port)), machine.parallel_builds)
+    }
+
+    /// The places in the queue of hooks that wait for a slot of any machine.
+    pub fn queue(state: &Path) -> Result<Self> {
+        Self::new(state.join(".queue"), QUEUE_LENGTH)
+    }
+
+    fn new(directory: PathBuf, count: u32) -> Result<Self> {
+        std::fs::create_dir_all(&directory)
+            .io_context(ErrorKind::Store, || format!("creating the directory '{}'", directory.display()))?;
+        Ok(LockDirectory { directory, files: (0..count).map(|_| None).collect() })
+    }
+
+    /// Takes the first lock that is free; `None`: all are taken.
+    pub fn try_take(&mut self) -> Result<Option<Lock>> {
+        for (number, file) in self.files.iter_mut().enumerate() {
+            let name = self.directory.join(number.to_string());
+            let open = match file.take() {
+                Some(open) => open,
+                None => open_lock_file(&name)?,
+            };
+            if try_lock(&open).io_context(ErrorKind::Store, || format!("locking '{}'", name.display()))? {
+                return Ok(Some(Lock { _file: open, name }));
+            }
+            *file = Some(open);
+        }
+        Ok(None)
+    }
+}
+
+fn open_lock_file(name: &Path) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(name, flags, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))
+}
+
+/// Locks the whole of `file` for writing; `false`: somebody else has it locked.
+fn try_lock(file: &File) -> std::io::Result<bool> {
+    // SAFETY: `flock` is plain data for which all zeros is a valid value: whole file, and the l_pid of 0 that
+    // F_OFD_SETLK asks for.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock` outlives the call.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
+        return Ok(true);
+    }
+    match std::io::Error::last_os_error() {
+        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    fn slots(state: &Path, count: u32) -> LockDirectory {
+        LockDirectory::new(state.join("m:22"), count).unwrap()
+    }
+
+    #[test]
+    fn as_many_are_taken_as_there_are() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut ours, mut theirs) = (slots(state.path(), 2), slots(state.path(), 2));
+        let first = ours.try_take().unwrap().unwrap();
+        let second = theirs.try_take().unwrap().unwrap();
+        assert_ne!(first.name(), second.name());
+        assert!(ours.try_take().unwrap().is_none());
+        assert!(theirs.try_take().unwrap().is_none());
+        drop(first);
+        assert!(theirs.try_take().unwrap().is_some());
+    }
+
+    /// Python locks as `guix offload` does, with F_SETLK.
+    const SCRIPT: &str = "
+import fcntl, sys
+f = open(sys.argv[1], 'w')
+try:
+    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print('taken', flush=True)
+except OSError:
+    print('busy', flush=True)
+sys.stdin.read()";
+
+    fn script(file: &Path) -> (std::process::Child, String) {
+        let mut child = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is needed to test against fcntl(F_SETLK)");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (child, line)
+    }
+
+    fn end(mut child: std::process::Child) {
+        drop(child.stdin.take().map(|mut i| i.write_all(b"")));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn locks_of_the_script_and_ours_exclude_each_other() {
+        let state = tempfile::tempdir().unwrap();
+        let mut ours = slots(state.path(), 1);
+        let file = state.path().join("m:22/0");
+        let (child, said) = script(&file);
+        assert_eq!(said, "taken\n");
+        assert!(ours.try_take().unwrap().is_none());
+        end(child);
+        let slot = ours.try_take().unwrap().unwrap();
+        let (child, said) = script(&file);
+        assert_eq!(said, "busy\n");
+        end(child);
+        drop(slot);
+        let (child, said) = script(&file);
+        assert_eq!(said, "taken\n");
+        end(child);
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_lock_file_is_not_followed() {
+        let state = tempfile::tempdir().unwrap();
+        let mut ours = slots(state.path(), 1);
+        std::os::unix::fs::symlink("/nonexistent/target", state.path().join("m:22/0")).unwrap();
+        assert!(ours.try_take().is_err());
+    }
+
+    #[test]
+    fn a_machine_without_slots_has_none_to_take() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(slots(state.path(), 0).try_take().unwrap().is_none());
+    }
+}
