@@ -36,8 +36,8 @@ enum Operation {
 }
 
 /// A connection to a daemon.
-pub struct Client<S: Stream> {
-    stream: BufReader<S>,
+pub struct Client {
+    stream: BufReader<Box<dyn Stream>>,
     store: StoreDir,
     version: u64,
     /// The request being worked on. Stays set when one breaks off.
@@ -70,9 +70,9 @@ pub struct BuildOptions {
     pub print_build_trace: bool,
 }
 
-impl<S: Stream> Client<S> {
+impl Client {
     /// Greets the daemon at the other end of `stream`, whose store is `store`.
-    pub fn handshake(stream: S, store: &StoreDir) -> Result<Self> {
+    pub fn handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
         let mut client = Client {
             stream: BufReader::with_capacity(READ_AHEAD, stream),
             store: store.clone(),
@@ -259,10 +259,6 @@ impl<S: Stream> Client<S> {
         Ok(imported)
     }
 
-    /// The stream beneath, to set its time limits.
-    pub fn stream(&self) -> &S {
-        self.stream.get_ref()
-    }
 
     /// Sends a request.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
@@ -356,9 +352,9 @@ fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`].
-pub struct Export<'a, S: Stream>(pub &'a mut Client<S>);
+pub struct Export<'a>(pub &'a mut Client);
 
-impl<S: Stream> Read for Export<'_, S> {
+impl Read for Export<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(self.0.read_export(buffer)?)
     }

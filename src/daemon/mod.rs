@@ -32,9 +32,9 @@ pub trait Stream: Read + Write + Send {
 impl Stream for UnixStream {}
 
 /// Connects to the daemon of this host, whose directories are `directories`.
-pub fn connect(directories: &Directories) -> Result<Client<UnixStream>> {
+pub fn connect(directories: &Directories) -> Result<Client> {
     let socket = &directories.daemon_socket;
     let stream = UnixStream::connect(socket)
         .io_context(ErrorKind::Store, || format!("connecting to the local daemon at '{}'", socket.display()))?;
-    Client::handshake(stream, &directories.store).context(|| "local daemon")
+    Client::handshake(Box::new(stream), &directories.store).context(|| "local daemon")
 }

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* A complete build hook for guix-daemon: set GUIX to this program in the daemon's environment.  The daemon runs
+   "$GUIX offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT" for builds that another machine should do, and $GUIX with
+   other commands for other things: these are handed on to the real guix.  */
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <guix-offload.h>
+
+/* Where the daemon wants a build's log.  */
+#define LOG_DESCRIPTOR 4
+
+/* Where guix may be when PATH does not say, as for a daemon that an init system started.  */
+#define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/run/current-system/profile/bin" \
+                     ":/var/guix/profiles/per-user/root/current-guix/bin"
+
+static int usage(void)
+{
+    fputs("Usage: guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
+          "Process build offload requests written on the standard input, possibly\n"
+          "offloading builds to the machines listed in machines.scm.\n"
+          "This command is run by guix-daemon; all others are handed on to guix.\n", stderr);
+    return 1;
+}
+
+static int is_this_program(const char *file)
+{
+    struct stat self, other;
+    return stat("/proc/self/exe", &self) == 0 && stat(file, &other) == 0
+        && self.st_dev == other.st_dev && self.st_ino == other.st_ino;
+}
+
+/* Replaces this process by the guix that GUIX_OFFLOAD_GUIX names, else by the first other one in PATH.  */
+static int hand_on(char **argv)
+{
+    const char *guix = getenv("GUIX_OFFLOAD_GUIX");
+    const char *path = getenv("PATH");
+    static char file[PATH_MAX];
+
+    if (guix != NULL && *guix != '\0') {
+        if (is_this_program(guix)) {
+            fprintf(stderr, "guix-offload: GUIX_OFFLOAD_GUIX is '%s', this very program\n", guix);
+            return 1;
+        }
+        argv[0] = (char *) guix;
+        execv(guix, argv);
+        fprintf(stderr, "guix-offload: cannot run '%s': %s\n", guix, strerror(errno));
+        return 1;
+    }
+    for (const char *dir = path != NULL ? path : DEFAULT_PATH; *dir != '\0'; ) {
+        size_t length = strcspn(dir, ":");
+        int printed = snprintf(file, sizeof file, "%.*s/guix", (int) length, dir);
+        if (length > 0 && printed < (int) sizeof file && access(file, X_OK) == 0 && !is_this_program(file)) {
+            argv[0] = file;
+            execv(file, argv);
+        }
+        dir += length + (dir[length] == ':');
+    }
+    fputs("guix-offload: no other 'guix' is in PATH; set GUIX_OFFLOAD_GUIX to its file name\n", stderr);
+    return 1;
+}
+
+static int fail(guix_offload_error *error)
+{
+    fprintf(stderr, "guix-offload: error: %s\n", guix_offload_error_message(error));
+    if (guix_offload_error_hint(error) != NULL)
+        fprintf(stderr, "hint: %s\n", guix_offload_error_hint(error));
+    guix_offload_error_free(error);
+    return 1;
+}
+
+/* Reads a number of seconds.  */
+static int seconds(const char *text, uint64_t *value)
+{
+    char *end;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0;
+}
+
+static int serve(char **argv)
+{
+    uint64_t max_silent_time, timeout;
+    guix_offload_hook *hook = NULL;
+    guix_offload_error *error = NULL;
+    int status = 1, trace = strcmp(argv[4], "1") == 0 || strcmp(argv[4], "true") == 0;
+
+    if (!seconds(argv[3], &max_silent_time) || !seconds(argv[5], &timeout))
+        return usage();
+    if (guix_offload_hook_new(&hook, &error) != GUIX_OFFLOAD_OK
+        || guix_offload_hook_set_limits(hook, timeout, max_silent_time, &error) != GUIX_OFFLOAD_OK
+        || guix_offload_hook_set_build_trace(hook, trace, &error) != GUIX_OFFLOAD_OK
+        || guix_offload_hook_serve(hook, STDIN_FILENO, STDOUT_FILENO, LOG_DESCRIPTOR, &status, &error)
+           != GUIX_OFFLOAD_OK)
+        status = fail(error);
+    guix_offload_hook_free(hook);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (guix_offload_abi_version() != GUIX_OFFLOAD_ABI_VERSION) {
+        fprintf(stderr, "guix-offload: libguix_offload has ABI %u, not %u\n",
+                (unsigned) guix_offload_abi_version(), (unsigned) GUIX_OFFLOAD_ABI_VERSION);
+        return 1;
+    }
+    if (argc == 6 && strcmp(argv[1], "offload") == 0)
+        return serve(argv);
+    if (argc > 1 && strcmp(argv[1], "offload") == 0)
+        return usage();
+    return hand_on(argv);
+}

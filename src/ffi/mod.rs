@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The C ABI: one file for each noun of `include/guix-offload.h`, which is generated from the comments here.
+//!
+//! - [`version`]: which ABI this is
+//! - [`error`]: statuses and errors
+//! - [`hook`]: a complete build hook
+//!
+//! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
+//! panic crosses, so that neither can be forgotten.
+#![allow(unsafe_code)] // Pointers from C; each use says what the caller promised.
+#![allow(non_camel_case_types)] // Types are named as in C.
+#![allow(clippy::missing_safety_doc)] // Safety is what the header says of each function.
+
+pub mod error;
+pub mod hook;
+pub mod version;
+
+mod string;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, ErrorKind, Result};
+use error::{guix_offload_error, guix_offload_status};
+
+/// Defines functions of the ABI. One that returns a `guix_offload_status` has the error as its last parameter, and its
+/// body is a `Result<()>`; the body of any other yields what it returns, which is all zeros if it panics.
+macro_rules! export {
+    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> guix_offload_status $body:block) => {
+        $(#[$meta])*
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> $crate::ffi::error::guix_offload_status {
+            $crate::ffi::report($crate::ffi::last!($($arg),*), || $body)
+        }
+    };
+    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $result)? {
+            $crate::ffi::shield(|| $body)
+        }
+    };
+}
+pub(crate) use export;
+
+/// The last of its arguments.
+macro_rules! last {
+    ($last:ident) => { $last };
+    ($first:ident, $($rest:ident),+) => { $crate::ffi::last!($($rest),+) };
+}
+pub(crate) use last;
+
+/// Runs a fallible body, and hands its error, or panic, to the caller through `out`.
+fn report(out: *mut *mut guix_offload_error, body: impl FnOnce() -> Result<()>) -> guix_offload_status {
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(describe_panic(&*panic)));
+    match result {
+        Ok(()) => guix_offload_status::GUIX_OFFLOAD_OK,
+        Err(error) => {
+            let status = error.kind().into();
+            if !out.is_null() {
+                let boxed = guix_offload_error::from(error).map_or(std::ptr::null_mut(), Box::into_raw);
+                // SAFETY: the caller promised that the last parameter is null or valid for a write.
+                unsafe { out.write(boxed) };
+            }
+            status
+        }
+    }
+}
+
+/// What a function without a status returns if it panics.
+trait OnPanic {
+    fn on_panic() -> Self;
+}
+
+impl OnPanic for () {
+    fn on_panic() {}
+}
+
+impl<T> OnPanic for *const T {
+    fn on_panic() -> Self {
+        std::ptr::null()
+    }
+}
+
+impl<T> OnPanic for *mut T {
+    fn on_panic() -> Self {
+        std::ptr::null_mut()
+    }
+}
+
+macro_rules! zero_on_panic {
+    ($($type:ty),*) => { $(impl OnPanic for $type { fn on_panic() -> Self { 0 } })* };
+}
+zero_on_panic!(i32, u32, u64);
+
+/// Runs an infallible body.
+fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| T::on_panic())
+}
+
+/// A caught panic as an error.
+fn describe_panic(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    Error::new(ErrorKind::Internal, format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message")))
+        .hint("report this message to the authors of the library")
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The build hook: the line protocol that guix-daemon speaks with `guix offload` (Guix's `nix/libstore/build.cc`,
+//! `tryBuildHook`).
+//!
+//! ```text
+//! daemon: WANTS-LOCAL SYSTEM DERIVATION FEATURE,FEATURE...
+//! hook:   any lines for the user, then "# accept", "# decline" or "# postpone"
+//! ```
+//!
+//! After a refusal the daemon may ask again on the same stream, about another derivation. After `# accept` it sends two
+//! lines, the items that the build needs and the outputs that are missing, each item followed by a space; the hook
+//! builds, and its exit status is the outcome: 0, or that of the error's [`crate::error::Class`].
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+
+use crate::daemon::BuildOptions;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::machine::Requirements;
+use crate::machine_file;
+use crate::offload::{self, Accepted, Reply, Request};
+use crate::progress::Reporter;
+use crate::store::{Directories, StoreDir, StorePath};
+
+/// Longest request, in bytes.
+const MAX_REQUEST: u64 = 64 << 10;
+/// Longest list of items, in bytes: some half a million items.
+const MAX_ITEMS: u64 = 64 << 20;
+
+/// What a hook is told when it is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where things are on this host.
+    pub directories: Directories,
+    /// The machine file.
+    pub machine_file: PathBuf,
+    /// Limits and trace of the builds.
+    pub build: BuildOptions,
+}
+
+/// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
+/// exit with. Replies and messages go to `output`, the build's log to `log`. All errors are reported there.
+pub fn serve(options: &Options, input: File, output: File, log: File) -> u8 {
+    let mut reporter = Reporter::new(output, log);
+    match converse(options, &mut BufReader::new(input), &mut reporter) {
+        Ok(()) => 0,
+        Err(error) => {
+            reporter.error(&error);
+            error.class().exit_status()
+        }
+    }
+}
+
+fn converse(options: &Options, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
+    while let Some(line) = read_line(input, MAX_REQUEST)? {
+        let request = parse_request(&line, &options.directories.store)?;
+        // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
+        let reply = match machine_file::load(&options.machine_file)? {
+            Some(machines) => offload::ask(&options.directories, &machines, &request, reporter)?,
+            None => Reply::Decline,
+        };
+        match reply {
+            Reply::Decline => reporter.say("# decline"),
+            Reply::Postpone => reporter.say("# postpone"),
+            Reply::Accept(accepted) => {
+                reporter.say("# accept");
+                return build(options, accepted, input, reporter);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn build(options: &Options, accepted: Accepted, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
+    let mut items = || -> Result<Vec<StorePath>> {
+        let line = read_line(input, MAX_ITEMS)?
+            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
+        line.split_ascii_whitespace().map(|item| options.directories.store.parse(item)).collect()
+    };
+    let (inputs, outputs) = (items()?, items()?);
+    accepted.run(&options.directories, inputs, &outputs, &options.build, reporter)
+}
+
+/// Reads a line of at most `limit` bytes, without its newline; `None` at the end of the stream.
+fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
+    let mut bytes = Vec::new();
+    input
+        .take(limit)
+        .read_until(b'\n', &mut bytes)
+        .io_context(ErrorKind::InvalidArgument, || "reading a request of the daemon")?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |what: &str| {
+        let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
+        Err(Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {shown:?}: {what}")))
+    };
+    match bytes.strip_suffix(b"\n").map(std::str::from_utf8) {
+        None if bytes.len() as u64 == limit => invalid("it is too long"),
+        None => invalid("it has no end"),
+        Some(Err(_)) => invalid("it is not UTF-8"),
+        Some(Ok(line)) => Ok(Some(line.to_string())),
+    }
+}
+
+fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
+    let words: Vec<&str> = line.split(' ').collect();
+    let [wants_local, system, derivation, features] = words[..] else {
+        return Err(invalid("expected 'WANTS-LOCAL SYSTEM DERIVATION FEATURES'"));
+    };
+    if !matches!(wants_local, "0" | "1") {
+        return Err(invalid("WANTS-LOCAL is neither 0 nor 1"));
+    }
+    if system.is_empty() || !system.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b)) {
+        return Err(invalid("SYSTEM is not a system type"));
+    }
+    let derivation = store.parse(derivation).map_err(|error| invalid(&error.to_string()))?;
+    if !derivation.is_derivation() {
+        return Err(invalid("DERIVATION is not a derivation"));
+    }
+    let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_string).collect();
+    Ok(Request { requirements: Requirements { system: system.to_string(), features }, derivation })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        let request = parse_request(&format!("1 x86_64-linux {DRV} kvm,big"), &store).unwrap();
+        assert_eq!(request.requirements.system, "x86_64-linux");
+        assert_eq!(request.requirements.features, ["kvm", "big"]);
+        assert_eq!(request.derivation.as_str(), DRV);
+        let plain = parse_request(&format!("0 i686-linux {DRV} "), &store).unwrap();
+        assert!(plain.requirements.features.is_empty());
+    }
+
+    #[test]
+    fn a_malformed_request_says_what_is_wrong() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        for (line, complaint) in [
+            ("".to_string(), "expected"),
+            (format!("1 x86_64-linux {DRV}"), "expected"),
+            (format!("2 x86_64-linux {DRV} "), "WANTS-LOCAL"),
+            (format!("1 X86 {DRV} "), "SYSTEM"),
+            ("1 x86_64-linux /etc/passwd ".to_string(), "not in /gnu/store"),
+            (format!("1 x86_64-linux {} ", DRV.trim_end_matches(".drv")), "not a derivation"),
+        ] {
+            let error = parse_request(&line, &store).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_are_limited_and_ended() {
+        assert_eq!(read_line(&mut &b""[..], 10).unwrap(), None);
+        assert_eq!(read_line(&mut &b"ab\ncd"[..], 10).unwrap().as_deref(), Some("ab"));
+        for (bytes, complaint) in [(&b"ab"[..], "no end"), (b"abcdefghijk\n", "too long"), (b"\xff\n", "UTF-8")] {
+            let error = read_line(&mut &bytes[..], 10).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! How the layers below tell whoever asked for a build what is going on.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::store::StorePath;
+
+/// Something that happened to a build, in the order in which it can happen.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A build slot was taken.
+    SlotTaken {
+        /// The slot's lock file.
+        slot: &'a Path,
+    },
+    /// A machine said how loaded it is.
+    Load {
+        /// The machine's name.
+        machine: &'a str,
+        /// Load, normalised by the number of cores.
+        load: f64,
+    },
+    /// A machine cannot take the build.
+    PassedOver {
+        /// The machine's name.
+        machine: &'a str,
+        /// Why.
+        reason: &'a Error,
+    },
+    /// All machines are busy; the build waits for one.
+    Queued,
+    /// Store items are about to be sent.
+    Sending {
+        /// The machine's name.
+        machine: &'a str,
+        /// How many.
+        items: usize,
+        /// Size of their nars, in bytes.
+        bytes: u64,
+    },
+    /// The machine has everything; the build begins.
+    Building {
+        /// The machine's name.
+        machine: &'a str,
+        /// What is built.
+        derivation: &'a StorePath,
+    },
+    /// The build succeeded; its outputs are about to be retrieved.
+    Retrieving {
+        /// The machine's name.
+        machine: &'a str,
+        /// How many.
+        items: usize,
+        /// Size of their nars, in bytes.
+        bytes: u64,
+    },
+    /// Bytes moved since sending or retrieving began, both out of those announced.
+    Transferred {
+        /// Bytes so far.
+        bytes: u64,
+    },
+    /// An output arrived whole, with a valid signature.
+    Verified {
+        /// The output.
+        item: &'a StorePath,
+    },
+    /// The machine failed, not the build: another one is tried.
+    Retrying {
+        /// The machine's name.
+        machine: &'a str,
+        /// What happened.
+        reason: &'a Error,
+    },
+    /// All outputs are valid in the local store.
+    Done {
+        /// What was built.
+        derivation: &'a StorePath,
+    },
+}
+
+/// Whoever asked for a build. Called from the thread that does the work.
+pub trait Observer {
+    /// Takes note of `event`.
+    fn event(&mut self, event: &Event<'_>);
+
+    /// Takes a piece of the build's log, as the builder wrote it. An error ends the build.
+    fn log(&mut self, text: &[u8]) -> Result<()>;
+}

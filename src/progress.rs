@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Telling a person, or a program that reads lines, how a build is getting on.
+//!
+//! Lines that tools parse are those of `guix offload` to the letter. On a terminal a transfer has a bar that is redrawn in place;
+//! elsewhere a transfer is one line.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::observer::{Event, Observer};
+
+/// How often the bar is redrawn at most.
+const REDRAW: Duration = Duration::from_millis(100);
+/// Width of the bar itself, in columns.
+const BAR_WIDTH: usize = 30;
+
+/// Writes messages to one file and the build's log to another.
+pub struct Reporter {
+    messages: File,
+    log: File,
+    /// What was said of machines that were passed over: each thing is said once.
+    said: HashSet<String>,
+    transfer: Option<Transfer>,
+}
+
+/// A transfer that is under way, shown on a terminal.
+struct Transfer {
+    begun: Instant,
+    drawn: Option<Instant>,
+    total: u64,
+}
+
+impl Reporter {
+    /// Takes the files to write to.
+    pub fn new(messages: File, log: File) -> Self {
+        Reporter { messages, log, said: HashSet::new(), transfer: None }
+    }
+
+    /// Writes `text` and a newline as one piece. Whoever reads messages may be gone: that stops no build.
+    pub fn say(&mut self, text: &str) {
+        self.end_transfer();
+        let _ = self.messages.write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// Reports an error, and what to do about it.
+    pub fn error(&mut self, error: &Error) {
+        self.say(&format!("guix offload: error: {}", describe(error)));
+        if let Some(hint) = error.hint_text() {
+            self.say(&format!("hint: {hint}"));
+        }
+    }
+
+    fn begin_transfer(&mut self, total: u64) {
+        if self.messages.is_terminal() {
+            self.transfer = Some(Transfer { begun: Instant::now(), drawn: None, total });
+        }
+    }
+
+    fn draw(&mut self, bytes: u64) {
+        let Some(transfer) = &mut self.transfer else { return };
+        if transfer.drawn.is_some_and(|at| at.elapsed() < REDRAW) {
+            return;
+        }
+        transfer.drawn = Some(Instant::now());
+        let bar = bar(bytes, transfer.total, transfer.begun.elapsed());
+        let _ = write!(self.messages, "\r\x1b[K{bar}");
+    }
+
+    fn end_transfer(&mut self) {
+        if self.transfer.take().is_some_and(|transfer| transfer.drawn.is_some()) {
+            let _ = write!(self.messages, "\r\x1b[K");
+        }
+    }
+}
+
+/// Where it happened, if the message does not say, and the message.
+fn describe(error: &Error) -> String {
+    let text = error.to_string();
+    match error.machine() {
+        Some(machine) if !text.contains(machine) => format!("machine '{machine}': {text}"),
+        _ => text,
+    }
+}
+
+/// One state of the bar, such as `[#####.....] 50%, 128.0 of 256.0 MiB, 85.3 MiB/s`.
+fn bar(bytes: u64, total: u64, elapsed: Duration) -> String {
+    let share = if total == 0 { 1.0 } else { (bytes as f64 / total as f64).min(1.0) };
+    let full = (share * BAR_WIDTH as f64) as usize;
+    let mib = |bytes: f64| bytes / (1 << 20) as f64;
+    format!(
+        "[{}{}] {:3.0}%, {:.1} of {:.1} MiB, {:.1} MiB/s",
+        "#".repeat(full),
+        ".".repeat(BAR_WIDTH - full),
+        share * 100.0,
+        mib(bytes as f64),
+        mib(total as f64),
+        mib(bytes as f64) / elapsed.as_secs_f64().max(0.001)
+    )
+}
+
+/// `1 store item (2 MiB)`, `3 store items (0 MiB)`.
+fn amount(items: usize, bytes: u64) -> String {
+    let plural = if items == 1 { "" } else { "s" };
+    format!("{items} store item{plural} ({} MiB)", (bytes as f64 / (1 << 20) as f64).round())
+}
+
+impl Observer for Reporter {
+    fn event(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::SlotTaken { slot } => {
+                self.say(&format!("process {} acquired build slot '{}'", std::process::id(), slot.display()));
+            }
+            Event::Load { machine, load } => {
+                self.say(&format!("normalized load on machine '{machine}' is {load:.2}"));
+            }
+            Event::PassedOver { machine, reason } => {
+                let line = format!("guix offload: skipping machine '{machine}': {reason}");
+                if self.said.insert(line.clone()) {
+                    self.say(&line);
+                    if let Some(hint) = reason.hint_text() {
+                        self.say(&format!("hint: {hint}"));
+                    }
+                }
+            }
+            Event::Queued => self.say("guix offload: all build machines are busy, waiting for a build slot"),
+            Event::Sending { machine, items, bytes } => {
+                self.say(&format!("guix offload: sending {} to '{machine}'...", amount(items, bytes)));
+                self.begin_transfer(bytes);
+            }
+            Event::Building { machine, derivation } => {
+                self.say(&format!("offloading '{derivation}' to '{machine}'..."));
+                self.say(&format!("@ build-remote {derivation} {machine}"));
+            }
+            Event::Retrieving { machine, items, bytes } => {
+                self.say(&format!("retrieving {} from '{machine}'...", amount(items, bytes)));
+                self.begin_transfer(bytes);
+            }
+            Event::Transferred { bytes } => self.draw(bytes),
+            Event::Verified { item } => self.say(&format!("found valid signature for '{item}'")),
+            Event::Retrying { machine, reason } => {
+                self.say(&format!("guix offload: machine '{machine}' failed, trying another one: {reason}"));
+            }
+            Event::Done { derivation } => self.say(&format!("done with offloaded '{derivation}'")),
+        }
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.log.write_all(text).io_context(ErrorKind::Cancelled, || "writing the build log")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_share_amount_and_rate() {
+        let half = bar(128 << 20, 256 << 20, Duration::from_secs(2));
+        assert_eq!(half, format!("[{}{}]  50%, 128.0 of 256.0 MiB, 64.0 MiB/s", "#".repeat(15), ".".repeat(15)));
+        assert!(bar(0, 0, Duration::ZERO).contains("100%"));
+        assert!(bar(9, 1, Duration::ZERO).contains("100%"), "headers make a transfer larger than its nars");
+    }
+
+    #[test]
+    fn amounts_are_in_mebibytes() {
+        assert_eq!(amount(1, 0), "1 store item (0 MiB)");
+        assert_eq!(amount(2, 3 << 20), "2 store items (3 MiB)");
+    }
+}

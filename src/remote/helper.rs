@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A process on the build machine that stands between us and the daemon there: it relays where the SSH server forwards
+//! no sockets, and feeds large imports to the daemon without a network round trip for every 32 KiB.
+//!
+//! It is a Guile program, `helper.scm`, run by `guile` or else `guix repl`, both of which read it from standard input.
+//! What it reads then (integers as in [`crate::daemon`]):
+//!
+//! ```text
+//! integer LENGTH, LENGTH bytes             the socket's name, once; the answer is a line, MARK and "ready"
+//! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
+//! integer 1, CHUNK*, integer 0             an import, begun already, of CHUNK: integer LENGTH, LENGTH bytes
+//! ```
+//!
+//! What it writes is what the daemon writes, less the READ frames of imports.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use crate::daemon::Stream;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ssh::Channel;
+
+const PROGRAM: &str = include_str!("helper.scm");
+
+/// What the program's own lines begin with; `guix repl` says things of its own before.
+const MARK: &str = "guix-offload-relay: ";
+/// Most that may come before its line, in bytes.
+const MAX_PREAMBLE: u64 = 64 << 10;
+
+/// Size of the pieces in which an import is handed over, in bytes.
+const CHUNK: usize = 128 << 10;
+
+const BYTES: u64 = 0;
+const IMPORT: u64 = 1;
+
+/// A connection to the daemon through the helper.
+pub struct Relay {
+    channel: BufReader<Channel>,
+}
+
+impl Relay {
+    /// Starts whichever Guile there is, in a way that is the same to every login shell.
+    pub const COMMAND: &str = "sh -c 'if command -v guile >/dev/null 2>&1; \
+         then exec guile --no-auto-compile -q -c \"(primitive-eval (read))\"; \
+         else exec guix repl -t machine; fi'";
+
+    /// Has the helper, which [`Relay::COMMAND`] starts on the fresh `channel`, connect to the socket named `socket`.
+    pub fn start(channel: Channel, socket: &str) -> Result<Self> {
+        let mut relay = Relay { channel: BufReader::with_capacity(CHUNK, channel) };
+        relay.introduce(socket).map_err(|error| match relay.complaint() {
+            Some(complaint) => error.context(complaint),
+            None => error,
+        })?;
+        Ok(relay)
+    }
+
+    fn introduce(&mut self, socket: &str) -> Result<()> {
+        let mut hello: Vec<u8> = PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
+        hello.extend_from_slice(&(socket.len() as u64).to_le_bytes());
+        hello.extend_from_slice(socket.as_bytes());
+        let channel = self.channel.get_mut();
+        channel.write_all(&hello).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+        let mut preamble = (&mut self.channel).take(MAX_PREAMBLE);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length =
+                preamble.read_until(b'\n', &mut line).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+            if length == 0 {
+                return Err(Error::new(ErrorKind::Unavailable, "neither 'guile' nor 'guix repl' could be run there")
+                    .hint("make sure that 'guix' is in the PATH of non-interactive SSH sessions of that user"));
+            }
+            let text = String::from_utf8_lossy(&line);
+            match text.trim_end().split_once(MARK) {
+                Some((_, "ready")) => return Ok(()),
+                Some((_, problem)) => {
+                    return Err(Error::new(ErrorKind::Unavailable, format!("the helper {problem}"))
+                        .hint("make sure that guix-daemon runs there, and that 'daemon-socket' names its socket"));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The last line that the helper said on its standard error.
+    fn complaint(&self) -> Option<String> {
+        let said = self.channel.get_ref().stderr();
+        let text = String::from_utf8_lossy(&said);
+        text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!("the helper says '{}'", line.trim()))
+    }
+}
+
+impl Read for Relay {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.channel.read(buffer)
+    }
+}
+
+/// Each write is one message: callers write whole requests.
+impl Write for Relay {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let channel = self.channel.get_mut();
+        let mut message = Vec::with_capacity(16 + bytes.len());
+        message.extend_from_slice(&BYTES.to_le_bytes());
+        message.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        message.extend_from_slice(bytes);
+        channel.write_all(&message)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.channel.get_mut().flush()
+    }
+}
+
+impl Stream for Relay {
+    fn feed(&mut self, archive: &mut dyn Read) -> Option<io::Result<()>> {
+        Some(self.feed_chunks(archive))
+    }
+}
+
+impl Relay {
+    fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
+        let channel = self.channel.get_mut();
+        channel.write_all(&IMPORT.to_le_bytes())?;
+        let mut chunk = vec![0; 8 + CHUNK];
+        loop {
+            let length = match archive.read(&mut chunk[8..]) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            chunk[..8].copy_from_slice(&(length as u64).to_le_bytes());
+            channel.write_all(&chunk[..8 + length])?;
+            if length == 0 {
+                return channel.flush();
+            }
+        }
+    }
+}

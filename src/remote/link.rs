@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The connection to the daemon of a build machine: its socket forwarded by the SSH server, or through the helper.
+
+use std::time::{Duration, Instant};
+
+use super::helper::Relay;
+use crate::daemon::{Client, Stream};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ssh::{Channel, Session};
+use crate::store::StoreDir;
+
+impl Stream for Channel {}
+
+/// A connection to a daemon, and the channel that carries it.
+pub struct Link {
+    /// The daemon.
+    pub client: Client,
+    /// The channel, to set its time limits.
+    pub channel: Channel,
+    /// Whether the helper is in between.
+    pub relayed: bool,
+    /// How long the daemon took to answer its greeting: at least one round trip.
+    pub round_trip: Duration,
+}
+
+impl Link {
+    /// Greets the daemon through the forwarded socket `channel`, or, where the server refused to forward it, starts
+    /// the helper to reach the socket named `socket`.
+    pub fn open(session: &Session, channel: Channel, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
+        match channel.wait_open() {
+            Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
+            Err(refusal) if session.failure().is_some() => Err(refusal),
+            // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
+            Err(_) => Self::through_helper(session, socket, store, limit),
+        }
+    }
+
+    /// Starts the helper and greets the daemon, which listens on the socket named `socket`, through it.
+    pub fn through_helper(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
+        let channel = session.exec(Relay::COMMAND);
+        channel.set_deadline(Some(Instant::now() + limit));
+        let relay = Relay::start(channel.clone(), socket)?;
+        Self::greet(Box::new(relay), channel, true, store)
+    }
+
+    fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<Link> {
+        let begun = Instant::now();
+        let client = Client::handshake(stream, store)?;
+        Ok(Link { client, channel, relayed, round_trip: begun.elapsed() / 2 })
+    }
+}
+
+/// The file name of the socket that `GUIX_DAEMON_SOCKET` names: a file name, or a URI of one.
+pub fn socket_file(name: &str) -> Result<&str> {
+    match name.strip_prefix("unix://").or(name.strip_prefix("file://")).unwrap_or(name) {
+        file if file.starts_with('/') => Ok(file),
+        _ => Err(Error::new(ErrorKind::Unavailable, format!("the remote user's GUIX_DAEMON_SOCKET is '{name}'"))
+            .hint("only sockets in the file system can be used: unset the variable for non-interactive sessions there"))
+        .context(|| "connecting to the daemon there"),
+    }
+}

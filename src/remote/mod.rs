@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A build machine that we are connected to: one SSH session, one connection to the daemon there.
+//!
+//! The daemon's socket is forwarded by the SSH server, so that no process of ours runs there, unless the server
+//! refuses, or an import is large: then a [`helper`] stands in between.
+
+mod helper;
+mod link;
+mod probe;
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use crate::daemon::{BuildOptions, Export, PathInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::BuildMachine;
+use crate::schedule::Probe;
+use crate::ssh::{Channel, Session};
+use crate::store::{StoreDir, StorePath};
+use link::Link;
+
+/// How long a machine may take to answer each of its first requests.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a daemon may take for a request that is no build. Long, because it may wait for a garbage collection that
+/// is under way; a dead network is noticed by keepalives.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// How much longer than the daemon there we wait before we enforce a build's time limits ourselves.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the helper costs: starting Guile, another connection, and the daemon's first verification on that one.
+const HELPER_COST: Duration = Duration::from_millis(250);
+
+/// What the daemon asks for at once during an import, in bytes: each costs a round trip without the helper.
+const IMPORT_STEP: u64 = 32 << 10;
+
+/// A connected build machine. Used by one thread at a time.
+pub struct Remote {
+    machine: BuildMachine,
+    store: StoreDir,
+    session: Session,
+    /// The socket of the daemon there.
+    socket: String,
+    link: Link,
+}
+
+impl Remote {
+    /// Starts to connect to `machine`; returns at once.
+    pub fn start(machine: &BuildMachine) -> Result<Session> {
+        Session::start(machine, CONNECT_TIMEOUT)
+    }
+
+    /// Waits for `session`, which was started for `machine`, connects to the daemon there, whose store must be in the
+    /// same directory as ours, and asks how the machine is doing.
+    pub fn establish(session: Session, machine: &BuildMachine, store: &StoreDir) -> Result<(Remote, Probe)> {
+        let established = || -> Result<_> {
+            // All of this is sent as soon as the session is up; the answers are waited for afterwards.
+            let forwarded = session.open_socket(&machine.daemon_socket);
+            let mut probe = session.exec(probe::COMMAND);
+            if !session.wait_ready(CONNECT_TIMEOUT)? {
+                let seconds = CONNECT_TIMEOUT.as_secs();
+                return Err(Error::new(ErrorKind::Unavailable, format!("no SSH session after {seconds} s")));
+            }
+            for channel in [&forwarded, &probe] {
+                channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+            }
+            probe::ask(&mut probe, store)?;
+            let mut socket = machine.daemon_socket.clone();
+            let mut link = Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?;
+            let answer = probe::answer(&mut probe)?;
+            // The helper looks at the variable by itself.
+            if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
+                socket = link::socket_file(&name)?.to_string();
+                link = Link::open(&session, session.open_socket(&socket), &socket, store, CONNECT_TIMEOUT)?;
+            }
+            Ok((socket, link, answer.probe))
+        };
+        let (socket, link, probe) = established().map_err(|error| error.on_machine(&machine.name))?;
+        Ok((Remote { machine: machine.clone(), store: store.clone(), session, socket, link }, probe))
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &BuildMachine {
+        &self.machine
+    }
+
+    /// The session, with which to cut everything off from another thread.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Those of `paths` that the machine lacks, in one round trip.
+    pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
+        self.be_patient();
+        let valid: HashSet<StorePath> = self.link.client.valid_paths(paths).map_err(|e| self.name(e))?;
+        Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
+    }
+
+    /// Imports the bundle that `archive` reads, of some `size` bytes.
+    ///
+    /// A large one goes through the helper, whose connection to the daemon replaces the one there was.
+    pub fn import(&mut self, archive: &mut dyn Read, size: u64) -> Result<()> {
+        let steps = u32::try_from(size / IMPORT_STEP).unwrap_or(u32::MAX);
+        if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
+            // A machine where no Guile can be started still imports, if slowly.
+            if let Ok(link) = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT) {
+                self.link = link;
+            }
+        }
+        self.be_patient();
+        let mut archive = Patient { inner: archive, channel: self.link.channel.clone() };
+        self.link.client.import(&mut archive).map(|_| ()).map_err(|e| self.name(e))
+    }
+
+    /// Builds `derivation`, all inputs of which the machine has, handing the log to `log` as it comes.
+    ///
+    /// The time limits of `options` are enforced by the daemon there, and a little later here, should it be stuck.
+    pub fn build(
+        &mut self,
+        derivation: &StorePath,
+        options: &BuildOptions,
+        log: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.be_patient();
+        self.link.client.set_options(options).map_err(|e| self.name(e))?;
+        self.link.client.add_temp_root(derivation).map_err(|e| self.name(e))?;
+
+        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds) + GRACE);
+        let end = limit(options.timeout).map(|limit| Instant::now() + limit);
+        let deadline = || match (end, limit(options.max_silent_time).map(|limit| Instant::now() + limit)) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let channel = self.link.channel.clone();
+        let mut current = deadline();
+        channel.set_deadline(current);
+        let result = self.link.client.build(derivation, &mut |text| {
+            current = deadline();
+            channel.set_deadline(current);
+            log(text)
+        });
+        result.map_err(|error| {
+            // A daemon that enforces its limits answers; this one did not.
+            let overdue = error.kind() == ErrorKind::Unavailable && current.is_some_and(|d| Instant::now() >= d);
+            let error = if overdue && self.session.failure().is_none() {
+                Error::new(ErrorKind::TimedOut, format!("build of '{derivation}' exceeded its time limit"))
+            } else {
+                error
+            };
+            self.name(error)
+        })
+    }
+
+    /// What the daemon there knows about the valid item `path`.
+    pub fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {
+        self.be_patient();
+        self.link.client.path_info(path).map_err(|e| self.name(e))
+    }
+
+    /// Exports the valid item `path`, signed: the stream of one item of a bundle, which must be read to its end.
+    pub fn export(&mut self, path: &StorePath) -> Result<impl Read + '_> {
+        self.be_patient();
+        self.link.client.export(path).map_err(|e| self.name(e))?;
+        let channel = self.link.channel.clone();
+        Ok(Patient { inner: Export(&mut self.link.client), channel })
+    }
+
+    /// Free space in the machine's store, in bytes.
+    pub fn free_space(&self) -> Result<u64> {
+        let mut channel = self.session.exec(probe::COMMAND);
+        channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+        probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
+        probe::answer(&mut channel).map(|answer| answer.probe.free_space).map_err(|e| self.name(e))
+    }
+
+    fn be_patient(&self) {
+        self.link.channel.set_deadline(Some(Instant::now() + PATIENCE));
+    }
+
+    fn name(&self, error: Error) -> Error {
+        error.on_machine(&self.machine.name)
+    }
+}
+
+/// A stream during which the connection may take its time for every piece, instead of once for all.
+struct Patient<R: Read> {
+    inner: R,
+    channel: Channel,
+}
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.channel.set_deadline(Some(Instant::now() + PATIENCE));
+        self.inner.read(buffer)
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a machine says of itself before it gets a build: load, free space, clock.
+//!
+//! One short program for the remote `sh`, which reads it from standard input, so that no login shell interprets
+//! anything. It prints a word and a value a line; a line that the machine cannot answer stays empty.
+
+use std::io::{Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{ErrorKind, IoContext, Result, Error};
+use crate::schedule::Probe;
+use crate::ssh::Channel;
+use crate::store::StoreDir;
+
+/// The command that reads the program.
+pub const COMMAND: &str = "sh";
+
+/// Most that is read of the answer, in bytes.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// A machine's answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// What the schedule needs to know.
+    pub probe: Probe,
+    /// `GUIX_DAEMON_SOCKET` of the remote user's environment, which overrides the machine file, as for the script.
+    pub daemon_socket: Option<String>,
+}
+
+/// Sends the program down `channel`, on which [`COMMAND`] runs.
+pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
+    let store = store.as_str().replace('\'', r"'\''");
+    let program = format!(
+        "read -r load rest </proc/loadavg && echo load $load\n\
+         echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
+         echo free $(df -P -k '{store}' | while read -r fs size used free rest; do last=$free; echo $last; done | tail -n 1)\n\
+         echo time $(date +%s)\n\
+         echo socket \"$GUIX_DAEMON_SOCKET\"\n"
+    );
+    channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
+    channel.close_write()
+}
+
+/// Reads the answer.
+pub fn answer(channel: &mut Channel) -> Result<Answer> {
+    let mut text = String::new();
+    channel
+        .take(MAX_ANSWER)
+        .read_to_string(&mut text)
+        .io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    parse(&text, now).ok_or_else(|| {
+        let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
+        Error::new(ErrorKind::Unavailable, format!("'sh' there does not say how much space is free: {text:?} {said:?}"))
+            .hint("the remote user must be able to run 'sh', 'df', 'nproc' and 'date' over SSH")
+    })
+}
+
+/// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
+fn parse(text: &str, now: i64) -> Option<Answer> {
+    let value = |word: &str| text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim);
+    let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
+    let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
+    let free_kib: u64 = value("free")?.parse().ok()?;
+    Some(Answer {
+        probe: Probe {
+            // As for the script, a machine that does not say is taken to be fully loaded.
+            load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
+            free_space: free_kib.saturating_mul(1024),
+            clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time - now),
+        },
+        daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let answer = parse("load 0.50\ncores 2\nfree 1024\ntime 990\nsocket \n", 1000).unwrap();
+        assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, clock_offset: Some(-10) });
+        assert_eq!(answer.daemon_socket, None);
+    }
+
+    #[test]
+    fn a_machine_that_does_not_tell_its_load_is_fully_loaded() {
+        let answer = parse("cores 0\nfree 1\nsocket /run/guix.sock\n", 0).unwrap();
+        assert_eq!(answer.probe.load, 1.0);
+        assert_eq!(answer.daemon_socket.as_deref(), Some("/run/guix.sock"));
+    }
+
+    #[test]
+    fn without_free_space_there_is_no_answer() {
+        assert_eq!(parse("", 0), None);
+        assert_eq!(parse("free \n", 0), None);
+        assert_eq!(parse("free lots\n", 0), None);
+    }
+}
