@@ -7,4 +7,5 @@ pub mod error;
 mod gcrypt;
 pub mod machine;
 pub mod machine_file;
+pub mod schedule;
 pub mod store;

@@ -43,7 +43,7 @@ pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
     plain::check(source.text())
         .map_err(|trouble| NeedsGuile { place: source.place(trouble.offset), what: trouble.what })?;
     let mut evaluator = Evaluator { source, names: HashMap::new() };
-    let mut last = (Value::Other("nothing".into()), source.place(0));
+    let mut last = (Value::Other("no value".into()), source.place(0));
     // The reader interface: lexpr takes quadratic time over a `str`.
     let mut parser = Parser::from_reader(source.text().as_bytes());
     loop {
@@ -67,7 +67,7 @@ impl Evaluator<'_> {
     fn form(&mut self, form: &Datum) -> Result<(Value, Place)> {
         let form = form.as_ref();
         let place = self.place(form);
-        let unspecified = || Value::Other("the value of a definition".into());
+        let unspecified = || Value::Other("no value".into());
         let value = match call(form) {
             Some(("define", arguments)) => match arguments[..] {
                 [name, value] if name.is_symbol() => {
@@ -83,7 +83,7 @@ impl Evaluator<'_> {
             },
             Some(("use-modules", arguments)) => {
                 // This one only brings `build-machine`, and nothing that hides what is evaluated here.
-                if !arguments.iter().all(|module| module.value().to_string() == "(guix scripts offload)") {
+                if !arguments.iter().all(|module| is_offload_module(*module)) {
                     return self.left(form, "'use-modules'");
                 }
                 unspecified()
@@ -215,4 +215,10 @@ fn call(form: Ref<'_>) -> Option<(&str, Vec<Ref<'_>>)> {
     }
     let name = elements.remove(0).value();
     Some((name.as_symbol()?, elements))
+}
+
+/// Is this `(guix scripts offload)`?
+fn is_offload_module(module: Ref) -> bool {
+    let names = list(module).into_iter().flatten().map(|name| name.value().as_symbol());
+    names.eq(["guix", "scripts", "offload"].map(Some))
 }

@@ -75,7 +75,7 @@
          (not (file-exists? (cddr entry)))))
 
   ;; As in Guix's records: the fields given prevail over those inherited, the last of a name over the others.
-  (define (inherit-machine place original entries)
+  (define (inherit-machine place specifier-place original entries)
     (define (overridden? entry others)
       (assq (car entry) others))
     (define own
@@ -87,7 +87,7 @@
      place
      (if (any-machine? original)
          (append (remove (lambda (entry) (overridden? entry own)) (machine-entries original)) own)
-         (cons (cons* 'inherit place original) own))))
+         (cons (cons* 'inherit specifier-place original) own))))
 
   ;; Like the constructor that Guix defines: each field is bound while the fields after it, and what is inherited,
   ;; are evaluated.
@@ -122,12 +122,13 @@
                 (original (and (pair? specifiers) (inherit? (car specifiers)) (car specifiers)))
                 (fields (if original (cdr specifiers) specifiers)))
            (with-syntax ((place (datum->syntax form (place-of form)))
+                         (inherit-place (datum->syntax form (and original (place-of original))))
                          ((binding ...) (map binding (filter well-formed? fields)))
                          ((entry ...) (map entry fields)))
              (syntax-case original ()
                ((_ original)
                 #'(let* (binding ...)
-                    (inherit-machine 'place original (list entry ...))))
+                    (inherit-machine 'place 'inherit-place original (list entry ...))))
                (_
                 #'(let* (binding ...)
                     (make-described-machine 'place (list entry ...)))))))))))
@@ -157,18 +158,19 @@
                 overload-threshold parallel-builds speed features))
     module)
 
+  (define %plain-characters
+    (char-set-delete (ucs-range->char-set 32 127) #\" #\\))
+
   (define (write-text text)
-    (define (plain? char)
-      (and (char<=? #\space char #\~) (not (memv char '(#\" #\\)))))
+    (define (escape char)
+      (if (char-set-contains? %plain-characters char)
+          (string char)
+          (string-append "\\x" (number->string (char->integer char) 16) ";")))
     (display #\" %data)
-    (string-for-each (lambda (char)
-                       (if (plain? char)
-                           (display char %data)
-                           (begin
-                             (display "\\x" %data)
-                             (display (number->string (char->integer char) 16) %data)
-                             (display ";" %data))))
-                     text)
+    (display (if (string-every %plain-characters text)
+                 text
+                 (string-concatenate (map escape (string->list text))))
+             %data)
     (display #\" %data))
 
   (define (write-tagged tag text)
@@ -201,6 +203,7 @@
                        (write-value element #f))
                      value)
            (display ")" %data))
+          ((unspecified? value) (write-tagged "other" "no value"))
           ((list? value) (write-tagged "other" (format #f "a list of ~a elements" (length value))))
           (else (write-tagged "other" (describe value)))))
 
@@ -287,6 +290,8 @@
                                              '(machine file)
                                              '(guix scripts offload)))))
     (define module (make-fresh-user-module))
+    ;; As `primitive-load` has it for a file.
+    (set-port-conversion-strategy! port 'substitute)
     (set-port-encoding! port (or (file-encoding port) "UTF-8"))
     (set-port-filename! port %file)
     (at! (list %file 1 0))

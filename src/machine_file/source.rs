@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(shown(0), "m.scm:1:0");
         assert_eq!(shown(3), "m.scm:2:8");
         assert_eq!(shown(source.offset(2, 6)), "m.scm:2:11", "after a character of two bytes");
-        assert_eq!(shown(8), "m.scm:3:0");
+        assert_eq!(shown(9), "m.scm:3:0");
         assert_eq!(shown(1000), "m.scm:3:0");
     }
 }
