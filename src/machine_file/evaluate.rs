@@ -152,9 +152,12 @@ impl Evaluator<'_> {
                         _ => Value::Malformed,
                     },
                 },
-                None => {
-                    Field { name: specifier.value().to_string().into(), place: place.clone(), value: Value::Malformed }
-                }
+                None => Field {
+                    name: specifier.value().to_string().into(),
+                    // As with Guile, which knows the places of lists only.
+                    place: if specifier.is_cons() { self.place(*specifier) } else { place.clone() },
+                    value: Value::Malformed,
+                },
             });
         }
         // Guix evaluates what is inherited where the fields are bound.

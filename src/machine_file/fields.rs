@@ -10,7 +10,7 @@ use super::value::{Field, Machine, Value};
 use crate::error::{Context, Error, Result};
 use crate::machine::{BuildMachine, HostKey};
 
-/// The fields of Guix's `<build-machine>`. Its `location` is not among them: `guile.scm` drops it.
+/// The fields of Guix's `<build-machine>`, but for `location`.
 const FIELDS: [&str; 14] = [
     "name",
     "port",
@@ -80,18 +80,21 @@ impl Form<'_> {
     fn check_names(&self) -> Result<()> {
         let fields = &self.machine.fields;
         for (i, field) in fields.iter().enumerate() {
-            if &*field.name == "inherit" && !matches!(field.value, Value::Malformed) {
-                return Err(match field.value {
-                    Value::Machine(_) => self.wrong(field, "must be the first of the form, and there once"),
-                    _ => self.unexpected(field, "a build machine"),
-                });
+            let malformed = matches!(field.value, Value::Malformed);
+            match &*field.name {
+                // Well-formed and in its place, it is not among the fields.
+                "inherit" if !malformed && i == 0 => return Err(self.unexpected(field, "a build machine")),
+                "inherit" if !malformed => return Err(self.wrong(field, "it must come first")),
+                "inherit" => {}
+                // Where Guix notes the place of the form; a file may set it, to no effect.
+                "location" => {}
+                name if FIELDS.contains(&name) => {}
+                _ => {
+                    let hint = format!("the fields of a build machine are {}", FIELDS.join(", "));
+                    return Err(self.wrong(field, "there is no such field").hint(hint));
+                }
             }
-            if !FIELDS.contains(&&*field.name) {
-                return Err(self
-                    .wrong(field, "there is no such field")
-                    .hint(format!("the fields of a build machine are {}", FIELDS.join(", "))));
-            }
-            if matches!(field.value, Value::Malformed) {
+            if malformed {
                 return Err(self.wrong(field, format_args!("expected one value, as in ({} VALUE)", field.name)));
             }
             if fields[..i].iter().any(|earlier| earlier.name == field.name) {
@@ -154,7 +157,8 @@ impl Form<'_> {
 
     fn host_key(&self, field: &Field) -> Result<HostKey> {
         let text = self.text(field)?;
-        HostKey::parse(&text).context(|| self.position(field)).map_err(|error| self.name_machine(error))
+        let key = HostKey::parse(&text).context(|| format!("{}: {}", field.place, self.subject(field)));
+        key.map_err(|error| self.name_machine(error))
     }
 
     fn integer<T>(&self, field: &Field, range: RangeInclusive<T>) -> Result<T>
@@ -190,12 +194,12 @@ impl Form<'_> {
         }
     }
 
-    fn position(&self, field: &Field) -> String {
-        format!("{}: {}, field '{}'", field.place, self.title(), field.name.escape_debug())
+    fn subject(&self, field: &Field) -> String {
+        format!("{}, field '{}'", self.title(), field.name.escape_debug())
     }
 
     fn wrong(&self, field: &Field, what: impl Display) -> Error {
-        self.name_machine(field.place.error(format_args!("{}, field '{}': {what}", self.title(), field.name)))
+        self.name_machine(field.place.error(format_args!("{}: {what}", self.subject(field))))
     }
 
     fn unexpected(&self, field: &Field, expected: impl Display) -> Error {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! output    = *machine "(end" COUNT ")" / "(wrong-result" place INDEX value ")" / "(exception" place KEY MESSAGE ")"
-//! machine   = "(machine" place INHERITS *("(" FIELD place value ")") ")"
+//! machine   = "(machine" place *("(" FIELD place value ")") ")"
 //! place     = FILE LINE COLUMN                   ; as in `Place`
 //! value     = string / integer / "#t" / "#f" / "(list" *value ")" / "(real" string ")" / "(symbol" string ")"
 //!           / "(a-machine)" / "(malformed)" / "(other" string ")"
@@ -28,7 +28,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lexpr::Parser;
 
@@ -41,6 +41,9 @@ use crate::machine::BuildMachine;
 
 /// The program that evaluates a machine file.
 const PROGRAM: &str = include_str!("guile.scm");
+
+/// Longest time limit, so that no sum overflows.
+const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Most that the program may print, in bytes.
 const MAX_OUTPUT: usize = 16 << 20;
@@ -69,7 +72,7 @@ pub(super) fn evaluate(
     home: Option<&Path>,
     options: &LoadOptions,
 ) -> Result<Vec<Rc<Machine>>> {
-    let deadline = Instant::now() + options.time_limit;
+    let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
     let attempt = |mut command: Command, has_guix: bool| {
         set_environment(&mut command, home);
         let output = child::run(command, &standard_input(file, has_guix, text), deadline, MAX_OUTPUT);
@@ -98,7 +101,9 @@ pub(super) fn evaluate(
             Err(first.hint(format!("'{} repl' was tried, too: {}", options.guix.display(), failure.error)))
         }
         (Some(Err(failure)), _) => Err(failure.error),
-        (None, Some(first)) => Err(first.hint(format!("if it needs Guix: there is no '{}'", options.guix.display()))),
+        (None, Some(first)) => {
+            Err(first.hint(format!("there is no '{}', which may have more", options.guix.display())))
+        }
         (None, None) => Err(reason
             .place
             .error(format_args!(

@@ -40,7 +40,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// How a machine file that needs Guile is evaluated.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// How long Guile may take, with all that it tries. Default: 30 s.
+    /// How long Guile may take, with all that it tries; a day at most. Default: 30 s.
     pub time_limit: Duration,
     /// The `guile` command, looked up in `PATH` unless it contains a slash. Default: `guile`.
     pub guile: PathBuf,

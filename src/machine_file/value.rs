@@ -57,7 +57,7 @@ impl fmt::Display for Value {
                 write!(f, "the string {:?}...", text.chars().take(60).collect::<String>())
             }
             Value::String(text) => write!(f, "the string {text:?}"),
-            Value::Symbol(name) => write!(f, "the symbol {name}"),
+            Value::Symbol(name) => write!(f, "the symbol {}", name.escape_debug()),
             Value::List(elements) if elements.is_empty() => f.write_str("the empty list"),
             Value::List(_) => f.write_str("a list"),
             Value::Machine(_) => f.write_str("a build machine"),
