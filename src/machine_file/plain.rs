@@ -42,7 +42,7 @@ pub(super) fn check(text: &str) -> Result<(), NotPlain> {
     let mut lists: Vec<usize> = vec![0];
     let mut at = 0;
     let reject = |offset: usize, what: String| Err(NotPlain { offset, what });
-    if has_coding_cookie(text) {
+    if has_other_coding(text) {
         return reject(0, "a 'coding' declaration is left to Guile".into());
     }
     if let Some(line) = text.split('\n').find(|line| line.len() > MAX_LINE) {
@@ -98,10 +98,14 @@ pub(super) fn check(text: &str) -> Result<(), NotPlain> {
     Ok(())
 }
 
-/// Guile looks for a `coding:` declaration in the first 500 bytes.
-fn has_coding_cookie(text: &str) -> bool {
-    let start = &text.as_bytes()[..text.len().min(512)];
-    start.windows(6).any(|window| window.eq_ignore_ascii_case(b"coding"))
+/// Guile looks for a declaration like `coding: latin-1` in the first 500 bytes. Is there one, other than of UTF-8?
+fn has_other_coding(text: &str) -> bool {
+    let start = text.as_bytes()[..text.len().min(512)].to_ascii_lowercase();
+    let mut positions = start.windows(6).enumerate().filter(|(_, window)| window == b"coding");
+    positions.any(|(at, _)| match &start[at + 6..] {
+        [b':' | b'=', name @ ..] => !name.trim_ascii_start().starts_with(b"utf-8"),
+        _ => false,
+    })
 }
 
 /// Length of the comment that `rest` starts with; `None` if lexpr may see its end elsewhere.
@@ -165,6 +169,8 @@ mod tests {
         for text in [
             "",
             "; only a comment",
+            ";; -*- mode: scheme; coding: utf-8 -*-",
+            "; an encoding is not declared here",
             "; one\r\n(list)\r\n",
             "(define %m* '(a \"b\" #t #f))",
             "(list 0 -1 0.5 12.25 -0.0 a->b (c)(d)'e \"\\\"\\\\\\n\\t\u{e9}\nnew line\")",
