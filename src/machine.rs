@@ -18,12 +18,12 @@ pub struct BuildMachine {
     pub name: String,
     /// Port of its SSH server. Default: 22.
     pub port: u16,
-    /// System types that it builds for, such as `x86_64-linux`. At least one.
+    /// System types that it builds for, such as `x86_64-linux`. With none of them it gets no builds.
     pub systems: Vec<String>,
     /// Account to log in to.
     pub user: String,
     /// File with the private key to log in with. Default: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa`
-    /// that exists in the home directory of the process's user.
+    /// that exists in the home directory of the process's user, or if neither does, `~/.ssh/id_ed25519`.
     pub private_key: PathBuf,
     /// The only host key that is trusted for this machine.
     pub host_key: HostKey,
@@ -33,9 +33,9 @@ pub struct BuildMachine {
     pub compression_level: u8,
     /// Socket of the daemon there. Default: `/var/guix/daemon-socket/socket`.
     pub daemon_socket: String,
-    /// How many builds may run there at once: its number of build slots. At least 1. Default: 1.
+    /// How many builds may run there at once: its number of build slots. With 0 it gets none. Default: 1.
     pub parallel_builds: u32,
-    /// Speed relative to other machines. Positive. Default: 1.
+    /// Speed relative to other machines, finite and not negative. Default: 1.
     pub speed: f64,
     /// Features that it offers, such as `kvm`.
     pub features: Vec<String>,

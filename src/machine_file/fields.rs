@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! From a machine as it is written to a [`BuildMachine`]: the types of the fields, their defaults, and what to say
+//! about a field that is wrong.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use super::value::{Field, Machine, Value};
+use crate::error::{Context, Error, Result};
+use crate::machine::{BuildMachine, HostKey};
+
+/// The fields of Guix's `<build-machine>`, but for `location`.
+const FIELDS: [&str; 14] = [
+    "name",
+    "port",
+    "systems",
+    "system",
+    "user",
+    "private-key",
+    "host-key",
+    "compression",
+    "compression-level",
+    "daemon-socket",
+    "overload-threshold",
+    "parallel-builds",
+    "speed",
+    "features",
+];
+
+/// Longest text, in bytes. The longest that is usual, an RSA host key of 16384 bits, takes 2.8 kB.
+const MAX_TEXT: usize = 4096;
+
+/// Validates `machine`. `default_key` is asked for the private key where none is given.
+pub(super) fn build_machine(machine: &Machine, default_key: &dyn Fn() -> Result<PathBuf>) -> Result<BuildMachine> {
+    let machine = Form { machine };
+    machine.check_names()?;
+    Ok(BuildMachine {
+        name: machine.required("name", Form::machine_name)?,
+        port: machine.optional("port", BuildMachine::DEFAULT_PORT, |form, field| form.integer(field, 1..=u16::MAX))?,
+        systems: machine.systems()?,
+        user: machine.required("user", Form::text)?,
+        private_key: match machine.field("private-key") {
+            Some(field) => machine.text(field)?.into(),
+            None => default_key().map_err(|error| machine.locate(error))?,
+        },
+        host_key: machine.required("host-key", Form::host_key)?,
+        compression: machine.optional("compression", BuildMachine::DEFAULT_COMPRESSION.into(), Form::text)?,
+        compression_level: machine.optional(
+            "compression-level",
+            BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+            |form, field| form.integer(field, 0..=9),
+        )?,
+        daemon_socket: machine.optional("daemon-socket", BuildMachine::DEFAULT_DAEMON_SOCKET.into(), Form::text)?,
+        parallel_builds: machine.optional(
+            "parallel-builds",
+            BuildMachine::DEFAULT_PARALLEL_BUILDS,
+            |form, field| form.integer(field, 0..=u32::MAX),
+        )?,
+        speed: machine.optional("speed", BuildMachine::DEFAULT_SPEED, |form, field| form.number(field, ""))?,
+        features: machine.optional("features", Vec::new(), Form::texts)?,
+        overload_threshold: machine.optional(
+            "overload-threshold",
+            Some(BuildMachine::DEFAULT_OVERLOAD_THRESHOLD),
+            |form, field| match field.value {
+                Value::Boolean(false) => Ok(None),
+                _ => form.number(field, ", or #f").map(Some),
+            },
+        )?,
+    })
+}
+
+/// A `build-machine` form that is being validated.
+struct Form<'a> {
+    machine: &'a Machine,
+}
+
+impl Form<'_> {
+    /// Every field must be known, of the form `(FIELD VALUE)`, and there once.
+    fn check_names(&self) -> Result<()> {
+        let fields = &self.machine.fields;
+        for (i, field) in fields.iter().enumerate() {
+            let malformed = matches!(field.value, Value::Malformed);
+            match &*field.name {
+                // Well-formed and in its place, it is not among the fields.
+                "inherit" if !malformed && i == 0 => return Err(self.unexpected(field, "a build machine")),
+                "inherit" if !malformed => return Err(self.wrong(field, "it must come first")),
+                "inherit" => {}
+                // Where Guix notes the place of the form; a file may set it, to no effect.
+                "location" => {}
+                name if FIELDS.contains(&name) => {}
+                _ => {
+                    let hint = format!("the fields of a build machine are {}", FIELDS.join(", "));
+                    return Err(self.wrong(field, "there is no such field").hint(hint));
+                }
+            }
+            if malformed {
+                return Err(self.wrong(field, format_args!("expected one value, as in ({} VALUE)", field.name)));
+            }
+            if fields[..i].iter().any(|earlier| earlier.name == field.name) {
+                return Err(self.wrong(field, "the field is given twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&self, name: &str) -> Option<&Field> {
+        self.machine.fields.iter().find(|field| &*field.name == name)
+    }
+
+    fn required<T>(&self, name: &str, read: impl Fn(&Self, &Field) -> Result<T>) -> Result<T> {
+        self.field(name).map_or_else(|| Err(self.missing(name)), |field| read(self, field))
+    }
+
+    fn optional<T>(&self, name: &str, default: T, read: impl Fn(&Self, &Field) -> Result<T>) -> Result<T> {
+        self.field(name).map_or(Ok(default), |field| read(self, field))
+    }
+
+    /// `systems` or else the older `system`, as `build-machine-systems` of Guix has it: #f is as good as nothing.
+    fn systems(&self) -> Result<Vec<String>> {
+        let given = |name| self.field(name).filter(|field| !matches!(field.value, Value::Boolean(false)));
+        match (given("systems"), given("system")) {
+            (Some(field), _) => self.texts(field),
+            (None, Some(field)) => Ok(vec![self.text(field)?]),
+            (None, None) => Err(self.missing("systems")),
+        }
+    }
+
+    fn text(&self, field: &Field) -> Result<String> {
+        match &field.value {
+            Value::String(text) if is_text(text) => Ok(text.to_string()),
+            _ => Err(self.unexpected(field, "a string that is not empty")),
+        }
+    }
+
+    fn texts(&self, field: &Field) -> Result<Vec<String>> {
+        let Value::List(elements) = &field.value else {
+            return Err(self.unexpected(field, "a list of strings"));
+        };
+        let text =
+            |(i, element): (usize, &Value)| match element {
+                Value::String(text) if is_text(text) => Ok(text.to_string()),
+                other => Err(self
+                    .wrong(field, format_args!("expected a list of strings, but element {} of it is {other}", i + 1))),
+            };
+        elements.iter().enumerate().map(text).collect()
+    }
+
+    /// The name is part of the name of a directory, that of the machine's build slots.
+    fn machine_name(&self, field: &Field) -> Result<String> {
+        let name = self.text(field)?;
+        if name.starts_with('.') || name.chars().any(|char| char == '/' || char.is_control()) {
+            return Err(self.unexpected(field, "a host name, without '/' and not starting with '.'"));
+        }
+        Ok(name)
+    }
+
+    fn host_key(&self, field: &Field) -> Result<HostKey> {
+        let text = self.text(field)?;
+        let key = HostKey::parse(&text).context(|| format!("{}: {}", field.place, self.subject(field)));
+        key.map_err(|error| self.name_machine(error))
+    }
+
+    fn integer<T>(&self, field: &Field, range: RangeInclusive<T>) -> Result<T>
+    where
+        T: TryFrom<i64> + PartialOrd + Display + Copy,
+    {
+        let number = match field.value {
+            Value::Integer(number) => T::try_from(number).ok().filter(|number| range.contains(number)),
+            _ => None,
+        };
+        let expected = || format!("an integer from {} to {}", range.start(), range.end());
+        number.ok_or_else(|| self.unexpected(field, expected()))
+    }
+
+    /// A number that is not negative. `alternative` completes the message.
+    fn number(&self, field: &Field, alternative: &str) -> Result<f64> {
+        let number = match field.value {
+            Value::Integer(number) => number as f64,
+            Value::Real(number) => number,
+            _ => f64::NAN,
+        };
+        if number.is_finite() && number >= 0.0 {
+            return Ok(number);
+        }
+        Err(self.unexpected(field, format_args!("a number that is not negative{alternative}")))
+    }
+
+    /// `machine 'x'`, or what there is to say instead where the name is no name.
+    fn title(&self) -> String {
+        match self.field("name").map(|field| &field.value) {
+            Some(Value::String(name)) => format!("machine '{}'", name.escape_debug()),
+            _ => "build-machine without a name".into(),
+        }
+    }
+
+    fn subject(&self, field: &Field) -> String {
+        format!("{}, field '{}'", self.title(), field.name.escape_debug())
+    }
+
+    fn wrong(&self, field: &Field, what: impl Display) -> Error {
+        self.name_machine(field.place.error(format_args!("{}: {what}", self.subject(field))))
+    }
+
+    fn unexpected(&self, field: &Field, expected: impl Display) -> Error {
+        self.wrong(field, format_args!("expected {expected}, got {}", field.value))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        self.name_machine(self.machine.place.error(format_args!("{}: field '{name}' is missing", self.title())))
+    }
+
+    fn locate(&self, error: Error) -> Error {
+        self.name_machine(error.context(format!("{}: {}", self.machine.place, self.title())))
+    }
+
+    fn name_machine(&self, error: Error) -> Error {
+        match self.field("name").map(|field| &field.value) {
+            Some(Value::String(name)) => error.on_machine(&**name),
+            _ => error,
+        }
+    }
+}
+
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_TEXT && !text.contains('\0')
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Evaluates a machine file with Guile, in a child process, for what the evaluator of this library leaves to it.
+//!
+//! The child gets, on standard input, the program `guile.scm` and after it the text of the machine file, and prints
+//! data:
+//!
+//! ```text
+//! output    = *machine "(end" COUNT ")" / "(wrong-result" place INDEX value ")" / "(exception" place KEY MESSAGE ")"
+//! machine   = "(machine" place *("(" FIELD place value ")") ")"
+//! place     = FILE LINE COLUMN                   ; as in `Place`
+//! value     = string / integer / "#t" / "#f" / "(list" *value ")" / "(real" string ")" / "(symbol" string ")"
+//!           / "(a-machine)" / "(malformed)" / "(other" string ")"
+//! string    = DQUOTE *(ASCII but control characters, "\" and DQUOTE / "\x" hex ";") DQUOTE
+//! ```
+//!
+//! An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
+//! `(repl-version ...)` before that. Limits: 16 MiB of output; lists have 256 elements.
+//!
+//! # Which Guile
+//!
+//! First `guile`, which starts in 20 ms. There, `(guix scripts offload)` is a module of ours with `build-machine` in
+//! it, whether Guix is installed or not. A file that needs other modules of Guix, or somebody's that were compiled
+//! against Guix's own `build-machine`, fails there with a module or a variable that is missing. Then, or without a
+//! `guile`, comes `guix repl`, which takes 130 ms and has everything that `guix offload` has.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use lexpr::Parser;
+
+use super::LoadOptions;
+use super::child::{self, Finished, Stopped};
+use super::evaluate::NeedsGuile;
+use super::value::{Field, Machine, Place, Value};
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::BuildMachine;
+
+/// The program that evaluates a machine file.
+const PROGRAM: &str = include_str!("guile.scm");
+
+/// Longest time limit, so that no sum overflows.
+const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Most that the program may print, in bytes.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// An interpreter was there, but did not get to the end.
+struct Failure {
+    error: Error,
+    cause: Cause,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// It ended without a result.
+    Crashed,
+    /// A module or a variable is missing, which another interpreter may have.
+    Lacking,
+    /// The file is wrong, or takes too long.
+    File,
+}
+
+/// The machines that the file returns. `reason` is why it is left to Guile, and `home` the home directory of the user.
+pub(super) fn evaluate(
+    file: &Rc<str>,
+    text: &[u8],
+    reason: &NeedsGuile,
+    home: Option<&Path>,
+    options: &LoadOptions,
+) -> Result<Vec<Rc<Machine>>> {
+    let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
+    let attempt = |mut command: Command, has_guix: bool| {
+        set_environment(&mut command, home);
+        let output = child::run(command, &standard_input(file, has_guix, text), deadline, MAX_OUTPUT);
+        match output {
+            Ok(finished) => Ok(Some(outcome(file, &finished, reason, options))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(None),
+            Err(error) => Err(Error::io(ErrorKind::Exhausted, format!("{}: starting Guile", reason.place), error)),
+        }
+    };
+
+    let mut guile = Command::new(&options.guile);
+    guile.args(["--no-auto-compile", "-q", "-c", "(primitive-eval (read))"]);
+    let first = match attempt(guile, false)? {
+        Some(Ok(machines)) => return Ok(machines),
+        Some(Err(failure)) if failure.cause == Cause::File => return Err(failure.error),
+        Some(Err(failure)) => Some(failure.error),
+        None => None,
+    };
+
+    let mut guix = Command::new(&options.guix);
+    guix.args(["repl", "-t", "machine"]);
+    match (attempt(guix, true)?, first) {
+        (Some(Ok(machines)), _) => Ok(machines),
+        // That it broke down says less than what `guile` said.
+        (Some(Err(failure)), Some(first)) if failure.cause == Cause::Crashed => {
+            Err(first.hint(format!("'{} repl' was tried, too: {}", options.guix.display(), failure.error)))
+        }
+        (Some(Err(failure)), _) => Err(failure.error),
+        (None, Some(first)) => {
+            Err(first.hint(format!("there is no '{}', which may have more", options.guix.display())))
+        }
+        (None, None) => Err(reason
+            .place
+            .error(format_args!(
+                "{}, but there is neither '{}' nor '{}'",
+                reason.what,
+                options.guile.display(),
+                options.guix.display()
+            ))
+            .hint(
+                "install Guile, or write the file with nothing but 'define', 'list', 'quote', 'string-append' and \
+                 'build-machine'",
+            )),
+    }
+}
+
+/// Gives the child the environment of this process, as Guix evaluates the file in its own, and the file may look at any
+/// variable. Not so LD_PRELOAD and its like, which are meant for the program that we are in.
+fn set_environment(command: &mut Command, home: Option<&Path>) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LD_")) {
+        command.env_remove(name);
+    }
+    // As `guix offload` does: guix-daemon may have the HOME of somebody else.
+    if let Some(home) = home {
+        command.env("HOME", home);
+    }
+    command.env("GUILE_AUTO_COMPILE", "0");
+}
+
+fn standard_input(file: &str, has_guix: bool, text: &[u8]) -> Vec<u8> {
+    let defaults = format!(
+        "((port . {}) (compression . {}) (compression-level . {}) (daemon-socket . {}) (overload-threshold . {:?}) \
+         (parallel-builds . {}) (speed . {:?}) (features))",
+        BuildMachine::DEFAULT_PORT,
+        literal(BuildMachine::DEFAULT_COMPRESSION),
+        BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+        literal(BuildMachine::DEFAULT_DAEMON_SOCKET),
+        BuildMachine::DEFAULT_OVERLOAD_THRESHOLD,
+        BuildMachine::DEFAULT_PARALLEL_BUILDS,
+        BuildMachine::DEFAULT_SPEED,
+    );
+    let definitions = format!(
+        "(begin (define %file {}) (define %guix? {}) (define %defaults '{defaults})",
+        literal(file),
+        if has_guix { "#t" } else { "#f" }
+    );
+    [definitions.as_bytes(), b"\n", PROGRAM.as_bytes(), b")\n", text].concat()
+}
+
+/// A string as Guile reads it, in ASCII.
+fn literal(text: &str) -> String {
+    let mut literal = String::from("\"");
+    for char in text.chars() {
+        let _ = match char {
+            ' '..='~' if char != '"' && char != '\\' => write!(literal, "{char}"),
+            _ => write!(literal, "\\U{:06x}", u32::from(char)),
+        };
+    }
+    literal + "\""
+}
+
+/// What a child that printed `finished` means.
+fn outcome(
+    file: &Rc<str>,
+    finished: &Finished,
+    reason: &NeedsGuile,
+    options: &LoadOptions,
+) -> Result<Vec<Rc<Machine>>, Failure> {
+    let fail = |error, cause| Err(Failure { error, cause });
+    match finished.stopped {
+        Some(Stopped::TookTooLong) => {
+            let message = format!("Guile was not done with the file within {:?}", options.time_limit);
+            return fail(reason.place.error(message), Cause::File);
+        }
+        Some(Stopped::PrintedTooMuch) => {
+            return fail(reason.place.error("the file returns more machines than there is room for"), Cause::File);
+        }
+        None => {}
+    }
+    match (Data { file }).output(&finished.stdout) {
+        Some(Output::Machines(machines)) => Ok(machines),
+        Some(Output::WrongResult { place, index, value }) => {
+            fail(super::wrong_result(&place, index, &value), Cause::File)
+        }
+        Some(Output::Exception { place, key, message }) => {
+            let lacking = key == "unbound-variable" || message.contains("no code for module");
+            let cause = if lacking { Cause::Lacking } else { Cause::File };
+            match key.as_str() {
+                "quit" => fail(place.error("the file calls 'exit'").hint(last_words(&finished.stderr)), Cause::File),
+                _ => fail(place.error(shortened(&message)), cause),
+            }
+        }
+        None => fail(
+            reason
+                .place
+                .error("Guile ended without a result")
+                .hint(format!("it said: {}", last_words(&finished.stderr))),
+            Cause::Crashed,
+        ),
+    }
+}
+
+/// The last three lines of what a child wrote to its standard error.
+fn last_words(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.len() {
+        0 => "nothing".into(),
+        length => shortened(&lines[length.saturating_sub(3)..].join("; ")),
+    }
+}
+
+/// On one line, and not longer than a message should be.
+fn shortened(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
+}
+
+/// What `guile.scm` prints.
+enum Output {
+    Machines(Vec<Rc<Machine>>),
+    WrongResult { place: Place, index: usize, value: Value },
+    Exception { place: Place, key: String, message: String },
+}
+
+/// Reads what `guile.scm` prints; `None` where it is not complete, or not of the form given above.
+struct Data<'a> {
+    /// The usual file of a place, so that most of them share it.
+    file: &'a Rc<str>,
+}
+
+impl Data<'_> {
+    fn output(&self, bytes: &[u8]) -> Option<Output> {
+        let mut machines = Vec::new();
+        let mut parser = Parser::from_reader(bytes);
+        loop {
+            let datum = parser.next_value().ok()??;
+            match (tag(&datum)?, &arguments(&datum)?[..]) {
+                ("repl-version", _) => {}
+                ("machine", [file, line, column, fields @ ..]) => {
+                    let fields = fields.iter().map(|field| self.field(field)).collect::<Option<_>>()?;
+                    machines.push(Rc::new(Machine { place: self.place(file, line, column)?, fields }));
+                }
+                ("end", [count]) => {
+                    return (count.as_u64()? == machines.len() as u64).then_some(Output::Machines(machines));
+                }
+                ("wrong-result", [file, line, column, index, value]) => {
+                    return Some(Output::WrongResult {
+                        place: self.place(file, line, column)?,
+                        index: index.as_u64()?.try_into().ok()?,
+                        value: self.value(value)?,
+                    });
+                }
+                ("exception", [file, line, column, key, message]) => {
+                    return Some(Output::Exception {
+                        place: self.place(file, line, column)?,
+                        key: key.as_str()?.into(),
+                        message: message.as_str()?.into(),
+                    });
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn place(&self, file: &lexpr::Value, line: &lexpr::Value, column: &lexpr::Value) -> Option<Place> {
+        let file = file.as_str()?;
+        let file = if *file == **self.file { self.file.clone() } else { file.into() };
+        Some(Place { file, line: line.as_u64()?.try_into().ok()?, column: column.as_u64()?.try_into().ok()? })
+    }
+
+    fn field(&self, datum: &lexpr::Value) -> Option<Field> {
+        match &datum.list_iter()?.collect::<Vec<_>>()[..] {
+            [name, file, line, column, value] => Some(Field {
+                name: name.as_str()?.into(),
+                place: self.place(file, line, column)?,
+                value: self.value(value)?,
+            }),
+            _ => None,
+        }
+    }
+
+    fn value(&self, datum: &lexpr::Value) -> Option<Value> {
+        match datum {
+            lexpr::Value::String(text) => return Some(Value::String((&**text).into())),
+            lexpr::Value::Bool(value) => return Some(Value::Boolean(*value)),
+            lexpr::Value::Number(number) => return number.as_i64().map(Value::Integer),
+            _ => {}
+        }
+        Some(match (tag(datum)?, &arguments(datum)?[..]) {
+            ("list", elements) => {
+                Value::List(elements.iter().map(|element| self.value(element)).collect::<Option<_>>()?)
+            }
+            // Guile writes `+inf.0` and `+nan.0`, which no field takes.
+            ("real", [number]) => Value::Real(number.as_str()?.parse().unwrap_or(f64::NAN)),
+            ("symbol", [name]) => Value::Symbol(name.as_str()?.into()),
+            ("other", [text]) => Value::Other(text.as_str()?.into()),
+            ("a-machine", []) => Value::Other("a build machine".into()),
+            ("malformed", []) => Value::Malformed,
+            _ => return None,
+        })
+    }
+}
+
+/// `TAG` of `(TAG ARGUMENT ...)`.
+fn tag(datum: &lexpr::Value) -> Option<&str> {
+    datum.as_cons()?.car().as_symbol()
+}
+
+/// The arguments of `(TAG ARGUMENT ...)`.
+fn arguments(datum: &lexpr::Value) -> Option<Vec<&lexpr::Value>> {
+    Some(datum.list_iter()?.skip(1).collect())
+}

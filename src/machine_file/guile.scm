@@ -1,0 +1,309 @@
+;; SPDX-License-Identifier: GPL-3.0-or-later
+;;
+;; Evaluates a machine file and prints its machines as plain data, which `guile.rs` describes. This is one expression,
+;; which `guile` and `guix repl -t machine` read from standard input; the text of the machine file follows it there.
+;; It is preceded by the definitions of %file, the name of the machine file; %guix?, whether Guix is at hand; and
+;; %defaults, an alist of fields. For Guile 2.2 and 3.0, without any module of Guix.
+(begin
+  (use-modules (ice-9 binary-ports)
+               (ice-9 regex)
+               (srfi srfi-1)
+               (srfi srfi-9))
+
+  ;; Our data have a descriptor of their own: what the file prints goes to standard error. Close-on-exec, so that a
+  ;; process that the file leaves behind does not hold it open.
+  (define %data
+    (let ((port (dup->outport 1)))
+      (fcntl port F_SETFD FD_CLOEXEC)
+      (set-port-encoding! port "ISO-8859-1")
+      (setvbuf port 'block 65536)
+      port))
+  (dup2 2 1)
+
+  ;; A place is (FILE LINE COLUMN), the line counted from 1 and the column from 0, or #f where unknown.
+  (define (source-place properties)
+    (let ((file (and properties (assq-ref properties 'filename)))
+          (line (and properties (assq-ref properties 'line)))
+          (column (and properties (assq-ref properties 'column))))
+      (and file line column
+           (list file (+ line 1) column))))
+
+  ;; What is being evaluated: where an exception that knows no place of its own is said to have happened.
+  (define %here #f)
+  (define (at! place)
+    (set! %here (or place %here)))
+
+  ;; An entry is (FIELD PLACE . VALUE). No check is made here: a machine that the file does not return may be broken.
+  (define-record-type <described-machine>
+    (make-described-machine place entries)
+    described-machine?
+    (place described-machine-place)
+    (entries described-machine-entries))
+
+  ;; The value of a field that is not of the form (FIELD VALUE).
+  (define %malformed (list 'malformed))
+
+  (define (guix-machine? object)
+    (and (record? object)
+         (eq? '<build-machine> (record-type-name (record-type-descriptor object)))))
+
+  (define (any-machine? object)
+    (or (described-machine? object) (guix-machine? object)))
+
+  (define (record-ref record field)
+    ((record-accessor (record-type-descriptor record) field) record))
+
+  (define (machine-place machine)
+    (if (described-machine? machine)
+        (described-machine-place machine)
+        (let ((location (record-ref machine 'location)))
+          (and location
+               (map (lambda (field) (record-ref location field)) '(file line column))))))
+
+  (define (machine-entries machine)
+    (if (described-machine? machine)
+        (described-machine-entries machine)
+        (let ((place (machine-place machine)))
+          (remove guix-default-key?
+                  (map (lambda (field) (cons* field place (record-ref machine field)))
+                       (record-type-fields (record-type-descriptor machine)))))))
+
+  ;; Guix's default key, where there is no such file: our own default may do better.
+  (define (guix-default-key? entry)
+    (and (eq? 'private-key (car entry))
+         (equal? (cddr entry) (string-append (or (getenv "HOME") "") "/.ssh/id_rsa"))
+         (not (file-exists? (cddr entry)))))
+
+  ;; As in Guix's records: the fields given prevail over those inherited, the last of a name over the others.
+  (define (inherit-machine place specifier-place original entries)
+    (define (overridden? entry others)
+      (assq (car entry) others))
+    (define own
+      (let loop ((entries entries) (kept '()))
+        (cond ((null? entries) (reverse kept))
+              ((overridden? (car entries) (cdr entries)) (loop (cdr entries) kept))
+              (else (loop (cdr entries) (cons (car entries) kept))))))
+    (make-described-machine
+     place
+     (if (any-machine? original)
+         (append (remove (lambda (entry) (overridden? entry own)) (machine-entries original)) own)
+         (cons (cons* 'inherit specifier-place original) own))))
+
+  ;; Like the constructor that Guix defines: each field is bound while the fields after it, and what is inherited,
+  ;; are evaluated.
+  (define-syntax build-machine
+    (lambda (form)
+      (define (place-of syntax)
+        (or (source-place (syntax-source syntax)) (source-place (syntax-source form))))
+      (define (well-formed? specifier)
+        (syntax-case specifier ()
+          ((field value) (identifier? #'field))
+          (_ #f)))
+      (define (inherit? specifier)
+        (and (well-formed? specifier)
+             (eq? 'inherit (car (syntax->datum specifier)))))
+      (define (binding specifier)
+        (syntax-case specifier ()
+          ((field value)
+           #`(field (begin (at! '#,(datum->syntax form (place-of specifier))) value)))))
+      (define (entry specifier)
+        (with-syntax ((place (datum->syntax form (place-of specifier))))
+          (if (well-formed? specifier)
+              (syntax-case specifier ()
+                ((field _) #'(cons* 'field 'place field)))
+              (with-syntax ((name (datum->syntax form (let ((datum (syntax->datum specifier)))
+                                                        (if (and (pair? datum) (symbol? (car datum)))
+                                                            (car datum)
+                                                            (object->string datum))))))
+                #'(cons* 'name 'place %malformed)))))
+      (syntax-case form ()
+        ((_ specifier ...)
+         (let* ((specifiers #'(specifier ...))
+                (original (and (pair? specifiers) (inherit? (car specifiers)) (car specifiers)))
+                (fields (if original (cdr specifiers) specifiers)))
+           (with-syntax ((place (datum->syntax form (place-of form)))
+                         (inherit-place (datum->syntax form (and original (place-of original))))
+                         ((binding ...) (map binding (filter well-formed? fields)))
+                         ((entry ...) (map entry fields)))
+             (syntax-case original ()
+               ((_ original)
+                #'(let* (binding ...)
+                    (inherit-machine 'place 'inherit-place original (list entry ...))))
+               (_
+                #'(let* (binding ...)
+                    (make-described-machine 'place (list entry ...)))))))))))
+
+  (define build-machine? any-machine?)
+
+  (define (machine-field machine field)
+    (define (given field)
+      (assq field (machine-entries machine)))
+    (cond ((given field) => cddr)
+          ((assq field %defaults) => cdr)
+          ((and (eq? field 'systems) (given 'system)) => (lambda (entry) (list (cddr entry))))
+          (else #f)))
+
+  ;; Makes the bindings above the module that a machine file sees, and where there is no Guix, also the one that it
+  ;; may import by name.
+  (define (provide-bindings! module)
+    (for-each (lambda (name)
+                (module-add! module name (module-variable (current-module) name))
+                (module-export! module (list name)))
+              '(build-machine build-machine?))
+    (for-each (lambda (field)
+                (let ((name (symbol-append 'build-machine- field)))
+                  (module-define! module name (lambda (machine) (machine-field machine field)))
+                  (module-export! module (list name))))
+              '(name port systems system user private-key host-key compression compression-level daemon-socket
+                overload-threshold parallel-builds speed features))
+    module)
+
+  (define %plain-characters
+    (char-set-delete (ucs-range->char-set 32 127) #\" #\\))
+
+  (define (write-text text)
+    (define (escape char)
+      (if (char-set-contains? %plain-characters char)
+          (string char)
+          (string-append "\\x" (number->string (char->integer char) 16) ";")))
+    (display #\" %data)
+    (display (if (string-every %plain-characters text)
+                 text
+                 (string-concatenate (map escape (string->list text))))
+             %data)
+    (display #\" %data))
+
+  (define (write-tagged tag text)
+    (display "(" %data)
+    (display tag %data)
+    (display " " %data)
+    (write-text text)
+    (display ")" %data))
+
+  (define (describe object)
+    (call-with-output-string
+      (lambda (port)
+        ((@ (ice-9 pretty-print) truncated-print) object port #:width 60))))
+
+  (define* (write-value value #:optional (lists? #t))
+    (cond ((string? value) (write-text value))
+          ((boolean? value) (display (if value "#t" "#f") %data))
+          ((symbol? value) (write-tagged "symbol" (symbol->string value)))
+          ((any-machine? value) (display "(a-machine)" %data))
+          ((eq? value %malformed) (display "(malformed)" %data))
+          ((and (integer? value) (exact? value) (< (abs value) (expt 2 62)))
+           (display (number->string value) %data))
+          ((real? value)
+           (write-tagged "real" (number->string (exact->inexact value))))
+          ;; The reader of these data wants short lists.
+          ((and lists? (list? value) (<= (length value) 256))
+           (display "(list" %data)
+           (for-each (lambda (element)
+                       (display " " %data)
+                       (write-value element #f))
+                     value)
+           (display ")" %data))
+          ((unspecified? value) (write-tagged "other" "no value"))
+          ((list? value) (write-tagged "other" (format #f "a list of ~a elements" (length value))))
+          (else (write-tagged "other" (describe value)))))
+
+  (define (write-place place)
+    (let ((place (or place %here)))
+      (write-text (first place))
+      (format %data " ~a ~a" (second place) (third place))))
+
+  (define (write-machine machine)
+    (display "(machine " %data)
+    (write-place (machine-place machine))
+    (for-each (lambda (entry)
+                (let ((field (car entry)) (place (cadr entry)) (value (cddr entry)))
+                  (display "\n (" %data)
+                  (write-text (if (symbol? field) (symbol->string field) field))
+                  (display " " %data)
+                  (write-place (or place (machine-place machine)))
+                  (display " " %data)
+                  (write-value value)
+                  (display ")" %data)))
+              (machine-entries machine))
+    (display ")\n" %data))
+
+  (define (write-result value place)
+    (define (write-wrong index value)
+      (display "(wrong-result " %data)
+      (write-place place)
+      (format %data " ~a " index)
+      (write-value value)
+      (display ")\n" %data))
+    (if (list? value)
+        (let ((index (list-index (lambda (element) (not (any-machine? element))) value)))
+          (if index
+              (write-wrong (+ index 1) (list-ref value index))
+              (begin
+                (for-each write-machine value)
+                (format %data "(end ~a)\n" (length value)))))
+        (write-wrong 0 value)))
+
+  (define (write-exception key args)
+    (define (write-it place message)
+      (display "(exception " %data)
+      (write-place place)
+      (display " " %data)
+      (write-text (symbol->string key))
+      (display " " %data)
+      (write-text (string-trim-both message))
+      (display ")\n" %data))
+    (define message
+      (call-with-output-string
+        (lambda (port) (print-exception port #f key args))))
+    (cond ((and (eq? key 'syntax-error) (>= (length args) 3))
+           (write-it (source-place (third args)) (second args)))
+          ;; Guile's reader puts the place into the message, with the column counted from 1.
+          ((and (eq? key 'read-error)
+                (string-match "^(In procedure [^ ]+: )?(.*):([0-9]+):([0-9]+): (.*)$" message))
+           => (lambda (parts)
+                (write-it (list (match:substring parts 2)
+                                (string->number (match:substring parts 3))
+                                (max 0 (- (string->number (match:substring parts 4)) 1)))
+                          (match:substring parts 5))))
+          (else (write-it %here message))))
+
+  ;; As `primitive-load` does it, but with the place of each form at hand.
+  (define (evaluate-port port)
+    (let loop ((value *unspecified*) (place %here))
+      (let ((form (read port)))
+        (if (eof-object? form)
+            (write-result value place)
+            (let ((place (or (source-place (source-properties form)) place)))
+              (at! place)
+              (loop (primitive-eval form) place))))))
+
+  (define (evaluate-standard-input)
+    (define text
+      (begin
+        (get-u8 (current-input-port))   ;the newline after this expression
+        (let ((text (get-bytevector-all (current-input-port))))
+          (if (eof-object? text) #vu8() text))))
+    (define port (open-bytevector-input-port text))
+    (define bindings
+      (provide-bindings! (define-module* (if %guix?
+                                             '(machine file)
+                                             '(guix scripts offload)))))
+    (define module (make-fresh-user-module))
+    ;; As `primitive-load` has it for a file.
+    (set-port-conversion-strategy! port 'substitute)
+    (set-port-encoding! port (or (file-encoding port) "UTF-8"))
+    (set-port-filename! port %file)
+    (at! (list %file 1 0))
+    (module-use! module (module-public-interface bindings))
+    (catch #t
+      (lambda ()
+        (save-module-excursion
+         (lambda ()
+           (set-current-module module)
+           (evaluate-port port))))
+      (lambda (key . args)
+        (write-exception key args)))
+    (force-output %data)
+    (primitive-_exit 0))
+
+  (evaluate-standard-input))

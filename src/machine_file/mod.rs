@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The machine file, usually `/etc/guix/machines.scm`: which build machines there are.
+//!
+//! The file is a Scheme program that returns a list of machines. Most are plain enough to be read here, in no time;
+//! others compute their machines, and are given to Guile.
+//!
+//! ```text
+//! text --plain: surely understood?--> lexpr --evaluate--> machines --fields--> Vec<BuildMachine>
+//!                    |                          |             ^
+//!                    +-------- guile: child process ----------+
+//! ```
+//!
+//! Only the machines that the file returns are validated. Errors start with `FILE:LINE:COLUMN: `, the line counted
+//! from 1 and the column from 0, as Guile and Guix print them.
+
+mod child;
+mod evaluate;
+mod fields;
+mod guile;
+mod plain;
+mod source;
+mod value;
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use self::evaluate::NeedsGuile;
+use self::source::Source;
+use self::value::{Machine, Place, Value};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::machine::BuildMachine;
+
+/// Longest machine file, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// How a machine file that needs Guile is evaluated.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// How long Guile may take, with all that it tries; a day at most. Default: 30 s.
+    pub time_limit: Duration,
+    /// The `guile` command, looked up in `PATH` unless it contains a slash. Default: `guile`.
+    pub guile: PathBuf,
+    /// The `guix` command, likewise. Default: what the environment variable `GUIX` says, as for guix-daemon, or `guix`.
+    pub guix: PathBuf,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            time_limit: Duration::from_secs(30),
+            guile: "guile".into(),
+            guix: std::env::var_os("GUIX").map_or_else(|| "guix".into(), PathBuf::from),
+        }
+    }
+}
+
+/// The machines that the file at `path` returns, in its order; `None` if there is no such file.
+///
+/// May start a child process, and takes until it is done, at most [`LoadOptions::time_limit`]. Everything that is
+/// wrong with the file is an [`ErrorKind::Configuration`].
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Vec<BuildMachine>>> {
+    let Some(bytes) = read(path)? else {
+        return Ok(None);
+    };
+    let user = OnceCell::new();
+    let home = || user.get_or_init(home_directory).as_deref();
+    let machines = match evaluate_plain(path, &bytes) {
+        Ok(machines) => machines?,
+        Err(reason) => guile::evaluate(&name_of(path), &bytes, &reason, home(), options)?,
+    };
+    let key = OnceCell::new();
+    let default_key = || key.get_or_init(|| default_key(home())).clone();
+    machines.iter().map(|machine| fields::build_machine(machine, &default_key)).collect::<Result<_>>().map(Some)
+}
+
+/// The content of a machine file, if there is one.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let kind = ErrorKind::Configuration;
+    let what = || format!("{}: reading the machine file", path.display());
+    let reject = |why| Err(Error::new(kind, format!("{}: the machine file {why}", path.display())));
+    // Opening a pipe could wait forever; so it is looked at first.
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return reject("is a directory"),
+        Ok(metadata) if !metadata.is_file() => return reject("is not a regular file"),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(kind, what(), error)),
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).io_context(kind, what)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return reject(&format!("has more than {} MiB", MAX_FILE >> 20));
+    }
+    Ok(Some(bytes))
+}
+
+/// The machines that the text returns, or what is wrong with its result, if it is surely understood.
+fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Result<Vec<Rc<Machine>>>, NeedsGuile> {
+    let file = name_of(path);
+    let (value, place) = match std::str::from_utf8(bytes) {
+        Ok(text) => evaluate::evaluate(&Source::new(file, text))?,
+        Err(error) => {
+            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let place = Source::new(file, &valid).place(valid.len());
+            return Err(NeedsGuile { place, what: "a byte that is not UTF-8 is left to Guile".into() });
+        }
+    };
+    let Value::List(elements) = &value else {
+        return Ok(Err(wrong_result(&place, 0, &value)));
+    };
+    let machine = |(i, element): (usize, &Value)| match element {
+        Value::Machine(machine) => Ok(machine.clone()),
+        other => Err(wrong_result(&place, i + 1, other)),
+    };
+    Ok(elements.iter().enumerate().map(machine).collect())
+}
+
+/// The file returned `value`, or if `index` is not 0, a list with that as its element number `index`.
+fn wrong_result(place: &Place, index: usize, value: &Value) -> Error {
+    let got = match index {
+        0 => format!("{value}"),
+        _ => format!("a list whose element {index} is {value}"),
+    };
+    place
+        .error(format_args!("the file must return a list of build machines, but this last form returns {got}"))
+        .hint("end the file with (list MACHINE ...)")
+}
+
+fn name_of(path: &Path) -> Rc<str> {
+    path.to_string_lossy().into()
+}
+
+/// The home directory that the user database has for the user whose rights this process has. Not `$HOME`: a daemon may
+/// have been started with somebody else's.
+fn home_directory() -> Option<PathBuf> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    user.ok().flatten().map(|user| user.dir)
+}
+
+/// The private key that is used if a machine names none: the first of `id_ed25519` and `id_rsa` that exists, or if
+/// neither does, the one that should.
+fn default_key(home: Option<&Path>) -> Result<PathBuf> {
+    let Some(home) = home else {
+        return Err(Error::new(
+            ErrorKind::Configuration,
+            "there is no default for 'private-key': the user has no home",
+        )
+        .hint("name the file in the field 'private-key'"));
+    };
+    let keys = ["id_ed25519", "id_rsa"].map(|name| home.join(".ssh").join(name));
+    Ok(keys.iter().find(|key| key.exists()).unwrap_or(&keys[0]).clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Tests over the whole way from a text to its machines. They need `guile` in PATH.
+
+mod texts;
+
+use std::path::Path;
+
+use self::texts::{ERRORS, GUILE_ERRORS, PLAIN, PROGRAMS};
+use super::*;
+use crate::machine::HostKey;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+
+/// Completes a text of [`texts`].
+fn text(short: &str) -> String {
+    short.replace('@', "(systems (list \"x86_64-linux\")) (user \"u\") (host-key \"KEY\")").replace("KEY", KEY)
+}
+
+type Outcome = Result<Vec<BuildMachine>, String>;
+
+fn validated(machines: Result<Vec<Rc<Machine>>>) -> Outcome {
+    let key = || Ok("/home/u/.ssh/id".into());
+    let machines = machines.and_then(|machines| machines.iter().map(|m| fields::build_machine(m, &key)).collect());
+    machines.map_err(|error| error.to_string())
+}
+
+/// What comes out without Guile; `None` if the text is left to it.
+fn in_process(text: &[u8]) -> Option<Outcome> {
+    evaluate_plain(Path::new("m.scm"), text).ok().map(validated)
+}
+
+fn by_guile(text: &[u8], options: &LoadOptions) -> Outcome {
+    let reason =
+        NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: "this is left to Guile".into() };
+    validated(guile::evaluate(&"m.scm".into(), text, &reason, None, options))
+}
+
+fn no_guix() -> LoadOptions {
+    LoadOptions { guix: "/nonexistent/guix".into(), ..LoadOptions::default() }
+}
+
+#[test]
+fn both_readers_agree() {
+    for short in PLAIN {
+        let text = text(short);
+        let ours = in_process(text.as_bytes()).unwrap_or_else(|| panic!("left to Guile: {text}"));
+        assert_eq!(ours, by_guile(text.as_bytes(), &no_guix()), "{text}");
+    }
+}
+
+#[test]
+fn programs_are_left_to_guile() {
+    for (short, names) in PROGRAMS {
+        let text = text(short);
+        assert_eq!(in_process(text.as_bytes()), None, "{text}");
+        // No machine gets a name with a control character, so the values are looked at instead.
+        let reason = NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: String::new() };
+        let machines = guile::evaluate(&"m.scm".into(), text.as_bytes(), &reason, None, &no_guix());
+        let machines = machines.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let found: Vec<&str> = machines
+            .iter()
+            .map(|machine| match machine.fields.iter().find(|field| &*field.name == "name").map(|f| &f.value) {
+                Some(Value::String(name)) => &**name,
+                other => panic!("{text}: {other:?}"),
+            })
+            .collect();
+        assert_eq!(found.join(" "), *names, "{text}");
+    }
+}
+
+#[test]
+fn numbers_keep_their_value_through_guile() {
+    let file = text("(list (build-machine (name \"a\") @ (speed 1/3) (overload-threshold 1e-3) (port (* 2 11))))");
+    let machines = by_guile(file.as_bytes(), &no_guix()).unwrap();
+    assert_eq!((machines[0].speed, machines[0].overload_threshold, machines[0].port), (1.0 / 3.0, Some(1e-3), 22));
+}
+
+#[test]
+fn defaults_are_those_of_guix() {
+    let machines = in_process(text("(list (build-machine (name \"a\") @))").as_bytes()).unwrap().unwrap();
+    let expected = BuildMachine {
+        name: "a".into(),
+        port: 22,
+        systems: vec!["x86_64-linux".into()],
+        user: "u".into(),
+        private_key: "/home/u/.ssh/id".into(),
+        host_key: HostKey::parse(KEY).unwrap(),
+        compression: "zlib@openssh.com,zlib".into(),
+        compression_level: 3,
+        daemon_socket: "/var/guix/daemon-socket/socket".into(),
+        parallel_builds: 1,
+        speed: 1.0,
+        features: vec![],
+        overload_threshold: Some(0.8),
+    };
+    assert_eq!(machines, [expected]);
+}
+
+#[test]
+fn the_default_key_is_the_first_that_exists() {
+    let home = Scratch::new("home");
+    let ssh = home.0.join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_ed25519"));
+    std::fs::write(ssh.join("id_rsa"), "").unwrap();
+    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_rsa"));
+    std::fs::write(ssh.join("id_ed25519"), "").unwrap();
+    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_ed25519"));
+    assert!(default_key(None).unwrap_err().hint_text().unwrap().contains("private-key"));
+}
+
+#[test]
+fn the_home_directory_is_that_of_the_user_database() {
+    let id = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
+    let id = String::from_utf8(id).unwrap();
+    let entry = std::process::Command::new("getent").args(["passwd", id.trim()]).output().unwrap().stdout;
+    let entry = String::from_utf8(entry).unwrap();
+    assert_eq!(home_directory().unwrap(), PathBuf::from(entry.split(':').nth(5).unwrap()));
+}
+
+#[test]
+fn errors_say_where_and_what() {
+    for (short, message) in ERRORS {
+        let text = text(short);
+        let error = in_process(text.as_bytes()).unwrap_or_else(|| panic!("left to Guile: {text}")).unwrap_err();
+        assert!(error.starts_with(message), "{text}\n got {error}\nnot {message}");
+    }
+}
+
+#[test]
+fn errors_of_programs_say_where_and_what() {
+    for (short, message) in GUILE_ERRORS {
+        let text = text(short);
+        assert_eq!(in_process(text.as_bytes()), None, "{text}");
+        let error = by_guile(text.as_bytes(), &no_guix()).unwrap_err();
+        assert!(error.starts_with(message), "{text}\n got {error}\nnot {message}");
+    }
+}
+
+#[test]
+fn without_a_guile_the_error_names_the_form() {
+    let file = Scratch::new("m.scm");
+    std::fs::write(&file.0, "(define a 1)\n (map a b)").unwrap();
+    let options = LoadOptions { guile: "/nonexistent/guile".into(), ..no_guix() };
+    let error = load(&file.0, &options).unwrap_err();
+    let expected = "'map' is left to Guile, but there is neither '/nonexistent/guile' nor '/nonexistent/guix'";
+    assert_eq!(error.to_string(), format!("{}:2:1: {expected}", file.0.display()));
+    assert!(error.hint_text().unwrap().contains("install Guile"));
+}
+
+#[test]
+fn guile_is_stopped_when_the_time_is_up() {
+    let options = LoadOptions { time_limit: Duration::from_millis(500), ..no_guix() };
+    let started = std::time::Instant::now();
+    let error = by_guile(b"(let loop () (loop))", &options).unwrap_err();
+    assert_eq!(error, "m.scm:1:0: Guile was not done with the file within 500ms");
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+/// A `guix` whose `repl` is Guile: it gets what plain `guile` fails at.
+#[test]
+fn guix_repl_comes_second() {
+    let scratch = Scratch::new("guix");
+    let module = scratch.0.join("load-path/my");
+    std::fs::create_dir_all(&module).unwrap();
+    std::fs::write(module.join("farm.scm"), "(define-module (my farm) #:export (farm)) (define farm \"farm\")")
+        .unwrap();
+    let guix = scratch.0.join("guix");
+    let script = format!(
+        "#!/bin/sh\n[ \"$*\" = 'repl -t machine' ] || exit 9\necho '(repl-version 0 1 1)'\n\
+         exec guile --no-auto-compile -q -L {} -c '(primitive-eval (read))'\n",
+        scratch.0.join("load-path").display()
+    );
+    std::fs::write(&guix, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&guix, mode).unwrap();
+
+    let file = text("(use-modules (my farm)) (list (build-machine (name farm) @))");
+    let names = |options: &LoadOptions| {
+        by_guile(file.as_bytes(), options).map(|machines| machines.into_iter().map(|m| m.name).collect::<Vec<_>>())
+    };
+    let options = LoadOptions { guix, ..LoadOptions::default() };
+    assert_eq!(names(&options).unwrap(), ["farm"]);
+    assert_eq!(names(&LoadOptions { guile: "/nonexistent/guile".into(), ..options }).unwrap(), ["farm"]);
+    let error = names(&LoadOptions { guix: "/bin/false".into(), ..no_guix() }).unwrap_err();
+    assert_eq!(error, "m.scm:1:0: no code for module (my farm)");
+}
+
+/// The record of Guix itself, from a module that makes one like it.
+#[test]
+fn records_of_guix_are_read() {
+    let file = String::from(
+        "(define-module (fake) #:use-module (srfi srfi-9))
+         (define-record-type <location> (location file line column) location? (file f) (line l) (column c))
+         (define-record-type <build-machine> (make name port systems user host-key location) m?
+           (name n) (port p) (systems s) (user u) (host-key h) (location o))
+         (list (make \"a\" 44 '(\"s\") \"u\" \"KEY\" (location \"other.scm\" 7 3))
+               ((@ (guix scripts offload) build-machine-port) (make \"b\" 1 #f #f #f #f)))",
+    )
+    .replace("KEY", KEY);
+    // The second element is not a machine, so that the error shows what the accessor gives.
+    let error = by_guile(file.as_bytes(), &no_guix()).unwrap_err();
+    assert!(error.ends_with("this last form returns a list whose element 2 is 1"), "{error}");
+    let file = file.replace("((@ (guix scripts offload) build-machine-port) (make \"b\" 1 #f #f #f #f))", "");
+    let machines = by_guile(file.as_bytes(), &no_guix()).unwrap();
+    assert_eq!((&*machines[0].name, machines[0].port), ("a", 44));
+    let error = by_guile(file.replace("44", "'x").as_bytes(), &no_guix()).unwrap_err();
+    assert!(error.starts_with("other.scm:7:3: machine 'a', field 'port': expected an integer"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_text_is_an_error() {
+    let garbage: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let deep = vec![b'('; 2 << 20];
+    for bytes in [&garbage[..], &deep, b"\0\0\0", b"(list \"\xff\" 1)", b"\xff\xfe"] {
+        assert_eq!(in_process(bytes), None);
+        let error = by_guile(bytes, &no_guix()).unwrap_err();
+        assert!(error.starts_with("m.scm:"), "{error}");
+        assert!(error.len() < 1000);
+    }
+    // In a comment, it does no harm.
+    let file = [b"; Andr\xe9\n", text("(list (build-machine (name \"a\") @))").as_bytes()].concat();
+    assert_eq!(by_guile(&file, &no_guix()).unwrap().len(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    let scratch = Scratch::new("unreadable");
+    let options = no_guix();
+    assert_eq!(load(&scratch.0.join("none"), &options).unwrap(), None);
+    let message = |path: &Path| load(path, &options).unwrap_err().to_string();
+    assert!(message(&scratch.0).ends_with(": the machine file is a directory"));
+    assert!(message(Path::new("/dev/null")).ends_with(": the machine file is not a regular file"));
+    // Unreadable even for root: a link to itself.
+    let link = scratch.0.join("loop");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    assert!(message(&link).contains("reading the machine file: Too many levels"));
+    let long = scratch.0.join("long");
+    File::create(&long).unwrap().set_len(MAX_FILE + 1).unwrap();
+    assert!(message(&long).ends_with(": the machine file has more than 4 MiB"));
+}
+
+/// The stack of a test is small, and its time is not: an overflow would show, and so would quadratic time.
+#[test]
+fn many_machines() {
+    let a = text("(define a (build-machine (name \"a\") @))\n");
+    let forms = a.clone() + &"(list (build-machine (inherit a)))\n".repeat(100_000);
+    assert_eq!(in_process(forms.as_bytes()).unwrap().unwrap().len(), 1);
+
+    let computed = |count: u32| a.clone() + &format!("(make-list {count} a)");
+    assert_eq!(by_guile(computed(10_000).as_bytes(), &no_guix()).unwrap().len(), 10_000);
+    let error = by_guile(computed(100_000).as_bytes(), &no_guix()).unwrap_err();
+    assert_eq!(error, "m.scm:1:0: the file returns more machines than there is room for");
+
+    // Guile itself takes long over this one, or runs out of stack.
+    let list = a + "(list " + &"(build-machine (inherit a))\n".repeat(100_000) + ")";
+    assert_eq!(in_process(list.as_bytes()), None);
+    let options = LoadOptions { time_limit: Duration::from_millis(500), ..no_guix() };
+    assert_eq!(
+        by_guile(list.as_bytes(), &options).unwrap_err(),
+        "m.scm:1:0: Guile was not done with the file within 500ms"
+    );
+}
+
+#[test]
+fn a_program_may_load_files_beside_it() {
+    let scratch = Scratch::new("load");
+    std::fs::write(scratch.0.join("key.scm"), "(define key \"KEY\")".replace("KEY", KEY)).unwrap();
+    let file = scratch.0.join("machines.scm");
+    let name = "(name (basename (current-filename)))";
+    let machine = format!("(build-machine {name} (user \"u\") (system \"s\") (host-key key) (private-key \"/k\"))");
+    std::fs::write(&file, format!("(load \"key.scm\") (list {machine})")).unwrap();
+    let machines = load(&file, &no_guix()).unwrap().unwrap();
+    assert_eq!(machines[0].name, "machines.scm");
+}
+
+/// A directory, or the name of a file, that is gone after the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("guix-offload-{}-{name}", std::process::id()));
+        if !name.contains('.') {
+            std::fs::create_dir(&path).unwrap();
+        }
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0).or_else(|_| std::fs::remove_file(&self.0));
+    }
+}
