@@ -6,7 +6,7 @@
 
 mod acl;
 mod bundle;
-mod input;
+pub(crate) mod input;
 pub mod nar;
 mod signature;
 
