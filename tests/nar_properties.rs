@@ -3,7 +3,7 @@
 //! damaged archives go through our reader and nix-archive's.
 //!
 //! nix-nar takes names that are UTF-8 only. nix-archive reads no trees of more than 64 directories in one another, and
-//! sets no limits to names and targets.
+//! takes targets with zero bytes and of any length, so damage here brings no zero bytes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -167,7 +167,7 @@ proptest! {
     #[test]
     fn what_is_read_is_what_nix_archive_reads(
         tree in trees(text_names()),
-        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        damage in vec((any::<prop::sample::Index>(), 1..=255u8), 0..3),
     ) {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("original");

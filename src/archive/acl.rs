@@ -16,6 +16,8 @@ use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::gcrypt::Sexp;
 
 const MAX_SIZE: u64 = 1024 * 1024;
+/// Characters of a key that are shown. One of RSA with 16384 bits takes half of them.
+const MAX_SHOWN: usize = 8192;
 
 /// The keys that a file authorizes. Can be shared by threads.
 #[derive(Clone, Debug)]
@@ -97,10 +99,12 @@ impl PartialEq for PublicKey {
 
 impl Eq for PublicKey {}
 
-/// The form that `guix archive --authorize` reads.
+/// The form that `guix archive --authorize` reads. A key can come from anybody, and this may end up in a terminal or a
+/// command: what no key of Guix has is shown as `?`, and what is too long is left out.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.advanced)
+        let plain = |c: char| if c.is_ascii_alphanumeric() || " ()#-".contains(c) { c } else { '?' };
+        f.write_str(&self.advanced.chars().take(MAX_SHOWN).map(plain).collect::<String>())
     }
 }
 
@@ -130,6 +134,14 @@ mod tests {
         assert!(acl.authorizes(&key(RSA)));
         assert!(!acl.authorizes(&key(&ECDSA.replace("89DE", "89DF"))));
         assert_eq!(key(&key(ECDSA).to_string()), key(ECDSA));
+    }
+
+    #[test]
+    fn a_key_is_shown_without_surprises() {
+        let odd = key("(10:public-key9:a'b;\x1b|`$\n)").to_string();
+        assert!(odd.starts_with("(public-key "), "{odd}");
+        assert!(!odd.contains(['\'', ';', '\x1b', '|', '`', '$', '\n', '"', '\\']), "{odd}");
+        assert_eq!(key(&format!("(public-key {})", "x".repeat(20_000))).to_string().len(), MAX_SHOWN);
     }
 
     #[test]

@@ -34,9 +34,10 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
     let key = PublicKey::new(&subject);
     if !acl.authorizes(&key) {
         let why = format!("is signed by a key that {} does not authorize: {key}", acl.file().display());
-        return Err(
-            reject(why).hint(format!("if you trust that machine, run: echo '{key}' | guix archive --authorize"))
-        );
+        return Err(reject(why).hint(
+            "if this is the key in /etc/guix/signing-key.pub there, and you trust that machine, copy the file and run \
+             here: guix archive --authorize < signing-key.pub",
+        ));
     }
     match hash_of(&data) {
         Some(hash) if hash == *signed_hash => {}
@@ -104,7 +105,8 @@ mod tests {
         assert_rejected(Err(unsigned), "-x is not signed");
 
         let stranger = check_with("(acl)", Some(ECDSA), "0").unwrap_err();
-        assert!(stranger.hint_text().unwrap().contains("#89DEEA"), "the hint tells the key");
+        assert!(stranger.hint_text().unwrap().contains("guix archive --authorize"));
+        assert!(stranger.to_string().contains("(public-key (ecc (curve Ed25519) (q #89DEEA52"), "{stranger}");
         assert_rejected(Err(stranger), "by a key that");
 
         assert_rejected(check("(signature", "0"), "not an s-expression");

@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_list_are_equal() {
-        let advanced = Sexp::parse(b"(tag  #61FF62#\n (inner value))").unwrap();
-        let canonical = Sexp::parse(b"(3:tag3:a\xffb(5:inner5:value))").unwrap();
-        assert_eq!(advanced.canonical(), b"(3:tag3:a\xffb(5:inner5:value))");
+        let advanced = Sexp::parse(b"(tag  #00FF62#\n (inner \"value\"))").unwrap();
+        let canonical = Sexp::parse(b"(3:tag3:\0\xffb(5:inner5:value))").unwrap();
+        assert_eq!(advanced.canonical(), b"(3:tag3:\0\xffb(5:inner5:value))");
         assert_eq!(advanced.canonical(), canonical.canonical());
-        assert_eq!(canonical.advanced(), "(tag #61FF62# (inner value))");
+        assert_eq!(canonical.advanced(), "(tag #00FF62# (inner value))");
     }
 
     #[test]

@@ -64,6 +64,13 @@ impl Store {
     }
 }
 
+/// Ordinary users cannot remove a read-only tree as `TempDir` does.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = remove_tree(File::open(self.0.path()).unwrap().as_fd(), b"staging");
+    }
+}
+
 fn nar_of_file(contents: &[u8], executable: bool) -> Vec<u8> {
     let (before, after) = nar::around_file(executable, contents.len() as u64);
     [&before, contents, &after].concat()
@@ -126,7 +133,8 @@ fn equal_files_share_an_inode_and_executables_do_not_share_with_others() {
 #[test]
 fn an_entry_of_links_that_looks_wrong_is_not_shared() {
     let nar = nar_of_file(&[7; 8192], false);
-    let spoil: [(&str, fn(&Path)); 4] = [
+    type Spoil = fn(&Path);
+    let ways: [(&str, Spoil); 4] = [
         ("truncated", |entry| File::options().write(true).open(entry).unwrap().set_len(8191).unwrap()),
         ("writable", |entry| fs::set_permissions(entry, fs::Permissions::from_mode(0o644)).unwrap()),
         ("newer", |entry| File::open(entry).unwrap().set_modified(std::time::SystemTime::now()).unwrap()),
@@ -135,7 +143,7 @@ fn an_entry_of_links_that_looks_wrong_is_not_shared() {
             symlink("/etc/hostname", entry).unwrap();
         }),
     ];
-    for (how, spoil) in spoil {
+    for (how, spoil) in ways {
         let store = Store::new();
         store.restore(&nar, "first").unwrap();
         let entry = store.at(".links").join(&store.links()[0]);

@@ -63,6 +63,13 @@ impl Host {
     }
 }
 
+/// Ordinary users cannot remove a read-only tree as `TempDir` does.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = remove_tree(File::open(self.scratch.path()).unwrap().as_fd(), b"store");
+    }
+}
+
 fn path(base_name: &str) -> StorePath {
     StoreDir::new("/gnu/store").unwrap().parse(&format!("/gnu/store/{base_name}")).unwrap()
 }
@@ -100,6 +107,23 @@ fn items_of_the_daemon_become_valid() {
     let tree = look(&host.at(&second()));
     assert_eq!(tree[0], " 555 1.0 /");
     assert_eq!(tree.last().unwrap(), "zeros 444 1.0 8192 bytes, 2 links");
+}
+
+#[test]
+fn the_directory_is_in_the_store_and_goes_when_dropped() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::create_dir(scratch.path().join("store")).unwrap();
+    let name = format!("{}/store", scratch.path().display());
+    let directories = Directories { store: StoreDir::new(&name).unwrap(), ..create(scratch.path()) };
+    let mut made = None;
+    let staging = Staging::new(&directories, &mut |path| {
+        made = Some(path.clone());
+        Ok(())
+    });
+    let made = made.unwrap();
+    assert!(fs::metadata(made.as_str()).unwrap().is_dir());
+    drop(staging);
+    assert!(!fs::exists(made.as_str()).unwrap());
 }
 
 #[test]
