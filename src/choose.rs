@@ -3,20 +3,23 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
 use crate::remote::Remote;
-use crate::schedule::{self, Probe};
+use crate::schedule::{self, Probe, Random};
 use crate::slot::{Lock, LockDirectory};
 use crate::ssh::Session;
 use crate::store::Directories;
 
 /// How long the best machine may take to answer before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
+const CLOCK_TOLERANCE: i64 = 2;
 
 /// A connected machine and a build slot on it. Dropping it closes the connection and frees the slot.
 pub struct Lease {
@@ -44,6 +47,7 @@ pub struct Candidates {
     directories: Directories,
     machines: Vec<BuildMachine>,
     slots: Vec<LockDirectory>,
+    random: Random,
 }
 
 /// A machine that is being connected to.
@@ -59,7 +63,9 @@ impl Candidates {
     pub fn new(directories: &Directories, machines: Vec<BuildMachine>) -> Result<Self> {
         let state = directories.offload_state();
         let slots = machines.iter().map(|machine| LockDirectory::slots(&state, machine)).collect::<Result<_>>()?;
-        Ok(Candidates { directories: directories.clone(), machines, slots })
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let random = Random::new(seed ^ u64::from(std::process::id()));
+        Ok(Candidates { directories: directories.clone(), machines, slots, random })
     }
 
     /// How many there are.
@@ -71,7 +77,8 @@ impl Candidates {
     pub fn choose(&mut self, eligible: impl Fn(usize) -> bool, observer: &mut dyn Observer) -> Result<Choice> {
         let state = self.directories.offload_state();
         let histories: Vec<History> = self.machines.iter().map(|machine| History::read(&state, machine)).collect();
-        let order = schedule::order(&self.machines, |index| histories[index].recent_load());
+        let known_load = |index: usize| histories[index].recent_load();
+        let order = schedule::order(&self.machines, known_load, &mut self.random);
         let mut queue = order.into_iter().filter(|&index| eligible(index) && !histories[index].in_back_off());
 
         let (answers, inbox) = mpsc::channel::<Answer>();
@@ -112,19 +119,14 @@ impl Candidates {
                 continue; // the head start is over
             };
             let attempt = attempts.remove(&index).expect("an answer comes from an attempt");
-            let suitable = result.and_then(|(remote, probe)| {
-                let machine = &self.machines[index];
-                History::note_load(&state, machine, probe.load);
-                observer.event(&Event::Load { machine: &machine.name, load: probe.load });
-                schedule::accept(machine, &probe).map(|()| remote)
-            });
-            match suitable {
-                Ok(remote) => {
+            match result {
+                Ok((remote, probe)) if self.is_suitable(index, &probe, observer) => {
                     for (_, other) in attempts {
                         other.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
                     }
                     return Ok(Choice::Machine(Box::new(Lease { remote, candidate: index, _slot: attempt.slot })));
                 }
+                Ok(_) => waiting_helps = true,
                 Err(error) => waiting_helps |= self.pass_over(index, &error, &mut misconfigured, observer),
             }
         }
@@ -150,7 +152,23 @@ impl Candidates {
         Ok(ours)
     }
 
-    /// Says why a candidate is passed over, and remembers it. Returns whether waiting might help.
+    /// Looks at what a candidate says of itself.
+    fn is_suitable(&self, index: usize, probe: &Probe, observer: &mut dyn Observer) -> bool {
+        let machine = &self.machines[index];
+        History::note_load(&self.directories.offload_state(), machine, probe.load);
+        observer.event(&Event::Load { machine: &machine.name, load: probe.load });
+        if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
+            observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });
+        }
+        let Err(unsuitable) = schedule::accept(machine, probe) else {
+            return true;
+        };
+        let reason = Error::new(ErrorKind::Unavailable, unsuitable.to_string());
+        observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+        false
+    }
+
+    /// Says why a candidate that failed is passed over, and remembers it. Returns whether waiting might help.
     fn pass_over(
         &self,
         index: usize,

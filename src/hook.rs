@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::Requirements;
-use crate::machine_file;
+use crate::machine_file::{self, LoadOptions};
 use crate::offload::{self, Accepted, Reply, Request};
 use crate::progress::Reporter;
 use crate::store::{Directories, StoreDir, StorePath};
@@ -56,7 +56,7 @@ fn converse(options: &Options, input: &mut impl BufRead, reporter: &mut Reporter
     while let Some(line) = read_line(input, MAX_REQUEST)? {
         let request = parse_request(&line, &options.directories.store)?;
         // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
-        let reply = match machine_file::load(&options.machine_file)? {
+        let reply = match machine_file::load(&options.machine_file, &LoadOptions::default())? {
             Some(machines) => offload::ask(&options.directories, &machines, &request, reporter)?,
             None => Reply::Decline,
         };

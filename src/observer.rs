@@ -21,6 +21,13 @@ pub enum Event<'a> {
         /// Load, normalised by the number of cores.
         load: f64,
     },
+    /// A machine's clock is behind ours, so files there may seem to come from the future.
+    ClockBehind {
+        /// The machine's name.
+        machine: &'a str,
+        /// By how much, in seconds.
+        seconds: u64,
+    },
     /// A machine cannot take the build.
     PassedOver {
         /// The machine's name.

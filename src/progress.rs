@@ -116,6 +116,9 @@ impl Observer for Reporter {
             Event::Load { machine, load } => {
                 self.say(&format!("normalized load on machine '{machine}' is {load:.2}"));
             }
+            Event::ClockBehind { machine, seconds } => {
+                self.say(&format!("guix offload: warning: machine '{machine}' is {seconds} seconds behind"));
+            }
             Event::PassedOver { machine, reason } => {
                 let line = format!("guix offload: skipping machine '{machine}': {reason}");
                 if self.said.insert(line.clone()) {

@@ -15,6 +15,8 @@ pub struct Probe {
     pub load: f64,
     /// Free space of the file system that the store is on, in bytes.
     pub free_space: u64,
+    /// By how much its clock is ahead of ours, in seconds; negative: behind. `None`: it does not say.
+    pub clock_offset: Option<i64>,
 }
 
 /// Numbers that look random (SplitMix64), to shuffle machines with: not for secrets.
@@ -40,18 +42,18 @@ impl Random {
 /// The order, as indices into `machines`, in which machines are tried: the most speed per load first, among equals by
 /// chance, so that several hooks at once do not all run to the same machine.
 ///
-/// `known_load` gives the load of a machine as in [`Probe::load`], if it was seen recently; one that is not known counts
+/// `known_load` gives the load of the machine at an index as in [`Probe::load`], if it was seen recently; one that is not known counts
 /// as idle.
 pub fn order(
     machines: &[BuildMachine],
-    known_load: impl Fn(&BuildMachine) -> Option<f64>,
+    known_load: impl Fn(usize) -> Option<f64>,
     random: &mut Random,
 ) -> Vec<usize> {
-    let rank = |machine: &BuildMachine| {
-        let load = known_load(machine).filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
-        machine.speed / (1.0 + load)
+    let rank = |index: usize| {
+        let load = known_load(index).filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
+        machines[index].speed / (1.0 + load)
     };
-    let mut ranked: Vec<(usize, f64)> = machines.iter().map(rank).enumerate().collect();
+    let mut ranked: Vec<(usize, f64)> = (0..machines.len()).map(|index| (index, rank(index))).collect();
     // Fisher and Yates; the sort after it is stable.
     for last in (1..ranked.len()).rev() {
         ranked.swap(last, random.below(last + 1));
@@ -60,43 +62,44 @@ pub fn order(
     ranked.into_iter().map(|(index, _)| index).collect()
 }
 
-/// Why a machine that was reached gets no build now. Displayed as a line for the user, without the newline.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unsuitable {
-    machine: String,
-    reason: Reason,
-}
-
+/// Why a machine that was reached gets no build now. Displayed as a clause about the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Reason {
-    Overloaded { load: f64, threshold: f64 },
-    LowOnSpace { free: u64 },
+pub enum Unsuitable {
+    /// Its load is not below its threshold.
+    Overloaded {
+        /// As in [`Probe::load`].
+        load: f64,
+        /// The machine's `overload-threshold`.
+        threshold: f64,
+    },
+    /// Its store has less free space than [`MINIMUM_FREE_SPACE`].
+    LowOnSpace {
+        /// As in [`Probe::free_space`].
+        free: u64,
+    },
 }
 
 /// May `machine`, as it was seen in `probe`, get a build? Its load must be below its threshold, if it has one, and
 /// [`MINIMUM_FREE_SPACE`] must be free. A load that is no number is a machine that misbehaves: it counts as overloaded.
 pub fn accept(machine: &BuildMachine, probe: &Probe) -> Result<(), Unsuitable> {
-    let unsuitable = |reason| Err(Unsuitable { machine: machine.name.clone(), reason });
-    if probe.free_space < MINIMUM_FREE_SPACE {
-        return unsuitable(Reason::LowOnSpace { free: probe.free_space });
+    let Probe { load, free_space: free, .. } = *probe;
+    if free < MINIMUM_FREE_SPACE {
+        return Err(Unsuitable::LowOnSpace { free });
     }
     match machine.overload_threshold {
-        Some(threshold) if probe.load.is_nan() || probe.load >= threshold => {
-            unsuitable(Reason::Overloaded { load: probe.load, threshold })
-        }
+        Some(threshold) if load.is_nan() || load >= threshold => Err(Unsuitable::Overloaded { load, threshold }),
         _ => Ok(()),
     }
 }
 
 impl fmt::Display for Unsuitable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "skipping machine '{}' because it is ", self.machine)?;
-        match self.reason {
-            Reason::Overloaded { load, threshold } => {
-                write!(f, "overloaded (normalized load {load:.2}, threshold {threshold:.2})")
+        match *self {
+            Unsuitable::Overloaded { load, threshold } => {
+                write!(f, "it is overloaded (normalized load {load:.2}, threshold {threshold:.2})")
             }
-            Reason::LowOnSpace { free } => {
-                write!(f, "low on disk space ({:.1} MiB free)", free as f64 / f64::from(1 << 20))
+            Unsuitable::LowOnSpace { free } => {
+                write!(f, "it is low on disk space ({:.1} MiB free)", free as f64 / f64::from(1 << 20))
             }
         }
     }
@@ -129,7 +132,7 @@ mod tests {
     #[test]
     fn the_fastest_per_load_comes_first() {
         let machines = [machine("slow", 1.0), machine("fast", 3.0), machine("busy", 4.0), machine("odd", 2.0)];
-        let load = |machine: &BuildMachine| match &*machine.name {
+        let load = |index: usize| match &*machines[index].name {
             "busy" => Some(1.0),
             "odd" => Some(f64::NAN),
             _ => None,
@@ -165,17 +168,17 @@ mod tests {
     #[test]
     fn load_and_space_are_checked() {
         let mut machine = machine("x", 1.0);
-        let seen = |load, free_space| Probe { load, free_space };
+        let seen = |load, free_space| Probe { load, free_space, clock_offset: None };
         assert_eq!(accept(&machine, &seen(0.79, MINIMUM_FREE_SPACE)), Ok(()));
         let line = |machine: &BuildMachine, probe| accept(machine, &probe).unwrap_err().to_string();
         assert_eq!(
             line(&machine, seen(0.8, u64::MAX)),
-            "skipping machine 'x' because it is overloaded (normalized load 0.80, threshold 0.80)"
+            "it is overloaded (normalized load 0.80, threshold 0.80)"
         );
         assert!(line(&machine, seen(f64::NAN, u64::MAX)).contains("overloaded"));
         assert_eq!(
             line(&machine, seen(0.0, MINIMUM_FREE_SPACE / 2)),
-            "skipping machine 'x' because it is low on disk space (50.0 MiB free)"
+            "it is low on disk space (50.0 MiB free)"
         );
         machine.overload_threshold = None;
         assert_eq!(accept(&machine, &seen(99.0, MINIMUM_FREE_SPACE)), Ok(()));

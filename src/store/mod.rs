@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The local store: file names, directories, and how items get in without the daemon's help.
 
+mod database;
+mod dedup;
 mod directories;
 mod path;
+mod remove;
+mod restore;
+mod staging;
 
+pub use database::{Database, ValidPath};
+pub use dedup::Links;
 pub use directories::Directories;
-pub use path::{StoreDir, StorePath};
+pub use path::{StoreDir, StorePath, base32};
+pub use remove::remove_tree;
+pub use restore::Restorer;
+pub use staging::Staging;

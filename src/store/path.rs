@@ -9,6 +9,21 @@ use crate::error::{Error, ErrorKind, Result};
 /// Characters of nix-base32, in order of value (Guix's `nix/libutil/hash.cc`).
 pub const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
+/// `bytes` in nix-base32: 52 characters for a SHA-256. The digits of a number whose least significant byte is the first,
+/// most significant digit first.
+pub fn base32(bytes: &[u8]) -> String {
+    let digits = (bytes.len() * 8).div_ceil(5);
+    let byte = |index: usize| u16::from(bytes.get(index).copied().unwrap_or(0));
+    (0..digits)
+        .rev()
+        .map(|digit| {
+            let (index, shift) = (digit * 5 / 8, digit * 5 % 8);
+            let pair = byte(index) | byte(index + 1) << 8;
+            char::from(BASE32[usize::from(pair >> shift & 31)])
+        })
+        .collect()
+}
+
 /// Characters of the hash part of a store file name.
 const HASH_LENGTH: usize = 32;
 
@@ -106,6 +121,17 @@ mod tests {
     use super::*;
 
     const HASH: &str = "0123456789abcdfghijklmnpqrsvwxyz";
+
+    #[test]
+    fn base_32_is_that_of_guix() {
+        // The name that guix-daemon gave, in .links, to a file of 8192 zero bytes.
+        let (before, after) = crate::archive::nar::around_file(false, 8192);
+        let hash = crate::gcrypt::sha256(&[before, vec![0; 8192], after].concat()).unwrap();
+        assert_eq!(base32(&hash), "1b8r8plrjzf5l2dhxbs5n4l2dy9fl7yj5lvwl3ilpjxp3pv4lnlc");
+        assert_eq!(base32(&[0; 20]), "0".repeat(32));
+        assert_eq!(base32(&[0xff; 20]), "z".repeat(32));
+        assert_eq!(base32(&[1]), "01");
+    }
 
     #[test]
     fn an_item_is_taken_apart() {

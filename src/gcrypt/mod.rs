@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The few functions of libgcrypt that are needed, declared by hand: SHA-256 here, public keys and signatures.
+//! The few functions of libgcrypt that are needed, declared by hand: SHA-256 here, s-expressions and signatures in
+//! [`sexp`].
 //!
 //! libgcrypt is what guix-daemon and `guix` themselves sign, verify and hash with, so it is on every machine that
 //! runs Guix. The host process may have initialised it already (Guile does); then nothing is initialised again.
 #![allow(unsafe_code)] // Calls into libgcrypt, with the reason beside each.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+mod sexp;
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use once_cell::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use sexp::{Sexp, verify};
 
 // From gcrypt.h, whose numbers are part of its ABI.
 const GCRYCTL_DISABLE_SECMEM: c_int = 37;
@@ -55,12 +60,13 @@ fn initialise() -> Result<()> {
 
 /// Turns a libgcrypt error code into an error that says what was being done.
 fn check(what: &str, error: GcryError) -> Result<()> {
-    if error == 0 {
-        return Ok(());
-    }
+    if error == 0 { Ok(()) } else { Err(Error::new(ErrorKind::Internal, format!("{what}: {}", reason(error)))) }
+}
+
+/// What libgcrypt says about an error code.
+fn reason(error: GcryError) -> String {
     // SAFETY: gcry_strerror returns a static NUL-terminated string for every code.
-    let text = unsafe { std::ffi::CStr::from_ptr(gcry_strerror(error)) };
-    Err(Error::new(ErrorKind::Internal, format!("{what}: {}", text.to_string_lossy())))
+    unsafe { CStr::from_ptr(gcry_strerror(error)) }.to_string_lossy().into_owned()
 }
 
 /// A SHA-256 computation. A clone goes on from the same state.

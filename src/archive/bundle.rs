@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! One store item on its way between stores, as the daemon's `export-path` writes it
+//! (`LocalStore::exportPath` and `importPath` in Guix's `nix/libstore/local-store.cc`).
+//!
+//! In the words of [`super::input`]:
+//!
+//! ```text
+//! item       = nar number (0x4558494e) path references deriver signature
+//! path       = string
+//! references = number (how many) { path }
+//! deriver    = path, or the empty string
+//! signature  = number (0), or number (1) string
+//! ```
+//!
+//! What is signed is the SHA-256 of everything from the nar to the deriver. At most 65536 references are read and
+//! at most 64 KiB of signature; Guix sets no limits, but its signatures are below 4 KiB.
+
+use std::io::Read;
+
+use super::input::Input;
+use super::nar::{self, Visitor};
+use crate::error::Result;
+use crate::store::{StoreDir, StorePath};
+
+const MAGIC: u64 = 0x4558_494e;
+const MAX_REFERENCES: u64 = 1 << 16;
+const MAX_SIGNATURE: usize = 64 * 1024;
+/// Longest base name of a store item.
+const MAX_BASE_NAME: usize = 255;
+
+/// What is said about a store item beside its contents. Nothing of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedItem {
+    /// The item's name.
+    pub path: StorePath,
+    /// The items that it refers to, possibly itself among them.
+    pub references: Vec<StorePath>,
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// The signature, an s-expression.
+    pub signature: Option<Vec<u8>>,
+    /// SHA-256 of its nar.
+    pub nar_hash: [u8; 32],
+    /// Size of its nar in bytes.
+    pub nar_size: u64,
+    /// The hash that must be what was signed.
+    pub signed_hash: [u8; 32],
+}
+
+/// Reads one item, up to its last byte and no further. The `visitor` is told its contents on the way, before
+/// anything can be verified.
+pub fn read_item(reader: &mut dyn Read, store: &StoreDir, visitor: &mut dyn Visitor) -> Result<ExportedItem> {
+    let mut input = Input::new(reader)?;
+    nar::read(&mut input, visitor)?;
+    let (nar_hash, nar_size) = (input.digest()?, input.offset());
+
+    if input.number()? != MAGIC {
+        return Err(Input::malformed(nar_size, "the nar is not followed by what an export says about it"));
+    }
+    let path = read_path(&mut input, store)?;
+    let references = read_references(&mut input, store)?;
+    let deriver = read_optional_path(&mut input, store)?;
+    let signed_hash = input.digest()?;
+
+    let start = input.offset();
+    let signature = match input.number()? {
+        0 => None,
+        1 => Some(input.string("signature", MAX_SIGNATURE)?),
+        other => return Err(Input::malformed(start, format!("{other} instead of 0 or 1 before the signature"))),
+    };
+    Ok(ExportedItem { path, references, deriver, signature, nar_hash, nar_size, signed_hash })
+}
+
+fn read_references(input: &mut Input, store: &StoreDir) -> Result<Vec<StorePath>> {
+    let start = input.offset();
+    let count = input.number()?;
+    if count > MAX_REFERENCES {
+        return Err(Input::malformed(start, format!("{count} references, at most {MAX_REFERENCES} are allowed")));
+    }
+    (0..count).map(|_| read_path(input, store)).collect()
+}
+
+fn read_path(input: &mut Input, store: &StoreDir) -> Result<StorePath> {
+    let start = input.offset();
+    read_optional_path(input, store)?.ok_or_else(|| Input::malformed(start, "the name of a store item is empty"))
+}
+
+fn read_optional_path(input: &mut Input, store: &StoreDir) -> Result<Option<StorePath>> {
+    let start = input.offset();
+    let bytes = input.string("name of a store item", store.as_str().len() + 1 + MAX_BASE_NAME)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    match store.parse(&String::from_utf8_lossy(&bytes)) {
+        Ok(path) => Ok(Some(path)),
+        Err(error) => Err(Input::malformed(start, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::nar::tests::{Event, Recorder};
+
+    /// Two items that guix-daemon exported, framed as a bundle.
+    const BUNDLE: &[u8] = include_bytes!("../../tests/fixtures/archive/two-items.bundle");
+
+    fn store() -> StoreDir {
+        StoreDir::new("/gnu/store").unwrap()
+    }
+
+    fn read(mut bytes: &[u8]) -> Result<(ExportedItem, Vec<Event>)> {
+        let mut recorder = Recorder::default();
+        let item = read_item(&mut bytes, &store(), &mut recorder)?;
+        Ok((item, recorder.events))
+    }
+
+    /// Where the parts of the first item of the bundle begin.
+    const NAR: usize = 8;
+    const MAGIC_AT: usize = NAR + 120;
+    const REFERENCES: usize = MAGIC_AT + 8 + 8 + 56;
+    const SIGNATURE: usize = REFERENCES + 8 + 8;
+
+    #[test]
+    fn items_of_the_daemon_are_read_to_their_last_byte() {
+        let mut rest = &BUNDLE[NAR..];
+        let mut recorder = Recorder::default();
+        let first = read_item(&mut rest, &store(), &mut recorder).unwrap();
+        assert_eq!(first.path.base_name(), "n0rvkfk2c1y6ava4sgvyrvfryn2ywafx-dependency");
+        assert_eq!((first.references, first.deriver, first.nar_size), (vec![], None, 120));
+        assert_eq!(first.signed_hash, crate::gcrypt::sha256(&BUNDLE[NAR..SIGNATURE]).unwrap());
+        assert_eq!(first.nar_hash, crate::gcrypt::sha256(&BUNDLE[NAR..MAGIC_AT]).unwrap());
+        assert!(first.signature.unwrap().starts_with(b"(signature"));
+        assert_eq!(recorder.events, [Event::File(false, b"hello\n".to_vec())]);
+
+        rest = rest.strip_prefix(&1u64.to_le_bytes()).unwrap();
+        let second = read_item(&mut rest, &store(), &mut Recorder::default()).unwrap();
+        assert_eq!(rest, [0; 8]);
+        assert_eq!(second.references, [second.path.clone(), first.path]);
+        assert_eq!(second.deriver.unwrap().base_name(), "d5zb8bajm7msg9xsg99fk7zj50gfcyda-fixture.drv");
+        assert_eq!(second.nar_size, 9888);
+    }
+
+    #[test]
+    fn an_item_without_a_signature_is_read() {
+        let unsigned = [&BUNDLE[NAR..SIGNATURE], &[0; 8]].concat();
+        assert_eq!(read(&unsigned).unwrap().0.signature, None);
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_rejected() {
+        let patched = |at: usize, number: u64| {
+            let mut bytes = BUNDLE[NAR..].to_vec();
+            bytes[at - NAR..at - NAR + 8].copy_from_slice(&number.to_le_bytes());
+            read(&bytes).unwrap_err().to_string()
+        };
+        assert!(patched(MAGIC_AT, 0x4558_494f).contains("at byte 120: the nar is not followed"));
+        assert!(patched(MAGIC_AT + 8, 1000).contains("name of a store item of 1000 bytes"));
+        assert!(patched(REFERENCES, 65537).contains("65537 references"));
+        assert!(patched(SIGNATURE, 2).contains("2 instead of 0 or 1"));
+        assert!(patched(SIGNATURE + 8, 65537).contains("signature of 65537 bytes"));
+        assert!(patched(MAGIC_AT + 16, 0x2f75_6e67_2f2f_2f2f).contains("it is not in /gnu/store"));
+    }
+}

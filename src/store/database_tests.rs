@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Tests of the store database, on one of Guix's layout.
+
+use std::path::Path;
+
+use super::*;
+use crate::store::StoreDir;
+
+/// The tables of schema version 7 that matter here, with their constraints.
+const TABLES: &str = "
+    CREATE TABLE ValidPaths (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, path TEXT UNIQUE NOT NULL,
+        hash TEXT NOT NULL, registrationTime INTEGER NOT NULL, deriver TEXT, narSize INTEGER);
+    CREATE TABLE Refs (
+        referrer INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE CASCADE,
+        reference INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE RESTRICT,
+        PRIMARY KEY (referrer, reference));";
+
+/// A store database in `directory`, where nothing is valid.
+pub fn create(directory: &Path) -> Directories {
+    let connection = Connection::open(directory.join("db.sqlite")).unwrap();
+    connection.pragma_update(None, "journal_mode", "wal").unwrap();
+    connection.execute_batch(TABLES).unwrap();
+    std::fs::write(directory.join("schema"), "7").unwrap();
+    Directories {
+        store: StoreDir::new("/gnu/store").unwrap(),
+        state: directory.into(),
+        database: directory.into(),
+        configuration: directory.into(),
+        daemon_socket: directory.join("socket"),
+    }
+}
+
+/// The item `/gnu/store/LETTER...-LETTER`, which refers to those of `references`.
+fn item(letter: char, references: &str) -> ValidPath {
+    let path = |letter: char| {
+        let name = format!("/gnu/store/{}-{letter}", letter.to_string().repeat(32));
+        StoreDir::new("/gnu/store").unwrap().parse(&name).unwrap()
+    };
+    ValidPath {
+        path: path(letter),
+        nar_hash: [0x1f; 32],
+        nar_size: 96,
+        deriver: None,
+        references: references.chars().map(path).collect(),
+    }
+}
+
+fn query(directories: &Directories, sql: &str) -> Vec<String> {
+    let connection = Connection::open(directories.database.join("db.sqlite")).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(|row| row.unwrap()).collect()
+}
+
+const ROWS: &str = "SELECT path || ' ' || hash || ' ' || ifnull(deriver, 'none') || ' ' || narSize FROM ValidPaths";
+const REFERENCES: &str = "SELECT substr(a.path, -1) || substr(b.path, -1) FROM Refs
+    JOIN ValidPaths a ON referrer = a.id JOIN ValidPaths b ON reference = b.id ORDER BY 1";
+
+fn register(database: &mut Database, items: &[ValidPath]) -> Result<Vec<StorePath>> {
+    database.register(items, |_| Ok(()))
+}
+
+#[test]
+fn items_are_registered_with_what_they_refer_to() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = create(scratch.path());
+    let mut database = Database::open(&directories).unwrap();
+    // Referrers first; one refers to itself; one has a deriver that is valid, the others one that is not.
+    let derived = |item: ValidPath, by: char| ValidPath { deriver: Some(self::item(by, "").path), ..item };
+    let items = [derived(item('a', "bca"), 'b'), derived(item('b', "c"), 'x'), item('c', "")];
+    assert!(!database.is_valid(&items[0].path).unwrap());
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(register(&mut database, &items).unwrap().len(), 3);
+    assert!(items.iter().all(|item| database.is_valid(&item.path).unwrap()));
+
+    let path = |letter| item(letter, "").path;
+    let hash = format!("sha256:{}", "1f".repeat(32));
+    let expected = [
+        format!("{} {hash} none 96", path('c')),
+        format!("{} {hash} none 96", path('b')),
+        format!("{} {hash} {} 96", path('a'), path('b')),
+    ];
+    assert_eq!(query(&directories, ROWS), expected);
+    assert_eq!(query(&directories, REFERENCES), ["aa", "ab", "ac", "bc"]);
+    let times = query(&directories, &format!("SELECT path FROM ValidPaths WHERE registrationTime < {before}"));
+    assert!(times.is_empty());
+}
+
+#[test]
+fn what_is_valid_already_is_left_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = create(scratch.path());
+    let mut database = Database::open(&directories).unwrap();
+    register(&mut database, &[item('a', "")]).unwrap();
+    let before = query(&directories, ROWS);
+    let changed = ValidPath { nar_hash: [2; 32], nar_size: 5, ..item('a', "a") };
+    let mut installed = Vec::new();
+    let registered = database.register(&[changed, item('b', "a")], |item| {
+        installed.push(item.path.clone());
+        Ok(())
+    });
+    assert_eq!(registered.unwrap(), [item('b', "").path]);
+    assert_eq!(installed, [item('b', "").path]);
+    assert_eq!(query(&directories, ROWS)[..1], before);
+    assert_eq!(query(&directories, REFERENCES), ["ba"]);
+}
+
+#[test]
+fn all_are_registered_or_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = create(scratch.path());
+    let mut database = Database::open(&directories).unwrap();
+    let mut rejected = |items: &[ValidPath]| register(&mut database, items).unwrap_err().to_string();
+
+    let why = rejected(&[item('a', ""), item('b', "ax")]);
+    assert!(why.contains("bbb-b refers to /gnu/store/xxx"), "{why}");
+    assert!(rejected(&[item('a', "b"), item('b', "a"), item('c', "")]).contains("circle"));
+    assert!(rejected(&[item('a', ""), item('a', "")]).contains("UNIQUE"));
+    let derivation = StoreDir::new("/gnu/store").unwrap().parse(&format!("{}.drv", item('d', "").path)).unwrap();
+    let why = rejected(&[item('a', ""), ValidPath { path: derivation, ..item('d', "") }]);
+    assert!(why.contains("only guix-daemon"), "{why}");
+    assert!(rejected(&[item('a', ""), ValidPath { nar_size: u64::MAX, ..item('b', "") }]).contains("too large"));
+
+    let result = database.register(&[item('a', ""), item('b', "")], |item| {
+        let refused = Error::new(ErrorKind::Store, "no room");
+        if item.path.as_str().ends_with('b') { Err(refused) } else { Ok(()) }
+    });
+    assert_eq!(result.unwrap_err().to_string(), "no room");
+    assert!(query(&directories, ROWS).is_empty());
+}
+
+#[test]
+fn nobody_else_registers_while_an_item_is_put_in_place() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = create(scratch.path());
+    let other = Connection::open(directories.database.join("db.sqlite")).unwrap();
+    other.busy_timeout(Duration::ZERO).unwrap();
+    let mut database = Database::open(&directories).unwrap();
+    let write = "INSERT INTO ValidPaths (path, hash, registrationTime) VALUES ('x', 'y', 1)";
+    let mut attempt = None;
+    let registered = database.register(&[item('a', "")], |_| {
+        attempt = Some(other.execute(write, []));
+        Ok(())
+    });
+    registered.unwrap();
+    assert!(attempt.unwrap().unwrap_err().to_string().contains("locked"));
+    other.execute(write, []).unwrap();
+}
+
+#[test]
+fn a_database_that_is_missing_or_of_another_schema_is_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directories = create(scratch.path());
+    for version in ["8", "", "seven"] {
+        std::fs::write(directories.database.join("schema"), version).unwrap();
+        assert!(Database::open(&directories).is_err(), "{version:?}");
+    }
+    std::fs::write(directories.database.join("schema"), "7\n").unwrap();
+    Database::open(&directories).unwrap();
+    std::fs::remove_file(directories.database.join("db.sqlite")).unwrap();
+    let error = Database::open(&directories).err().unwrap();
+    assert!(error.to_string().contains("db.sqlite"), "{error}");
+    assert!(!directories.database.join("db.sqlite").exists(), "it was not created");
+    std::fs::remove_file(directories.database.join("schema")).unwrap();
+    assert_eq!(Database::open(&directories).err().unwrap().kind(), ErrorKind::Store);
+}
+
+#[test]
+fn settings_are_those_of_guix_daemon() {
+    let scratch = tempfile::tempdir().unwrap();
+    let database = Database::open(&create(scratch.path())).unwrap();
+    let setting = |name: &str| database.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(setting("foreign_keys"), 1);
+    assert_eq!(setting("synchronous"), 1);
+    assert_eq!(setting("busy_timeout"), 30_000);
+    assert_eq!(setting("wal_autocheckpoint"), 40_000);
+    let mode: String = database.connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Items on their way into the store.
+//!
+//! They are restored into a directory of their own in the store, where nobody looks at them: its name is that of an
+//! item which is not valid, and a temporary root keeps the garbage collector away. Once all were received, and their
+//! signatures verified, they move to their places and are registered in one transaction.
+//!
+//! Whenever the process is killed, the store is sound: what lies around is either that directory or an item that is
+//! not valid, both of which `guix gc` removes, and guix-daemon removes the latter before it builds that item. The only
+//! other things made are entries of `.links`; why that is fine is said in [`super::dedup`].
+//!
+//! No output locks are taken: guix-daemon holds them, and temporary roots for the outputs, while its build hook runs.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, fchmod, mkdirat, open, openat, renameat, statat};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::remove::OPEN_DIRECTORY;
+use super::restore::seal;
+use super::{Database, Directories, Links, Restorer, StoreDir, StorePath, ValidPath, base32, remove_tree};
+use crate::archive::{self, Acl};
+use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+
+/// How often the garbage collector may take the directory before it has its temporary root.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Bytes of the hash part of a store item's name.
+const HASH_BYTES: usize = 20;
+
+/// The items being received. Dropped, it removes those that were not committed.
+pub struct Staging {
+    store_dir: StoreDir,
+    store: OwnedFd,
+    /// Name of the directory in the store.
+    path: StorePath,
+    directory: OwnedFd,
+    links: Links,
+    received: Vec<ValidPath>,
+}
+
+impl Staging {
+    /// Makes a directory for items being received. `add_temp_root` has to make the daemon keep it for as long as this
+    /// lives; that is the RPC `add-temp-root`, whose effect lasts as long as the connection.
+    pub fn new(directories: &Directories, add_temp_root: &mut dyn FnMut(&StorePath) -> Result<()>) -> Result<Self> {
+        let name = directories.store.as_str();
+        let store =
+            open(name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, || format!("opening {name}"))?;
+        Self::in_store(store, directories.store.clone(), add_temp_root)
+    }
+
+    fn in_store(
+        store: OwnedFd,
+        store_dir: StoreDir,
+        add_temp_root: &mut dyn FnMut(&StorePath) -> Result<()>,
+    ) -> Result<Self> {
+        let links = Links::open(store.as_fd())?;
+        for _ in 0..MAX_ATTEMPTS {
+            let path = temporary_name(&store_dir)?;
+            let what = || format!("creating {path}");
+            mkdirat(&store, path.base_name(), Mode::RWXU).io_context(ErrorKind::Store, what)?;
+            let rooted = add_temp_root(&path);
+            // Before the root was there, the garbage collector may have taken the directory.
+            match openat(&store, path.base_name(), OPEN_DIRECTORY, Mode::empty()) {
+                Ok(directory) => {
+                    let staging = Staging { store_dir, store, path, directory, links, received: Vec::new() };
+                    return rooted
+                        .context(|| "protecting a temporary directory from the garbage collector")
+                        .map(|()| staging);
+                }
+                Err(Errno::NOENT) => rooted?,
+                Err(error) => return Err(error).io_context(ErrorKind::Store, what),
+            }
+        }
+        Err(Error::new(ErrorKind::Store, format!("directories in {} disappear at once", store_dir.as_str())))
+    }
+
+    /// Receives one item from `reader`, whose last byte is the last that is read. It must be `expected` and have a
+    /// signature that `acl` authorizes.
+    ///
+    /// `deriver` is the derivation that it was asked for. It is recorded instead of the one that the archive names,
+    /// if any: where several derivations have the same output, the other machine may know it by another one.
+    ///
+    /// After an error nothing of the item is left, and other items can still be received.
+    pub fn receive(
+        &mut self,
+        reader: &mut dyn Read,
+        acl: &Acl,
+        expected: &StorePath,
+        deriver: Option<&StorePath>,
+    ) -> Result<()> {
+        if self.received.iter().any(|item| item.path == *expected) {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("{expected} was received already")));
+        }
+        let name = expected.base_name();
+        let item = self.restore(reader, acl, expected).context(|| format!("receiving {expected}"));
+        match item {
+            Ok(item) => {
+                let deriver = deriver.cloned().or(item.deriver);
+                self.received.push(ValidPath { deriver, ..item });
+                Ok(())
+            }
+            Err(error) => {
+                // A failure here would hide the error; dropping the whole directory tries again.
+                let _ = remove_tree(self.directory.as_fd(), name.as_bytes());
+                Err(error)
+            }
+        }
+    }
+
+    fn restore(&mut self, reader: &mut dyn Read, acl: &Acl, expected: &StorePath) -> Result<ValidPath> {
+        let mut restorer = Restorer::new(self.directory.as_fd(), expected.base_name(), &mut self.links)?;
+        let item = archive::read_item(reader, &self.store_dir, &mut restorer)?;
+        archive::verify(item.signature.as_deref(), &item.signed_hash, acl, &item.path)?;
+        if item.path != *expected {
+            return Err(Error::new(ErrorKind::Untrusted, format!("{} came instead of it", item.path)));
+        }
+        Ok(ValidPath {
+            path: item.path,
+            nar_hash: item.nar_hash,
+            nar_size: item.nar_size,
+            deriver: item.deriver,
+            references: item.references,
+        })
+    }
+
+    /// Moves the items to their places in the store and makes them valid, but for those that became valid meanwhile.
+    /// Returns which ones were made valid. After an error none was, and none is in its place.
+    pub fn commit(mut self, database: &mut Database) -> Result<Vec<StorePath>> {
+        let received = std::mem::take(&mut self.received);
+        let mut installed = Vec::new();
+        let result = database.register(&received, |item| {
+            self.set_aside(&item.path, installed.len())?;
+            installed.push(item.path.clone());
+            move_item(self.directory.as_fd(), item.path.base_name(), self.store.as_fd(), item.path.base_name())
+        });
+        if result.is_err() {
+            // Only what is surely not valid goes back; what stays, not being valid, guix-daemon removes when it needs
+            // the place.
+            for path in installed.iter().filter(|path| matches!(database.is_valid(path), Ok(false))) {
+                let _ = move_item(self.store.as_fd(), path.base_name(), self.directory.as_fd(), path.base_name());
+            }
+        }
+        result
+    }
+
+    /// Moves what is in the place of an item that is not valid here, to be removed with the directory.
+    fn set_aside(&self, path: &StorePath, number: usize) -> Result<()> {
+        if !exists(self.store.as_fd(), path.base_name()) {
+            return Ok(());
+        }
+        // This is no name of an item.
+        let aside = format!("leftover-{number}");
+        move_item(self.store.as_fd(), path.base_name(), self.directory.as_fd(), &aside)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is garbage: it has the name of an item which is not valid.
+        let _ = remove_tree(self.store.as_fd(), self.path.base_name().as_bytes());
+        self.links.remove_unused();
+    }
+}
+
+/// A name of an item that nobody can foresee.
+fn temporary_name(store: &StoreDir) -> Result<StorePath> {
+    let mut random = [0u8; HASH_BYTES];
+    getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Store, || "asking for random bytes")?;
+    store.parse(&format!("{}/{}-guix-offload-incoming", store.as_str(), base32(&random)))
+}
+
+fn exists(directory: BorrowedFd, name: &str) -> bool {
+    statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Moves an item from one directory to another. A directory must be writable for that, as its `..` changes.
+fn move_item(from: BorrowedFd, name: &str, to: BorrowedFd, new_name: &str) -> Result<()> {
+    let what = || format!("moving {name} to {new_name}");
+    let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).io_context(ErrorKind::Store, what)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return renameat(from, name, to, new_name).io_context(ErrorKind::Store, what);
+    }
+    let directory = openat(from, name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
+    fchmod(&directory, Mode::RWXU).io_context(ErrorKind::Store, what)?;
+    let moved = renameat(from, name, to, new_name);
+    seal(directory.as_fd(), true).io_context(ErrorKind::Store, what)?;
+    moved.io_context(ErrorKind::Store, what)
+}
+
+#[cfg(test)]
+#[path = "staging_tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Random trees go through independent writers of the nar format, nix-nar and nix-archive, and through our reader;
+//! damaged archives go through our reader and nix-archive's.
+//!
+//! nix-nar takes names that are UTF-8 only. nix-archive reads no trees of more than 64 directories in one another, and
+//! takes targets with zero bytes and of any length, so damage here brings no zero bytes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use guix_offload::archive::{Input, Visitor, nar};
+use guix_offload::error::Result;
+use guix_offload::store::{Links, Restorer, remove_tree};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Tree {
+    File(bool, Vec<u8>),
+    Link(Vec<u8>),
+    Directory(BTreeMap<Vec<u8>, Tree>),
+}
+
+/// Random trees whose files are often equal, and often large enough to be deduplicated.
+fn trees(name: BoxedStrategy<Vec<u8>>) -> impl Strategy<Value = Tree> {
+    let small = vec(any::<u8>(), 0..40);
+    let large = (any::<bool>(), 8180usize..8200).prop_map(|(byte, size)| vec![byte.into(); size]);
+    let leaf = prop_oneof![
+        (any::<bool>(), small).prop_map(|(executable, contents)| Tree::File(executable, contents)),
+        (any::<bool>(), large).prop_map(|(executable, contents)| Tree::File(executable, contents)),
+        "[a-z./]{1,20}".prop_map(|target| Tree::Link(target.into())),
+        Just(Tree::Directory(BTreeMap::new())),
+    ];
+    leaf.prop_recursive(4, 24, 6, move |inner| btree_map(name.clone(), inner, 0..6).prop_map(Tree::Directory))
+}
+
+fn text_names() -> BoxedStrategy<Vec<u8>> {
+    "[a-cA-C.é ~-]{1,6}".prop_map(String::into_bytes).prop_filter("a name", is_name).boxed()
+}
+
+fn byte_names() -> BoxedStrategy<Vec<u8>> {
+    vec(1..=255u8, 1..6).prop_filter("a name", is_name).boxed()
+}
+
+fn is_name(name: &Vec<u8>) -> bool {
+    name != b"." && name != b".." && !name.contains(&b'/')
+}
+
+fn write(tree: &Tree, path: &Path) {
+    match tree {
+        Tree::File(executable, contents) => {
+            fs::write(path, contents).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(if *executable { 0o755 } else { 0o644 })).unwrap();
+        }
+        Tree::Link(target) => symlink(OsStr::from_bytes(target), path).unwrap(),
+        Tree::Directory(entries) => {
+            fs::create_dir(path).unwrap();
+            entries.iter().for_each(|(name, inner)| write(inner, &path.join(OsStr::from_bytes(name))));
+        }
+    }
+}
+
+/// Reads the tree back, which must look as things in the store do.
+fn read_back(path: &Path) -> Tree {
+    let data = fs::symlink_metadata(path).unwrap();
+    assert_eq!((data.mtime(), data.mtime_nsec()), (1, 0), "{path:?}");
+    if data.is_symlink() {
+        return Tree::Link(fs::read_link(path).unwrap().as_os_str().as_bytes().to_vec());
+    }
+    let executable = data.mode() & 0o7777 == 0o555;
+    assert!(executable || data.is_file() && data.mode() & 0o7777 == 0o444, "{path:?}");
+    if data.is_file() {
+        let contents = fs::read(path).unwrap();
+        assert_eq!(data.nlink() > 1, contents.len() >= 8192, "deduplicated: {path:?}");
+        return Tree::File(executable, contents);
+    }
+    let entries = fs::read_dir(path).unwrap().map(|entry| {
+        let entry = entry.unwrap();
+        (entry.file_name().as_bytes().to_vec(), read_back(&entry.path()))
+    });
+    Tree::Directory(entries.collect())
+}
+
+/// Writes a tree, encodes it, restores the nar, and compares.
+fn round_trip(tree: &Tree, encode: impl Fn(&Path) -> Vec<u8>) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (original, restored) = (scratch.path().join("original"), scratch.path().join("restored"));
+    write(tree, &original);
+    let bytes = encode(&original);
+
+    let store = File::open(scratch.path()).unwrap();
+    let mut links = Links::open(store.as_fd()).unwrap();
+    let mut restorer = Restorer::new(store.as_fd(), "restored", &mut links).unwrap();
+    let followed = [&bytes[..], b"rest"].concat();
+    let mut reader = &followed[..];
+    let mut input = Input::new(&mut reader).unwrap();
+    nar::read(&mut input, &mut restorer).unwrap();
+    let hash = input.digest().unwrap();
+    assert_eq!(input.offset(), bytes.len() as u64);
+    assert_eq!(reader, b"rest");
+
+    assert_eq!(format!("{:?}", read_back(&restored)), format!("{tree:?}"));
+    let again = nix_archive::nar::hash_path(&restored, nix_archive::nar::CaseHack::Disabled).unwrap();
+    assert_eq!(again.into_parts(), (bytes.len() as u64, hash));
+    remove_tree(store.as_fd(), b"restored").unwrap();
+    assert!(!restored.exists());
+}
+
+fn by_nix_nar(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    nix_nar::Encoder::new(path).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn by_nix_archive(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    nix_archive::nar::encode_path(&mut bytes, path, nix_archive::nar::CaseHack::Disabled).unwrap();
+    bytes
+}
+
+/// Looks at nothing.
+struct Ignore;
+
+impl Visitor for Ignore {
+    fn directory(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn entry(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn end_directory(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn file(&mut self, _: bool, _: u64) -> Result<()> {
+        Ok(())
+    }
+    fn data(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn end_file(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn symlink(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn trees_encoded_by_nix_nar_are_restored(tree in trees(text_names())) {
+        round_trip(&tree, by_nix_nar);
+    }
+
+    #[test]
+    fn trees_with_any_names_are_restored(tree in trees(byte_names())) {
+        round_trip(&tree, by_nix_archive);
+    }
+
+    #[test]
+    fn what_is_read_is_what_nix_archive_reads(
+        tree in trees(text_names()),
+        damage in vec((any::<prop::sample::Index>(), 1..=255u8), 0..3),
+    ) {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("original");
+        write(&tree, &path);
+        let mut bytes = by_nix_archive(&path);
+        for (index, byte) in damage {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        let mut reader = &bytes[..];
+        let ours = nar::read(&mut Input::new(&mut reader).unwrap(), &mut Ignore).is_ok() && reader.is_empty();
+        prop_assert_eq!(ours, nix_archive::nar::decode(&bytes).is_ok());
+    }
+}
