@@ -128,6 +128,8 @@ mod tests {
         assert_rejected(check(&forged, "1"), "invalid signature");
         let value = format!("(value #{}#) (hash sha256", hash("0"));
         assert_rejected(check(&forged.replace("(hash sha256", &value), "1"), "not one of a SHA-256");
+        let value = format!("(value #{}#) ) (sig-val", hash("0"));
+        assert_rejected(check(&forged.replacen(")\n (sig-val", &value, 1), "1"), "not one of a SHA-256");
         assert_rejected(check(&ECDSA.replace("sha256", "sha512"), "0"), "not one of a SHA-256");
         assert_rejected(check(&ECDSA.replace("#5FEC", "#5FEC5FEC"), "0"), "not one of a SHA-256");
     }
