@@ -6,4 +6,5 @@
 pub mod error;
 mod gcrypt;
 pub mod machine;
+pub mod ssh;
 pub mod store;
