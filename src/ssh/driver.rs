@@ -29,9 +29,9 @@ const STRAY_INPUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy)]
 pub struct Keepalive {
     /// After this long without a byte, the server is asked for one.
-    idle: Duration,
+    pub(super) idle: Duration,
     /// How long it then has to answer.
-    patience: Duration,
+    pub(super) patience: Duration,
 }
 
 impl Keepalive {

@@ -17,6 +17,8 @@ mod session;
 mod thread;
 mod wake;
 mod wire;
+#[cfg(test)]
+mod tests;
 
 pub use channel::Channel;
 pub use session::Session;
