@@ -82,3 +82,157 @@ fn is_encrypted(text: &str) -> Option<bool> {
     let (kind, rest) = rest.split_once("PRIVATE KEY-----")?;
     (kind.len() < 32).then(|| kind.contains("ENCRYPTED") || rest.contains("Proc-Type: 4,ENCRYPTED"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    /// A directory that is removed in the end.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("guix-offload-key-{}-{number}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            Directory(path)
+        }
+
+        fn key(&self, options: &[&str]) -> PathBuf {
+            let path = self.0.join("key");
+            let status = Command::new("ssh-keygen").args(["-q", "-f"]).arg(&path).args(options).status().unwrap();
+            assert!(status.success());
+            path
+        }
+
+        fn file(&self, text: &str) -> PathBuf {
+            let path = self.0.join("file");
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The message and the hint for a file that is not accepted.
+    fn rejection(path: &Path) -> (String, String) {
+        let error = read(path).expect_err("it should not be accepted");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        (error.to_string(), error.hint_text().unwrap().to_string())
+    }
+
+    /// Runs `body` in a thread whose effective user is `user`. The test itself must run as root.
+    #[allow(unsafe_code)]
+    fn as_user<T: Send>(user: u32, body: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: the bare system call changes only this thread, which ends here.
+                let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
+                assert_eq!(result, 0, "this test needs root");
+                body()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn keys_without_a_passphrase_are_read() {
+        for options in [["-t", "ed25519", "-N", "", "-m", "RFC4716"], ["-t", "rsa", "-N", "", "-m", "PEM"]] {
+            let directory = Directory::new();
+            let path = directory.key(&options);
+            assert_eq!(read(&path).unwrap(), fs::read_to_string(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_passphrase_is_noticed_in_every_format() {
+        for format in ["RFC4716", "PEM", "PKCS8"] {
+            let directory = Directory::new();
+            let path = directory.key(&["-t", "rsa", "-N", "secret", "-m", format]);
+            let (message, hint) = rejection(&path);
+            assert!(message.contains("is protected by a passphrase"), "{format}: {message}");
+            assert!(hint.contains("ssh-keygen -p"), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let (message, hint) = rejection(Path::new("/nonexistent/id_ed25519"));
+        assert!(message.ends_with("does not exist"), "{message}");
+        assert!(hint.contains("ssh-keygen"), "{hint}");
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_names_the_user() {
+        let directory = Directory::new();
+        let path = directory.key(&["-t", "ed25519", "-N", ""]);
+        let (message, hint) = as_user(65534, || rejection(&path));
+        assert!(message.contains("cannot be read by user 65534"), "{message}");
+        assert!(hint.contains("chown 65534 "), "{hint}");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_rejected() {
+        let directory = Directory::new();
+        let path = directory.key(&["-t", "ed25519", "-N", ""]);
+        let set = |owner, mode| {
+            chown(&path, Some(owner), Some(0)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // Ours, or that of another user who gave it to a group that we are in.
+        for (owner, mode) in [(0, 0o640), (0, 0o604), (65534, 0o644)] {
+            set(owner, mode);
+            let (message, hint) = rejection(&path);
+            assert!(message.contains(&format!("mode is {mode:04o}")), "{message}");
+            assert!(hint.contains("chmod 600"), "{hint}");
+        }
+        for (owner, mode) in [(0, 0o600), (0, 0o400), (65534, 0o640)] {
+            set(owner, mode);
+            read(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_rejected() {
+        let directory = Directory::new();
+        let key = fs::read_to_string(directory.key(&["-t", "ed25519", "-N", ""])).unwrap();
+        for text in [
+            "",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI\n",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            &key[..key.len() / 2],
+            &key.replace("b3Blbn", "AAAAAA"),
+            &"A".repeat(100_000),
+        ] {
+            let (message, _) = rejection(&directory.file(text));
+            assert!(message.contains("is not a private key"), "{message}");
+        }
+        let path = directory.file("");
+        fs::write(&path, [0xff; 100]).unwrap();
+        assert!(rejection(&path).0.contains("not text"));
+    }
+
+    #[test]
+    fn a_fifo_does_not_block() {
+        let directory = Directory::new();
+        let path = directory.0.join("fifo");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(rejection(&path).0.contains("not a regular file"));
+        assert!(rejection(&directory.0).0.contains("not a regular file"));
+    }
+}
