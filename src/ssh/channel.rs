@@ -90,9 +90,8 @@ impl Channel {
     /// lives on.
     pub fn wait_open(&self) -> Result<()> {
         self.end().wait(|state| match &state.failure {
-            _ if state.open => Some(Ok(())),
             Some(failure) => Some(Err(failure.clone())),
-            None => None,
+            None => state.open.then_some(Ok(())),
         })
     }
 

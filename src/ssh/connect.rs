@@ -59,7 +59,8 @@ fn open_tcp(link: &SessionLink, deadline: Instant) -> Result<OwnedFd> {
     // This can take longer than it should, but it holds up only this thread: see `abort`.
     let addresses: Vec<SocketAddr> = (name, port)
         .to_socket_addrs()
-        .io_context(ErrorKind::Unavailable, || format!("looking up the address of '{name}'"))?
+        .io_context(ErrorKind::Unavailable, || format!("looking up the address of '{name}'"))
+        .map_err(|error| error.hint("check the name in the machine file, and this machine's name service"))?
         .collect();
     let mut failure = Errno::HOSTUNREACH;
     for (index, address) in addresses.iter().enumerate() {
@@ -82,8 +83,11 @@ fn open_tcp(link: &SessionLink, deadline: Instant) -> Result<OwnedFd> {
 fn try_address(link: &SessionLink, address: SocketAddr, until: Instant) -> Result<Result<OwnedFd, Errno>> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)
-        .io_context(ErrorKind::Exhausted, || format!("making a socket for '{}'", link.machine.name))?;
+    let socket = match socket_with(family, SocketType::STREAM, flags, None) {
+        // IPv6 may be switched off here, and yet the machine have such an address.
+        Err(Errno::AFNOSUPPORT) => return Ok(Err(Errno::AFNOSUPPORT)),
+        made => made.io_context(ErrorKind::Exhausted, || format!("making a socket for '{}'", link.machine.name))?,
+    };
     match connect_socket(&socket, &address) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => loop {
@@ -116,7 +120,11 @@ fn check_wanted(link: &SessionLink) -> Result<()> {
 
 /// The error for what libssh2 refused to do.
 fn failed(link: &SessionLink, what: &str, error: &ssh2::Error) -> Error {
-    Error::new(ErrorKind::Protocol, format!("{what} with '{}' failed: {}", link.machine.name, error.message()))
+    let kind = match error.code() {
+        ErrorCode::Session(codes::LIBSSH2_ERROR_SOCKET_DISCONNECT) => ErrorKind::Unavailable,
+        _ => ErrorKind::Protocol,
+    };
+    Error::new(kind, format!("{what} with '{}' failed: {}", link.machine.name, error.message()))
 }
 
 /// A session that is not ready yet.
@@ -134,8 +142,11 @@ impl Connecting<'_> {
         let host_keys = if pinned == "ssh-rsa" { "rsa-sha2-512,rsa-sha2-256" } else { pinned };
         let session = &self.connection.session;
         session.method_pref(MethodType::HostKey, host_keys).map_err(|_| {
-            Error::new(ErrorKind::Configuration, format!("host keys of type {pinned}, as that of '{name}', are not supported"))
-                .hint("give its key of type ssh-ed25519 in the machine file")
+            Error::new(
+                ErrorKind::Configuration,
+                format!("host keys of type {pinned}, as that of '{name}', are not supported"),
+            )
+            .hint("give its key of type ssh-ed25519 in the machine file")
         })?;
         for direction in [MethodType::CryptCs, MethodType::CryptSc] {
             session.method_pref(direction, CIPHERS).map_err(|error| failed(self.link, "choosing a cipher", &error))?;
@@ -184,10 +195,11 @@ impl Connecting<'_> {
                 codes::LIBSSH2_ERROR_AUTHENTICATION_FAILED | codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED,
             ) => {
                 let key = machine.private_key.display();
-                Error::new(ErrorKind::Authentication, format!("'{name}' does not let user {user} in with the key {key}"))
-                    .hint(format!(
-                        "add what 'ssh-keygen -y -f {key}' prints to ~{user}/.ssh/authorized_keys on '{name}'"
-                    ))
+                Error::new(
+                    ErrorKind::Authentication,
+                    format!("'{name}' does not let user {user} in with the key {key}"),
+                )
+                .hint(format!("add what 'ssh-keygen -y -f {key}' prints to ~{user}/.ssh/authorized_keys on '{name}'"))
             }
             ErrorCode::Session(codes::LIBSSH2_ERROR_FILE) => key_file::not_a_key(&machine.private_key, error.message()),
             _ => failed(self.link, "logging in", &error),
@@ -212,18 +224,19 @@ impl Connecting<'_> {
             match result.map_err(Stop::from) {
                 Ok(done) => return Ok(Ok(done)),
                 Err(Stop::Failed(error)) => return Ok(Err(error)),
-                Err(Stop::WouldBlock) if moved => {}
-                Err(Stop::WouldBlock) => {
-                    if let Some(why) = wire.ended() {
-                        let message = format!("connection to '{name}' lost while {what}: {why}");
-                        return Err(Error::new(ErrorKind::Unavailable, message));
-                    }
-                    if Instant::now() >= self.deadline {
-                        let message = format!("connection to '{name}' given up while {what}: no answer in time");
-                        return Err(Error::new(ErrorKind::Unavailable, message));
-                    }
-                    wire.sleep(&self.link.wake, Some(self.deadline))?;
+                Err(Stop::WouldBlock) => {}
+            }
+            let lost = |why: &str| {
+                Error::new(ErrorKind::Unavailable, format!("connection to '{name}' lost while {what}: {why}"))
+            };
+            if Instant::now() >= self.deadline {
+                return Err(lost("no answer in time"));
+            }
+            if !moved {
+                if let Some(why) = wire.ended() {
+                    return Err(lost(&why));
                 }
+                wire.sleep(&self.link.wake, Some(self.deadline))?;
             }
         }
     }

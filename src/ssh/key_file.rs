@@ -34,8 +34,9 @@ pub fn read(path: &Path) -> Result<String> {
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| {
         let error = std::io::Error::from(error);
         match error.kind() {
-            NotFound => reject("does not exist".into())
-                .hint(format!("create it with 'ssh-keygen -t ed25519 -N \"\" -f {name}', or name another in the machine file")),
+            NotFound => reject("does not exist".into()).hint(format!(
+                "create it with 'ssh-keygen -t ed25519 -N \"\" -f {name}', or name another in the machine file"
+            )),
             PermissionDenied => reject(format!("cannot be read by user {user}, as whom this process runs"))
                 .hint(format!("run 'chown {user} {name}', and let that user search the directories above it")),
             _ => reject(format!("cannot be opened: {error}")),

@@ -17,8 +17,9 @@ mod session;
 mod thread;
 mod wake;
 mod wire;
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use channel::Channel;
 pub use session::Session;

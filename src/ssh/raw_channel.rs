@@ -132,9 +132,7 @@ impl RawChannel {
     pub fn exit_status(&self) -> Option<i32> {
         let _locked = self.session.raw();
         // SAFETY: the channel is live, and the session locked.
-        unsafe {
-            (libssh2_channel_has_exit_status(self.raw) != 0).then(|| libssh2_channel_get_exit_status(self.raw))
-        }
+        unsafe { (libssh2_channel_has_exit_status(self.raw) != 0).then(|| libssh2_channel_get_exit_status(self.raw)) }
     }
 
     /// Closes the channel and waits for the other side's close, or gives it back if that blocks.

@@ -14,7 +14,7 @@
 //! [`OUTPUT_LIMIT`] libssh2 gets no more input, so that it has nothing to answer.
 #![allow(unsafe_code)] // The callbacks that libssh2 calls.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,7 +45,8 @@ type SendCallback = unsafe extern "C" fn(c_int, *const c_void, usize, c_int, *mu
 type RecvCallback = unsafe extern "C" fn(c_int, *mut c_void, usize, c_int, *mut *mut c_void) -> isize;
 
 unsafe extern "C" {
-    // Not in libssh2-sys.
+    // Neither is in libssh2-sys.
+    fn libssh2_session_set_read_timeout(session: *mut LIBSSH2_SESSION, seconds: c_long);
     fn libssh2_session_callback_set2(
         session: *mut LIBSSH2_SESSION,
         kind: c_int,
@@ -113,6 +114,8 @@ impl Wire {
             let recv = std::mem::transmute::<RecvCallback, AnyCallback>(recv_callback);
             libssh2_session_callback_set2(raw, LIBSSH2_CALLBACK_SEND, Some(send));
             libssh2_session_callback_set2(raw, LIBSSH2_CALLBACK_RECV, Some(recv));
+            // How long to wait for an answer is decided above; libssh2's minute is too short for a slow line.
+            libssh2_session_set_read_timeout(raw, 24 * 3600);
         }
         wire
     }

@@ -3,10 +3,11 @@
 
 mod channels;
 mod connecting;
+mod leaving;
 mod losing;
 
 #[path = "../../../tests/support/sshd.rs"]
-mod sshd;
+pub(crate) mod sshd;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::machine::{BuildMachine, HostKey};
 /// Far more than anything here takes, so that a test fails rather than hangs.
 const LONG: Duration = Duration::from_secs(30);
 
-fn machine(sshd: &Sshd) -> BuildMachine {
+pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {
     machine_at(sshd.port(), &sshd.host_key(), sshd.user_key())
 }
 
