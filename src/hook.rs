@@ -105,7 +105,8 @@ fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
 }
 
 fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
-    let invalid = |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
+    let invalid =
+        |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
     let words: Vec<&str> = line.split(' ').collect();
     let [wants_local, system, derivation, features] = words[..] else {
         return Err(invalid("expected 'WANTS-LOCAL SYSTEM DERIVATION FEATURES'"));
@@ -113,7 +114,8 @@ fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
     if !matches!(wants_local, "0" | "1") {
         return Err(invalid("WANTS-LOCAL is neither 0 nor 1"));
     }
-    if system.is_empty() || !system.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b)) {
+    if system.is_empty() || !system.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
+    {
         return Err(invalid("SYSTEM is not a system type"));
     }
     let derivation = store.parse(derivation).map_err(|error| invalid(&error.to_string()))?;

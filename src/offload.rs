@@ -50,7 +50,7 @@ pub enum Reply {
     /// No machine can do it now.
     Postpone,
     /// It will be done.
-    Accept(Accepted),
+    Accept(Box<Accepted>),
 }
 
 /// A build that was accepted: a machine is ready for it, or it has a place in the queue.
@@ -87,7 +87,7 @@ pub fn ask(
         Choice::Nobody => return Ok(Reply::Postpone),
         Choice::Misconfigured(error) => return Err(error),
     };
-    Ok(Reply::Accept(Accepted { request: request.clone(), candidates, lease, place, local }))
+    Ok(Reply::Accept(Box::new(Accepted { request: request.clone(), candidates, lease, place, local })))
 }
 
 impl Accepted {
@@ -171,7 +171,8 @@ impl Accepted {
     ) -> Result<()> {
         let derivation = &self.request.derivation;
         let remote = &mut lease.remote;
-        let mut local = local.join().map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
+        let mut local =
+            local.join().map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
         transfer::send_files(&mut local, remote, items, observer)?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation });
         if let Err(error) = remote.build(derivation, options, &mut |text| observer.log(text)) {

@@ -44,11 +44,7 @@ impl Random {
 ///
 /// `known_load` gives the load of the machine at an index as in [`Probe::load`], if it was seen recently; one that is not known counts
 /// as idle.
-pub fn order(
-    machines: &[BuildMachine],
-    known_load: impl Fn(usize) -> Option<f64>,
-    random: &mut Random,
-) -> Vec<usize> {
+pub fn order(machines: &[BuildMachine], known_load: impl Fn(usize) -> Option<f64>, random: &mut Random) -> Vec<usize> {
     let rank = |index: usize| {
         let load = known_load(index).filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
         machines[index].speed / (1.0 + load)
@@ -171,15 +167,9 @@ mod tests {
         let seen = |load, free_space| Probe { load, free_space, clock_offset: None };
         assert_eq!(accept(&machine, &seen(0.79, MINIMUM_FREE_SPACE)), Ok(()));
         let line = |machine: &BuildMachine, probe| accept(machine, &probe).unwrap_err().to_string();
-        assert_eq!(
-            line(&machine, seen(0.8, u64::MAX)),
-            "it is overloaded (normalized load 0.80, threshold 0.80)"
-        );
+        assert_eq!(line(&machine, seen(0.8, u64::MAX)), "it is overloaded (normalized load 0.80, threshold 0.80)");
         assert!(line(&machine, seen(f64::NAN, u64::MAX)).contains("overloaded"));
-        assert_eq!(
-            line(&machine, seen(0.0, MINIMUM_FREE_SPACE / 2)),
-            "it is low on disk space (50.0 MiB free)"
-        );
+        assert_eq!(line(&machine, seen(0.0, MINIMUM_FREE_SPACE / 2)), "it is low on disk space (50.0 MiB free)");
         machine.overload_threshold = None;
         assert_eq!(accept(&machine, &seen(99.0, MINIMUM_FREE_SPACE)), Ok(()));
         assert!(accept(&machine, &seen(99.0, MINIMUM_FREE_SPACE - 1)).is_err());

@@ -259,7 +259,6 @@ impl Client {
         Ok(imported)
     }
 
-
     /// Sends a request.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
         if let Some(unfinished) = self.unfinished {

@@ -135,7 +135,10 @@ export! {
 /// A close-on-exec duplicate of a descriptor that the caller keeps.
 fn duplicate(descriptor: c_int, name: &str) -> Result<std::os::fd::OwnedFd> {
     if descriptor < 0 {
-        return Err(Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is {descriptor}, no descriptor")));
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("argument '{name}' is {descriptor}, no descriptor"),
+        ));
     }
     // SAFETY: the borrow lasts for this call; a number that is not an open descriptor makes it fail with EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };

@@ -100,6 +100,9 @@ fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {
 /// A caught panic as an error.
 fn describe_panic(panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    Error::new(ErrorKind::Internal, format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message")))
-        .hint("report this message to the authors of the library")
+    Error::new(
+        ErrorKind::Internal,
+        format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message")),
+    )
+    .hint("report this message to the authors of the library")
 }

@@ -54,7 +54,8 @@ impl Relay {
     }
 
     fn introduce(&mut self, socket: &str) -> Result<()> {
-        let mut hello: Vec<u8> = PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
+        let mut hello: Vec<u8> =
+            PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
         hello.extend_from_slice(&(socket.len() as u64).to_le_bytes());
         hello.extend_from_slice(socket.as_bytes());
         let channel = self.channel.get_mut();

@@ -54,8 +54,9 @@ impl Link {
 pub fn socket_file(name: &str) -> Result<&str> {
     match name.strip_prefix("unix://").or(name.strip_prefix("file://")).unwrap_or(name) {
         file if file.starts_with('/') => Ok(file),
-        _ => Err(Error::new(ErrorKind::Unavailable, format!("the remote user's GUIX_DAEMON_SOCKET is '{name}'"))
-            .hint("only sockets in the file system can be used: unset the variable for non-interactive sessions there"))
+        _ => Err(Error::new(ErrorKind::Unavailable, format!("the remote user's GUIX_DAEMON_SOCKET is '{name}'")).hint(
+            "only sockets in the file system can be used: unset the variable for non-interactive sessions there",
+        ))
         .context(|| "connecting to the daemon there"),
     }
 }

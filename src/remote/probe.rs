@@ -7,7 +7,7 @@
 use std::io::{Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{ErrorKind, IoContext, Result, Error};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::schedule::Probe;
 use crate::ssh::Channel;
 use crate::store::StoreDir;

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Channels as callers see them: blocking streams, backed by two bounded queues that the driver fills and drains.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::wake::Wake;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
+/// much: 400 MB/s at 20 ms.
+pub(super) const RECEIVE_WINDOW: usize = 8 << 20;
+/// The window is widened in steps of at least this.
+pub(super) const WINDOW_STEP: usize = RECEIVE_WINDOW / 4;
+/// How much a writer may be ahead of the network.
+const WRITE_LIMIT: usize = 1 << 20;
+/// How much of the end of stderr is kept.
+const STDERR_LIMIT: usize = 4 << 10;
+
+/// A stream to a socket or a command on the other machine, from [`Session::open_socket`](super::Session::open_socket)
+/// or [`Session::exec`](super::Session::exec).
+///
+/// Clones are handles on the same channel. All methods may be called from any thread, also at once: one thread may
+/// read while another writes. When the last handle is dropped, the channel is closed, and what was written but not
+/// yet sent is discarded; to be sure that it arrived, call [`Channel::close_write`] and read to the end.
+///
+/// Reads and writes fail with an [`io::Error`] that carries an [`Error`] of ours, which
+/// [`Error::io`] finds: of kind [`ErrorKind::TimedOut`] after the deadline (and then the [`io::ErrorKind`] is
+/// `TimedOut` as well), else why the channel was refused or the session failed. What had been received before a
+/// session was lost can still be read.
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<Handle>,
+}
+
+/// Exists once for all clones of a [`Channel`].
+struct Handle {
+    end: Arc<ChannelEnd>,
+}
+
+/// What the handles of one channel and the driver share.
+pub(super) struct ChannelEnd {
+    /// What the channel leads to, for messages: `the socket /x`.
+    target: String,
+    machine: String,
+    wake: Arc<Wake>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    open: bool,
+    received: VecDeque<u8>,
+    /// Read since the driver was last told of it.
+    unreported: usize,
+    /// No more data comes after what is in `received`.
+    ended: bool,
+    to_send: VecDeque<u8>,
+    write_closed: bool,
+    /// The other side has closed the channel.
+    closed: bool,
+    exit_status: Option<i32>,
+    stderr: VecDeque<u8>,
+    failure: Option<Error>,
+    deadline: Option<Instant>,
+    /// No handle is left.
+    dropped: bool,
+}
+
+impl Channel {
+    pub(super) fn new(target: String, machine: &str, wake: &Arc<Wake>) -> (Self, Arc<ChannelEnd>) {
+        let end = Arc::new(ChannelEnd {
+            target,
+            machine: machine.to_string(),
+            wake: Arc::clone(wake),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        (Channel { handle: Arc::new(Handle { end: Arc::clone(&end) }) }, end)
+    }
+
+    /// Waits until the channel is open: for a command, until the server has started it.
+    ///
+    /// If the server refuses, the error is of kind [`ErrorKind::Unavailable`] and says what was refused; the session
+    /// lives on.
+    pub fn wait_open(&self) -> Result<()> {
+        self.end().wait(|state| match &state.failure {
+            Some(failure) => Some(Err(failure.clone())),
+            None => state.open.then_some(Ok(())),
+        })
+    }
+
+    /// Lets the other side read an end of file after all that was written. Returns at once. Later writes fail.
+    pub fn close_write(&self) -> Result<()> {
+        let mut state = self.end().state.lock();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.write_closed = true;
+        drop(state);
+        self.end().wake.raise();
+        Ok(())
+    }
+
+    /// Sets the time after which every read, write and wait fails, even if it could be served at once; `None`: never.
+    /// It takes effect for other threads that are blocked already.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        self.end().state.lock().deadline = deadline;
+        self.end().changed.notify_all();
+    }
+
+    /// Waits until the other side has closed the channel, and returns the exit status that it told. `None`: it told
+    /// none, as when the command was killed by a signal.
+    ///
+    /// Read to the end first: a command that has more to say than fits the queue does not finish.
+    pub fn exit_status(&self) -> Result<Option<i32>> {
+        self.end().wait(|state| match &state.failure {
+            _ if state.closed => Some(Ok(state.exit_status)),
+            Some(failure) => Some(Err(failure.clone())),
+            None => None,
+        })
+    }
+
+    /// What a command has written to its standard error so far: the last 4 KiB of it.
+    pub fn stderr(&self) -> Vec<u8> {
+        self.end().state.lock().stderr.iter().copied().collect()
+    }
+
+    fn end(&self) -> &ChannelEnd {
+        &self.handle.end
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end.state.lock().dropped = true;
+        self.end.wake.raise();
+    }
+}
+
+impl Read for &Channel {
+    /// Blocks until there is at least one byte. 0: the other side has ended its data, or `buffer` is empty.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let (count, report) = self
+            .end()
+            .wait(|state| {
+                if !state.received.is_empty() {
+                    let count = state.received.read(buffer).expect("a queue in memory can be read");
+                    state.unreported += count;
+                    let report = state.unreported >= WINDOW_STEP;
+                    if report {
+                        state.unreported = 0;
+                    }
+                    return Some(Ok((count, report)));
+                }
+                match &state.failure {
+                    _ if state.ended => Some(Ok((0, false))),
+                    Some(failure) => Some(Err(failure.clone())),
+                    None => None,
+                }
+            })
+            .map_err(into_io_error)?;
+        if report {
+            self.end().wake.raise();
+        }
+        Ok(count)
+    }
+}
+
+impl Write for &Channel {
+    /// Blocks until at least one byte could be queued. Data may be written before the channel is open.
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let end = self.end();
+        let count = end.wait(|state| {
+            if let Some(failure) = &state.failure {
+                return Some(Err(failure.clone()));
+            }
+            if state.write_closed {
+                let message = format!("{} was written to after its end of file", end.target);
+                return Some(Err(Error::new(ErrorKind::Internal, message)));
+            }
+            if state.closed {
+                let message = format!("'{}' has closed {}", end.machine, end.target);
+                return Some(Err(Error::new(ErrorKind::Unavailable, message).on_machine(&end.machine)));
+            }
+            let count = data.len().min(WRITE_LIMIT.saturating_sub(state.to_send.len()));
+            state.to_send.extend(&data[..count]);
+            (count > 0 || data.is_empty()).then_some(Ok(count))
+        });
+        end.wake.raise();
+        count.map_err(into_io_error)
+    }
+
+    /// Does nothing: data is sent as soon as the network takes it.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl Write for Channel {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (&*self).write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn into_io_error(error: Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::TimedOut => io::Error::new(io::ErrorKind::TimedOut, error),
+        _ => error.into(),
+    }
+}
+
+/// For callers.
+impl ChannelEnd {
+    /// Waits until `ready` returns something, or the deadline.
+    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
+        let mut state = self.state.lock();
+        loop {
+            if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
+                return Err(Error::new(ErrorKind::TimedOut, message).on_machine(&self.machine));
+            }
+            if let Some(result) = ready(&mut state) {
+                return result;
+            }
+            match state.deadline {
+                Some(deadline) => drop(self.changed.wait_until(&mut state, deadline)),
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+}
+
+/// For the driver.
+impl ChannelEnd {
+    pub(super) fn is_dropped(&self) -> bool {
+        self.state.lock().dropped
+    }
+
+    pub(super) fn set_open(&self) {
+        self.change(|state| state.open = true);
+    }
+
+    /// The channel will not work, or no longer. Only the first reason counts.
+    pub(super) fn fail(&self, error: &Error) {
+        self.change(|state| {
+            state.failure.get_or_insert_with(|| error.clone().on_machine(&self.machine));
+        });
+    }
+
+    /// The server does not open the channel, because of `why`.
+    pub(super) fn refuse(&self, why: &str, hint: &str) {
+        let message = format!("'{}' refuses {}: {why}", self.machine, self.target);
+        self.fail(&Error::new(ErrorKind::Unavailable, message).hint(hint));
+    }
+
+    /// As [`ChannelEnd::fail`], and what could still be read is no longer there either.
+    pub(super) fn abort(&self, error: &Error) {
+        self.change(|state| {
+            state.received = VecDeque::new();
+            state.ended = false;
+            state.closed = false;
+        });
+        self.fail(error);
+    }
+
+    /// How much is queued for the reader.
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().received.len()
+    }
+
+    pub(super) fn deliver(&self, data: &[u8]) {
+        self.change(|state| state.received.extend(data));
+    }
+
+    pub(super) fn deliver_stderr(&self, data: &[u8]) {
+        self.change(|state| {
+            state.stderr.extend(&data[data.len().saturating_sub(STDERR_LIMIT)..]);
+            let excess = state.stderr.len().saturating_sub(STDERR_LIMIT);
+            state.stderr.drain(..excess);
+        });
+    }
+
+    pub(super) fn set_ended(&self) {
+        self.change(|state| state.ended = true);
+    }
+
+    pub(super) fn set_closed(&self, exit_status: Option<i32>) {
+        self.change(|state| {
+            state.closed = true;
+            state.exit_status = exit_status;
+        });
+    }
+
+    /// Copies the start of what is to be sent into `buffer`, and returns how much.
+    pub(super) fn peek_to_send(&self, buffer: &mut [u8]) -> usize {
+        let state = self.state.lock();
+        let (front, back) = state.to_send.as_slices();
+        let from_front = front.len().min(buffer.len());
+        let from_back = back.len().min(buffer.len() - from_front);
+        buffer[..from_front].copy_from_slice(&front[..from_front]);
+        buffer[from_front..from_front + from_back].copy_from_slice(&back[..from_back]);
+        from_front + from_back
+    }
+
+    /// Takes `count` bytes, which were sent, off what is to be sent.
+    pub(super) fn sent(&self, count: usize) {
+        let mut state = self.state.lock();
+        state.to_send.drain(..count);
+        // Writers wait for room; waking them for each packet would cost more than it brings.
+        if state.to_send.len() <= WRITE_LIMIT / 2 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Was all sent that will ever be written?
+    pub(super) fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        state.write_closed && state.to_send.is_empty()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The thread that does the work of one session.
+//!
+//! It goes round: take what the socket has, let libssh2 and every channel go as far as they can, send what came of
+//! it; and only when a round has moved nothing does it sleep. No channel waits for another: each may have at most
+//! [`RECEIVE_WINDOW`] bytes on the way to its reader, which is all granted to the server beforehand, so there is
+//! always room for what comes, and a slow reader stops only his own channel.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libssh2_sys as codes;
+use ssh2::ErrorCode;
+
+use super::channel::{ChannelEnd, RECEIVE_WINDOW, WINDOW_STEP};
+use super::connect::{Connection, connect};
+use super::raw_channel::{RawChannel, Stop, Stream};
+use super::session::{Purpose, Request, SessionLink};
+use super::wire::Wire;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much is copied at once between libssh2 and a channel's queues.
+const SCRATCH: usize = 256 << 10;
+/// Input that no channel's reading has taken in waits this long until a probe takes it in.
+const STRAY_INPUT: Duration = Duration::from_secs(1);
+
+/// When a silent connection is given up.
+#[derive(Clone, Copy)]
+pub struct Keepalive {
+    /// After this long without a byte, the server is asked for one.
+    pub(super) idle: Duration,
+    /// How long it then has to answer.
+    pub(super) patience: Duration,
+}
+
+impl Keepalive {
+    /// 15 s and 60 s.
+    pub const DEFAULT: Keepalive = Keepalive { idle: Duration::from_secs(15), patience: Duration::from_secs(60) };
+}
+
+/// Connects, and serves the session of `link` until it fails or is no longer held.
+pub fn run(link: &SessionLink, deadline: Instant, keepalive: Keepalive) {
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        let connection = connect(link, deadline)?;
+        link.set_ready();
+        Driver::new(link, connection, keepalive).serve()
+    }));
+    let name = &link.machine.name;
+    link.fail(match served {
+        Ok(Ok(())) => Error::new(ErrorKind::Cancelled, format!("the session with '{name}' was closed")),
+        Ok(Err(error)) => error,
+        Err(_) => Error::new(ErrorKind::Internal, format!("the thread serving '{name}' has panicked")),
+    });
+}
+
+struct Driver<'a> {
+    link: &'a SessionLink,
+    connection: Connection,
+    keepalive: Keepalive,
+    /// What is being opened: libssh2 opens one channel at a time.
+    opening: Option<Opening>,
+    channels: Vec<OpenChannel>,
+    /// Channels that nobody holds, on the way to being closed.
+    closing: Vec<RawChannel>,
+    /// Since when the server owes us a sign of life.
+    asked: Option<Instant>,
+    scratch: Vec<u8>,
+}
+
+enum Opening {
+    Requested(Request),
+    /// A channel that is closed as soon as it is open. Unlike a keepalive request, it makes libssh2 take in what
+    /// comes even if there is no other channel, and leaves nothing behind in libssh2's queue.
+    Probe,
+}
+
+/// Did something move?
+type Moved = bool;
+
+impl<'a> Driver<'a> {
+    fn new(link: &'a SessionLink, connection: Connection, keepalive: Keepalive) -> Self {
+        Driver {
+            link,
+            connection,
+            keepalive,
+            opening: None,
+            channels: Vec::new(),
+            closing: Vec::new(),
+            asked: None,
+            scratch: vec![0; SCRATCH],
+        }
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let wire = Arc::clone(&self.connection.wire);
+        loop {
+            self.link.wake.clear();
+            if let Some(failure) = self.link.failure() {
+                return Err(failure);
+            }
+            if self.link.is_dropped() {
+                // The server frees what it holds for us now, rather than when TCP tells it.
+                let _ = self.connection.session.disconnect(None, "done", None);
+                wire.transmit();
+                return Ok(());
+            }
+            let passed = wire.passed();
+            let mut moved = wire.receive();
+            moved |= self.open_next()?;
+            moved |= self.serve_channels()?;
+            self.close_dropped();
+            moved |= wire.transmit();
+            moved |= wire.passed() != passed;
+            if !moved {
+                if let Some(why) = wire.ended() {
+                    return Err(self.lost(&why));
+                }
+                let until = self.keep_alive()?;
+                wire.sleep(&self.link.wake, Some(until))?;
+            }
+        }
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        self.link.error(ErrorKind::Unavailable, format!("connection to '{}' lost: {why}", self.link.machine.name))
+    }
+
+    /// The error for a failed call into libssh2 after which the session cannot go on.
+    fn broken(&self, error: &ssh2::Error) -> Error {
+        self.lost(&self.connection.wire.ended().unwrap_or_else(|| error.message().to_string()))
+    }
+
+    /// Goes on with opening the next channel.
+    fn open_next(&mut self) -> Result<Moved> {
+        if self.opening.is_none() {
+            self.opening = self.link.next_request().map(Opening::Requested);
+        }
+        let (kind, message) = match &self.opening {
+            None => return Ok(false),
+            Some(Opening::Requested(Request { purpose: Purpose::Socket(message), .. })) => {
+                ("direct-streamlocal@openssh.com", message.as_slice())
+            }
+            Some(_) => ("session", [].as_slice()),
+        };
+        let opened = match RawChannel::open(&self.connection.session, kind, message) {
+            Err(Stop::WouldBlock) => return Ok(false),
+            Ok(raw) => Ok(raw),
+            Err(Stop::Failed(error)) => match error.code() {
+                ErrorCode::Session(codes::LIBSSH2_ERROR_CHANNEL_FAILURE) => Err(error),
+                _ => return Err(self.broken(&error)),
+            },
+        };
+        match (self.opening.take(), opened) {
+            (Some(Opening::Requested(request)), Ok(raw)) => self.channels.push(OpenChannel::new(raw, request)),
+            (Some(Opening::Requested(request)), Err(error)) => {
+                request.end.refuse(error.message(), &self.refusal_hint(&request.purpose));
+            }
+            (_, Ok(raw)) => self.closing.push(raw),
+            // A refused probe has answered, too.
+            (_, Err(_)) => {}
+        }
+        Ok(true)
+    }
+
+    fn refusal_hint(&self, purpose: &Purpose) -> String {
+        let (name, user) = (&self.link.machine.name, &self.link.machine.user);
+        match purpose {
+            // sshd says "connect failed" in all these cases.
+            Purpose::Socket(_) => format!(
+                "the socket may be missing or closed to user {user}, or forwarding be switched off in sshd_config or \
+                 authorized_keys on '{name}'"
+            ),
+            Purpose::Exec(_) => format!("see MaxSessions in sshd_config on '{name}'"),
+        }
+    }
+
+    fn serve_channels(&mut self) -> Result<Moved> {
+        let mut moved = false;
+        let wire = Arc::clone(&self.connection.wire);
+        let mut index = 0;
+        while let Some(channel) = self.channels.get_mut(index) {
+            let done = if channel.end.is_dropped() {
+                true
+            } else {
+                match channel.serve(&wire, &mut self.scratch) {
+                    Ok((some, done)) => {
+                        moved |= some;
+                        done
+                    }
+                    Err(Stop::WouldBlock) => false,
+                    Err(Stop::Failed(error)) => return Err(self.broken(&error)),
+                }
+            };
+            if done {
+                self.closing.push(self.channels.swap_remove(index).raw);
+            } else {
+                index += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn close_dropped(&mut self) {
+        self.closing = self.closing.drain(..).filter_map(|raw| raw.free().err()).collect();
+    }
+
+    /// Asks for a sign of life if need be, and says when to look again.
+    fn keep_alive(&mut self) -> Result<Instant> {
+        let wire = &self.connection.wire;
+        let (now, heard) = (Instant::now(), wire.last_received());
+        self.asked = self.asked.filter(|asked| *asked > heard);
+        if let Some(asked) = self.asked {
+            if now >= asked + self.keepalive.patience {
+                return Err(self.lost(&format!("no answer for {} s", (now - heard).as_secs())));
+            }
+            return Ok(asked + self.keepalive.patience);
+        }
+        let stray = self.channels.is_empty() && self.closing.is_empty() && wire.has_input();
+        let due = heard + if stray { STRAY_INPUT } else { self.keepalive.idle };
+        if now < due {
+            return Ok(due);
+        }
+        self.asked = Some(now);
+        if self.opening.is_none() {
+            self.opening = Some(Opening::Probe);
+        }
+        // The probe goes out in the next round.
+        Ok(now)
+    }
+}
+
+/// A channel that the server has opened.
+struct OpenChannel {
+    raw: RawChannel,
+    end: Arc<ChannelEnd>,
+    /// The command that the server has not started yet.
+    command: Option<String>,
+    is_exec: bool,
+    /// A widening of the window that libssh2 has not sent yet.
+    widening: u32,
+    end_sent: bool,
+    end_told: bool,
+}
+
+impl OpenChannel {
+    fn new(raw: RawChannel, Request { end, purpose }: Request) -> Self {
+        let command = match purpose {
+            Purpose::Socket(_) => {
+                end.set_open();
+                None
+            }
+            Purpose::Exec(command) => Some(command),
+        };
+        OpenChannel { raw, end, is_exec: command.is_some(), command, widening: 0, end_sent: false, end_told: false }
+    }
+
+    /// Goes as far as it can, and says whether anything moved and whether the channel is done.
+    fn serve(&mut self, wire: &Wire, scratch: &mut [u8]) -> Result<(Moved, bool), Stop> {
+        self.widen_window()?;
+        if let Some(command) = &self.command {
+            match self.raw.request_exec(command) {
+                Ok(()) => {
+                    self.command = None;
+                    self.end.set_open();
+                }
+                Err(Stop::Failed(error))
+                    if error.code() == ErrorCode::Session(codes::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED) =>
+                {
+                    self.end.refuse(error.message(), "check that the user's shell there can run commands");
+                    return Ok((true, true));
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+        let mut moved = self.receive(scratch)?;
+        moved |= self.send(wire, scratch)?;
+        if self.end_told && unless_blocked(self.raw.is_closed())?.is_some() {
+            self.end.set_closed(self.raw.exit_status());
+            return Ok((true, true));
+        }
+        Ok((moved, false))
+    }
+
+    /// Lets the server send as much as the reader has made room for.
+    fn widen_window(&mut self) -> Result<(), Stop> {
+        if self.widening == 0 {
+            let room = RECEIVE_WINDOW.saturating_sub(self.end.queued() + self.raw.window());
+            if room < WINDOW_STEP {
+                return Ok(());
+            }
+            self.widening = room as u32;
+        }
+        self.raw.widen_window(self.widening)?;
+        self.widening = 0;
+        Ok(())
+    }
+
+    fn receive(&mut self, scratch: &mut [u8]) -> Result<Moved, Stop> {
+        let mut moved = false;
+        while let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Data, scratch))? {
+            self.end.deliver(&scratch[..count]);
+            moved = true;
+        }
+        while self.is_exec
+            && let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Stderr, scratch))?
+        {
+            self.end.deliver_stderr(&scratch[..count]);
+            moved = true;
+        }
+        if !self.end_told && self.raw.at_end() {
+            self.end.set_ended();
+            self.end_told = true;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn send(&mut self, wire: &Wire, scratch: &mut [u8]) -> Result<Moved, Stop> {
+        if self.command.is_some() || self.end_sent {
+            return Ok(false);
+        }
+        let mut moved = false;
+        while wire.takes_data() {
+            let ready = self.end.peek_to_send(scratch);
+            let mut done = 0;
+            while done < ready && wire.takes_data() {
+                match unless_blocked(self.raw.write(&scratch[done..ready]))? {
+                    Some(count @ 1..) => done += count,
+                    _ => break,
+                }
+            }
+            if done > 0 {
+                self.end.sent(done);
+                moved = true;
+            }
+            if done < ready || ready == 0 {
+                break;
+            }
+        }
+        if self.end.is_finished() && unless_blocked(self.raw.send_eof())?.is_some() {
+            self.end_sent = true;
+            moved = true;
+        }
+        Ok(moved)
+    }
+}
+
+/// `None` for what would block.
+fn unless_blocked<T>(result: Result<T, Stop>) -> Result<Option<T>, Stop> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Stop::WouldBlock) => Ok(None),
+        Err(stop) => Err(stop),
+    }
+}

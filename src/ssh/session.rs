@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Sessions as callers see them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::channel::{Channel, ChannelEnd};
+use super::driver::{self, Keepalive};
+use super::raw_channel::encode_string;
+use super::thread;
+use super::wake::Wake;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::BuildMachine;
+
+/// An SSH connection to a machine, logged in, over which any number of channels can be opened.
+///
+/// Clones are handles on the same session, and may be used from any thread. When the last one is dropped, the
+/// session is closed, together with its channels: handles on those do not keep it open.
+///
+/// One thread per session does all the work. It receives no signals, and no call here makes SIGPIPE. After fork(2)
+/// without exec, the child must not use the handles it has inherited, nor drop them; all descriptors are
+/// close-on-exec.
+#[derive(Clone)]
+pub struct Session {
+    handle: Arc<Handle>,
+}
+
+/// Exists once for all clones of a [`Session`].
+struct Handle {
+    link: Arc<SessionLink>,
+}
+
+/// What the handles of one session and its driver share.
+pub(super) struct SessionLink {
+    pub(super) machine: BuildMachine,
+    pub(super) wake: Arc<Wake>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    ready: bool,
+    failure: Option<Error>,
+    /// No handle is left.
+    dropped: bool,
+    /// Channels still to be opened, in order.
+    requests: VecDeque<Request>,
+    /// All channels that somebody may wait on.
+    channels: Vec<Weak<ChannelEnd>>,
+}
+
+/// A channel to be opened.
+pub(super) struct Request {
+    pub(super) end: Arc<ChannelEnd>,
+    pub(super) purpose: Purpose,
+}
+
+/// What a channel is for.
+pub(super) enum Purpose {
+    /// Forwarding to a socket, the fields of whose open request (OpenSSH's `PROTOCOL`, section 2.4) these are.
+    Socket(Vec<u8>),
+    /// Running a command.
+    Exec(String),
+}
+
+impl Session {
+    /// Starts to connect to `machine`, and returns at once. Connecting, including the login, may take
+    /// `connect_timeout`.
+    ///
+    /// Fails only with [`ErrorKind::Exhausted`], when there is no descriptor or thread to be had.
+    pub fn start(machine: &BuildMachine, connect_timeout: Duration) -> Result<Session> {
+        Self::start_with(machine, connect_timeout, Keepalive::DEFAULT)
+    }
+
+    pub(super) fn start_with(machine: &BuildMachine, connect_timeout: Duration, keepalive: Keepalive) -> Result<Self> {
+        let link = Arc::new(SessionLink {
+            machine: machine.clone(),
+            wake: Arc::new(Wake::new()?),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let deadline = after(connect_timeout);
+        let session = Session { handle: Arc::new(Handle { link: Arc::clone(&link) }) };
+        thread::spawn("guix-offload-ssh", move || driver::run(&link, deadline, keepalive))?;
+        Ok(session)
+    }
+
+    /// Waits until the session is logged in, but not longer than `timeout`; `false`: it is still connecting.
+    ///
+    /// Errors say why it failed: [`ErrorKind::Unavailable`] when the machine does not answer,
+    /// [`ErrorKind::Authentication`] when its host key or our login is not accepted, [`ErrorKind::Configuration`]
+    /// when the private key cannot be used.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<bool> {
+        let deadline = after(timeout);
+        let mut state = self.link().state.lock();
+        loop {
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            if state.ready {
+                return Ok(true);
+            }
+            if self.link().changed.wait_until(&mut state, deadline).timed_out() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Opens a stream to the Unix-domain socket `path` on the machine (`direct-streamlocal@openssh.com`).
+    ///
+    /// Returns at once: the channel can be written to already, and opens when the session is ready.
+    pub fn open_socket(&self, path: &str) -> Channel {
+        let mut message = Vec::new();
+        encode_string(path, &mut message);
+        // Two fields that are reserved.
+        encode_string("", &mut message);
+        message.extend(0u32.to_be_bytes());
+        self.request(format!("the socket {path}"), Purpose::Socket(message))
+    }
+
+    /// Runs `command` with the user's shell on the machine. Returns at once, as [`Session::open_socket`].
+    pub fn exec(&self, command: &str) -> Channel {
+        let mut shown: String = command.chars().take(60).collect();
+        if shown.len() < command.len() {
+            shown.push_str("...");
+        }
+        self.request(format!("the command {shown:?}"), Purpose::Exec(command.to_string()))
+    }
+
+    /// Ends the session for the reason that `error` gives: whatever waits on it or its channels fails with `error` at
+    /// once, and its socket is closed without ceremony. A session that has failed already stays as it is.
+    pub fn abort(&self, error: Error) {
+        self.link().end(error, ChannelEnd::abort);
+    }
+
+    /// Why the session has failed, if it has.
+    pub fn failure(&self) -> Option<Error> {
+        self.link().failure()
+    }
+
+    fn request(&self, target: String, purpose: Purpose) -> Channel {
+        let link = self.link();
+        let (channel, end) = Channel::new(target, &link.machine.name, &link.wake);
+        let mut state = link.state.lock();
+        state.channels.retain(|channel| channel.strong_count() > 0);
+        state.channels.push(Arc::downgrade(&end));
+        match &state.failure {
+            Some(failure) => end.fail(failure),
+            None => state.requests.push_back(Request { end, purpose }),
+        }
+        drop(state);
+        link.wake.raise();
+        channel
+    }
+
+    fn link(&self) -> &SessionLink {
+        &self.handle.link
+    }
+}
+
+/// The end of a time that starts now; a year for times too long to count.
+fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.link.state.lock().dropped = true;
+        self.link.wake.raise();
+    }
+}
+
+/// For the driver.
+impl SessionLink {
+    pub(super) fn set_ready(&self) {
+        self.state.lock().ready = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.state.lock().failure.clone()
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        self.state.lock().dropped
+    }
+
+    /// The next channel to open. Those that nobody wants any more are left out.
+    pub(super) fn next_request(&self) -> Option<Request> {
+        let requests = &mut self.state.lock().requests;
+        std::iter::from_fn(|| requests.pop_front()).find(|request| !request.end.is_dropped())
+    }
+
+    /// The session is dead. Only the first reason counts.
+    pub(super) fn fail(&self, error: Error) {
+        self.end(error, ChannelEnd::fail);
+    }
+
+    /// An error of this session's machine.
+    pub(super) fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(kind, message).on_machine(&self.machine.name)
+    }
+
+    fn end(&self, error: Error, tell: impl Fn(&ChannelEnd, &Error)) {
+        let error = error.on_machine(&self.machine.name);
+        let mut state = self.state.lock();
+        if state.failure.is_some() {
+            return;
+        }
+        state.requests.clear();
+        let channels = std::mem::take(&mut state.channels);
+        state.failure = Some(error.clone());
+        drop(state);
+        self.changed.notify_all();
+        channels.iter().filter_map(Weak::upgrade).for_each(|channel| tell(&channel, &error));
+        self.wake.raise();
+    }
+}

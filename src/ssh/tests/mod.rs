@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Sessions and channels, against a real sshd.
+
+mod channels;
+mod connecting;
+mod leaving;
+mod losing;
+
+#[path = "../../../tests/support/sshd.rs"]
+pub(crate) mod sshd;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::sshd::Sshd;
+use super::Session;
+use crate::machine::{BuildMachine, HostKey};
+
+/// Far more than anything here takes, so that a test fails rather than hangs.
+const LONG: Duration = Duration::from_secs(30);
+
+pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {
+    machine_at(sshd.port(), &sshd.host_key(), sshd.user_key())
+}
+
+fn machine_at(port: u16, host_key: &str, private_key: PathBuf) -> BuildMachine {
+    BuildMachine {
+        name: "127.0.0.1".into(),
+        port,
+        systems: vec!["x86_64-linux".into()],
+        user: "root".into(),
+        private_key,
+        host_key: HostKey::parse(host_key).unwrap(),
+        compression: BuildMachine::DEFAULT_COMPRESSION.into(),
+        compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+        daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
+        parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
+        speed: BuildMachine::DEFAULT_SPEED,
+        features: Vec::new(),
+        overload_threshold: None,
+    }
+}
+
+fn session(machine: &BuildMachine) -> Session {
+    let session = Session::start(machine, LONG).unwrap();
+    assert!(session.wait_ready(LONG).unwrap());
+    session
+}
