@@ -65,7 +65,7 @@ fn converse(options: &Options, input: &mut impl BufRead, reporter: &mut Reporter
             Reply::Postpone => reporter.say("# postpone"),
             Reply::Accept(accepted) => {
                 reporter.say("# accept");
-                return build(options, accepted, input, reporter);
+                return build(options, *accepted, input, reporter);
             }
         }
     }
