@@ -275,7 +275,7 @@ impl OpenChannel {
         }
         let mut moved = self.receive(scratch)?;
         moved |= self.send(wire, scratch)?;
-        if self.end_told && unless_blocked(self.raw.is_closed())?.is_some() {
+        if self.end_told && unless_blocked(self.raw.wait_closed())?.is_some() {
             self.end.set_closed(self.raw.exit_status());
             return Ok((true, true));
         }

@@ -122,8 +122,8 @@ impl RawChannel {
         unsafe { libssh2_channel_eof(self.raw) != 0 }
     }
 
-    /// Has the other side closed the channel? Only to be asked when [`RawChannel::at_end`].
-    pub fn is_closed(&mut self) -> Result<(), Stop> {
+    /// Succeeds when the other side has closed the channel. Only to be called when [`RawChannel::at_end`].
+    pub fn wait_closed(&mut self) -> Result<(), Stop> {
         // SAFETY: `call` passes the live channel.
         self.call(|raw| unsafe { libssh2_channel_wait_closed(raw) as isize }).map(drop)
     }

@@ -69,10 +69,10 @@ fn a_silent_server_is_given_up() {
 
 #[test]
 fn a_server_that_asks_for_signs_of_life_gets_them() {
-    let sshd = Sshd::start(&["ClientAliveInterval 1", "ClientAliveCountMax 3"]);
+    let sshd = Sshd::start(&["ClientAliveInterval 1", "ClientAliveCountMax 2"]);
     let session = session(&machine(&sshd));
-    // No channel that would be read from.
-    thread::sleep(Duration::from_secs(6));
+    // No channel that would be read from. sshd would give up after some 6 s.
+    thread::sleep(Duration::from_secs(9));
     assert_eq!(session.failure().map(|e| e.to_string()), None);
 }
 
