@@ -84,9 +84,9 @@ daemon() {
   fi
   env "${environment[@]}" setsid "${command[@]}" "$@" </dev/null >>/var/log/guix-daemon.log 2>&1 9>&- &
   local daemon=$!
-  until [ -n "$(ss -Hxl src "unix:$socket")" ]; do
+  until ss -Hxl | grep -q ' \S*/socket '; do
     kill -0 $daemon 2>/dev/null || { tail -n 5 /var/log/guix-daemon.log >&2; echo "lab: guix-daemon did not start" >&2; exit 1; }
-    sleep 0.02
+    sleep 0.05
   done
 }
 

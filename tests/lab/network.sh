@@ -24,7 +24,7 @@ plug_in() { # HOST
 unplug() { ip link set "port-$1" down; }
 
 # IP packets only: with ARP left alone, peers see silence, not "no route to host".
-cut() { # HOST on|off
+cut_off() { # HOST on|off
   host_dir "$1" >/dev/null
   nft delete table bridge "cut-$1" 2>/dev/null || true
   [ "$2" = on ] || return 0
