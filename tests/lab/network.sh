@@ -35,3 +35,33 @@ table bridge cut-$1 {
 }
 END
 }
+
+# The delay comes from a wire between the host's port and the switch, the rate from a token bucket at each end of the port.
+link() { # HOST off | [delay MS] [rate MBIT]
+  local host=$1 target delay='' rate='' i; shift
+  target=$(pid "$host")
+  while [ $# -gt 0 ] && [ "$1" != off ]; do
+    case $1 in delay) delay=$2 ;; rate) rate=$2 ;; *) die "link: neither delay, rate nor off: $1" ;; esac
+    shift 2
+  done
+  # Back to a plain link first.
+  pkill -f "wire.pl wire-$host-a " || true
+  ip link set "port-$host" master switch
+  ip link del "wire-$host" 2>/dev/null || true
+  tc qdisc del dev "port-$host" root 2>/dev/null || true
+  nsenter -t "$target" --net tc qdisc del dev eth0 root 2>/dev/null || true
+
+  if [ -n "$rate" ]; then
+    tc qdisc add dev "port-$host" root tbf rate "${rate}mbit" burst 256kb latency 100ms
+    nsenter -t "$target" --net tc qdisc add dev eth0 root tbf rate "${rate}mbit" burst 256kb latency 100ms
+  fi
+  [ -n "$delay" ] || return 0
+  setsid perl "$here/wire.pl" "wire-$host-a" "wire-$host-b" "$delay" </dev/null >"$state/$host/wire.log" 2>&1 9>&- &
+  for i in {1..100}; do ip link show "wire-$host-b" >/dev/null 2>&1 && break; sleep 0.02; done
+  [ "$i" -lt 100 ] || { cat "$state/$host/wire.log" >&2; die "link: the wire of $host did not start"; }
+  ip link add "wire-$host" type bridge
+  ip link set "wire-$host-b" master switch up
+  ip link set "wire-$host-a" master "wire-$host" up
+  ip link set "wire-$host" up
+  ip link set "port-$host" master "wire-$host"
+}
