@@ -6,7 +6,7 @@ nth_address() { echo "10.88.0.$1"; }
 
 make_switch() {
   ip link set lo up
-  ip link add switch type bridge
+  ip link add switch address 02:00:00:00:ff:fe type bridge
   ip addr add 10.88.255.254/16 dev switch # for what runs in the farm but on none of its hosts
   ip link set switch up
 }
@@ -14,11 +14,13 @@ make_switch() {
 # Called in the host's network namespace; /proc is still the farm's, and its process 1 is in the farm's.
 plug_in() { # HOST
   nsenter --net=/proc/1/ns/net ip link del "port-$1" 2>/dev/null || true # of an earlier life
-  ip link add eth0 type veth peer name "port-$1" netns /proc/1/ns/net
+  local address; address=$(awk -v n="$1" '$2 == n { print $1 }' /etc/hosts)
+  # The same hardware address in every life, or peers would ask for the old one for a while.
+  ip link add eth0 address "02:00:00:00:00:$(printf %02x "${address##*.}")" type veth peer name "port-$1" netns /proc/1/ns/net
   nsenter --net=/proc/1/ns/net ip link set "port-$1" master switch up
   ip link set lo up
   ip link set eth0 up
-  ip addr add "$(awk -v n="$1" '$2 == n { print $1 }' /etc/hosts)/16" dev eth0
+  ip addr add "$address/16" dev eth0
 }
 
 unplug() { ip link set "port-$1" down; }
