@@ -29,9 +29,8 @@ const STDERR_LIMIT: usize = 4 << 10;
 /// yet sent is discarded; to be sure that it arrived, call [`Channel::close_write`] and read to the end.
 ///
 /// Reads and writes fail with an [`io::Error`] that carries an [`Error`] of ours, which
-/// [`Error::io`] finds: of kind [`ErrorKind::TimedOut`] after the deadline (and then the [`io::ErrorKind`] is
-/// `TimedOut` as well), else why the channel was refused or the session failed. What had been received before a
-/// session was lost can still be read.
+/// [`Error::io`] finds: that the machine did not answer before the deadline, why the channel was refused, or why the
+/// session failed. What had been received before a session was lost can still be read.
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
@@ -167,7 +166,7 @@ impl Read for &Channel {
                     None => None,
                 }
             })
-            .map_err(into_io_error)?;
+            .map_err(io::Error::from)?;
         if report {
             self.end().wake.raise();
         }
@@ -196,7 +195,7 @@ impl Write for &Channel {
             (count > 0 || data.is_empty()).then_some(Ok(count))
         });
         end.wake.raise();
-        count.map_err(into_io_error)
+        count.map_err(io::Error::from)
     }
 
     /// Does nothing: data is sent as soon as the network takes it.
@@ -221,13 +220,6 @@ impl Write for Channel {
     }
 }
 
-fn into_io_error(error: Error) -> io::Error {
-    match error.kind() {
-        ErrorKind::TimedOut => io::Error::new(io::ErrorKind::TimedOut, error),
-        _ => error.into(),
-    }
-}
-
 /// For callers.
 impl ChannelEnd {
     /// Waits until `ready` returns something, or the deadline.
@@ -236,7 +228,7 @@ impl ChannelEnd {
         loop {
             if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
-                return Err(Error::new(ErrorKind::TimedOut, message).on_machine(&self.machine));
+                return Err(Error::new(ErrorKind::Unavailable, message).on_machine(&self.machine));
             }
             if let Some(result) = ready(&mut state) {
                 return result;

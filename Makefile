@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+#   make            build the library and the C program
+#   make install    into $(DESTDIR)$(PREFIX), /usr/local by default
+#   make demo       one build, offloaded by a real guix-daemon to a real build machine
+#   make check      every test; what .ci/run runs
+#   make setup      install what the above need, on Debian; check and demo do it themselves
+#   make lab-clean  remove the lab's hosts and the root file systems they are made from
+#
+# demo, check and setup must run as root: the first two make a farm of hosts out of namespaces (see tests/lab/lab).
+
+PREFIX ?= /usr/local
+CARGO  ?= cargo
+CC     ?= cc
+CFLAGS ?= -O2 -g -Wall -Wextra
+
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
+soname  := libguix_offload.so.$(firstword $(subst ., ,$(version)))
+release := target/release
+stage   := $(CURDIR)/target/stage
+prefix  := $(DESTDIR)$(PREFIX)
+lab     := tests/lab/lab
+
+# Debian's names: for building, then for the lab.
+packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
+            mmdebstrap debian-archive-keyring iproute2 nftables openssh-client procps util-linux
+
+# What a program that links the static library needs besides it.
+private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+
+.PHONY: all library setup install check demo clean lab-clean
+all: $(release)/guix-offload
+
+library:
+	$(CARGO) build --release --lib
+
+# Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
+$(release)/guix-offload: library $(wildcard bindings/c/*.c) include/guix-offload.h
+	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
+
+install: all
+	install -d $(prefix)/lib/pkgconfig $(prefix)/include $(prefix)/libexec
+	install -m 755 $(release)/libguix_offload.so $(prefix)/lib/libguix_offload.so.$(version)
+	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
+	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
+	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
+	install -m 644 include/guix-offload.h $(prefix)/include/
+	install -m 755 $(release)/guix-offload $(prefix)/libexec/
+	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
+	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
+
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust, see https://rustup.rs" >&2; exit 1; }
+	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(packages); }
+	@$(lab) base
+
+# The tests of tests/farm run inside the farm, which has no way out to the network: everything is compiled before.
+check: setup
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --test farm -- -D warnings
+	$(CARGO) test
+	$(CARGO) test --test farm --no-run
+	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+
+demo: setup
+	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	LAB_INSTALL=$(stage) $(lab) with-farm head w1 -- tests/lab/demo.sh
+
+clean:
+	$(CARGO) clean
+
+lab-clean:
+	$(lab) clean

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The farm, as tests see it: a thin layer over `tests/lab/lab`.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
+
+/// Runs a command of the lab.
+///
+/// # Panics
+///
+/// When no farm is up or the command fails.
+#[track_caller]
+pub fn lab(args: &[&str]) -> String {
+    let output = Command::new(LAB).args(args).output().expect("the lab's script starts");
+    assert!(output.status.success(), "lab {}: {}\n{}", args.join(" "), output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// One host of the farm.
+#[derive(Clone, Copy)]
+pub struct Host(pub &'static str);
+
+impl Host {
+    /// Runs a command on this host as root, whatever its status.
+    #[track_caller]
+    pub fn run(self, command: &[&str]) -> Output {
+        assert!(std::env::var_os("LAB_INSIDE").is_some(), "these tests run inside a farm; see tests/farm/main.rs");
+        Command::new(LAB).args(["sh", self.0]).args(command).output().expect("the lab's script starts")
+    }
+
+    /// Runs a command on this host as root and returns what it printed.
+    #[track_caller]
+    pub fn sh(self, command: &[&str]) -> String {
+        let output = self.run(command);
+        assert!(
+            output.status.success(),
+            "{}# {}: {}\n{}{}",
+            self.0,
+            command.join(" "),
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    /// Writes this head's machines.scm: these machines and no others.
+    #[track_caller]
+    pub fn offload_to(self, machines: &[Host]) {
+        let names = machines.iter().map(|host| host.0);
+        lab(&["machines", self.0].into_iter().chain(names).collect::<Vec<_>>());
+    }
+
+    /// Where a file of this host is, seen from the test: not for `/run`, `/tmp` and `/dev`.
+    #[track_caller]
+    pub fn file(self, path: &str) -> PathBuf {
+        PathBuf::from(lab(&["root", self.0]).trim_end().to_owned() + path)
+    }
+
+    /// Lets this host's daemon build what `builds.scm` offers under `mode`, with its settings.
+    #[track_caller]
+    pub fn build(self, mode: &str, settings: &[&str]) -> Builds {
+        let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", mode];
+        command.extend(settings);
+        let output = self.run(&command);
+        Builds { succeeded: output.status.success(), results: text(&output.stdout), log: text(&output.stderr) }
+    }
+
+    /// Checks every file and every database entry of this host's store.
+    #[track_caller]
+    pub fn verify_store(self) {
+        let output = self.run(&["guix", "gc", "--verify=contents"]);
+        let log = text(&output.stderr);
+        // The daemon's verdict on an item it finds changed or gone is a message, not a status.
+        let complaint =
+            log.lines().find(|line| ["modified", "disappeared", "error", "missing"].iter().any(|w| line.contains(w)));
+        assert!(output.status.success() && complaint.is_none(), "the store of {} is damaged:\n{log}", self.0);
+    }
+}
+
+/// What `builds.scm` said.
+pub struct Builds {
+    /// All builds were successful.
+    pub succeeded: bool,
+    /// One line a build, see `builds.scm`.
+    pub results: String,
+    /// The build log, the hook's messages among it.
+    pub log: String,
+}
+
+impl Builds {
+    /// The outputs of the build of this name.
+    #[track_caller]
+    pub fn outputs(&self, name: &str) -> Vec<&str> {
+        let prefix = format!("ok {name} ");
+        let line = self.results.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no build {name} in:\n{}{}", self.log, self.results)).split(' ').collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

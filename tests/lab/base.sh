@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash disable=SC2154
+# The root file systems that hosts are layers over. Sourced by `lab`.
+#
+# Guix 1.5.0 is Debian unstable's package, Guix 1.2.0 Debian 11's. The release files of both are past their date. Debian
+# 11 comes from its main section alone: its updates and security sections have moved.
+
+recipe=1 # count up when anything here changes, so that an older base is not taken for this one
+base_dir() { echo "$cache/base-$recipe/guix-$1"; }
+
+base() {
+  [ -d "$(base_dir 1.5.0)" ] && [ -d "$(base_dir 1.2.0)" ] && return
+  [ "$(id -u)" = 0 ] || die "must be run as root: it makes a root file system"
+  mkdir -p "$cache/base-$recipe"
+  (
+    flock 8 # another checkout may be at it
+    rm -rf "$cache/base-$recipe"/*.new
+    [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
+    [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
+      --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
+  ) 8>"$cache/base.lock"
+}
+
+# Under a temporary name first: a base that is there is whole.
+make_base() { # VERSION SUITE PACKAGES OPTION...
+  local version=$1 suite=$2 packages=$3 dir i; shift 3
+  dir=$(base_dir "$version")
+  echo "lab: making a root file system with Guix $version (once)" >&2
+  # A /usr/share/doc or locale is of no use here; nothing may start while packages are being set up, mmdebstrap sees to that.
+  mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
+    --include="guix,openssh-server,openssh-client,procps,iproute2,$packages" "$suite" "$dir.new" >"$cache/base.log" 2>&1 </dev/null ||
+    { tail -n 30 "$cache/base.log" >&2; die "cannot make the root file system with Guix $version"; }
+  chroot "$dir.new" groupadd -f --system guixbuild
+  for i in 1 2 3 4 5 6 7 8; do
+    chroot "$dir.new" useradd --system -g guixbuild -G guixbuild -d /var/empty -s /usr/sbin/nologin -c "Guix build user" "guixbuild$i"
+  done
+  mkdir -p "$dir.new/gnu/store" "$dir.new/var/guix" "$dir.new/etc/guix" "$dir.new/var/log/guix" "$dir.new/var/empty"
+  rm -f "$dir.new"/etc/ssh/ssh_host_* "$dir.new"/etc/guix/signing-key.*
+  mv "$dir.new" "$dir"
+}

@@ -1,0 +1,146 @@
+;;; SPDX-License-Identifier: GPL-3.0-or-later
+;;; Builds for tests and measurements: derivations with real inputs and outputs, made by busybox alone.
+;;;
+;;;   guix repl builds.scm -- MODE [KEY=VALUE]...
+;;;
+;;; MODE   plain    COUNT independent builds of one file
+;;;        chain    a build, and a second one that reads the first one's output
+;;;        outputs  one build with the outputs "out", "doc" and "debug"; "out" refers to "doc"
+;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
+;;;        fail     a build that says something and exits with status 3
+;;;        sleep    a build that takes SECONDS, silently, or with chatty=1 a line every second
+;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
+;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
+;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
+;;;
+;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
+;;; `total BUILDS SECONDS`, the seconds of the build request alone. Exits with 1 when a build failed. The build log and
+;;; the hook's messages go to standard error.
+(use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
+             ((guix build utils) #:select (delete-file-recursively))
+             (ice-9 match) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+
+(define-values (mode settings)
+  (match (cdr (command-line))
+    (((? (negate (lambda (word) (string-index word #\=))) mode) settings ...)
+     (values (string->symbol mode)
+             (map (lambda (setting)
+                    (match (string-index setting #\=)
+                      (#f (error "not KEY=VALUE" setting))
+                      (i (cons (string-take setting i) (string-drop setting (1+ i))))))
+                  settings)))
+    (_ (error "usage: guix repl builds.scm -- MODE [KEY=VALUE]..."))))
+
+(define (setting key default) (or (assoc-ref settings key) default))
+(define (number key default) (string->number (setting key (number->string default))))
+(define (now) (match (gettimeofday) ((s . us) (+ s (/ us 1e6)))))
+(define nonce (setting "nonce" (format #f "~a-~a" (getpid) (now))))
+
+(define (call-with-scratch-name proc)
+  (let* ((directory (mkdtemp "/tmp/builds-XXXXXX"))
+         (result    (proc (string-append directory "/it"))))
+    (delete-file-recursively directory)
+    result))
+
+(define (random-file store name kib)
+  (call-with-scratch-name
+    (lambda (file)
+      (call-with-output-file file
+        (lambda (port)
+          (call-with-input-file "/dev/urandom"
+            (lambda (random)
+              (let loop ((kib kib))
+                (unless (zero? kib)
+                  (put-bytevector port (get-bytevector-n random 1024))
+                  (loop (1- kib)))))
+            #:binary #t))
+        #:binary #t)
+      (add-to-store store name #t "sha256" file))))
+
+(define (all-builds store)
+  ;; In a directory of its own: busybox goes by the name of its file, which must be "busybox".
+  (define busybox-directory
+    (call-with-scratch-name
+      (lambda (directory)
+        (mkdir directory)
+        (copy-file "/bin/busybox" (string-append directory "/busybox"))
+        (add-to-store store "busybox" #t "sha256" directory))))
+  (define busybox (string-append busybox-directory "/busybox"))
+  (define inputs
+    (append (match (number "input-kib" 0)
+              (0 '())
+              (kib (list (random-file store "input" kib))))
+            (map (lambda (i) (add-text-to-store store (format #f "small-~a" i) (format #f "~a ~a~%" nonce i)))
+                 (iota (number "inputs" 0)))))
+
+  ;; A build of SCRIPT, for busybox's shell: with INPUTS, all of which it reads, so that they have to be there.
+  (define* (build name script #:key (outputs '("out")) (derivations '()))
+    (derivation store name busybox
+                (list "sh" "-ec"
+                      (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
+                                     "for i in $inputs; do cat $i >/dev/null; done\n" script))
+                #:system (setting "system" (%current-system))
+                #:env-vars `(("nonce" . ,nonce)
+                             ("kib" . ,(setting "kib" "1"))
+                             ("fill" . ,(setting "fill" "urandom"))
+                             ("seconds" . ,(setting "seconds" "1"))
+                             ("inputs" . ,(string-join inputs))
+                             ,@(match (setting "features" "")
+                                 ("" '())
+                                 (features `(("requiredSystemFeatures" . ,(string-map (lambda (c) (if (eqv? c #\,) #\space c))
+                                                                                      features))))))
+                #:inputs (append (map list (cons busybox-directory inputs)) (map list derivations))
+                #:outputs outputs))
+
+  (match mode
+    ('plain
+     (map (lambda (i)
+            (build (format #f "plain-~a" i)
+                   "mkdir $out; dd if=/dev/$fill of=$out/data bs=1024 count=$kib 2>/dev/null"))
+          (iota (number "count" 1))))
+    ('chain
+     (let ((first (build "chain-1" "echo $nonce >$out")))
+       (list first
+             (build "chain-2" (string-append "cat " (derivation->output-path first) " >$out; echo $b >>$out")
+                    #:derivations (list first)))))
+    ('outputs
+     (list (build "outputs" "mkdir $out $doc; echo manual >$doc/manual; ln -s $doc/manual $out/manual; echo symbols >$debug"
+                  #:outputs '("out" "doc" "debug"))))
+    ('tree ; a derivation cannot hold UTF-8: printf makes it
+     (list (build "tree" "green=$out/$(printf 'gr\\303\\274n'); mkdir -p $out/empty \"$out/with spaces\" $green
+                          touch $out/empty-file
+                          ln -s '../with spaces' $green/link
+                          ln -s $b $out/busybox
+                          ln -s /nowhere/at/all $out/dangling
+                          echo 'a file' >\"$out/with spaces/$(printf '\\346\\227\\245 \\342\\234\\223')\"
+                          echo '#!/bin/sh' >$out/run; chmod +x $out/run")))
+    ('fail (list (build "fail" "echo about to fail; exit 3")))
+    ('sleep
+     (list (build "sleep" (if (string=? (setting "chatty" "0") "1")
+                              "i=0; while [ $i -lt $seconds ]; do i=$((i + 1)); echo $i; sleep 1; done; echo >$out"
+                              "sleep $seconds; echo >$out"))))
+    (_ (error "no such mode" mode))))
+
+(with-store store
+  (apply set-build-options store #:use-substitutes? #f #:offload? #t #:keep-going? #t
+         #:max-build-jobs (number "jobs" 0)
+         (append-map (match-lambda
+                       ((key option) (match (assoc-ref settings key)
+                                       (#f '())
+                                       (value (list option (string->number value))))))
+                     '(("timeout" #:timeout) ("silent" #:max-silent-time))))
+  (let* ((builds (all-builds store))
+         (start  (now))
+         (error  (guard (c ((store-protocol-error? c) (store-protocol-error-message c)))
+                   (build-derivations store builds)
+                   #f))
+         (elapsed (- (now) start))
+         (ok?    (lambda (drv) (every (lambda (output) (valid-path? store (cdr output))) (derivation->output-paths drv)))))
+    (for-each (lambda (drv)
+                (if (ok? drv)
+                    (format #t "ok ~a ~{~a~^ ~}~%" (derivation-name drv) (map cdr (derivation->output-paths drv)))
+                    (format #t "failed ~a~%" (derivation-name drv))))
+              builds)
+    (when error (format #t "error ~a~%" error))
+    (format #t "total ~a ~,3f~%" (length builds) elapsed)
+    (exit (if (and (not error) (every ok? builds)) 0 1))))
