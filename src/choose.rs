@@ -2,18 +2,22 @@
 //! Choosing a machine: the best one that has a free slot, answers, and is neither overloaded nor full.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cancel::{Cancel, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
+use crate::pool::Pool;
 use crate::remote::Remote;
-use crate::schedule::{self, Probe, Random};
+use crate::schedule::{self, Random};
 use crate::slot::{Lock, LockDirectory};
 use crate::ssh::Session;
 use crate::store::Directories;
+use crate::thread;
 
 /// How long the best machine may take to answer before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -21,13 +25,31 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
 const CLOCK_TOLERANCE: i64 = 2;
 
+/// How old the answer of a machine may be that is still connected since the last build.
+const PROBE_LIFETIME: Duration = Duration::from_secs(30);
+
 /// A connected machine and a build slot on it. Dropping it closes the connection and frees the slot.
 pub struct Lease {
     /// The machine.
     pub remote: Remote,
     /// Which of the candidates it is.
     pub candidate: usize,
-    _slot: Lock,
+    /// Whether the connection is one that had been idle: if it fails, that says nothing about the machine.
+    pub reused: bool,
+    slot: Lock,
+    _guard: Guard,
+}
+
+impl Lease {
+    /// Frees the slot and keeps the connection for the next build.
+    pub fn release(self, pool: &Pool<Remote>) {
+        let Lease { remote, slot, _guard, .. } = self;
+        drop(slot);
+        drop(_guard);
+        if remote.is_usable() {
+            pool.put(remote);
+        }
+    }
 }
 
 /// What came of an attempt to choose.
@@ -54,9 +76,19 @@ pub struct Candidates {
 struct Attempt {
     session: Session,
     slot: Lock,
+    guard: Guard,
 }
 
-type Answer = (usize, Result<(Remote, Probe)>);
+/// What an attempt at the machine of that index came to.
+type Answer = (usize, Result<Remote>);
+
+/// What is learnt while choosing.
+#[derive(Default)]
+struct Findings {
+    busy: bool,
+    waiting_helps: bool,
+    misconfigured: Option<Error>,
+}
 
 impl Candidates {
     /// Takes `machines`, all of which match what the build requires.
@@ -73,44 +105,51 @@ impl Candidates {
         self.machines.len()
     }
 
-    /// Chooses among those candidates for which `eligible` holds.
-    pub fn choose(&mut self, eligible: impl Fn(usize) -> bool, observer: &mut dyn Observer) -> Result<Choice> {
+    /// Chooses among those candidates for which `eligible` holds. A connection that is idle in `pool` is used again.
+    pub fn choose(
+        &mut self,
+        eligible: impl Fn(usize) -> bool,
+        pool: &Pool<Remote>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Choice> {
         let state = self.directories.offload_state();
         let histories: Vec<History> = self.machines.iter().map(|machine| History::read(&state, machine)).collect();
         let known_load = |index: usize| histories[index].recent_load();
         let order = schedule::order(&self.machines, known_load, &mut self.random);
-        let mut queue = order.into_iter().filter(|&index| eligible(index) && !histories[index].in_back_off());
+        let mut queue =
+            order.into_iter().filter(|&index| eligible(index) && !histories[index].in_back_off()).peekable();
 
         let (answers, inbox) = mpsc::channel::<Answer>();
         let mut attempts: HashMap<usize, Attempt> = HashMap::new();
         let mut next_start = Instant::now();
-        let mut exhausted = false;
-        let (mut busy, mut waiting_helps, mut misconfigured) = (false, false, None);
+        let mut findings = Findings::default();
         loop {
-            while !exhausted && (attempts.is_empty() || Instant::now() >= next_start) {
-                let Some(index) = queue.next() else {
-                    exhausted = true;
-                    break;
-                };
+            cancel.check()?;
+            while attempts.is_empty() || Instant::now() >= next_start {
+                let Some(index) = queue.next() else { break };
                 let Some(slot) = self.slots[index].try_take()? else {
-                    busy = true;
+                    findings.busy = true;
                     continue;
                 };
                 observer.event(&Event::SlotTaken { slot: slot.name() });
+                if let Some(remote) = self.idle_connection(index, pool, observer) {
+                    let guard = guard(cancel, remote.session());
+                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, _guard: guard }, observer));
+                }
                 match self.attempt(index, &answers) {
                     Ok(session) => {
-                        attempts.insert(index, Attempt { session, slot });
+                        let guard = guard(cancel, &session);
+                        attempts.insert(index, Attempt { session, slot, guard });
                         next_start = Instant::now() + HEAD_START;
                     }
-                    Err(error) => {
-                        waiting_helps |= self.pass_over(index, &error, &mut misconfigured, observer);
-                    }
+                    Err(error) => self.pass_over(index, error, &mut findings, observer),
                 }
             }
             if attempts.is_empty() {
                 break;
             }
-            let answer = if exhausted {
+            let answer = if queue.peek().is_none() {
                 inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             } else {
                 inbox.recv_timeout(next_start.saturating_duration_since(Instant::now()))
@@ -118,23 +157,37 @@ impl Candidates {
             let Ok((index, result)) = answer else {
                 continue; // the head start is over
             };
-            let attempt = attempts.remove(&index).expect("an answer comes from an attempt");
+            cancel.check()?;
+            let Some(Attempt { slot, guard, .. }) = attempts.remove(&index) else { continue };
             match result {
-                Ok((remote, probe)) if self.is_suitable(index, &probe, observer) => {
+                Ok(remote) if self.is_suitable(index, &remote, observer) => {
                     for (_, other) in attempts {
                         other.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
                     }
-                    return Ok(Choice::Machine(Box::new(Lease { remote, candidate: index, _slot: attempt.slot })));
+                    return Ok(chosen(
+                        Lease { remote, candidate: index, reused: false, slot, _guard: guard },
+                        observer,
+                    ));
                 }
-                Ok(_) => waiting_helps = true,
-                Err(error) => waiting_helps |= self.pass_over(index, &error, &mut misconfigured, observer),
+                Ok(_) => findings.waiting_helps = true,
+                Err(error) => self.pass_over(index, error, &mut findings, observer),
             }
         }
-        Ok(match misconfigured {
-            _ if busy => Choice::Busy,
-            Some(error) if !waiting_helps => Choice::Misconfigured(error),
+        Ok(match findings {
+            Findings { busy: true, .. } => Choice::Busy,
+            Findings { misconfigured: Some(error), waiting_helps: false, .. } => Choice::Misconfigured(error),
             _ => Choice::Nobody,
         })
+    }
+
+    /// A connection to a candidate that is idle and whose machine is still suitable.
+    fn idle_connection(&self, index: usize, pool: &Pool<Remote>, observer: &mut dyn Observer) -> Option<Remote> {
+        while let Some(mut remote) = pool.take(|remote| *remote.machine() == self.machines[index]) {
+            if remote.is_usable() && remote.probe_again(PROBE_LIFETIME).is_ok() {
+                return self.is_suitable(index, &remote, observer).then_some(remote);
+            }
+        }
+        None
     }
 
     /// Starts to connect to a candidate, whose answer will go to `answers`.
@@ -142,19 +195,18 @@ impl Candidates {
         let machine = self.machines[index].clone();
         let session = Remote::start(&machine)?;
         let (ours, store, answers) = (session.clone(), self.directories.store.clone(), answers.clone());
-        std::thread::Builder::new()
-            .name("guix-offload-connect".into())
-            .spawn(move || {
-                // Nobody listens any more when another machine was faster.
-                let _ = answers.send((index, Remote::establish(session, &machine, &store)));
-            })
-            .map_err(|error| Error::io(ErrorKind::Exhausted, "starting a thread", error))?;
+        thread::spawn("guix-offload-connect", move || {
+            let established = catch_unwind(AssertUnwindSafe(|| Remote::establish(session, &machine, &store)))
+                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "connecting panicked")));
+            // Nobody listens any more when another machine was faster.
+            let _ = answers.send((index, established));
+        })?;
         Ok(ours)
     }
 
     /// Looks at what a candidate says of itself.
-    fn is_suitable(&self, index: usize, probe: &Probe, observer: &mut dyn Observer) -> bool {
-        let machine = &self.machines[index];
+    fn is_suitable(&self, index: usize, remote: &Remote, observer: &mut dyn Observer) -> bool {
+        let (machine, probe) = (&self.machines[index], remote.probe());
         History::note_load(&self.directories.offload_state(), machine, probe.load);
         observer.event(&Event::Load { machine: &machine.name, load: probe.load });
         if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
@@ -168,26 +220,31 @@ impl Candidates {
         false
     }
 
-    /// Says why a candidate that failed is passed over, and remembers it. Returns whether waiting might help.
-    fn pass_over(
-        &self,
-        index: usize,
-        error: &Error,
-        misconfigured: &mut Option<Error>,
-        observer: &mut dyn Observer,
-    ) -> bool {
+    /// Says why a candidate that failed is passed over, and remembers it.
+    fn pass_over(&self, index: usize, error: Error, findings: &mut Findings, observer: &mut dyn Observer) {
         let machine = &self.machines[index];
-        observer.event(&Event::PassedOver { machine: &machine.name, reason: error });
+        observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
         match error.kind() {
             ErrorKind::Configuration | ErrorKind::Authentication => {
-                misconfigured.get_or_insert_with(|| error.clone());
-                false
+                findings.misconfigured.get_or_insert(error);
+                return;
             }
             ErrorKind::Unavailable | ErrorKind::Protocol => {
                 History::note_failure(&self.directories.offload_state(), machine);
-                true
             }
-            _ => true,
+            _ => {}
         }
+        findings.waiting_helps = true;
     }
+}
+
+/// Cuts `session` off when cancelled.
+fn guard(cancel: &Cancel, session: &Session) -> Guard {
+    let session = session.clone();
+    cancel.guard(move |error| session.abort(error))
+}
+
+fn chosen(lease: Lease, observer: &mut dyn Observer) -> Choice {
+    observer.event(&Event::Chosen { machine: &lease.remote.machine().name });
+    Choice::Machine(Box::new(lease))
 }

@@ -13,15 +13,23 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rustix::event::PollFlags;
+
+use crate::cancel::Cancel;
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::Requirements;
 use crate::machine_file::{self, LoadOptions};
-use crate::offload::{self, Accepted, Reply, Request};
+use crate::offload::{Engine, Reply, Request, Work};
 use crate::progress::Reporter;
 use crate::store::{Directories, StoreDir, StorePath};
+use crate::thread;
+use crate::wake::Wake;
 
 /// Longest request, in bytes.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -41,45 +49,76 @@ pub struct Options {
 
 /// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
 /// exit with. Replies and messages go to `output`, the build's log to `log`. All errors are reported there.
-pub fn serve(options: &Options, input: File, output: File, log: File) -> u8 {
-    let mut reporter = Reporter::new(output, log);
-    match converse(options, &mut BufReader::new(input), &mut reporter) {
-        Ok(()) => 0,
-        Err(error) => {
-            reporter.error(&error);
-            error.class().exit_status()
+///
+/// If nobody reads `output` any more, the daemon is gone, and its locks on the outputs with it: the build is cancelled.
+pub fn serve(options: &Options, input: File, output: File, log: File) -> Result<u8> {
+    let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
+    let (cancel, done) = (Cancel::default(), Arc::new(Wake::new()?));
+    let hook =
+        Hook { options: options.clone(), engine: Engine::new(options.directories.clone()), cancel: cancel.clone() };
+    let finished = Arc::clone(&done);
+    // In a thread of our own, because there a pipe without a reader raises no signal.
+    let worker = thread::spawn("guix-offload", move || {
+        let mut reporter = Reporter::new(output, log);
+        let result = catch_unwind(AssertUnwindSafe(|| hook.converse(&mut BufReader::new(input), &mut reporter)))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the hook panicked")));
+        finished.raise();
+        result.map_or_else(
+            |error| {
+                reporter.error(&error);
+                error.class().exit_status()
+            },
+            |()| 0,
+        )
+    })?;
+    while !done.is_raised() {
+        let events = done.sleep(watched.as_fd(), PollFlags::ERR, None)?;
+        if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+            cancel.cancel();
+            break;
         }
     }
+    worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))
 }
 
-fn converse(options: &Options, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
-    while let Some(line) = read_line(input, MAX_REQUEST)? {
-        let request = parse_request(&line, &options.directories.store)?;
-        // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
-        let reply = match machine_file::load(&options.machine_file, &LoadOptions::default())? {
-            Some(machines) => offload::ask(&options.directories, &machines, &request, reporter)?,
-            None => Reply::Decline,
-        };
-        match reply {
-            Reply::Decline => reporter.say("# decline"),
-            Reply::Postpone => reporter.say("# postpone"),
-            Reply::Accept(accepted) => {
-                reporter.say("# accept");
-                return build(options, *accepted, input, reporter);
+/// A hook at work.
+struct Hook {
+    options: Options,
+    engine: Engine,
+    cancel: Cancel,
+}
+
+impl Hook {
+    fn converse(&self, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
+        while let Some(line) = read_line(input, MAX_REQUEST)? {
+            let request = parse_request(&line, &self.options.directories.store)?;
+            // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
+            let reply = match machine_file::load(&self.options.machine_file, &LoadOptions::default())? {
+                Some(machines) => self.engine.ask(&machines, &request, &self.cancel, reporter)?,
+                None => Reply::Decline,
+            };
+            match reply {
+                Reply::Decline => reporter.say("# decline"),
+                Reply::Postpone => reporter.say("# postpone"),
+                Reply::Accept(accepted) => {
+                    reporter.say("# accept");
+                    let work = self.read_work(input)?;
+                    return self.engine.run(*accepted, work, &self.cancel, reporter);
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn build(options: &Options, accepted: Accepted, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
-    let mut items = || -> Result<Vec<StorePath>> {
-        let line = read_line(input, MAX_ITEMS)?
-            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
-        line.split_ascii_whitespace().map(|item| options.directories.store.parse(item)).collect()
-    };
-    let (inputs, outputs) = (items()?, items()?);
-    accepted.run(&options.directories, inputs, &outputs, &options.build, reporter)
+    /// Reads what the daemon sends after `# accept`.
+    fn read_work(&self, input: &mut impl BufRead) -> Result<Work> {
+        let mut items = || -> Result<Vec<StorePath>> {
+            let line = read_line(input, MAX_ITEMS)?
+                .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
+            line.split_ascii_whitespace().map(|item| self.options.directories.store.parse(item)).collect()
+        };
+        Ok(Work { inputs: items()?, outputs: items()?, options: self.options.build.clone() })
+    }
 }
 
 /// Reads a line of at most `limit` bytes, without its newline; `None` at the end of the stream.

@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod archive;
+pub mod cancel;
 pub mod choose;
 pub mod daemon;
 pub mod error;
@@ -33,10 +34,13 @@ pub mod machine;
 pub mod machine_file;
 pub mod observer;
 pub mod offload;
+pub mod pool;
 pub mod progress;
 pub mod remote;
 pub mod schedule;
 pub mod slot;
 pub mod ssh;
 pub mod store;
+mod thread;
 pub mod transfer;
+mod wake;

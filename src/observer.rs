@@ -37,6 +37,11 @@ pub enum Event<'a> {
     },
     /// All machines are busy; the build waits for one.
     Queued,
+    /// This machine will do the build.
+    Chosen {
+        /// The machine's name.
+        machine: &'a str,
+    },
     /// Store items are about to be sent.
     Sending {
         /// The machine's name.

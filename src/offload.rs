@@ -5,13 +5,17 @@ use std::collections::HashSet;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::choose::{Candidates, Choice, Lease};
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
+use crate::pool::Pool;
+use crate::remote::Remote;
 use crate::slot::{Lock, LockDirectory};
 use crate::store::{Directories, StorePath};
+use crate::thread;
 use crate::transfer::{self, Local};
 
 /// How often a build waiting in the queue looks for a free slot: this share of the time it has waited already ...
@@ -34,6 +38,13 @@ const MAX_ATTEMPTS: usize = 5;
 /// does.
 const FULL: u64 = 10 << 20;
 
+/// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
+pub struct Engine {
+    directories: Directories,
+    remotes: Pool<Remote>,
+    locals: Pool<Local>,
+}
+
 /// What is to be built.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -41,6 +52,17 @@ pub struct Request {
     pub requirements: Requirements,
     /// The derivation.
     pub derivation: StorePath,
+}
+
+/// A build, once it is known what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The closure of all that the build needs.
+    pub inputs: Vec<StorePath>,
+    /// The outputs that are to become valid.
+    pub outputs: Vec<StorePath>,
+    /// Limits and trace.
+    pub options: BuildOptions,
 }
 
 /// What came of a request.
@@ -59,72 +81,96 @@ pub struct Accepted {
     candidates: Candidates,
     lease: Option<Box<Lease>>,
     place: Option<Lock>,
-    local: Option<JoinHandle<Result<Local>>>,
+    local: Option<Preparation>,
 }
 
-/// Decides what to do with `request`, given all `machines` there are.
-///
-/// Fails where every machine that could do the build is misconfigured: postponing would hide that for ever.
-pub fn ask(
-    directories: &Directories,
-    machines: &[BuildMachine],
-    request: &Request,
-    observer: &mut dyn Observer,
-) -> Result<Reply> {
-    let matching: Vec<_> = machines.iter().filter(|m| m.matches(&request.requirements)).cloned().collect();
-    if matching.is_empty() {
-        return Ok(Reply::Decline);
+/// A thread that gets the local daemon ready.
+type Preparation = JoinHandle<Result<Local>>;
+
+impl Engine {
+    /// Starts nothing yet.
+    pub fn new(directories: Directories) -> Self {
+        Engine { directories, remotes: Pool::default(), locals: Pool::default() }
     }
-    let mut candidates = Candidates::new(directories, matching)?;
-    let local = prepare(directories, &request.derivation)?;
-    let (lease, place, local) = match candidates.choose(|_| true, observer)? {
-        Choice::Machine(lease) => (Some(lease), None, Some(local)),
-        Choice::Busy => match LockDirectory::queue(&directories.offload_state())?.try_take()? {
-            // While it waits, it keeps no connection to the local daemon.
-            Some(place) => (None, Some(place), None),
-            None => return Ok(Reply::Postpone),
-        },
-        Choice::Nobody => return Ok(Reply::Postpone),
-        Choice::Misconfigured(error) => return Err(error),
-    };
-    Ok(Reply::Accept(Box::new(Accepted { request: request.clone(), candidates, lease, place, local })))
-}
 
-impl Accepted {
-    /// Does the build: sends those of `inputs`, the closure of the derivation and what it needs, that the machine
-    /// lacks, builds, and makes `outputs` valid in the local store.
+    /// Where things are on this host.
+    pub fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
+    /// Decides what to do with `request`, given all `machines` there are.
+    ///
+    /// Fails where every machine that could do the build is misconfigured: postponing would hide that for ever.
+    pub fn ask(
+        &self,
+        machines: &[BuildMachine],
+        request: &Request,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Reply> {
+        let matching: Vec<_> = machines.iter().filter(|m| m.matches(&request.requirements)).cloned().collect();
+        if matching.is_empty() {
+            return Ok(Reply::Decline);
+        }
+        let mut candidates = Candidates::new(&self.directories, matching)?;
+        let local = self.prepare(&request.derivation)?;
+        let (lease, place, local) = match candidates.choose(|_| true, &self.remotes, cancel, observer)? {
+            Choice::Machine(lease) => (Some(lease), None, Some(local)),
+            Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
+                // While it waits, it keeps no connection to the local daemon.
+                Some(place) => (None, Some(place), None),
+                None => return Ok(Reply::Postpone),
+            },
+            Choice::Nobody => return Ok(Reply::Postpone),
+            Choice::Misconfigured(error) => return Err(error),
+        };
+        Ok(Reply::Accept(Box::new(Accepted { request: request.clone(), candidates, lease, place, local })))
+    }
+
+    /// Does a build that was accepted: sends those of its inputs that the machine lacks, builds, and makes the outputs
+    /// valid in the local store.
     ///
     /// A failure that is the machine's, not the build's, has the build tried on another machine.
-    pub fn run(
-        mut self,
-        directories: &Directories,
-        inputs: Vec<StorePath>,
-        outputs: &[StorePath],
-        options: &BuildOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let mut items = inputs;
-        if !items.contains(&self.request.derivation) {
-            items.push(self.request.derivation.clone());
+    pub fn run(&self, accepted: Accepted, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
+        let Accepted { request: Request { derivation, .. }, mut candidates, mut lease, mut place, mut local } =
+            accepted;
+        let Work { inputs: mut items, outputs, options } = work;
+        if !items.contains(&derivation) {
+            items.push(derivation.clone());
         }
         let mut failed = HashSet::new();
         loop {
-            let mut lease = match self.lease.take() {
+            let mut lease = match lease.take() {
                 Some(lease) => lease,
-                None => self.wait_for_machine(&failed, observer)?,
+                None => self.wait_for_machine(&mut candidates, &failed, cancel, observer)?,
             };
-            let local = match self.local.take() {
-                Some(local) => local,
-                None => prepare(directories, &self.request.derivation)?,
+            place = place.and(None); // a machine is better than a place in the queue
+            let preparation = match local.take() {
+                Some(preparation) => preparation,
+                None => self.prepare(&derivation)?,
             };
-            let result = self.attempt(directories, &mut lease, local, &items, outputs, options, observer);
+            let mut local = preparation
+                .join()
+                .map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
+            let attempt = Attempt { engine: self, derivation: &derivation, items: &items, outputs: &outputs };
+            let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
+            if local.is_usable() {
+                self.locals.put(local);
+            }
             let Err(error) = result else {
-                observer.event(&Event::Done { derivation: &self.request.derivation });
+                lease.release(&self.remotes);
+                observer.event(&Event::Done { derivation: &derivation });
                 return Ok(());
             };
-            failed.insert(lease.candidate);
-            let others_left = failed.len() < self.candidates.count().min(MAX_ATTEMPTS);
-            if !others_left || !is_machines_fault(&error) {
+            cancel.check()?;
+            if !is_machines_fault(&error) {
+                lease.release(&self.remotes);
+                return Err(error);
+            }
+            if !lease.reused {
+                failed.insert(lease.candidate);
+            }
+            if failed.len() >= candidates.count().min(MAX_ATTEMPTS) {
                 return Err(error);
             }
             observer.event(&Event::Retrying { machine: &lease.remote.machine().name, reason: &error });
@@ -132,16 +178,19 @@ impl Accepted {
     }
 
     /// Waits in the queue until some machine that has not failed this build is ready for it.
-    fn wait_for_machine(&mut self, failed: &HashSet<usize>, observer: &mut dyn Observer) -> Result<Box<Lease>> {
+    fn wait_for_machine(
+        &self,
+        candidates: &mut Candidates,
+        failed: &HashSet<usize>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
         observer.event(&Event::Queued);
         loop {
-            let pause = match self.candidates.choose(|index| !failed.contains(&index), observer)? {
-                Choice::Machine(lease) => {
-                    self.place = None;
-                    return Ok(lease);
-                }
+            let pause = match candidates.choose(|index| !failed.contains(&index), &self.remotes, cancel, observer)? {
+                Choice::Machine(lease) => return Ok(lease),
                 Choice::Misconfigured(error) => return Err(error),
                 Choice::Busy => {
                     last_hope = Instant::now();
@@ -153,53 +202,64 @@ impl Accepted {
                 }
                 Choice::Nobody => RETRY_INTERVAL,
             };
-            std::thread::sleep(pause);
+            cancel.sleep(pause)?;
         }
     }
 
-    /// Sends, builds and retrieves on one machine.
-    #[allow(clippy::too_many_arguments)]
-    fn attempt(
-        &self,
-        directories: &Directories,
-        lease: &mut Lease,
-        local: JoinHandle<Result<Local>>,
-        items: &[StorePath],
-        outputs: &[StorePath],
-        options: &BuildOptions,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let derivation = &self.request.derivation;
-        let remote = &mut lease.remote;
-        let mut local =
-            local.join().map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
-        transfer::send_files(&mut local, remote, items, observer)?;
-        observer.event(&Event::Building { machine: &remote.machine().name, derivation });
-        if let Err(error) = remote.build(derivation, options, &mut |text| observer.log(text)) {
-            return Err(match error.kind() {
-                ErrorKind::BuildFailed if remote.free_space().is_ok_and(|free| free < FULL) => {
-                    let name = &remote.machine().name;
-                    Error::new(ErrorKind::Unavailable, format!("{error}, perhaps for lack of space on '{name}'"))
-                        .on_machine(name)
-                }
-                _ => error,
-            });
-        }
-        transfer::retrieve_files(directories, &mut local, remote, derivation, outputs, observer)
-    }
-}
-
-/// Gets the local daemon ready while the machine is still being asked what it lacks.
-fn prepare(directories: &Directories, derivation: &StorePath) -> Result<JoinHandle<Result<Local>>> {
-    let (directories, derivation) = (directories.clone(), derivation.clone());
-    std::thread::Builder::new()
-        .name("guix-offload-local".into())
-        .spawn(move || {
-            let mut local = Local::connect(&directories)?;
+    /// Gets the local daemon ready while the machine is still being connected to.
+    fn prepare(&self, derivation: &StorePath) -> Result<Preparation> {
+        let idle = self.locals.take(Local::is_usable);
+        let (directories, derivation) = (self.directories.clone(), derivation.clone());
+        thread::spawn("guix-offload-local", move || {
+            let mut local = match idle {
+                Some(local) => local,
+                None => Local::connect(&directories)?,
+            };
             local.prepare(&derivation)?;
             Ok(local)
         })
-        .map_err(|error| Error::io(ErrorKind::Exhausted, "starting a thread", error))
+    }
+}
+
+/// One build on one machine.
+struct Attempt<'a> {
+    engine: &'a Engine,
+    derivation: &'a StorePath,
+    items: &'a [StorePath],
+    outputs: &'a [StorePath],
+}
+
+impl Attempt<'_> {
+    /// Sends, builds and retrieves.
+    fn run(
+        &self,
+        local: &mut Local,
+        remote: &mut Remote,
+        options: &BuildOptions,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        cancel.check()?;
+        transfer::send_files(local, remote, self.items, observer)?;
+        cancel.check()?;
+        observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
+        remote
+            .build(self.derivation, options, &mut |text| observer.log(text))
+            .map_err(|error| blame_full_disk(error, remote))?;
+        cancel.check()?;
+        transfer::retrieve_files(&self.engine.directories, local, remote, self.derivation, self.outputs, observer)
+    }
+}
+
+/// A build that failed where there is no space left may not have failed by itself.
+fn blame_full_disk(error: Error, remote: &mut Remote) -> Error {
+    let failed = error.kind() == ErrorKind::BuildFailed;
+    if failed && remote.probe_again(Duration::ZERO).is_ok_and(|probe| probe.free_space < FULL) {
+        let name = &remote.machine().name;
+        let message = format!("{error}; that may have been caused by lack of free disk space on '{name}'");
+        return Error::new(ErrorKind::Unavailable, message).on_machine(name);
+    }
+    error
 }
 
 /// Might the build succeed on another machine?

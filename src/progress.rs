@@ -141,6 +141,7 @@ impl Observer for Reporter {
                 self.say(&format!("retrieving {} from '{machine}'...", amount(items, bytes)));
                 self.begin_transfer(bytes);
             }
+            Event::Chosen { .. } => {} // said when the build begins
             Event::Transferred { bytes } => self.draw(bytes),
             Event::Verified { item } => self.say(&format!("found valid signature for '{item}'")),
             Event::Retrying { machine, reason } => {

@@ -30,6 +30,11 @@ impl Local {
         Ok(Local { client: daemon::connect(directories)?, prepared: None })
     }
 
+    /// Can it be used for another build, as far as is known?
+    pub fn is_usable(&self) -> bool {
+        self.client.is_idle()
+    }
+
     /// Exports `derivation` ahead of time.
     pub fn prepare(&mut self, derivation: &StorePath) -> Result<()> {
         if self.client.path_info(derivation)?.nar_size > MAX_PREPARED as u64 {

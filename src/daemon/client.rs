@@ -259,6 +259,11 @@ impl Client {
         Ok(imported)
     }
 
+    /// Is it ready for a request? Not after one that broke off.
+    pub fn is_idle(&self) -> bool {
+        self.unfinished.is_none()
+    }
+
     /// Sends a request.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
         if let Some(unfinished) = self.unfinished {

@@ -125,7 +125,7 @@ export! {
             return Err(Error::new(ErrorKind::InvalidArgument, "argument 'exit_status' is NULL"));
         }
         let (input, output, log) = (duplicate(input, "input")?, duplicate(output, "output")?, duplicate(log, "log")?);
-        let status = hook::serve(&hook.options, input.into(), output.into(), log.into());
+        let status = hook::serve(&hook.options, input.into(), output.into(), log.into())?;
         // SAFETY: the caller promised that it is valid for a write.
         unsafe { exit_status.write(c_int::from(status)) };
         Ok(())

@@ -44,6 +44,8 @@ pub struct Remote {
     /// The socket of the daemon there.
     socket: String,
     link: Link,
+    probe: Probe,
+    probed: Instant,
 }
 
 impl Remote {
@@ -54,7 +56,7 @@ impl Remote {
 
     /// Waits for `session`, which was started for `machine`, connects to the daemon there, whose store must be in the
     /// same directory as ours, and asks how the machine is doing.
-    pub fn establish(session: Session, machine: &BuildMachine, store: &StoreDir) -> Result<(Remote, Probe)> {
+    pub fn establish(session: Session, machine: &BuildMachine, store: &StoreDir) -> Result<Remote> {
         let established = || -> Result<_> {
             // All of this is sent as soon as the session is up; the answers are waited for afterwards.
             let forwarded = session.open_socket(&machine.daemon_socket);
@@ -78,7 +80,15 @@ impl Remote {
             Ok((socket, link, answer.probe))
         };
         let (socket, link, probe) = established().map_err(|error| error.on_machine(&machine.name))?;
-        Ok((Remote { machine: machine.clone(), store: store.clone(), session, socket, link }, probe))
+        Ok(Remote {
+            machine: machine.clone(),
+            store: store.clone(),
+            session,
+            socket,
+            link,
+            probe,
+            probed: Instant::now(),
+        })
     }
 
     /// The machine.
@@ -167,12 +177,26 @@ impl Remote {
         Ok(Patient { inner: Export(&mut self.link.client), channel })
     }
 
-    /// Free space in the machine's store, in bytes.
-    pub fn free_space(&self) -> Result<u64> {
-        let mut channel = self.session.exec(probe::COMMAND);
-        channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
-        probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
-        probe::answer(&mut channel).map(|answer| answer.probe.free_space).map_err(|e| self.name(e))
+    /// What the machine last said of itself.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Asks again how the machine is doing, unless its last answer is younger than `age`.
+    pub fn probe_again(&mut self, age: Duration) -> Result<&Probe> {
+        if self.probed.elapsed() >= age {
+            let mut channel = self.session.exec(probe::COMMAND);
+            channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+            probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
+            self.probe = probe::answer(&mut channel).map_err(|e| self.name(e))?.probe;
+            self.probed = Instant::now();
+        }
+        Ok(&self.probe)
+    }
+
+    /// Can it be used for another build, as far as is known?
+    pub fn is_usable(&self) -> bool {
+        self.session.failure().is_none() && self.link.client.is_idle()
     }
 
     fn be_patient(&self) {

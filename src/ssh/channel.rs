@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::wake::Wake;
 use crate::error::{Error, ErrorKind, Result};
+use crate::wake::Wake;
 
 /// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
 /// much: 400 MB/s at 20 ms.

@@ -14,8 +14,6 @@ mod driver;
 mod key_file;
 mod raw_channel;
 mod session;
-mod thread;
-mod wake;
 mod wire;
 
 #[cfg(test)]

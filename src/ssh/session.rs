@@ -10,10 +10,10 @@ use parking_lot::{Condvar, Mutex};
 use super::channel::{Channel, ChannelEnd};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
-use super::thread;
-use super::wake::Wake;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
+use crate::thread;
+use crate::wake::Wake;
 
 /// An SSH connection to a machine, logged in, over which any number of channels can be opened.
 ///
@@ -85,7 +85,7 @@ impl Session {
         });
         let deadline = after(connect_timeout);
         let session = Session { handle: Arc::new(Handle { link: Arc::clone(&link) }) };
-        thread::spawn("guix-offload-ssh", move || driver::run(&link, deadline, keepalive))?;
+        let _ = thread::spawn("guix-offload-ssh", move || driver::run(&link, deadline, keepalive))?;
         Ok(session)
     }
 

@@ -26,8 +26,8 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt::set_tcp_quickack};
 
-use super::wake::Wake;
 use crate::error::Result;
+use crate::wake::Wake;
 
 /// How much is read ahead of libssh2.
 const INPUT_LIMIT: usize = 256 << 10;
@@ -204,7 +204,7 @@ impl Wire {
             flags.set(PollFlags::IN, buffers.wants_input());
             flags.set(PollFlags::OUT, buffers.unsent() > 0);
         }
-        wake.sleep(self.socket.as_fd(), flags, until)
+        wake.sleep(self.socket.as_fd(), flags, until).map(drop)
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! How other threads wake the driver, and how it sleeps.
+//! An event descriptor by which threads wake one that sleeps, in poll(2) of ours or of the host process.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ pub struct Wake {
 }
 
 impl Wake {
+    /// Makes one that is not raised. Its descriptor is close-on-exec.
     pub fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .io_context(ErrorKind::Exhausted, || "making an event descriptor")?;
@@ -41,8 +42,14 @@ impl Wake {
         }
     }
 
-    /// Sleeps until raised, until the socket is as its flags say, or until `until`.
-    pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<()> {
+    /// Was it raised since it was last cleared?
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst)
+    }
+
+    /// Sleeps until raised, until the socket is as `flags` say, until `until`, or for no reason. Returns what is the
+    /// case with the socket.
+    pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<PollFlags> {
         let timeout = until.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
@@ -51,9 +58,18 @@ impl Wake {
         let socket = PollFd::from_borrowed_fd(socket, flags);
         // A hung-up socket always wakes; one that nothing is wanted of is left out.
         let count = if flags.is_empty() { 1 } else { 2 };
-        match poll(&mut [wake, socket][..count], timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error).io_context(ErrorKind::Exhausted, || "waiting for the network"),
+        let mut polled = [wake, socket];
+        match poll(&mut polled[..count], timeout.as_ref()) {
+            Ok(_) => Ok(polled[1].revents()),
+            Err(Errno::INTR) => Ok(PollFlags::empty()),
+            Err(error) => Err(error).io_context(ErrorKind::Exhausted, || "waiting for events"),
         }
+    }
+}
+
+/// Readable from when it is raised until it is cleared.
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
     }
 }
