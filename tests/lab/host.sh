@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck disable=SC2119,SC2120
 # What a host of the lab does itself; it is there as `lab-host`.
 #   lab-host init                             its first process: set up, start sshd and guix-daemon, stay
 #   lab-host daemon [NAME=VALUE...] [-- ARG...]   start guix-daemon anew with this environment and these arguments
