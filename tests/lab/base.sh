@@ -12,13 +12,14 @@ base() {
   [ -d "$(base_dir 1.5.0)" ] && [ -d "$(base_dir 1.2.0)" ] && return
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a root file system"
   mkdir -p "$cache/base-$recipe"
-  (
-    flock 8 # another checkout may be at it
-    rm -rf --one-file-system "$cache/base-$recipe"/*.new
-    [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
-    [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
-      --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
-  ) 8>"$cache/base.lock"
+  exec 8>"$cache/base.lock"
+  flock 8 # another checkout may be at it
+  rm -rf --one-file-system "$cache/base-$recipe"/*.new
+  [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
+  # shellcheck disable=SC2016
+  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
+    --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
+  exec 8>&-
 }
 
 # Under a temporary name first: a base that is there is whole.
