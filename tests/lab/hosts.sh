@@ -8,9 +8,13 @@ host_names() { local d; for d in "$state"/*/root; do d=${d%/root}; echo "${d##*/
 heads() { host_names | grep 'head$' || true; }
 build_machines() { host_names | grep -v 'head$' || true; }
 option() { grep -qx "$2" "$state/$1/options"; } # HOST OPTION
-address() { awk -v n="$1" '$2 == n { print $1; found = 1 } END { exit !found }' "$(farm_root)$state/hosts" || die "no host named $1 in this farm"; }
-farm_root() { echo "/proc/$(farm_pid)/root"; }
-root() { host_dir "$1" >/dev/null; echo "$(farm_root)$state/$1/root"; }
+address() { host_dir "$1" >/dev/null; awk -v n="$1" '$2 == n { print $1 }' "$state/hosts"; }
+farm_root() { local farm; farm=$(farm_pid) && echo "/proc/$farm/root"; }
+root() { # nothing is printed on failure: a path is not to start at the real root
+  local farm dir
+  farm=$(farm_root) && dir=$(host_dir "$1") || exit 1
+  echo "$farm$dir/root"
+}
 
 # Its first process: the only child of the unshare that made it, which is a child of the farm's first process.
 pid() {
@@ -123,7 +127,7 @@ trust_each_other() {
 }
 
 machines() { # HEAD HOST...
-  local head=$1 name user; shift
+  local head name user; head=$(root "$1"); shift
   {
     echo '(list'
     for name; do
@@ -133,5 +137,5 @@ machines() { # HEAD HOST...
       echo "  (private-key \"/etc/guix/offload_key\") (parallel-builds ${LAB_SLOTS:-2}) (overload-threshold #f) ${LAB_FIELDS:-})"
     done
     echo ')'
-  } >"$(root "$head")/etc/guix/machines.scm"
+  } >"$head/etc/guix/machines.scm"
 }
