@@ -127,8 +127,8 @@ trust_each_other() {
 }
 
 machines() { # HEAD HOST...
-  local head name dir user; head=$(root "$1"); shift
-  {
+  local head name dir user text; head=$(root "$1"); shift
+  text=$(
     echo '(list'
     for name; do
       dir=$(root "$name")
@@ -138,5 +138,6 @@ machines() { # HEAD HOST...
       echo "  (private-key \"/etc/guix/offload_key\") (parallel-builds ${LAB_SLOTS:-2}) (overload-threshold #f) ${LAB_FIELDS:-})"
     done
     echo ')'
-  } >"$head/etc/guix/machines.scm"
+  ) # as a whole or not at all
+  echo "$text" >"$head/etc/guix/machines.scm"
 }
