@@ -127,15 +127,17 @@ trust_each_other() {
 }
 
 machines() { # HEAD HOST...
-  local head name user; head=$(root "$1"); shift
-  {
+  local head name dir user text; head=$(root "$1"); shift
+  text=$(
     echo '(list'
     for name; do
-      user=$(sed -n 's/^user=//p' "$(host_dir "$name")/options")
+      dir=$(root "$name")
+      user=$(sed -n 's/^user=//p' "$dir/etc/lab-options")
       echo " (build-machine (name \"$name\") (systems '(\"$(uname -m)-linux\")) (user \"${user:-root}\")"
-      echo "  (host-key \"$(cut -d' ' -f1,2 "$(root "$name")/etc/ssh/ssh_host_ed25519_key.pub")\")"
+      echo "  (host-key \"$(cut -d' ' -f1,2 "$dir/etc/ssh/ssh_host_ed25519_key.pub")\")"
       echo "  (private-key \"/etc/guix/offload_key\") (parallel-builds ${LAB_SLOTS:-2}) (overload-threshold #f) ${LAB_FIELDS:-})"
     done
     echo ')'
-  } >"$head/etc/guix/machines.scm"
+  ) # as a whole or not at all
+  echo "$text" >"$head/etc/guix/machines.scm"
 }
