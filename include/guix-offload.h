@@ -36,18 +36,38 @@
  *     promises that only within one minor version.
  */
 
-
 #ifndef GUIX_OFFLOAD_H
 #define GUIX_OFFLOAD_H
 
+#include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+
+/* Version */
 
 /**
  * Version of the ABI that a header describes. It changes when a program that was compiled before could break; the
  * number in the library's SONAME is the same.
  */
 #define GUIX_OFFLOAD_ABI_VERSION 0
+
+/**
+ * Version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION` before it calls
+ * anything else. Any thread.
+ */
+uint32_t guix_offload_abi_version(void);
+
+/**
+ * Version of the library, such as "0.1.0". Static, never NULL. Any thread.
+ */
+const char *guix_offload_version(void);
+
+
+/* Errors */
 
 /**
  * What a call returns: `GUIX_OFFLOAD_OK`, or why it failed. Failures are negative.
@@ -119,26 +139,6 @@ typedef enum guix_offload_status {
 typedef struct guix_offload_error guix_offload_error;
 
 /**
- * How a build hook is to work. Not for two threads at once.
- */
-typedef struct guix_offload_hook guix_offload_hook;
-
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
-
-/**
- * Version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION` before it calls
- * anything else. Any thread.
- */
-uint32_t guix_offload_abi_version(void);
-
-/**
- * Version of the library, such as "0.1.0". Static, never NULL. Any thread.
- */
-const char *guix_offload_version(void);
-
-/**
  * Frees an error. NULL is fine.
  */
 void guix_offload_error_free(struct guix_offload_error *error);
@@ -169,16 +169,678 @@ const char *guix_offload_error_hint(const struct guix_offload_error *error);
  */
 int32_t guix_offload_error_exit_status(const struct guix_offload_error *error);
 
+
+/* Machines */
+
 /**
- * Makes a hook with the directories that the environment names (`NIX_STORE_DIR`, `GUIX_STATE_DIRECTORY`,
- * `GUIX_DATABASE_DIRECTORY`, `GUIX_CONFIGURATION_DIRECTORY`, `GUIX_DAEMON_SOCKET`; else those of Guix), the
- * machine file `machines.scm` in the configuration directory, and no time limits. The caller frees it with
- * `guix_offload_hook_free`.
- *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL or `NIX_STORE_DIR` is no absolute file name.
+ * A build machine: what `build-machine` is in machines.scm. While it is `const`, any number of threads may read it.
  */
-enum guix_offload_status guix_offload_hook_new(struct guix_offload_hook **hook,
-                                               struct guix_offload_error **error);
+typedef struct guix_offload_machine guix_offload_machine;
+
+/**
+ * Makes a machine for builds of the system type `system`, such as "x86_64-linux", with Guix's defaults for all
+ * that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
+ * process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
+ * its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
+ * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+ */
+guix_offload_status guix_offload_machine_new(struct guix_offload_machine **machine,
+                                             const char *name,
+                                             const char *system,
+                                             const char *user,
+                                             const char *host_key,
+                                             guix_offload_error **error);
+
+/**
+ * Frees a machine that `guix_offload_machine_new` gave. NULL is fine.
+ */
+void guix_offload_machine_free(struct guix_offload_machine *machine);
+
+/**
+ * Adds a system type that the machine builds for. Strings are copied; setters may follow each other in any order.
+ *
+ * This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
+ * is NULL, a string is not UTF-8, or a value is out of the range that is given.
+ */
+guix_offload_status guix_offload_machine_add_system(struct guix_offload_machine *machine,
+                                                    const char *system,
+                                                    guix_offload_error **error);
+
+/**
+ * Adds a feature that the machine offers, such as "kvm".
+ */
+guix_offload_status guix_offload_machine_add_feature(struct guix_offload_machine *machine,
+                                                     const char *feature,
+                                                     guix_offload_error **error);
+
+/**
+ * Sets the port of its SSH server: 1 to 65535. Default: 22.
+ */
+guix_offload_status guix_offload_machine_set_port(struct guix_offload_machine *machine,
+                                                  uint32_t port,
+                                                  guix_offload_error **error);
+
+/**
+ * Sets the file with the private key to log in with.
+ */
+guix_offload_status guix_offload_machine_set_private_key(struct guix_offload_machine *machine,
+                                                         const char *file,
+                                                         guix_offload_error **error);
+
+/**
+ * Sets which compression may be used, a comma-separated list, and its level, 0 to 9. Default:
+ * "zlib@openssh.com,zlib", 3.
+ */
+guix_offload_status guix_offload_machine_set_compression(struct guix_offload_machine *machine,
+                                                         const char *methods,
+                                                         uint32_t level,
+                                                         guix_offload_error **error);
+
+/**
+ * Sets the socket of the daemon there, an absolute file name. Default: "/var/guix/daemon-socket/socket".
+ */
+guix_offload_status guix_offload_machine_set_daemon_socket(struct guix_offload_machine *machine,
+                                                           const char *socket,
+                                                           guix_offload_error **error);
+
+/**
+ * Sets how many builds may run there at once. 0: none. Default: 1.
+ */
+guix_offload_status guix_offload_machine_set_parallel_builds(struct guix_offload_machine *machine,
+                                                             uint32_t builds,
+                                                             guix_offload_error **error);
+
+/**
+ * Sets its speed relative to other machines, not negative. Default: 1.
+ */
+guix_offload_status guix_offload_machine_set_speed(struct guix_offload_machine *machine,
+                                                   double speed,
+                                                   guix_offload_error **error);
+
+/**
+ * Sets the load, normalised by the number of cores, from which on it takes no more builds; negative: any load is
+ * fine. Default: 0.8.
+ */
+guix_offload_status guix_offload_machine_set_overload_threshold(struct guix_offload_machine *machine,
+                                                                double load,
+                                                                guix_offload_error **error);
+
+/**
+ * The machine's host name or address. This and the texts below live until the machine is freed or changed; NULL
+ * only if `machine` is.
+ */
+const char *guix_offload_machine_name(const struct guix_offload_machine *machine);
+
+/**
+ * The port of its SSH server.
+ */
+uint32_t guix_offload_machine_port(const struct guix_offload_machine *machine);
+
+/**
+ * The account to log in to.
+ */
+const char *guix_offload_machine_user(const struct guix_offload_machine *machine);
+
+/**
+ * The file with the private key.
+ */
+const char *guix_offload_machine_private_key(const struct guix_offload_machine *machine);
+
+/**
+ * The pinned host key, its type and itself.
+ */
+const char *guix_offload_machine_host_key(const struct guix_offload_machine *machine);
+
+/**
+ * Which compression may be used.
+ */
+const char *guix_offload_machine_compression(const struct guix_offload_machine *machine);
+
+/**
+ * The compression level, 0 to 9.
+ */
+uint32_t guix_offload_machine_compression_level(const struct guix_offload_machine *machine);
+
+/**
+ * The socket of the daemon there.
+ */
+const char *guix_offload_machine_daemon_socket(const struct guix_offload_machine *machine);
+
+/**
+ * How many builds may run there at once.
+ */
+uint32_t guix_offload_machine_parallel_builds(const struct guix_offload_machine *machine);
+
+/**
+ * Its speed relative to other machines.
+ */
+double guix_offload_machine_speed(const struct guix_offload_machine *machine);
+
+/**
+ * The load from which on it takes no more builds; negative: any load is fine.
+ */
+double guix_offload_machine_overload_threshold(const struct guix_offload_machine *machine);
+
+/**
+ * The `index`th system type that it builds for, counted from 0; NULL: there are no more.
+ */
+const char *guix_offload_machine_system(const struct guix_offload_machine *machine, size_t index);
+
+/**
+ * The `index`th feature that it offers, counted from 0; NULL: there are no more.
+ */
+const char *guix_offload_machine_feature(const struct guix_offload_machine *machine, size_t index);
+
+
+/* Lists of machines */
+
+/**
+ * A list of build machines. While it is `const`, any number of threads may read it.
+ */
+typedef struct guix_offload_machines guix_offload_machines;
+
+/**
+ * Makes an empty list. The caller frees it with `guix_offload_machines_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL.
+ */
+guix_offload_status guix_offload_machines_new(struct guix_offload_machines **machines,
+                                              guix_offload_error **error);
+
+/**
+ * Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
+ * not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
+ * The caller frees the list with `guix_offload_machines_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
+ * message `FILE:LINE:COLUMN: ...` if something is wrong with the file.
+ */
+guix_offload_status guix_offload_machines_load(struct guix_offload_machines **machines,
+                                               const char *file,
+                                               guix_offload_error **error);
+
+/**
+ * Frees a list, and the machines in it. NULL is fine.
+ */
+void guix_offload_machines_free(struct guix_offload_machines *machines);
+
+/**
+ * Adds a copy of `machine`, which stays the caller's.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_machines_add(struct guix_offload_machines *machines,
+                                              const guix_offload_machine *machine,
+                                              guix_offload_error **error);
+
+/**
+ * How many machines there are.
+ */
+size_t guix_offload_machines_count(const struct guix_offload_machines *machines);
+
+/**
+ * The `index`th machine, counted from 0; NULL: there are no more. It belongs to the list, and lives until that is
+ * freed or added to.
+ */
+const guix_offload_machine *guix_offload_machines_get(const struct guix_offload_machines *machines,
+                                                      size_t index);
+
+
+/* Engine */
+
+/**
+ * A directory or file of this host's Guix.
+ */
+typedef enum guix_offload_directory {
+    /**
+     * The store. Default: `NIX_STORE_DIR`, or "/gnu/store".
+     */
+    GUIX_OFFLOAD_STORE_DIRECTORY = 0,
+    /**
+     * Mutable state. Default: `GUIX_STATE_DIRECTORY`, or "/var/guix". Build slots are in "offload" below it.
+     */
+    GUIX_OFFLOAD_STATE_DIRECTORY = 1,
+    /**
+     * The store's database. Default: `GUIX_DATABASE_DIRECTORY`, or "/var/guix/db".
+     */
+    GUIX_OFFLOAD_DATABASE_DIRECTORY = 2,
+    /**
+     * The list of authorized keys and the machine file. Default: `GUIX_CONFIGURATION_DIRECTORY`, or "/etc/guix".
+     */
+    GUIX_OFFLOAD_CONFIGURATION_DIRECTORY = 3,
+    /**
+     * The local daemon's socket. Default: `GUIX_DAEMON_SOCKET`, or "/var/guix/daemon-socket/socket".
+     */
+    GUIX_OFFLOAD_DAEMON_SOCKET = 4,
+} guix_offload_directory;
+
+/**
+ * What all builds of a process share: where things are on this host, and connections to machines, which are kept for
+ * a minute after a build for the next one. Any number of threads may use it; setters excepted. Handles made with it
+ * keep what they need of it: it may be freed before them.
+ */
+typedef struct guix_offload_engine guix_offload_engine;
+
+/**
+ * Makes an engine with the directories that the environment names, else those of Guix. Connects to nothing. The
+ * caller frees it with `guix_offload_engine_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL or `NIX_STORE_DIR` is no absolute file name.
+ */
+guix_offload_status guix_offload_engine_new(struct guix_offload_engine **engine,
+                                            guix_offload_error **error);
+
+/**
+ * Frees an engine and closes the connections that it keeps. NULL is fine.
+ */
+void guix_offload_engine_free(struct guix_offload_engine *engine);
+
+/**
+ * Sets one of the directories, a `guix_offload_directory`; `name` is absolute, and copied. No other thread may use
+ * the engine meanwhile. What was made with it before keeps the old ones.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
+ * absolute.
+ */
+guix_offload_status guix_offload_engine_set_directory(struct guix_offload_engine *engine,
+                                                      int32_t which,
+                                                      const char *name,
+                                                      guix_offload_error **error);
+
+
+/* Requests */
+
+/**
+ * What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits. Not for
+ * two threads at once while it is changed; calls that take it copy what they need.
+ */
+typedef struct guix_offload_request guix_offload_request;
+
+/**
+ * Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`,
+ * without features, inputs, outputs or time limits. Strings are copied. The caller frees it with
+ * `guix_offload_request_free`. Whether file names are those of store items is checked by the calls that take the
+ * request, which fail with `GUIX_OFFLOAD_INVALID_ARGUMENT`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+ */
+guix_offload_status guix_offload_request_new(struct guix_offload_request **request,
+                                             const char *system,
+                                             const char *derivation,
+                                             guix_offload_error **error);
+
+/**
+ * Frees a request. NULL is fine.
+ */
+void guix_offload_request_free(struct guix_offload_request *request);
+
+/**
+ * Adds a feature that the build requires of its machine, such as "kvm".
+ *
+ * This and the two below fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+ */
+guix_offload_status guix_offload_request_add_feature(struct guix_offload_request *request,
+                                                     const char *feature,
+                                                     guix_offload_error **error);
+
+/**
+ * Adds a store item that the build needs. All of them together, with the derivation, must be a closure: whatever
+ * one refers to is among them.
+ */
+guix_offload_status guix_offload_request_add_input(struct guix_offload_request *request,
+                                                   const char *item,
+                                                   guix_offload_error **error);
+
+/**
+ * Adds an output that is to become valid in the local store. Whoever makes the request holds the locks on them.
+ */
+guix_offload_status guix_offload_request_add_output(struct guix_offload_request *request,
+                                                    const char *item,
+                                                    guix_offload_error **error);
+
+/**
+ * Sets after how many seconds the build is killed, in all and without output. 0: no limit. Both count the build
+ * alone; they are enforced by the daemon of the build machine, and some seconds later here.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
+ */
+guix_offload_status guix_offload_request_set_limits(struct guix_offload_request *request,
+                                                    uint64_t timeout,
+                                                    uint64_t max_silent_time,
+                                                    guix_offload_error **error);
+
+/**
+ * Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `print` is neither.
+ */
+guix_offload_status guix_offload_request_set_build_trace(struct guix_offload_request *request,
+                                                         int print,
+                                                         guix_offload_error **error);
+
+
+/* The verbs: choose, connect, send, build, retrieve */
+
+/**
+ * What becomes of a request.
+ */
+typedef enum guix_offload_reply {
+    /**
+     * No machine can ever do it.
+     */
+    GUIX_OFFLOAD_DECLINE = 0,
+    /**
+     * No machine can do it now.
+     */
+    GUIX_OFFLOAD_POSTPONE = 1,
+    /**
+     * It is accepted.
+     */
+    GUIX_OFFLOAD_ACCEPT = 2,
+} guix_offload_reply;
+
+/**
+ * A machine that is connected to. Not for two threads at once.
+ */
+typedef struct guix_offload_connection guix_offload_connection;
+
+/**
+ * Names of store items. While it is `const`, any number of threads may read it.
+ */
+typedef struct guix_offload_items guix_offload_items;
+
+/**
+ * A chosen machine, connected to, and a build slot on it. Not for two threads at once.
+ */
+typedef struct guix_offload_lease guix_offload_lease;
+
+/**
+ * Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
+ * What it returns: 0, or anything else to cancel, after which the connection is good for nothing but to be freed.
+ */
+typedef int (*guix_offload_progress_function)(void *data, uint64_t bytes, uint64_t total);
+
+/**
+ * Is given a piece of a build's log, `length` bytes that do not end with a NUL byte and live for the call. Otherwise
+ * as `guix_offload_progress_function`.
+ */
+typedef int (*guix_offload_log_function)(void *data, const char *text, size_t length);
+
+/**
+ * Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
+ * is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
+ * the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
+ * answer.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
+ * `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, and with `GUIX_OFFLOAD_STORE`
+ * if the state directory cannot be used.
+ */
+guix_offload_status guix_offload_choose(struct guix_offload_lease **lease,
+                                        int32_t *reply,
+                                        const guix_offload_engine *engine,
+                                        const guix_offload_machines *machines,
+                                        const guix_offload_request *request,
+                                        guix_offload_error **error);
+
+/**
+ * The connection to the chosen machine. It belongs to the lease.
+ */
+struct guix_offload_connection *guix_offload_lease_connection(struct guix_offload_lease *lease);
+
+/**
+ * Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
+ */
+void guix_offload_lease_free(struct guix_offload_lease *lease);
+
+/**
+ * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. The caller frees the
+ * connection with `guix_offload_connection_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE`,
+ * `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had.
+ */
+guix_offload_status guix_offload_connect(struct guix_offload_connection **connection,
+                                         const guix_offload_engine *engine,
+                                         const guix_offload_machine *machine,
+                                         guix_offload_error **error);
+
+/**
+ * Closes and frees a connection that `guix_offload_connect` gave. NULL is fine.
+ */
+void guix_offload_connection_free(struct guix_offload_connection *connection);
+
+/**
+ * The machine. It belongs to the connection. NULL only if `connection` is.
+ */
+const guix_offload_machine *guix_offload_connection_machine(const struct guix_offload_connection *connection);
+
+/**
+ * Sends the derivation of `request` and those of its inputs that the machine lacks. `progress` may be NULL. Unless
+ * `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
+ * store item, with `GUIX_OFFLOAD_STORE` if the local daemon cannot export, with `GUIX_OFFLOAD_DAEMON` if the
+ * machine's does not import, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
+ * `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_send(struct guix_offload_connection *connection,
+                                      const guix_offload_request *request,
+                                      guix_offload_progress_function progress,
+                                      void *data,
+                                      struct guix_offload_items **sent,
+                                      guix_offload_error **error);
+
+/**
+ * Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
+ * `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
+ * unless that is -1.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
+ * `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
+ * not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_build(struct guix_offload_connection *connection,
+                                       const guix_offload_request *request,
+                                       int log_descriptor,
+                                       guix_offload_log_function log,
+                                       void *data,
+                                       guix_offload_error **error);
+
+/**
+ * Brings the outputs of `request`, which the machine has built, into the local store and makes them valid, all of
+ * them or none. The caller holds the locks on them. `progress` may be NULL.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
+ * store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or not what was asked
+ * for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails, with
+ * `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost,
+ * and with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_retrieve(struct guix_offload_connection *connection,
+                                          const guix_offload_request *request,
+                                          guix_offload_progress_function progress,
+                                          void *data,
+                                          guix_offload_error **error);
+
+/**
+ * Frees a list of items. NULL is fine.
+ */
+void guix_offload_items_free(struct guix_offload_items *items);
+
+/**
+ * The `index`th item, counted from 0; NULL: there are no more. Lives as long as the list.
+ */
+const char *guix_offload_items_get(const struct guix_offload_items *items, size_t index);
+
+
+/* Jobs */
+
+/**
+ * What happened to a job.
+ */
+typedef enum guix_offload_event_type {
+    /**
+     * No machine is free; the job waits.
+     */
+    GUIX_OFFLOAD_EVENT_QUEUED = 0,
+    /**
+     * A machine cannot take the job: machine, text.
+     */
+    GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
+    /**
+     * A machine does the job: machine.
+     */
+    GUIX_OFFLOAD_EVENT_CHOSEN = 2,
+    /**
+     * Items are about to be sent: machine, items, bytes.
+     */
+    GUIX_OFFLOAD_EVENT_SENDING = 3,
+    /**
+     * Bytes that have moved since sending or retrieving began: bytes.
+     */
+    GUIX_OFFLOAD_EVENT_TRANSFERRED = 4,
+    /**
+     * The machine builds: machine.
+     */
+    GUIX_OFFLOAD_EVENT_BUILDING = 5,
+    /**
+     * A piece of the build's log: text.
+     */
+    GUIX_OFFLOAD_EVENT_LOG = 6,
+    /**
+     * Outputs are about to be retrieved: machine, items, bytes.
+     */
+    GUIX_OFFLOAD_EVENT_RETRIEVING = 7,
+    /**
+     * The machine failed, not the build; another one is tried: machine, text.
+     */
+    GUIX_OFFLOAD_EVENT_RETRYING = 8,
+    /**
+     * The job is over; ask for its result. The last event.
+     */
+    GUIX_OFFLOAD_EVENT_DONE = 9,
+} guix_offload_event_type;
+
+/**
+ * Something that happened to a job. Does not change: any number of threads may read it.
+ */
+typedef struct guix_offload_event guix_offload_event;
+
+/**
+ * A build that is under way, or over. Any number of threads may use it, but only one may free it, when no other uses
+ * it any more.
+ */
+typedef struct guix_offload_job guix_offload_job;
+
+/**
+ * Starts to build what `request` asks for on one of `machines`, and returns at once. `*reply` is a
+ * `guix_offload_reply`: if that is `GUIX_OFFLOAD_ACCEPT`, `*job` is the job, which the caller frees with
+ * `guix_offload_job_free`; else there is no job, because no machine can ever do it or because 256 jobs are
+ * running. A job waits as long as need be for a free machine. `request` and `machines` are copied.
+ *
+ * The job runs in threads of its own, which block all signals. Its log waits in memory until it is taken with
+ * `guix_offload_job_next_event`; when 1 MiB of it waits, the build does.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
+ * item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
+ */
+guix_offload_status guix_offload_job_start(struct guix_offload_job **job,
+                                           int32_t *reply,
+                                           const guix_offload_engine *engine,
+                                           const guix_offload_machines *machines,
+                                           const guix_offload_request *request,
+                                           guix_offload_error **error);
+
+/**
+ * Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
+ * threads end within a second. NULL is fine.
+ */
+void guix_offload_job_free(struct guix_offload_job *job);
+
+/**
+ * A descriptor that is readable while there is an event to take, and for good once the job is over. For select and
+ * poll only. It belongs to the job. -1 if `job` is NULL.
+ */
+int32_t guix_offload_job_descriptor(const struct guix_offload_job *job);
+
+/**
+ * Takes the next event; NULL: there is none now. Does not block. The caller frees it with
+ * `guix_offload_event_free`.
+ */
+struct guix_offload_event *guix_offload_job_next_event(const struct guix_offload_job *job);
+
+/**
+ * Waits until the job is over, for at most `milliseconds`, or for good if that is negative. 1: it is over; 0: not
+ * yet. Takes no events, and a job whose log is not taken may never end.
+ */
+int32_t guix_offload_job_wait(const struct guix_offload_job *job,
+                              int64_t milliseconds);
+
+/**
+ * Cancels the job unless it is over. Returns at once; the result will be `GUIX_OFFLOAD_CANCELLED`. Any thread.
+ */
+void guix_offload_job_cancel(const struct guix_offload_job *job);
+
+/**
+ * What came of the job: `GUIX_OFFLOAD_OK`, all outputs are valid; or why it failed, as often as it is asked.
+ * `guix_offload_error_exit_status` says how a hook would report that.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
+ */
+guix_offload_status guix_offload_job_result(const struct guix_offload_job *job, guix_offload_error **error);
+
+/**
+ * Frees an event. NULL is fine.
+ */
+void guix_offload_event_free(struct guix_offload_event *event);
+
+/**
+ * What happened, a `guix_offload_event_type`; -1 if `event` is NULL.
+ */
+int32_t guix_offload_event_kind(const struct guix_offload_event *event);
+
+/**
+ * Name of the machine, or NULL. Lives as long as the event.
+ */
+const char *guix_offload_event_machine(const struct guix_offload_event *event);
+
+/**
+ * How many store items.
+ */
+size_t guix_offload_event_items(const struct guix_offload_event *event);
+
+/**
+ * How many bytes.
+ */
+uint64_t guix_offload_event_bytes(const struct guix_offload_event *event);
+
+/**
+ * The text, whose length goes to `*length` unless that is NULL: a log may contain any byte. A NUL byte follows,
+ * which does not count. Lives as long as the event; NULL only if `event` is.
+ */
+const char *guix_offload_event_text(const struct guix_offload_event *event,
+                                    size_t *length);
+
+
+/* Build hook */
+
+/**
+ * How a build hook is to work. Not for two threads at once.
+ */
+typedef struct guix_offload_hook guix_offload_hook;
+
+/**
+ * Makes a hook that reads the machine file `machines.scm` in the engine's configuration directory and sets no time
+ * limits. The caller frees it with `guix_offload_hook_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_hook_new(struct guix_offload_hook **hook,
+                                          const guix_offload_engine *engine,
+                                          guix_offload_error **error);
 
 /**
  * Frees a hook. NULL is fine.
@@ -188,49 +850,51 @@ void guix_offload_hook_free(struct guix_offload_hook *hook);
 /**
  * Sets the machine file. `file` is copied.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if an argument is NULL or not UTF-8.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or `file` is not UTF-8.
  */
-enum guix_offload_status guix_offload_hook_set_machine_file(struct guix_offload_hook *hook,
-                                                            const char *file,
-                                                            struct guix_offload_error **error);
+guix_offload_status guix_offload_hook_set_machine_file(struct guix_offload_hook *hook,
+                                                       const char *file,
+                                                       guix_offload_error **error);
 
 /**
- * Sets after how many seconds a build is killed, in all and without output. 0: no limit. Both are enforced by the
- * daemon of the build machine, and some seconds later here.
+ * Sets after how many seconds a build is killed, in all and without output, as for
+ * `guix_offload_request_set_limits`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL.
  */
-enum guix_offload_status guix_offload_hook_set_limits(struct guix_offload_hook *hook,
-                                                      uint64_t timeout,
-                                                      uint64_t max_silent_time,
-                                                      struct guix_offload_error **error);
+guix_offload_status guix_offload_hook_set_limits(struct guix_offload_hook *hook,
+                                                 uint64_t timeout,
+                                                 uint64_t max_silent_time,
+                                                 guix_offload_error **error);
 
 /**
  * Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL or `print` is neither.
  */
-enum guix_offload_status guix_offload_hook_set_build_trace(struct guix_offload_hook *hook,
-                                                           int print,
-                                                           struct guix_offload_error **error);
+guix_offload_status guix_offload_hook_set_build_trace(struct guix_offload_hook *hook,
+                                                      int print,
+                                                      guix_offload_error **error);
 
 /**
  * Serves guix-daemon's requests from the descriptor `input` until a build is done or the daemon hangs up. Blocks.
  * Replies and messages go to `output`, the build's log to `log`; the descriptors stay the caller's, who keeps them
  * open. Afterwards `*exit_status` is what the process should exit with: 0, 1, 100 or 101. A build's failure is
- * reported on `output` and in `*exit_status`; it is not a failure of this call.
+ * reported on `output` and in `*exit_status`; it is not a failure of this call. If nobody reads `output` any more,
+ * the daemon is gone, and the build is cancelled.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
+ * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
  */
-enum guix_offload_status guix_offload_hook_serve(struct guix_offload_hook *hook,
-                                                 int input,
-                                                 int output,
-                                                 int log,
-                                                 int *exit_status,
-                                                 struct guix_offload_error **error);
+guix_offload_status guix_offload_hook_serve(struct guix_offload_hook *hook,
+                                            int input,
+                                            int output,
+                                            int log,
+                                            int *exit_status,
+                                            guix_offload_error **error);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}
+#endif
 
-#endif  /* GUIX_OFFLOAD_H */
+#endif /* GUIX_OFFLOAD_H */

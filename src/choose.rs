@@ -36,19 +36,15 @@ pub struct Lease {
     pub candidate: usize,
     /// Whether the connection is one that had been idle: if it fails, that says nothing about the machine.
     pub reused: bool,
-    slot: Lock,
+    /// The slot.
+    pub slot: Lock,
     _guard: Guard,
 }
 
 impl Lease {
-    /// Frees the slot and keeps the connection for the next build.
-    pub fn release(self, pool: &Pool<Remote>) {
-        let Lease { remote, slot, _guard, .. } = self;
-        drop(slot);
-        drop(_guard);
-        if remote.is_usable() {
-            pool.put(remote);
-        }
+    /// Frees the slot; the connection is left.
+    pub fn release(self) -> Remote {
+        self.remote
     }
 }
 

@@ -27,7 +27,7 @@ use crate::machine::Requirements;
 use crate::machine_file::{self, LoadOptions};
 use crate::offload::{Engine, Reply, Request, Work};
 use crate::progress::Reporter;
-use crate::store::{Directories, StoreDir, StorePath};
+use crate::store::{StoreDir, StorePath};
 use crate::thread;
 use crate::wake::Wake;
 
@@ -39,8 +39,6 @@ const MAX_ITEMS: u64 = 64 << 20;
 /// What a hook is told when it is started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where things are on this host.
-    pub directories: Directories,
     /// The machine file.
     pub machine_file: PathBuf,
     /// Limits and trace of the builds.
@@ -51,11 +49,10 @@ pub struct Options {
 /// exit with. Replies and messages go to `output`, the build's log to `log`. All errors are reported there.
 ///
 /// If nobody reads `output` any more, the daemon is gone, and its locks on the outputs with it: the build is cancelled.
-pub fn serve(options: &Options, input: File, output: File, log: File) -> Result<u8> {
+pub fn serve(engine: &Arc<Engine>, options: &Options, input: File, output: File, log: File) -> Result<u8> {
     let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
     let (cancel, done) = (Cancel::default(), Arc::new(Wake::new()?));
-    let hook =
-        Hook { options: options.clone(), engine: Engine::new(options.directories.clone()), cancel: cancel.clone() };
+    let hook = Hook { options: options.clone(), engine: Arc::clone(engine), cancel: cancel.clone() };
     let finished = Arc::clone(&done);
     // In a thread of our own, because there a pipe without a reader raises no signal.
     let worker = thread::spawn("guix-offload", move || {
@@ -84,14 +81,14 @@ pub fn serve(options: &Options, input: File, output: File, log: File) -> Result<
 /// A hook at work.
 struct Hook {
     options: Options,
-    engine: Engine,
+    engine: Arc<Engine>,
     cancel: Cancel,
 }
 
 impl Hook {
     fn converse(&self, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
         while let Some(line) = read_line(input, MAX_REQUEST)? {
-            let request = parse_request(&line, &self.options.directories.store)?;
+            let request = parse_request(&line, &self.engine.directories().store)?;
             // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
             let reply = match machine_file::load(&self.options.machine_file, &LoadOptions::default())? {
                 Some(machines) => self.engine.ask(&machines, &request, &self.cancel, reporter)?,
@@ -115,7 +112,7 @@ impl Hook {
         let mut items = || -> Result<Vec<StorePath>> {
             let line = read_line(input, MAX_ITEMS)?
                 .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
-            line.split_ascii_whitespace().map(|item| self.options.directories.store.parse(item)).collect()
+            line.split_ascii_whitespace().map(|item| self.engine.directories().store.parse(item)).collect()
         };
         Ok(Work { inputs: items()?, outputs: items()?, options: self.options.build.clone() })
     }

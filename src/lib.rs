@@ -30,6 +30,7 @@ pub mod ffi;
 mod gcrypt;
 pub mod history;
 pub mod hook;
+pub mod job;
 pub mod machine;
 pub mod machine_file;
 pub mod observer;

@@ -72,6 +72,37 @@ pub struct Requirements {
 }
 
 impl BuildMachine {
+    /// Checks the fields that have more to them than their type, for a machine that no machine file describes.
+    pub fn check(&self) -> Result<()> {
+        let reject = |field: &str, expected: &str| {
+            let message = format!("machine {:?}, field '{field}': expected {expected}", self.name);
+            Err(Error::new(ErrorKind::InvalidArgument, message).on_machine(&self.name))
+        };
+        // The name becomes part of a file name.
+        if self.name.is_empty() || self.name.starts_with('.') || self.name.contains(['/', '\0']) {
+            return reject("name", "a host name");
+        }
+        if self.user.is_empty() || self.user.contains('\0') {
+            return reject("user", "an account");
+        }
+        if self.port == 0 {
+            return reject("port", "a number from 1 to 65535");
+        }
+        if self.compression_level > 9 {
+            return reject("compression-level", "a number from 0 to 9");
+        }
+        if !self.daemon_socket.starts_with('/') {
+            return reject("daemon-socket", "an absolute file name");
+        }
+        if !(self.speed.is_finite() && self.speed >= 0.0) {
+            return reject("speed", "a number that is not negative");
+        }
+        if self.overload_threshold.is_some_and(|load| !(load.is_finite() && load >= 0.0)) {
+            return reject("overload-threshold", "a number that is not negative, or none");
+        }
+        Ok(())
+    }
+
     /// Does the machine offer the system and every feature that is required?
     pub fn matches(&self, requirements: &Requirements) -> bool {
         self.systems.contains(&requirements.system)

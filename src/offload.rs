@@ -108,23 +108,57 @@ impl Engine {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Reply> {
-        let matching: Vec<_> = machines.iter().filter(|m| m.matches(&request.requirements)).cloned().collect();
-        if matching.is_empty() {
+        let Some(mut accepted) = self.accept(machines, request)? else {
             return Ok(Reply::Decline);
-        }
-        let mut candidates = Candidates::new(&self.directories, matching)?;
+        };
         let local = self.prepare(&request.derivation)?;
-        let (lease, place, local) = match candidates.choose(|_| true, &self.remotes, cancel, observer)? {
-            Choice::Machine(lease) => (Some(lease), None, Some(local)),
+        match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
+            Choice::Machine(lease) => (accepted.lease, accepted.local) = (Some(lease), Some(local)),
+            // While it waits, it keeps no connection to the local daemon.
             Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
-                // While it waits, it keeps no connection to the local daemon.
-                Some(place) => (None, Some(place), None),
+                Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
             },
             Choice::Nobody => return Ok(Reply::Postpone),
             Choice::Misconfigured(error) => return Err(error),
+        }
+        Ok(Reply::Accept(Box::new(accepted)))
+    }
+
+    /// Chooses a machine for what `requirements` says, for a caller who then does the steps one by one; `None`: no
+    /// machine can ever do it.
+    pub fn choose(
+        &self,
+        machines: &[BuildMachine],
+        requirements: &Requirements,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Choice>> {
+        let Some(mut candidates) = self.candidates(machines, requirements)? else {
+            return Ok(None);
         };
-        Ok(Reply::Accept(Box::new(Accepted { request: request.clone(), candidates, lease, place, local })))
+        candidates.choose(|_| true, &self.remotes, &Cancel::default(), observer).map(Some)
+    }
+
+    /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
+    /// ever do it.
+    pub fn accept(&self, machines: &[BuildMachine], request: &Request) -> Result<Option<Accepted>> {
+        let candidates = self.candidates(machines, &request.requirements)?;
+        Ok(candidates.map(|candidates| {
+            let request = request.clone();
+            Accepted { request, candidates, lease: None, place: None, local: None }
+        }))
+    }
+
+    fn candidates(&self, machines: &[BuildMachine], requirements: &Requirements) -> Result<Option<Candidates>> {
+        let matching: Vec<_> = machines.iter().filter(|m| m.matches(requirements)).cloned().collect();
+        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching).map(Some) }
+    }
+
+    /// Keeps a connection for the next build, if it is good for one.
+    pub fn keep(&self, remote: Remote) {
+        if remote.is_usable() {
+            self.remotes.put(remote);
+        }
     }
 
     /// Does a build that was accepted: sends those of its inputs that the machine lacks, builds, and makes the outputs
@@ -158,13 +192,13 @@ impl Engine {
                 self.locals.put(local);
             }
             let Err(error) = result else {
-                lease.release(&self.remotes);
+                self.keep(lease.release());
                 observer.event(&Event::Done { derivation: &derivation });
                 return Ok(());
             };
             cancel.check()?;
             if !is_machines_fault(&error) {
-                lease.release(&self.remotes);
+                self.keep(lease.release());
                 return Err(error);
             }
             if !lease.reused {
@@ -187,7 +221,7 @@ impl Engine {
     ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
-        observer.event(&Event::Queued);
+        let mut queued = false;
         loop {
             let pause = match candidates.choose(|index| !failed.contains(&index), &self.remotes, cancel, observer)? {
                 Choice::Machine(lease) => return Ok(lease),
@@ -202,6 +236,9 @@ impl Engine {
                 }
                 Choice::Nobody => RETRY_INTERVAL,
             };
+            if !std::mem::replace(&mut queued, true) {
+                observer.event(&Event::Queued);
+            }
             cancel.sleep(pause)?;
         }
     }

@@ -87,19 +87,22 @@ static int seconds(const char *text, uint64_t *value)
 static int serve(char **argv)
 {
     uint64_t max_silent_time, timeout;
+    guix_offload_engine *engine = NULL;
     guix_offload_hook *hook = NULL;
     guix_offload_error *error = NULL;
     int status = 1, trace = strcmp(argv[4], "1") == 0 || strcmp(argv[4], "true") == 0;
 
     if (!seconds(argv[3], &max_silent_time) || !seconds(argv[5], &timeout))
         return usage();
-    if (guix_offload_hook_new(&hook, &error) != GUIX_OFFLOAD_OK
+    if (guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK
+        || guix_offload_hook_new(&hook, engine, &error) != GUIX_OFFLOAD_OK
         || guix_offload_hook_set_limits(hook, timeout, max_silent_time, &error) != GUIX_OFFLOAD_OK
         || guix_offload_hook_set_build_trace(hook, trace, &error) != GUIX_OFFLOAD_OK
         || guix_offload_hook_serve(hook, STDIN_FILENO, STDOUT_FILENO, LOG_DESCRIPTOR, &status, &error)
            != GUIX_OFFLOAD_OK)
         status = fail(error);
     guix_offload_hook_free(hook);
+    guix_offload_engine_free(engine);
     return status;
 }
 

@@ -3,7 +3,8 @@
 
 use std::ffi::{CString, c_char};
 
-use super::export;
+use super::string::for_c;
+use super::{export, handle};
 use crate::error::{Class, Error, ErrorKind};
 
 /// What a call returns: `GUIX_OFFLOAD_OK`, or why it failed. Failures are negative.
@@ -72,17 +73,15 @@ pub struct guix_offload_error {
     hint: Option<CString>,
 }
 
-impl guix_offload_error {
-    /// The C view of `error`. `None`: it cannot be told, for want of memory or because of a stray NUL byte.
-    pub(super) fn from(error: Error) -> Option<Box<Self>> {
-        let c_string = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).ok();
-        Some(Box::new(guix_offload_error {
+impl From<Error> for guix_offload_error {
+    fn from(error: Error) -> Self {
+        guix_offload_error {
             status: error.kind().into(),
             class: error.class(),
-            message: c_string(&error.to_string())?,
-            machine: error.machine().and_then(c_string),
-            hint: error.hint_text().and_then(c_string),
-        }))
+            message: for_c(&error.to_string()),
+            machine: error.machine().map(for_c),
+            hint: error.hint_text().map(for_c),
+        }
     }
 }
 
@@ -95,10 +94,7 @@ fn look<T>(error: *const guix_offload_error, if_null: T, at: impl FnOnce(&guix_o
 export! {
     /// Frees an error. NULL is fine.
     pub fn guix_offload_error_free(error: *mut guix_offload_error) {
-        if !error.is_null() {
-            // SAFETY: the caller hands back what a call gave it, once.
-            drop(unsafe { Box::from_raw(error) });
-        }
+        handle::free(error);
     }
 }
 

@@ -3,6 +3,11 @@
 //!
 //! - [`version`]: which ABI this is
 //! - [`error`]: statuses and errors
+//! - [`machine`], [`machines`]: build machines, and lists of them
+//! - [`engine`]: where things are on this host, and the connections that builds share
+//! - [`request`]: what is to be built
+//! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
+//! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
@@ -11,10 +16,18 @@
 #![allow(non_camel_case_types)] // Types are named as in C.
 #![allow(clippy::missing_safety_doc)] // Safety is what the header says of each function.
 
+pub mod connection;
+pub mod engine;
 pub mod error;
 pub mod hook;
+pub mod job;
+pub mod machine;
+pub mod machines;
+pub mod request;
 pub mod version;
 
+mod descriptor;
+mod handle;
 mod string;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,9 +70,8 @@ fn report(out: *mut *mut guix_offload_error, body: impl FnOnce() -> Result<()>) 
         Err(error) => {
             let status = error.kind().into();
             if !out.is_null() {
-                let boxed = guix_offload_error::from(error).map_or(std::ptr::null_mut(), Box::into_raw);
-                // SAFETY: the caller promised that the last parameter is null or valid for a write.
-                unsafe { out.write(boxed) };
+                // SAFETY: the caller promised that the last parameter is NULL or valid for a write.
+                unsafe { out.write(Box::into_raw(Box::new(error.into()))) };
             }
             status
         }
@@ -88,9 +100,9 @@ impl<T> OnPanic for *mut T {
 }
 
 macro_rules! zero_on_panic {
-    ($($type:ty),*) => { $(impl OnPanic for $type { fn on_panic() -> Self { 0 } })* };
+    ($($type:ty),*) => { $(impl OnPanic for $type { fn on_panic() -> Self { Self::default() } })* };
 }
-zero_on_panic!(i32, u32, u64);
+zero_on_panic!(i32, u32, u64, usize, f64);
 
 /// Runs an infallible body.
 fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {

@@ -1,31 +1,36 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Strings that come from C.
+//! Strings that come from C, and those that go there.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Borrows the string that the argument called `name` points to.
-///
-/// # Safety
-/// `pointer` is null, or points to a NUL-terminated string that lives and does not change as long as the result.
-pub unsafe fn required<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
-    // SAFETY: what the caller promised.
-    unsafe { optional(pointer, name) }?
-        .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is NULL")))
+/// Longest string that is taken, in bytes.
+const MAX_LENGTH: usize = 1 << 20;
+
+/// Borrows the string that the argument called `name` points to, for the duration of the call.
+pub fn required<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    optional(pointer, name)?.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is NULL")))
 }
 
 /// As [`required`], where NULL means that there is none.
-///
-/// # Safety
-/// As for [`required`].
-pub unsafe fn optional<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>> {
+pub fn optional<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>> {
     if pointer.is_null() {
         return Ok(None);
     }
-    // SAFETY: what the caller promised, and it is not null.
+    // SAFETY: the caller of the ABI promised a NUL-terminated string.
+    if unsafe { libc::strnlen(pointer, MAX_LENGTH) } == MAX_LENGTH {
+        let message = format!("argument '{name}' is longer than {} bytes", MAX_LENGTH - 1);
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    // SAFETY: as above; it lives for the duration of the call, and so does the borrow.
     unsafe { CStr::from_ptr(pointer) }
         .to_str()
         .map(Some)
         .map_err(|_| Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is not UTF-8")))
+}
+
+/// `text` for C. A NUL byte, which C could not see beyond, becomes a replacement character.
+pub fn for_c(text: &str) -> CString {
+    CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }

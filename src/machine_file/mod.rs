@@ -143,6 +143,12 @@ fn home_directory() -> Option<PathBuf> {
 
 /// The private key that is used if a machine names none: the first of `id_ed25519` and `id_rsa` that exists, or if
 /// neither does, the one that should.
+/// The private key that Guix takes where none is named: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa` that
+/// exists in the home directory that the user database gives the process's user.
+pub fn default_private_key() -> Result<PathBuf> {
+    default_key(home_directory().as_deref())
+}
+
 fn default_key(home: Option<&Path>) -> Result<PathBuf> {
     let Some(home) = home else {
         return Err(Error::new(

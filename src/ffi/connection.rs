@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The verbs, one by one, each blocking: choose, connect, send, build, retrieve.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::engine::guix_offload_engine;
+use super::error::guix_offload_error;
+use super::handle::{self, Out};
+use super::machine::guix_offload_machine;
+use super::machines::guix_offload_machines;
+use super::request::guix_offload_request;
+use super::string::for_c;
+use super::{descriptor, export};
+use crate::choose::{Choice, Lease};
+use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::observer::{Event, Observer};
+use crate::offload::Engine;
+use crate::remote::Remote;
+use crate::slot::Lock;
+use crate::ssh::Session;
+use crate::transfer::{self, Local};
+
+/// What becomes of a request.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum guix_offload_reply {
+    /// No machine can ever do it.
+    GUIX_OFFLOAD_DECLINE = 0,
+    /// No machine can do it now.
+    GUIX_OFFLOAD_POSTPONE = 1,
+    /// It is accepted.
+    GUIX_OFFLOAD_ACCEPT = 2,
+}
+
+/// A machine that is connected to. Not for two threads at once.
+pub struct guix_offload_connection {
+    engine: Arc<Engine>,
+    remote: Remote,
+    machine: guix_offload_machine,
+    /// The local daemon, once it is needed.
+    local: Option<Local>,
+}
+
+/// A chosen machine, connected to, and a build slot on it. Not for two threads at once.
+pub struct guix_offload_lease {
+    connection: guix_offload_connection,
+    slot: Lock,
+}
+
+/// Names of store items. While it is `const`, any number of threads may read it.
+pub struct guix_offload_items {
+    names: Vec<CString>,
+}
+
+/// Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
+/// What it returns: 0, or anything else to cancel, after which the connection is good for nothing but to be freed.
+pub type guix_offload_progress_function =
+    Option<unsafe extern "C" fn(data: *mut c_void, bytes: u64, total: u64) -> c_int>;
+
+/// Is given a piece of a build's log, `length` bytes that do not end with a NUL byte and live for the call. Otherwise
+/// as `guix_offload_progress_function`.
+pub type guix_offload_log_function =
+    Option<unsafe extern "C" fn(data: *mut c_void, text: *const c_char, length: usize) -> c_int>;
+
+impl guix_offload_connection {
+    fn new(engine: &Arc<Engine>, remote: Remote) -> Self {
+        let machine = guix_offload_machine::new(remote.machine().clone());
+        guix_offload_connection { engine: Arc::clone(engine), remote, machine, local: None }
+    }
+
+    /// Runs a transfer with the local daemon and the machine.
+    fn transfer<T>(
+        &mut self,
+        progress: guix_offload_progress_function,
+        data: *mut c_void,
+        verb: impl FnOnce(&Engine, &mut Local, &mut Remote, &mut dyn Observer) -> Result<T>,
+    ) -> Result<T> {
+        let mut local = match self.local.take() {
+            Some(local) => local,
+            None => Local::connect(self.engine.directories())?,
+        };
+        let session = self.remote.session().clone();
+        let mut callbacks = Callbacks { session, progress, log: Log::None, data, total: 0, cancelled: false };
+        let result = verb(&self.engine, &mut local, &mut self.remote, &mut callbacks);
+        if local.is_usable() {
+            self.local = Some(local);
+        }
+        callbacks.outcome(result)
+    }
+}
+
+/// Calls back while a verb is at work.
+struct Callbacks {
+    session: Session,
+    progress: guix_offload_progress_function,
+    log: Log,
+    data: *mut c_void,
+    total: u64,
+    cancelled: bool,
+}
+
+enum Log {
+    None,
+    Function(unsafe extern "C" fn(*mut c_void, *const c_char, usize) -> c_int),
+    Descriptor(OwnedFd),
+}
+
+impl Callbacks {
+    fn cancelled() -> Error {
+        Error::new(ErrorKind::Cancelled, "cancelled by a callback")
+    }
+
+    /// What a verb came to: if a callback cancelled it, then that.
+    fn outcome<T>(&self, result: Result<T>) -> Result<T> {
+        if self.cancelled { Err(Self::cancelled()) } else { result }
+    }
+}
+
+impl Observer for Callbacks {
+    fn event(&mut self, event: &Event<'_>) {
+        let bytes = match *event {
+            Event::Sending { bytes, .. } | Event::Retrieving { bytes, .. } => {
+                self.total = bytes;
+                0
+            }
+            Event::Transferred { bytes } => bytes,
+            _ => return,
+        };
+        let Some(progress) = self.progress.filter(|_| !self.cancelled) else { return };
+        // SAFETY: the caller of the ABI gave function and data to go together, for the duration of the verb.
+        if unsafe { progress(self.data, bytes, self.total) } != 0 {
+            self.cancelled = true;
+            self.session.abort(Self::cancelled());
+        }
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        match &self.log {
+            Log::None => Ok(()),
+            Log::Descriptor(file) => {
+                let mut rest = text;
+                while !rest.is_empty() {
+                    match rustix::io::retry_on_intr(|| rustix::io::write(file, rest)) {
+                        Ok(count) => rest = &rest[count..],
+                        Err(error) => {
+                            return Err(error).io_context(ErrorKind::Cancelled, || "writing the build log");
+                        }
+                    }
+                }
+                Ok(())
+            }
+            // SAFETY: as above; the text lives for the call.
+            Log::Function(function) => match unsafe { function(self.data, text.as_ptr().cast(), text.len()) } {
+                0 => Ok(()),
+                _ => {
+                    self.cancelled = true;
+                    self.session.abort(Self::cancelled());
+                    Err(Self::cancelled())
+                }
+            },
+        }
+    }
+}
+
+/// Takes no notice of anything.
+struct Silence;
+
+impl Observer for Silence {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn log(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+export! {
+    /// Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
+    /// is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
+    /// the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
+    /// answer.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
+    /// `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, and with `GUIX_OFFLOAD_STORE`
+    /// if the state directory cannot be used.
+    pub fn guix_offload_choose(
+        lease: *mut *mut guix_offload_lease,
+        reply: *mut i32,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        request: *const guix_offload_request,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let (lease, reply) = (Out::new(lease, "lease")?, Out::new(reply, "reply")?);
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machines = handle::borrow(machines, "machines")?.to_vec();
+        let requirements = &handle::borrow(request, "request")?.requirements;
+        let answer = match engine.choose(&machines, requirements, &mut Silence)? {
+            None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
+            Some(Choice::Busy | Choice::Nobody) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
+            Some(Choice::Misconfigured(error)) => return Err(error),
+            Some(Choice::Machine(chosen)) => {
+                let Lease { remote, slot, .. } = *chosen;
+                lease.give(guix_offload_lease { connection: guix_offload_connection::new(engine, remote), slot });
+                guix_offload_reply::GUIX_OFFLOAD_ACCEPT
+            }
+        };
+        reply.set(answer as i32);
+        Ok(())
+    }
+}
+
+export! {
+    /// The connection to the chosen machine. It belongs to the lease.
+    pub fn guix_offload_lease_connection(lease: *mut guix_offload_lease) -> *mut guix_offload_connection {
+        handle::borrow_mut(lease, "lease").map_or(std::ptr::null_mut(), |lease| &mut lease.connection)
+    }
+}
+
+export! {
+    /// Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
+    pub fn guix_offload_lease_free(lease: *mut guix_offload_lease) {
+        if let Some(guix_offload_lease { connection, slot }) = handle::take(lease) {
+            drop(slot);
+            connection.engine.keep(connection.remote);
+        }
+    }
+}
+
+export! {
+    /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. The caller frees the
+    /// connection with `guix_offload_connection_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE`,
+    /// `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had.
+    pub fn guix_offload_connect(
+        connection: *mut *mut guix_offload_connection,
+        engine: *const guix_offload_engine,
+        machine: *const guix_offload_machine,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(connection, "connection")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machine = handle::borrow(machine, "machine")?.description();
+        let remote = Remote::establish(Remote::start(machine)?, machine, &engine.directories().store)?;
+        out.give(guix_offload_connection::new(engine, remote));
+        Ok(())
+    }
+}
+
+export! {
+    /// Closes and frees a connection that `guix_offload_connect` gave. NULL is fine.
+    pub fn guix_offload_connection_free(connection: *mut guix_offload_connection) {
+        handle::free(connection);
+    }
+}
+
+export! {
+    /// The machine. It belongs to the connection. NULL only if `connection` is.
+    pub fn guix_offload_connection_machine(connection: *const guix_offload_connection) -> *const guix_offload_machine {
+        handle::borrow(connection, "connection").map_or(std::ptr::null(), |connection| &connection.machine)
+    }
+}
+
+export! {
+    /// Sends the derivation of `request` and those of its inputs that the machine lacks. `progress` may be NULL. Unless
+    /// `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
+    /// store item, with `GUIX_OFFLOAD_STORE` if the local daemon cannot export, with `GUIX_OFFLOAD_DAEMON` if the
+    /// machine's does not import, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
+    /// `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_send(
+        connection: *mut guix_offload_connection,
+        request: *const guix_offload_request,
+        progress: guix_offload_progress_function,
+        data: *mut c_void,
+        sent: *mut *mut guix_offload_items,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let connection = handle::borrow_mut(connection, "connection")?;
+        let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
+        let mut items = work.inputs;
+        items.push(request.derivation);
+        let names = connection.transfer(progress, data, |_, local, remote, observer| {
+            transfer::send_files(local, remote, &items, observer)
+        })?;
+        if let Ok(out) = Out::new(sent, "sent") {
+            out.give(guix_offload_items { names: names.iter().map(|name| for_c(name.as_str())).collect() });
+        }
+        Ok(())
+    }
+}
+
+export! {
+    /// Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
+    /// `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
+    /// unless that is -1.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
+    /// `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
+    /// not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_build(
+        connection: *mut guix_offload_connection,
+        request: *const guix_offload_request,
+        log_descriptor: c_int,
+        log: guix_offload_log_function,
+        data: *mut c_void,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let connection = handle::borrow_mut(connection, "connection")?;
+        let request = handle::borrow(request, "request")?;
+        let derivation = request.derivation(&connection.engine.directories().store)?;
+        let log = match log {
+            Some(function) => Log::Function(function),
+            None if log_descriptor == -1 => Log::None,
+            None => Log::Descriptor(descriptor::duplicate(log_descriptor, "log_descriptor")?),
+        };
+        let session = connection.remote.session().clone();
+        let mut callbacks = Callbacks { session, progress: None, log, data, total: 0, cancelled: false };
+        let result = connection.remote.build(&derivation, &request.options, &mut |text| callbacks.log(text));
+        callbacks.outcome(result).context(|| format!("building '{derivation}'"))
+    }
+}
+
+export! {
+    /// Brings the outputs of `request`, which the machine has built, into the local store and makes them valid, all of
+    /// them or none. The caller holds the locks on them. `progress` may be NULL.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
+    /// store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or not what was asked
+    /// for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails, with
+    /// `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost,
+    /// and with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_retrieve(
+        connection: *mut guix_offload_connection,
+        request: *const guix_offload_request,
+        progress: guix_offload_progress_function,
+        data: *mut c_void,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let connection = handle::borrow_mut(connection, "connection")?;
+        let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
+        connection.transfer(progress, data, |engine, local, remote, observer| {
+            let directories = engine.directories();
+            transfer::retrieve_files(directories, local, remote, &request.derivation, &work.outputs, observer)
+        })
+    }
+}
+
+export! {
+    /// Frees a list of items. NULL is fine.
+    pub fn guix_offload_items_free(items: *mut guix_offload_items) {
+        handle::free(items);
+    }
+}
+
+export! {
+    /// The `index`th item, counted from 0; NULL: there are no more. Lives as long as the list.
+    pub fn guix_offload_items_get(items: *const guix_offload_items, index: usize) -> *const c_char {
+        let name = handle::borrow(items, "items").ok().and_then(|items| items.names.get(index));
+        name.map_or(std::ptr::null(), |name| name.as_ptr())
+    }
+}

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Build machines.
+
+use std::ffi::{CString, c_char};
+
+use super::error::guix_offload_error;
+use super::export;
+use super::handle::{self, Out};
+use super::string::{self, for_c};
+use crate::error::Result;
+use crate::machine::{BuildMachine, HostKey};
+use crate::machine_file;
+
+/// A build machine: what `build-machine` is in machines.scm. While it is `const`, any number of threads may read it.
+pub struct guix_offload_machine {
+    machine: BuildMachine,
+    texts: Texts,
+}
+
+/// The machine's texts as C sees them.
+struct Texts {
+    name: CString,
+    user: CString,
+    private_key: CString,
+    host_key: CString,
+    compression: CString,
+    daemon_socket: CString,
+    systems: Vec<CString>,
+    features: Vec<CString>,
+}
+
+impl guix_offload_machine {
+    /// What it describes.
+    pub(super) fn description(&self) -> &BuildMachine {
+        &self.machine
+    }
+
+    pub(super) fn new(machine: BuildMachine) -> Self {
+        let texts = Texts {
+            name: for_c(&machine.name),
+            user: for_c(&machine.user),
+            private_key: for_c(&machine.private_key.to_string_lossy()),
+            host_key: for_c(&machine.host_key.to_string()),
+            compression: for_c(&machine.compression),
+            daemon_socket: for_c(&machine.daemon_socket),
+            systems: machine.systems.iter().map(|text| for_c(text)).collect(),
+            features: machine.features.iter().map(|text| for_c(text)).collect(),
+        };
+        guix_offload_machine { machine, texts }
+    }
+
+    /// Changes it, if the result is still a machine.
+    fn change(&mut self, change: impl FnOnce(&mut BuildMachine)) -> Result<()> {
+        let mut changed = self.machine.clone();
+        change(&mut changed);
+        changed.check()?;
+        *self = Self::new(changed);
+        Ok(())
+    }
+}
+
+export! {
+    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux", with Guix's defaults for all
+    /// that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
+    /// process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
+    /// its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
+    /// `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+    pub fn guix_offload_machine_new(
+        machine: *mut *mut guix_offload_machine,
+        name: *const c_char,
+        system: *const c_char,
+        user: *const c_char,
+        host_key: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(machine, "machine")?;
+        let machine = BuildMachine {
+            name: string::required(name, "name")?.into(),
+            port: BuildMachine::DEFAULT_PORT,
+            systems: vec![string::required(system, "system")?.into()],
+            user: string::required(user, "user")?.into(),
+            private_key: machine_file::default_private_key().unwrap_or_default(),
+            host_key: HostKey::parse(string::required(host_key, "host_key")?)?,
+            compression: BuildMachine::DEFAULT_COMPRESSION.into(),
+            compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+            daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
+            parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
+            speed: BuildMachine::DEFAULT_SPEED,
+            features: Vec::new(),
+            overload_threshold: Some(BuildMachine::DEFAULT_OVERLOAD_THRESHOLD),
+        };
+        machine.check()?;
+        out.give(guix_offload_machine::new(machine));
+        Ok(())
+    }
+}
+
+export! {
+    /// Frees a machine that `guix_offload_machine_new` gave. NULL is fine.
+    pub fn guix_offload_machine_free(machine: *mut guix_offload_machine) {
+        handle::free(machine);
+    }
+}
+
+export! {
+    /// Adds a system type that the machine builds for. Strings are copied; setters may follow each other in any order.
+    ///
+    /// This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
+    /// is NULL, a string is not UTF-8, or a value is out of the range that is given.
+    pub fn guix_offload_machine_add_system(
+        machine: *mut guix_offload_machine,
+        system: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let system = string::required(system, "system")?.to_string();
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.systems.push(system))
+    }
+}
+
+export! {
+    /// Adds a feature that the machine offers, such as "kvm".
+    pub fn guix_offload_machine_add_feature(
+        machine: *mut guix_offload_machine,
+        feature: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let feature = string::required(feature, "feature")?.to_string();
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.features.push(feature))
+    }
+}
+
+export! {
+    /// Sets the port of its SSH server: 1 to 65535. Default: 22.
+    pub fn guix_offload_machine_set_port(
+        machine: *mut guix_offload_machine,
+        port: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        // 0 is refused as any other wrong port.
+        let port = u16::try_from(port).unwrap_or(0);
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.port = port)
+    }
+}
+
+export! {
+    /// Sets the file with the private key to log in with.
+    pub fn guix_offload_machine_set_private_key(
+        machine: *mut guix_offload_machine,
+        file: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let file = string::required(file, "file")?.into();
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.private_key = file)
+    }
+}
+
+export! {
+    /// Sets which compression may be used, a comma-separated list, and its level, 0 to 9. Default:
+    /// "zlib@openssh.com,zlib", 3.
+    pub fn guix_offload_machine_set_compression(
+        machine: *mut guix_offload_machine,
+        methods: *const c_char,
+        level: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let methods = string::required(methods, "methods")?.to_string();
+        let level = u8::try_from(level).unwrap_or(u8::MAX);
+        handle::borrow_mut(machine, "machine")?.change(|machine| {
+            (machine.compression, machine.compression_level) = (methods, level);
+        })
+    }
+}
+
+export! {
+    /// Sets the socket of the daemon there, an absolute file name. Default: "/var/guix/daemon-socket/socket".
+    pub fn guix_offload_machine_set_daemon_socket(
+        machine: *mut guix_offload_machine,
+        socket: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let socket = string::required(socket, "socket")?.to_string();
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.daemon_socket = socket)
+    }
+}
+
+export! {
+    /// Sets how many builds may run there at once. 0: none. Default: 1.
+    pub fn guix_offload_machine_set_parallel_builds(
+        machine: *mut guix_offload_machine,
+        builds: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.parallel_builds = builds)
+    }
+}
+
+export! {
+    /// Sets its speed relative to other machines, not negative. Default: 1.
+    pub fn guix_offload_machine_set_speed(
+        machine: *mut guix_offload_machine,
+        speed: f64,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.speed = speed)
+    }
+}
+
+export! {
+    /// Sets the load, normalised by the number of cores, from which on it takes no more builds; negative: any load is
+    /// fine. Default: 0.8.
+    pub fn guix_offload_machine_set_overload_threshold(
+        machine: *mut guix_offload_machine,
+        load: f64,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let threshold = if load < 0.0 { None } else { Some(load) };
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.overload_threshold = threshold)
+    }
+}
+
+/// Reads a field, if there is a machine.
+fn look<'a, T>(machine: *const guix_offload_machine, if_null: T, at: impl FnOnce(&'a guix_offload_machine) -> T) -> T {
+    handle::borrow(machine, "machine").map_or(if_null, at)
+}
+
+fn nth(texts: &[CString], index: usize) -> *const c_char {
+    texts.get(index).map_or(std::ptr::null(), |text| text.as_ptr())
+}
+
+export! {
+    /// The machine's host name or address. This and the texts below live until the machine is freed or changed; NULL
+    /// only if `machine` is.
+    pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
+    }
+}
+
+export! {
+    /// The port of its SSH server.
+    pub fn guix_offload_machine_port(machine: *const guix_offload_machine) -> u32 {
+        look(machine, 0, |m| u32::from(m.machine.port))
+    }
+}
+
+export! {
+    /// The account to log in to.
+    pub fn guix_offload_machine_user(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.user.as_ptr())
+    }
+}
+
+export! {
+    /// The file with the private key.
+    pub fn guix_offload_machine_private_key(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.private_key.as_ptr())
+    }
+}
+
+export! {
+    /// The pinned host key, its type and itself.
+    pub fn guix_offload_machine_host_key(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.host_key.as_ptr())
+    }
+}
+
+export! {
+    /// Which compression may be used.
+    pub fn guix_offload_machine_compression(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.compression.as_ptr())
+    }
+}
+
+export! {
+    /// The compression level, 0 to 9.
+    pub fn guix_offload_machine_compression_level(machine: *const guix_offload_machine) -> u32 {
+        look(machine, 0, |m| u32::from(m.machine.compression_level))
+    }
+}
+
+export! {
+    /// The socket of the daemon there.
+    pub fn guix_offload_machine_daemon_socket(machine: *const guix_offload_machine) -> *const c_char {
+        look(machine, std::ptr::null(), |m| m.texts.daemon_socket.as_ptr())
+    }
+}
+
+export! {
+    /// How many builds may run there at once.
+    pub fn guix_offload_machine_parallel_builds(machine: *const guix_offload_machine) -> u32 {
+        look(machine, 0, |m| m.machine.parallel_builds)
+    }
+}
+
+export! {
+    /// Its speed relative to other machines.
+    pub fn guix_offload_machine_speed(machine: *const guix_offload_machine) -> f64 {
+        look(machine, 0.0, |m| m.machine.speed)
+    }
+}
+
+export! {
+    /// The load from which on it takes no more builds; negative: any load is fine.
+    pub fn guix_offload_machine_overload_threshold(machine: *const guix_offload_machine) -> f64 {
+        look(machine, 0.0, |m| m.machine.overload_threshold.unwrap_or(-1.0))
+    }
+}
+
+export! {
+    /// The `index`th system type that it builds for, counted from 0; NULL: there are no more.
+    pub fn guix_offload_machine_system(machine: *const guix_offload_machine, index: usize) -> *const c_char {
+        look(machine, std::ptr::null(), |m| nth(&m.texts.systems, index))
+    }
+}
+
+export! {
+    /// The `index`th feature that it offers, counted from 0; NULL: there are no more.
+    pub fn guix_offload_machine_feature(machine: *const guix_offload_machine, index: usize) -> *const c_char {
+        look(machine, std::ptr::null(), |m| nth(&m.texts.features, index))
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Lists of build machines.
+
+use std::ffi::c_char;
+use std::path::Path;
+
+use super::error::guix_offload_error;
+use super::handle::{self, Out};
+use super::machine::guix_offload_machine;
+use super::{export, string};
+use crate::error::{Error, ErrorKind};
+use crate::machine::BuildMachine;
+use crate::machine_file::{self, LoadOptions};
+
+/// A list of build machines. While it is `const`, any number of threads may read it.
+pub struct guix_offload_machines {
+    list: Vec<guix_offload_machine>,
+}
+
+impl guix_offload_machines {
+    /// The machines themselves.
+    pub(super) fn to_vec(&self) -> Vec<BuildMachine> {
+        self.list.iter().map(|machine| machine.description().clone()).collect()
+    }
+}
+
+export! {
+    /// Makes an empty list. The caller frees it with `guix_offload_machines_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL.
+    pub fn guix_offload_machines_new(
+        machines: *mut *mut guix_offload_machines,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new() });
+        Ok(())
+    }
+}
+
+export! {
+    /// Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
+    /// not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
+    /// The caller frees the list with `guix_offload_machines_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
+    /// message `FILE:LINE:COLUMN: ...` if something is wrong with the file.
+    pub fn guix_offload_machines_load(
+        machines: *mut *mut guix_offload_machines,
+        file: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(machines, "machines")?;
+        let file = Path::new(string::required(file, "file")?);
+        let list = machine_file::load(file, &LoadOptions::default())?.unwrap_or_default();
+        out.give(guix_offload_machines { list: list.into_iter().map(guix_offload_machine::new).collect() });
+        Ok(())
+    }
+}
+
+export! {
+    /// Frees a list, and the machines in it. NULL is fine.
+    pub fn guix_offload_machines_free(machines: *mut guix_offload_machines) {
+        handle::free(machines);
+    }
+}
+
+export! {
+    /// Adds a copy of `machine`, which stays the caller's.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+    pub fn guix_offload_machines_add(
+        machines: *mut guix_offload_machines,
+        machine: *const guix_offload_machine,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let list = &mut handle::borrow_mut(machines, "machines")?.list;
+        let machine = handle::borrow(machine, "machine")?;
+        list.try_reserve(1).map_err(|_| Error::new(ErrorKind::Exhausted, "out of memory"))?;
+        list.push(guix_offload_machine::new(machine.description().clone()));
+        Ok(())
+    }
+}
+
+export! {
+    /// How many machines there are.
+    pub fn guix_offload_machines_count(machines: *const guix_offload_machines) -> usize {
+        handle::borrow(machines, "machines").map_or(0, |machines| machines.list.len())
+    }
+}
+
+export! {
+    /// The `index`th machine, counted from 0; NULL: there are no more. It belongs to the list, and lives until that is
+    /// freed or added to.
+    pub fn guix_offload_machines_get(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_machine {
+        handle::borrow(machines, "machines").ok().and_then(|machines| machines.list.get(index)).map_or(std::ptr::null(), |machine| machine)
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is to be built.
+
+use std::ffi::{c_char, c_int};
+
+use super::error::guix_offload_error;
+use super::handle::{self, Out};
+use super::{export, string};
+use crate::daemon::BuildOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::Requirements;
+use crate::offload::{Request, Work};
+use crate::store::{StoreDir, StorePath};
+
+/// What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits. Not for
+/// two threads at once while it is changed; calls that take it copy what they need.
+pub struct guix_offload_request {
+    pub(super) requirements: Requirements,
+    derivation: String,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    pub(super) options: BuildOptions,
+}
+
+impl guix_offload_request {
+    /// The derivation, if that is what it names in `store`.
+    pub(super) fn derivation(&self, store: &StoreDir) -> Result<StorePath> {
+        let derivation = store.parse(&self.derivation)?;
+        if !derivation.is_derivation() {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("'{derivation}' is not a derivation")));
+        }
+        Ok(derivation)
+    }
+
+    /// The request and the work as the engine takes them.
+    pub(super) fn resolve(&self, store: &StoreDir) -> Result<(Request, Work)> {
+        let parse = |items: &[String]| items.iter().map(|item| store.parse(item)).collect::<Result<Vec<_>>>();
+        let request = Request { requirements: self.requirements.clone(), derivation: self.derivation(store)? };
+        let work = Work { inputs: parse(&self.inputs)?, outputs: parse(&self.outputs)?, options: self.options.clone() };
+        Ok((request, work))
+    }
+}
+
+export! {
+    /// Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`,
+    /// without features, inputs, outputs or time limits. Strings are copied. The caller frees it with
+    /// `guix_offload_request_free`. Whether file names are those of store items is checked by the calls that take the
+    /// request, which fail with `GUIX_OFFLOAD_INVALID_ARGUMENT`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+    pub fn guix_offload_request_new(
+        request: *mut *mut guix_offload_request,
+        system: *const c_char,
+        derivation: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(request, "request")?;
+        out.give(guix_offload_request {
+            requirements: Requirements { system: string::required(system, "system")?.into(), features: Vec::new() },
+            derivation: string::required(derivation, "derivation")?.into(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            options: BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false },
+        });
+        Ok(())
+    }
+}
+
+export! {
+    /// Frees a request. NULL is fine.
+    pub fn guix_offload_request_free(request: *mut guix_offload_request) {
+        handle::free(request);
+    }
+}
+
+export! {
+    /// Adds a feature that the build requires of its machine, such as "kvm".
+    ///
+    /// This and the two below fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+    pub fn guix_offload_request_add_feature(
+        request: *mut guix_offload_request,
+        feature: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let feature = string::required(feature, "feature")?.into();
+        handle::borrow_mut(request, "request")?.requirements.features.push(feature);
+        Ok(())
+    }
+}
+
+export! {
+    /// Adds a store item that the build needs. All of them together, with the derivation, must be a closure: whatever
+    /// one refers to is among them.
+    pub fn guix_offload_request_add_input(
+        request: *mut guix_offload_request,
+        item: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let item = string::required(item, "item")?.into();
+        handle::borrow_mut(request, "request")?.inputs.push(item);
+        Ok(())
+    }
+}
+
+export! {
+    /// Adds an output that is to become valid in the local store. Whoever makes the request holds the locks on them.
+    pub fn guix_offload_request_add_output(
+        request: *mut guix_offload_request,
+        item: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let item = string::required(item, "item")?.into();
+        handle::borrow_mut(request, "request")?.outputs.push(item);
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets after how many seconds the build is killed, in all and without output. 0: no limit. Both count the build
+    /// alone; they are enforced by the daemon of the build machine, and some seconds later here.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
+    pub fn guix_offload_request_set_limits(
+        request: *mut guix_offload_request,
+        timeout: u64,
+        max_silent_time: u64,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let options = &mut handle::borrow_mut(request, "request")?.options;
+        (options.timeout, options.max_silent_time) = (timeout, max_silent_time);
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `print` is neither.
+    pub fn guix_offload_request_set_build_trace(
+        request: *mut guix_offload_request,
+        print: c_int,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(request, "request")?.options.print_build_trace = flag(print, "print")?;
+        Ok(())
+    }
+}
+
+/// The truth value that the argument called `name` is.
+pub fn flag(value: c_int, name: &str) -> Result<bool> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is {value}, neither 0 nor 1"))),
+    }
+}

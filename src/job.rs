@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Builds that run beside a host process: a job is started, watched through a descriptor, and cancelled or freed at any
+//! time.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::cancel::Cancel;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine::BuildMachine;
+use crate::observer::{Event, Observer};
+use crate::offload::{Engine, Request, Work};
+use crate::thread;
+use crate::wake::Wake;
+
+/// How many jobs may run in one process at once; to start more is postponed.
+pub const MAX_JOBS: usize = 256;
+
+/// How much of a build's log may wait to be taken, in bytes; then the build waits.
+const MAX_LOG: usize = 1 << 20;
+
+/// Pieces of log are put together up to this size, in bytes.
+const LOG_PIECE: usize = 16 << 10;
+
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// What happened to a job: the [`Event`]s of its build, and its log, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEvent {
+    /// No machine is free; the job waits.
+    Queued,
+    /// A machine cannot take the job, and why.
+    PassedOver(String, String),
+    /// This machine does the job.
+    Chosen(String),
+    /// So many items, of so many bytes, are about to be sent to the machine.
+    Sending(String, usize, u64),
+    /// So many bytes have moved since sending or retrieving began.
+    Transferred(u64),
+    /// The machine builds.
+    Building(String),
+    /// A piece of the build's log.
+    Log(Vec<u8>),
+    /// So many items, of so many bytes, are about to be retrieved from the machine.
+    Retrieving(String, usize, u64),
+    /// The machine failed, and how; another one is tried.
+    Retrying(String, String),
+    /// The job is over; its result is there.
+    Done,
+}
+
+/// What came of starting a job.
+pub enum Started {
+    /// No machine can ever do this build.
+    Declined,
+    /// Too many jobs are running.
+    Postponed,
+    /// It runs.
+    Running(Job),
+}
+
+/// A build that is under way, or over. Any thread. Dropping it cancels it.
+pub struct Job(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Raised while there is an event, and for good once the job is over.
+    ready: Wake,
+    cancel: Cancel,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<JobEvent>,
+    /// Bytes of log in `events`.
+    log: usize,
+    result: Option<Result<()>>,
+    cancelled: bool,
+}
+
+impl Job {
+    /// Starts to build what `request` asks for, on one of `machines`. Returns at once.
+    ///
+    /// Fails with [`ErrorKind::Exhausted`] for want of a thread or descriptor.
+    pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+        if !machines.iter().any(|machine| machine.matches(&request.requirements)) {
+            return Ok(Started::Declined);
+        }
+        let Some(running) = Running::another() else {
+            return Ok(Started::Postponed);
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ready: Wake::new()?,
+            cancel: Cancel::default(),
+        });
+        let (engine, machines) = (Arc::clone(engine), machines.to_vec());
+        let mut reporter = Reporter(Arc::clone(&shared));
+        thread::spawn("guix-offload-job", move || {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                let cancel = reporter.0.cancel.clone();
+                match engine.accept(&machines, &request)? {
+                    Some(accepted) => engine.run(accepted, work, &cancel, &mut reporter),
+                    None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
+                }
+            }))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the job panicked")));
+            // What the result tells to be over is over: connections, threads and the place among the running.
+            drop((engine, running));
+            reporter.finish(result);
+        })?;
+        Ok(Started::Running(Job(shared)))
+    }
+
+    /// Stops the job as soon as possible: its result will be [`ErrorKind::Cancelled`], unless it was over before.
+    /// Returns at once.
+    pub fn cancel(&self) {
+        self.0.state.lock().cancelled = true;
+        self.0.changed.notify_all();
+        self.0.cancel.cancel();
+    }
+
+    /// The next event, if there is one.
+    pub fn next_event(&self) -> Option<JobEvent> {
+        let mut state = self.0.state.lock();
+        let event = state.events.pop_front();
+        if let Some(JobEvent::Log(text)) = &event {
+            state.log -= text.len();
+            self.0.changed.notify_all();
+        }
+        if state.events.is_empty() && state.result.is_none() {
+            self.0.ready.clear();
+        }
+        event
+    }
+
+    /// Waits until the job is over, at most for `time`; `false`: it is not over yet. Takes no events: a job whose log
+    /// nobody takes does not end.
+    pub fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now().checked_add(time);
+        let mut state = self.0.state.lock();
+        while state.result.is_none() {
+            match until {
+                Some(until) if self.0.changed.wait_until(&mut state, until).timed_out() => break,
+                Some(_) => {}
+                None => self.0.changed.wait(&mut state),
+            }
+        }
+        state.result.is_some()
+    }
+
+    /// What came of the job, once it is over.
+    pub fn result(&self) -> Option<Result<()>> {
+        self.0.state.lock().result.clone()
+    }
+}
+
+/// Readable while there is an event to take, and for good once the job is over. For poll(2) and select(2) only.
+impl AsFd for Job {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.ready.as_fd()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// One of at most [`MAX_JOBS`].
+struct Running;
+
+impl Running {
+    fn another() -> Option<Self> {
+        let more = |count| (count < MAX_JOBS).then_some(count + 1);
+        RUNNING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Puts what happens into a job's queue.
+struct Reporter(Arc<Shared>);
+
+impl Reporter {
+    fn push(&self, state: &mut State, event: JobEvent) {
+        match (state.events.back_mut(), &event) {
+            // Of progress, only the latest counts.
+            (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
+            (Some(JobEvent::Log(last)), JobEvent::Log(text)) if last.len() < LOG_PIECE => last.extend_from_slice(text),
+            _ => state.events.push_back(event),
+        }
+        self.0.ready.raise();
+    }
+
+    fn finish(&self, result: Result<()>) {
+        let mut state = self.0.state.lock();
+        state.result = Some(result);
+        self.push(&mut state, JobEvent::Done);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Observer for Reporter {
+    fn event(&mut self, event: &Event<'_>) {
+        let event = match *event {
+            Event::Queued => JobEvent::Queued,
+            Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.to_string()),
+            Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
+            Event::Sending { machine, items, bytes } => JobEvent::Sending(machine.into(), items, bytes),
+            Event::Transferred { bytes } => JobEvent::Transferred(bytes),
+            Event::Building { machine, .. } => JobEvent::Building(machine.into()),
+            Event::Retrieving { machine, items, bytes } => JobEvent::Retrieving(machine.into(), items, bytes),
+            Event::Retrying { machine, reason } => JobEvent::Retrying(machine.into(), reason.to_string()),
+            // The result tells more.
+            Event::Done { .. } => return,
+            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } | Event::Verified { .. } => return,
+        };
+        self.push(&mut self.0.state.lock(), event);
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        let mut state = self.0.state.lock();
+        while state.log >= MAX_LOG && !state.cancelled {
+            self.0.changed.wait(&mut state);
+        }
+        if state.cancelled {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+        }
+        state.log += text.len();
+        self.push(&mut state, JobEvent::Log(text.to_vec()));
+        Ok(())
+    }
+}
