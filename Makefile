@@ -3,6 +3,7 @@
 #   make            build the library and the C program
 #   make install    into $(DESTDIR)$(PREFIX), /usr/local by default
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
+#   make bench      offloaded builds, timed against the stock script
 #   make check      every test; what .ci/run runs
 #   make setup      install what the above need, on Debian; check and demo do it themselves
 #   make lab-clean  remove the lab's hosts and the root file systems they are made from
@@ -29,7 +30,7 @@ packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev lib
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check demo clean lab-clean
+.PHONY: all library setup install check demo bench clean lab-clean
 all: $(release)/guix-offload
 
 library:
@@ -69,6 +70,11 @@ check: setup
 demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm head w1 -- tests/lab/demo.sh
+
+bench: setup
+	$(CARGO) bench --bench farm --no-run
+	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	LAB_INSTALL=$(stage) $(lab) with-farm stockhead head w1 w2 -- $(CARGO) bench --offline --bench farm
 
 clean:
 	$(CARGO) clean

@@ -90,7 +90,8 @@ static int serve(char **argv)
     guix_offload_engine *engine = NULL;
     guix_offload_hook *hook = NULL;
     guix_offload_error *error = NULL;
-    int status = 1, trace = strcmp(argv[4], "1") == 0 || strcmp(argv[4], "true") == 0;
+    /* As for the script: newer daemons say "true", and their users get no trace of the machine's daemon.  */
+    int status = 1, trace = strcmp(argv[4], "1") == 0;
 
     if (!seconds(argv[3], &max_silent_time) || !seconds(argv[5], &timeout))
         return usage();
