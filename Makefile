@@ -74,7 +74,7 @@ demo: setup
 bench: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
-	LAB_INSTALL=$(stage) $(lab) with-farm stockhead head w1 w2 -- $(CARGO) bench --offline --bench farm
+	LAB_INSTALL=$(stage) $(lab) with-farm shead head w1 w2 -- $(CARGO) bench --offline --bench farm
 
 clean:
 	$(CARGO) clean

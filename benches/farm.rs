@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use lab::{Host, lab};
 
 /// A head whose daemon has the stock script for a hook, and one whose daemon has ours.
-const STOCK: Host = Host("stockhead");
+const STOCK: Host = Host("shead");
 const OURS: Host = Host("head");
 const MACHINES: [Host; 2] = [Host("w1"), Host("w2")];
 
