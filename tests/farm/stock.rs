@@ -4,6 +4,7 @@
 use crate::lab::{Host, lab};
 
 const HEAD: Host = Host("head");
+const UHEAD: Host = Host("uhead");
 const W1: Host = Host("w1");
 
 #[test]
@@ -29,4 +30,23 @@ fn a_failing_build_is_reported_as_such() {
     let builds = HEAD.build("fail", &[]);
     assert!(!builds.succeeded && builds.results.starts_with("failed fail\nerror "), "{}", builds.results);
     assert!(builds.log.contains("about to fail"), "{}", builds.log);
+}
+
+#[test]
+fn every_kind_of_host_can_offload_or_be_offloaded_to() {
+    for host in [UHEAD, Host("w3")] {
+        assert_eq!(host.sh(&["stat", "-c", "%U", "/var/guix/daemon-socket/socket"]), "guix-daemon\n", "{}", host.0);
+        assert!(!host.run(&["touch", "/gnu/store/x"]).status.success(), "the store of {} is writable", host.0);
+    }
+    assert!(Host("old").sh(&["guix-daemon", "--version"]).contains("1.2.0"));
+    let machines = ["w1", "w2", "w3", "w4", "old"].map(Host);
+    for (head, machine) in machines.map(|machine| (HEAD, machine)).into_iter().chain([(UHEAD, W1)]) {
+        head.offload_to(&[machine]);
+        lab(&["restart-daemon", head.0]);
+        let builds = head.build("plain", &[]);
+        assert!(builds.succeeded, "{} to {}:\n{}{}", head.0, machine.0, builds.log, builds.results);
+        machine.sh(&["ls", builds.outputs("plain-0")[0]]);
+        machine.verify_store();
+        head.verify_store();
+    }
 }

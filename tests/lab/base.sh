@@ -12,13 +12,14 @@ base() {
   [ -d "$(base_dir 1.5.0)" ] && [ -d "$(base_dir 1.2.0)" ] && return
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a root file system"
   mkdir -p "$cache/base-$recipe"
-  (
-    flock 8 # another checkout may be at it
-    rm -rf "$cache/base-$recipe"/*.new
-    [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
-    [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
-      --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
-  ) 8>"$cache/base.lock"
+  exec 8>"$cache/base.lock"
+  flock 8 # another checkout may be at it
+  rm -rf --one-file-system "$cache/base-$recipe"/*.new
+  [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
+  # shellcheck disable=SC2016
+  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
+    --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
+  exec 8>&-
 }
 
 # Under a temporary name first: a base that is there is whole.
@@ -26,10 +27,11 @@ make_base() { # VERSION SUITE PACKAGES OPTION...
   local version=$1 suite=$2 packages=$3 dir i; shift 3
   dir=$(base_dir "$version")
   echo "lab: making a root file system with Guix $version (once)" >&2
-  # A /usr/share/doc or locale is of no use here; nothing may start while packages are being set up, mmdebstrap sees to that.
-  mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
-    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
-    --include="guix,openssh-server,openssh-client,procps,iproute2,$packages" "$suite" "$dir.new" >"$cache/base.log" 2>&1 </dev/null ||
+  # In namespaces of its own, which a killed set-up leaves no process and no mount of.
+  setpriv --pdeathsig KILL unshare --mount --pid --mount-proc --fork --kill-child \
+    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
+      --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
+      --include="guix,openssh-server,openssh-client,procps,iproute2,$packages" "$suite" "$dir.new" >"$cache/base.log" 2>&1 </dev/null ||
     { tail -n 30 "$cache/base.log" >&2; die "cannot make the root file system with Guix $version"; }
   chroot "$dir.new" groupadd -f --system guixbuild
   for i in 1 2 3 4 5 6 7 8; do

@@ -3,7 +3,7 @@
 ;;;
 ;;;   guix repl builds.scm -- MODE [KEY=VALUE]...
 ;;;
-;;; MODE   plain    COUNT independent builds of one file
+;;; MODE   plain    COUNT independent builds, each of a file `data` and a reference to busybox
 ;;;        chain    a build, and a second one that reads the first one's output
 ;;;        outputs  one build with the outputs "out", "doc" and "debug"; "out" refers to "doc"
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
@@ -89,14 +89,15 @@
                                  ("" '())
                                  (features `(("requiredSystemFeatures" . ,(string-map (lambda (c) (if (eqv? c #\,) #\space c))
                                                                                       features))))))
-                #:inputs (append (map list (cons busybox-directory inputs)) (map list derivations))
+                #:sources (cons busybox-directory inputs)
+                #:inputs (map derivation-input derivations)
                 #:outputs outputs))
 
   (match mode
     ('plain
      (map (lambda (i)
             (build (format #f "plain-~a" i)
-                   "mkdir $out; dd if=/dev/$fill of=$out/data bs=1024 count=$kib 2>/dev/null"))
+                   "mkdir $out; ln -s $b $out/busybox; dd if=/dev/$fill of=$out/data bs=1024 count=$kib 2>/dev/null"))
           (iota (number "count" 1))))
     ('chain
      (let ((first (build "chain-1" "echo $nonce >$out")))

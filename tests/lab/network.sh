@@ -28,6 +28,7 @@ unplug() { ip link set "port-$1" down; }
 # IP packets only: with ARP left alone, peers see silence, not "no route to host".
 cut_off() { # HOST on|off
   host_dir "$1" >/dev/null
+  [[ $2 = on || $2 = off ]] || die "cut: neither on nor off: $2"
   nft delete table bridge "cut-$1" 2>/dev/null || true
   [ "$2" = on ] || return 0
   nft -f - <<END
