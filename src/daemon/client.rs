@@ -234,9 +234,10 @@ impl Client {
     /// Imports the bundle that `archive` reads, all items of which must be signed by a key that the daemon trusts.
     /// Returns the items' names.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<Vec<StorePath>> {
-        self.begin(Operation::ImportPaths, &[])?;
-        if let Some(result) = self.stream.get_mut().feed(archive) {
-            result.map_err(lost)?;
+        let request = self.prepare(Operation::ImportPaths, &[])?;
+        match self.stream.get_mut().feed(&request, archive) {
+            Some(result) => result.map_err(lost)?,
+            None => self.send(&request)?,
         }
         let mut buffer = Vec::new();
         loop {
@@ -266,6 +267,12 @@ impl Client {
 
     /// Sends a request.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
+        let request = self.prepare(operation, arguments)?;
+        self.send(&request)
+    }
+
+    /// The bytes of a request, which is under way from now on.
+    fn prepare(&mut self, operation: Operation, arguments: &[u8]) -> Result<Vec<u8>> {
         if let Some(unfinished) = self.unfinished {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -276,7 +283,7 @@ impl Client {
         let mut request = Vec::with_capacity(8 + arguments.len());
         put_integer(&mut request, operation as u64);
         request.extend_from_slice(arguments);
-        self.send(&request)
+        Ok(request)
     }
 
     fn finish(&mut self) {

@@ -19,12 +19,13 @@ use crate::store::Directories;
 
 /// A connection to a daemon: the stream beneath a [`Client`].
 pub trait Stream: Read + Write + Send {
-    /// Hands everything in `archive` to a peer that feeds it to the daemon from beside it, if there is one.
+    /// Hands `request`, which begins an import, and everything in `archive` to a peer that feeds it to the daemon from
+    /// beside it, if there is one.
     ///
     /// The daemon asks for every 32 KiB of an import and takes nothing that it did not ask for, so without such a peer
-    /// an import costs a round trip for each 32 KiB. `None`: there is no such peer, and nothing was read.
-    fn feed(&mut self, archive: &mut dyn Read) -> Option<io::Result<()>> {
-        let _ = archive;
+    /// an import costs a round trip for each 32 KiB. `None`: there is no such peer, and nothing was sent or read.
+    fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
+        let _ = (request, archive);
         None
     }
 }

@@ -8,10 +8,12 @@
 //! ```text
 //! integer LENGTH, LENGTH bytes             the socket's name, once; the answer is a line, MARK and "ready"
 //! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
-//! integer 1, CHUNK*, integer 0             an import, begun already, of CHUNK: integer LENGTH, LENGTH bytes
+//! integer 1, integer LENGTH, LENGTH bytes,
+//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes
 //! ```
 //!
-//! What it writes is what the daemon writes, less the READ frames of imports.
+//! What it writes is what the daemon writes, less the READ frames of imports. These begin as soon as the daemon has the
+//! request: so the helper gets it with the announcement that an import follows, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -99,12 +101,7 @@ impl Read for Relay {
 /// Each write is one message: callers write whole requests.
 impl Write for Relay {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let channel = self.channel.get_mut();
-        let mut message = Vec::with_capacity(16 + bytes.len());
-        message.extend_from_slice(&BYTES.to_le_bytes());
-        message.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        message.extend_from_slice(bytes);
-        channel.write_all(&message)?;
+        self.send(BYTES, bytes)?;
         Ok(bytes.len())
     }
 
@@ -114,15 +111,22 @@ impl Write for Relay {
 }
 
 impl Stream for Relay {
-    fn feed(&mut self, archive: &mut dyn Read) -> Option<io::Result<()>> {
-        Some(self.feed_chunks(archive))
+    fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
+        Some(self.send(IMPORT, request).and_then(|()| self.feed_chunks(archive)))
     }
 }
 
 impl Relay {
+    fn send(&mut self, kind: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(16 + bytes.len());
+        message.extend_from_slice(&kind.to_le_bytes());
+        message.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        message.extend_from_slice(bytes);
+        self.channel.get_mut().write_all(&message)
+    }
+
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        channel.write_all(&IMPORT.to_le_bytes())?;
         let mut chunk = vec![0; 8 + CHUNK];
         loop {
             let length = match archive.read(&mut chunk[8..]) {

@@ -74,14 +74,10 @@
             (force-output out)))
         (when (memq in ready)
           (when (eof-object? (lookahead-u8 in)) (primitive-exit 0))
-          (case (integer in)
-            ((0)
-             (put-bytevector daemon (bytes in (integer in)))
-             (force-output daemon))
-            ((1)
-             (import))
-            (else
-             (primitive-exit 1))))
+          (let ((type (integer in)))
+            (put-bytevector daemon (bytes in (integer in)))
+            (force-output daemon)
+            (when (= type 1) (import))))
         (relay)))
 
     (setvbuf in 'block 65536)

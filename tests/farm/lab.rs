@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The farm, as tests see it: a thin layer over `tests/lab/lab`.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
 
@@ -62,10 +66,14 @@ impl Host {
     /// Lets this host's daemon build what `builds.scm` offers under `mode`, with its settings.
     #[track_caller]
     pub fn build(self, mode: &str, settings: &[&str]) -> Builds {
-        let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", mode];
-        command.extend(settings);
-        let output = self.run(&command);
-        Builds { succeeded: output.status.success(), results: text(&output.stdout), log: text(&output.stderr) }
+        self.start_build(mode, settings).finish()
+    }
+
+    /// As [`Host::build`], but does not wait.
+    #[track_caller]
+    pub fn start_build(self, mode: &str, settings: &[&str]) -> Building {
+        let program = ["guix", "repl", "/usr/local/share/lab/builds.scm", "--", mode];
+        Building::start(self, Command::new(LAB).args(["sh", self.0]).args(program).args(settings))
     }
 
     /// Checks every file and every database entry of this host's store.
@@ -97,6 +105,84 @@ impl Builds {
         let prefix = format!("ok {name} ");
         let line = self.results.lines().find_map(|line| line.strip_prefix(&prefix));
         line.unwrap_or_else(|| panic!("no build {name} in:\n{}{}", self.log, self.results)).split(' ').collect()
+    }
+}
+
+/// A build that is under way.
+pub struct Building {
+    host: Host,
+    child: Child,
+    lines: Receiver<String>,
+    results: JoinHandle<String>,
+    log: String,
+}
+
+impl Building {
+    /// No build of these tests takes longer: one that does hangs.
+    const PATIENCE: Duration = Duration::from_secs(90);
+
+    #[track_caller]
+    fn start(host: Host, command: &mut Command) -> Building {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the lab's script starts");
+        let (mut stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let _ = sender.send(text(&line) + "\n");
+            }
+        });
+        let results = std::thread::spawn(move || {
+            let mut results = Vec::new();
+            stdout.read_to_end(&mut results).expect("reading results");
+            text(&results)
+        });
+        Building { host, child, lines, results, log: String::new() }
+    }
+
+    /// Waits for a line of the log that contains `what`.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str) {
+        while let Ok(line) = self.lines.recv_timeout(Self::PATIENCE) {
+            self.log += &line;
+            if line.contains(what) {
+                return;
+            }
+        }
+        panic!("no line {what:?} in:\n{}", self.log);
+    }
+
+    /// What was in the log so far.
+    pub fn log(&mut self) -> &str {
+        self.log.extend(self.lines.try_iter());
+        &self.log
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn finish(mut self) -> Builds {
+        let end = Instant::now() + Self::PATIENCE;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.log += &line,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let log = self.log.clone();
+                    self.abandon();
+                    panic!("a build has not ended after {:?}:\n{log}", Self::PATIENCE);
+                }
+            }
+        }
+        let succeeded = self.child.wait().expect("waiting for a build").success();
+        Builds { succeeded, results: self.results.join().expect("reading results"), log: self.log }
+    }
+
+    /// Has whoever asked this host for builds go away. Returns the log.
+    pub fn abandon(mut self) -> String {
+        self.host.run(&["pkill", "-KILL", "-f", "builds.scm"]); // of this host alone: each has its pid namespace
+        let _ = self.child.wait();
+        self.log.extend(self.lines.iter());
+        self.log
     }
 }
 

@@ -3,5 +3,10 @@
 //! in Cargo.toml); `make check` runs them, and so does
 //! `tests/lab/lab with-farm -- cargo test --offline --test farm -- --test-threads=1`.
 
+mod afterwards;
+mod builds;
 mod lab;
+mod machines;
+mod outcomes;
 mod stock;
+mod unusable;

@@ -8,6 +8,7 @@
 ;;;        outputs  one build with the outputs "out", "doc" and "debug"; "out" refers to "doc"
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
+;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
 ;;;        sleep    a build that takes SECONDS, silently, or with chatty=1 a line every second
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
@@ -116,6 +117,11 @@
                           echo 'a file' >\"$out/with spaces/$(printf '\\346\\227\\245 \\342\\234\\223')\"
                           echo '#!/bin/sh' >$out/run; chmod +x $out/run")))
     ('fail (list (build "fail" "echo about to fail; exit 3")))
+    ('stamp
+     (map (lambda (i)
+            (build (format #f "stamp-~a" i)
+                   "read begin rest </proc/uptime; sleep $seconds; read end rest </proc/uptime; echo $begin $end >$out"))
+          (iota (number "count" 1))))
     ('sleep
      (list (build "sleep" (if (string=? (setting "chatty" "0") "1")
                               "i=0; while [ $i -lt $seconds ]; do i=$((i + 1)); echo $i; sleep 1; done; echo >$out"

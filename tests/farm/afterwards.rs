@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What must hold after every scenario, whatever happened in it.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions, read_dir};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use crate::lab::Host;
+
+/// How long what ends by itself may take to end: a process whose peer is gone, a daemon that clears up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// No process of ours runs, no slot is held, no store has leftovers, and all are whole.
+#[track_caller]
+pub fn assert_clean(heads: &[Host], machines: &[Host]) {
+    for head in heads {
+        eventually(|| nothing_runs(*head, &["pgrep", "-a", "-x", "guix-offload"]));
+        eventually(|| no_slot_is_held(*head));
+    }
+    for machine in machines {
+        // The helper, or the shell that asks for the load, of a connection that is gone.
+        eventually(|| nothing_runs(*machine, &["pgrep", "-a", "-f", "primitive-eval|guix repl|^sh$"]));
+        eventually(|| nothing_runs(*machine, &["sh", "-c", "pgrep -a -U $(id -u guixbuild1)"]));
+    }
+    for host in heads.iter().chain(machines) {
+        eventually(|| no_leftovers(*host));
+        host.verify_store();
+    }
+}
+
+/// Tries until it succeeds or patience ends.
+#[track_caller]
+pub fn eventually(mut attempt: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + PATIENCE;
+    while let Err(problem) = attempt() {
+        assert!(Instant::now() < end, "still after {PATIENCE:?}: {problem}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[track_caller]
+fn nothing_runs(host: Host, pgrep: &[&str]) -> Result<(), String> {
+    let output = host.run(pgrep);
+    match output.status.code() {
+        Some(1) => Ok(()),
+        _ => Err(format!("{} runs {}", host.0, String::from_utf8_lossy(&output.stdout))),
+    }
+}
+
+fn no_slot_is_held(head: Host) -> Result<(), String> {
+    let Ok(machines) = read_dir(head.file("/var/guix/offload")) else { return Ok(()) };
+    for machine in machines {
+        for file in read_dir(machine.unwrap().path()).unwrap() {
+            let file = file.unwrap().path();
+            let name = file.file_name().unwrap().to_str().unwrap();
+            if name.bytes().all(|b| b.is_ascii_digit()) {
+                let lock = OpenOptions::new().write(true).open(&file).unwrap();
+                fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
+                    .map_err(|error| format!("slot {} is held: {error}", file.display()))?;
+            } else if name != "history" {
+                return Err(format!("{} is left over", file.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The store of `host` has only what is valid there, and what guix-daemon keeps besides.
+fn no_leftovers(host: Host) -> Result<(), String> {
+    let valid: HashSet<PathBuf> = valid_paths(host).into_iter().collect();
+    for entry in read_dir(host.file("/gnu/store")).unwrap() {
+        let name = entry.unwrap().file_name();
+        let item = PathBuf::from("/gnu/store").join(&name);
+        if name != ".links" && name != "trash" && !name.to_string_lossy().ends_with(".lock") && !valid.contains(&item) {
+            return Err(format!("{} is left over on {}", item.display(), host.0));
+        }
+    }
+    Ok(())
+}
+
+fn valid_paths(host: Host) -> Vec<PathBuf> {
+    let database = database(host);
+    let mut statement = database.prepare("SELECT path FROM ValidPaths").unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(|path| path.unwrap().into()).collect()
+}
+
+/// The store database of a host, to read.
+pub fn database(host: Host) -> Connection {
+    let file = host.file("/var/guix/db/db.sqlite");
+    File::open(&file).expect("the host has a store database");
+    Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opening a store database")
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Machines that are down, not who they should be, or overloaded: passed over, with one line that says why.
+
+use std::time::{Duration, Instant};
+
+use crate::afterwards::assert_clean;
+use crate::lab::{Builds, Host, lab};
+use crate::machines::{Machine, host_key, quoted};
+
+const HEAD: Host = Host("head");
+const UHEAD: Host = Host("uhead");
+const W1: Host = Host("w1");
+const W2: Host = Host("w2");
+
+/// More than any build here takes that does not wait for something that will not happen.
+const PROMPTLY: Duration = Duration::from_secs(6);
+
+/// Builds on `head`, of whose machines the bad one is the faster.
+#[track_caller]
+fn build_on_the_other(head: Host, bad: &Machine, good: Host) -> Builds {
+    head.offload_with_our_hook(&[bad.clone().with("speed", "9.0"), Machine::of(good)]);
+    let begun = Instant::now();
+    let builds = head.build("plain", &[]);
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    let went_to = format!(" {}\n", good.0);
+    assert!(builds.log.lines().any(|l| l.starts_with("@ build-remote") && (l.to_string() + "\n").ends_with(&went_to)));
+    assert!(begun.elapsed() < PROMPTLY, "{:?}:\n{}", begun.elapsed(), builds.log);
+    builds
+}
+
+/// Fails to build on `head`, which has this machine only.
+#[track_caller]
+fn fail_to_build(head: Host, machine: &Machine) -> Builds {
+    head.offload_with_our_hook(std::slice::from_ref(machine));
+    let begun = Instant::now();
+    let builds = head.build("plain", &[]);
+    assert!(!builds.succeeded && builds.results.starts_with("failed plain-0\nerror "), "{}", builds.results);
+    assert!(begun.elapsed() < PROMPTLY, "{:?}:\n{}", begun.elapsed(), builds.log);
+    builds
+}
+
+#[track_caller]
+fn assert_said_once(builds: &Builds, what: &str) {
+    assert_eq!(builds.log.matches(what).count(), 1, "{what} in\n{}", builds.log);
+}
+
+#[test]
+fn a_machine_that_refuses_connections_is_passed_over() {
+    let down = Machine::of(W2).with("port", "1");
+    let builds = build_on_the_other(HEAD, &down, W1);
+    assert_said_once(&builds, "skipping machine 'w2'");
+    assert_said_once(&builds, "Connection refused");
+    // It is remembered: the next build does not try it.
+    let builds = HEAD.build("plain", &[]);
+    assert!(builds.succeeded && !builds.log.contains("w2"), "{}{}", builds.log, builds.results);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_machine_that_does_not_answer_is_not_waited_for() {
+    lab(&["cut", "w2", "on"]);
+    let builds = build_on_the_other(HEAD, &Machine::of(W2), W1);
+    lab(&["cut", "w2", "off"]);
+    assert!(builds.log.matches("skipping machine 'w2'").count() <= 1, "{}", builds.log);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_stranger_with_the_machines_name_is_refused() {
+    let stranger = Machine::of(W1).with("host-key", quoted(&host_key(W2)));
+    let fingerprints = [W1, W2].map(|host| {
+        let line = host.sh(&["ssh-keygen", "-l", "-f", "/etc/ssh/ssh_host_ed25519_key.pub"]);
+        line.split(' ').nth(1).unwrap().to_string()
+    });
+    let builds = fail_to_build(HEAD, &stranger);
+    for fingerprint in &fingerprints {
+        assert!(fingerprint.starts_with("SHA256:") && builds.log.contains(fingerprint), "{}", builds.log);
+    }
+    let builds = build_on_the_other(HEAD, &stranger, W2);
+    assert_said_once(&builds, "skipping machine 'w1'");
+    assert_said_once(&builds, &fingerprints[0]);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_key_that_the_machine_does_not_accept_is_said_to_be_so() {
+    let key = "/etc/guix/unknown_key";
+    HEAD.sh(&["sh", "-c", &format!("rm -f {key}*; ssh-keygen -q -t ed25519 -N '' -f {key}")]);
+    let locked_out = Machine::of(W1).with("private-key", quoted(key));
+    let builds = fail_to_build(HEAD, &locked_out);
+    assert!(builds.log.contains(key) && builds.log.contains("'w1'"), "{}", builds.log);
+    let builds = build_on_the_other(HEAD, &locked_out, W2);
+    assert_said_once(&builds, "skipping machine 'w1'");
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_private_key_that_the_daemons_user_cannot_read_is_said_to_be_so() {
+    let key = "/etc/guix/key_of_root";
+    UHEAD.sh(&["install", "-m", "600", "-o", "root", "/etc/guix/offload_key", key]);
+    let unreadable = Machine::of(W1).with("private-key", quoted(key));
+    let builds = fail_to_build(UHEAD, &unreadable);
+    assert!(builds.log.contains(key) && builds.log.contains("Permission denied"), "{}", builds.log);
+    let builds = build_on_the_other(UHEAD, &unreadable, W2);
+    assert_said_once(&builds, "skipping machine 'w1'");
+    assert_said_once(&builds, key);
+    assert_clean(&[UHEAD], &[W1, W2]);
+}
+
+#[test]
+fn overloaded_and_full_machines_postpone_the_build_until_one_is_not() {
+    // No load is below 0.
+    let overloaded = Machine::of(W1).with("overload-threshold", "0.0");
+    HEAD.offload_with_our_hook(&[overloaded, Machine::of(W2)]);
+    W2.sh(&["mount", "-t", "tmpfs", "-o", "size=50m", "full", "/gnu/store"]);
+    let mut building = HEAD.start_build("plain", &[]);
+    building.wait_for("skipping machine");
+    building.wait_for("skipping machine");
+    std::thread::sleep(PROMPTLY); // the daemon asks again every five seconds
+    let said = building.log().to_string();
+    W2.sh(&["umount", "/gnu/store"]);
+    // The hook that was postponed goes on with what the file says now.
+    HEAD.write_machines(&[Machine::of(W1)]);
+    let builds = building.finish();
+    for reason in ["'w1': it is overloaded (normalized load", "threshold 0.00", "'w2': it is low on disk space (5"] {
+        assert_eq!(said.matches(reason).count(), 1, "{reason} in\n{said}");
+    }
+    assert!(!said.contains("# postpone") && !said.contains("@ build-remote"), "{said}");
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
