@@ -227,7 +227,8 @@ impl Observer for Reporter {
             Event::Retrying { machine, reason } => JobEvent::Retrying(machine.into(), reason.to_string()),
             // The result tells more.
             Event::Done { .. } => return,
-            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } | Event::Verified { .. } => return,
+            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } => return,
+            Event::Built | Event::Verified { .. } | Event::Received => return,
         };
         self.push(&mut self.0.state.lock(), event);
     }

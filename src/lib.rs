@@ -14,7 +14,8 @@
 //! | items are sent and retrieved | [`transfer`]; [`archive`] takes apart what comes (nar, bundle, signature, ACL) |
 //! | outputs become valid | [`store`]: restored, deduplicated, registered |
 //!
-//! What goes on is told to an [`observer`]; [`progress`] is the one that prints. Everything fails with an
+//! What goes on is told to an [`observer`]; [`progress`] is the one that prints, [`trace`] the one that
+//! takes the time. Everything fails with an
 //! [`error::Error`].
 //!
 //! `unsafe` is allowed in [`ffi`], [`ssh`], [`slot`] and the binding to libgcrypt, and nowhere else.
@@ -43,5 +44,6 @@ pub mod slot;
 pub mod ssh;
 pub mod store;
 mod thread;
+pub mod trace;
 pub mod transfer;
 mod wake;

@@ -58,7 +58,9 @@ pub enum Event<'a> {
         /// What is built.
         derivation: &'a StorePath,
     },
-    /// The build succeeded; its outputs are about to be retrieved.
+    /// The build succeeded.
+    Built,
+    /// Its outputs are about to be retrieved.
     Retrieving {
         /// The machine's name.
         machine: &'a str,
@@ -77,6 +79,8 @@ pub enum Event<'a> {
         /// The output.
         item: &'a StorePath,
     },
+    /// All outputs arrived; they are about to be registered.
+    Received,
     /// The machine failed, not the build: another one is tried.
     Retrying {
         /// The machine's name.

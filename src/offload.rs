@@ -2,6 +2,7 @@
 //! One build from request to outcome: the engine behind every door of this library.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::remote::Remote;
 use crate::slot::{Lock, LockDirectory};
 use crate::store::{Directories, StorePath};
 use crate::thread;
+use crate::trace::{self, Tracer};
 use crate::transfer::{self, Local};
 
 /// How often a build waiting in the queue looks for a free slot: this share of the time it has waited already ...
@@ -43,6 +45,7 @@ pub struct Engine {
     directories: Directories,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
+    trace: Option<File>,
 }
 
 /// What is to be built.
@@ -88,9 +91,9 @@ pub struct Accepted {
 type Preparation = JoinHandle<Result<Local>>;
 
 impl Engine {
-    /// Starts nothing yet.
-    pub fn new(directories: Directories) -> Self {
-        Engine { directories, remotes: Pool::default(), locals: Pool::default() }
+    /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
+    pub fn new(directories: Directories) -> Result<Self> {
+        Ok(Engine { directories, remotes: Pool::default(), locals: Pool::default(), trace: trace::open()? })
     }
 
     /// Where things are on this host.
@@ -112,6 +115,7 @@ impl Engine {
             return Ok(Reply::Decline);
         };
         let local = self.prepare(&request.derivation)?;
+        let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
         match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
             Choice::Machine(lease) => (accepted.lease, accepted.local) = (Some(lease), Some(local)),
             // While it waits, it keeps no connection to the local daemon.
@@ -172,6 +176,11 @@ impl Engine {
         if !items.contains(&derivation) {
             items.push(derivation.clone());
         }
+        let (machine, phase) = match &lease {
+            Some(lease) => (lease.remote.machine().name.clone(), "query"),
+            None => (String::new(), "choose"),
+        };
+        let observer = &mut Tracer::new(observer, self.trace.as_ref(), &derivation, &machine, phase);
         let mut failed = HashSet::new();
         loop {
             let mut lease = match lease.take() {
@@ -283,6 +292,7 @@ impl Attempt<'_> {
         remote
             .build(self.derivation, options, &mut |text| observer.log(text))
             .map_err(|error| blame_full_disk(error, remote))?;
+        observer.event(&Event::Built);
         cancel.check()?;
         transfer::retrieve_files(&self.engine.directories, local, remote, self.derivation, self.outputs, observer)
     }

@@ -141,7 +141,8 @@ impl Observer for Reporter {
                 self.say(&format!("retrieving {} from '{machine}'...", amount(items, bytes)));
                 self.begin_transfer(bytes);
             }
-            Event::Chosen { .. } => {} // said when the build begins
+            // Said by the event that follows.
+            Event::Chosen { .. } | Event::Built | Event::Received => {}
             Event::Transferred { bytes } => self.draw(bytes),
             Event::Verified { item } => self.say(&format!("found valid signature for '{item}'")),
             Event::Retrying { machine, reason } => {

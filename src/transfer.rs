@@ -200,6 +200,7 @@ pub fn retrieve_files(
         }
         observer.event(&Event::Verified { item: output });
     }
+    observer.event(&Event::Received);
     staging.commit(&mut database).map(|_| ()).context(|| format!("registering the outputs of '{derivation}'"))
 }
 

@@ -51,7 +51,7 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
         let directories = Directories::from_environment()?;
-        out.give(guix_offload_engine { engine: Arc::new(Engine::new(directories)) });
+        out.give(guix_offload_engine { engine: Arc::new(Engine::new(directories)?) });
         Ok(())
     }
 }
@@ -93,7 +93,7 @@ export! {
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
         }
-        engine.engine = Arc::new(Engine::new(directories));
+        engine.engine = Arc::new(Engine::new(directories)?);
         Ok(())
     }
 }
