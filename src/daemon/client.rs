@@ -147,15 +147,16 @@ impl Client {
         self.acknowledge()
     }
 
-    /// Sets how this connection's builds are done.
-    pub fn set_options(&mut self, options: &BuildOptions) -> Result<()> {
+    /// Sets how this connection's builds are done, and whether the daemon may hand them on to other machines. One that
+    /// may starts its build hook for every build, which takes some 100 ms even if there are no such machines.
+    pub fn set_options(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
         let mut arguments = Vec::new();
         for value in [
             0, // keep-failed
             0, // keep-going
             0, // fallback
             0, // verbosity: errors only
-            1, // use the build hook, should the machine have one
+            u64::from(offload),
             0, // verbosity of builds
             0, // type of log
             u64::from(options.print_build_trace),

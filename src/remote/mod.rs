@@ -44,6 +44,8 @@ pub struct Remote {
     /// The socket of the daemon there.
     socket: String,
     link: Link,
+    /// Whether its daemon may hand builds on to other machines.
+    offloads: bool,
     probe: Probe,
     probed: Instant,
 }
@@ -77,15 +79,16 @@ impl Remote {
                 socket = link::socket_file(&name)?.to_string();
                 link = Link::open(&session, session.open_socket(&socket), &socket, store, CONNECT_TIMEOUT)?;
             }
-            Ok((socket, link, answer.probe))
+            Ok((socket, link, answer.offloads, answer.probe))
         };
-        let (socket, link, probe) = established().map_err(|error| error.on_machine(&machine.name))?;
+        let (socket, link, offloads, probe) = established().map_err(|error| error.on_machine(&machine.name))?;
         Ok(Remote {
             machine: machine.clone(),
             store: store.clone(),
             session,
             socket,
             link,
+            offloads,
             probe,
             probed: Instant::now(),
         })
@@ -134,7 +137,7 @@ impl Remote {
         log: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         self.be_patient();
-        self.link.client.set_options(options).map_err(|e| self.name(e))?;
+        self.link.client.set_options(options, self.offloads).map_err(|e| self.name(e))?;
         self.link.client.add_temp_root(derivation).map_err(|e| self.name(e))?;
 
         let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds) + GRACE);

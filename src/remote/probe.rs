@@ -23,6 +23,8 @@ const MAX_ANSWER: u64 = 64 << 10;
 pub struct Answer {
     /// What the schedule needs to know.
     pub probe: Probe,
+    /// Whether it has a machine file of its own, so that its daemon may hand builds on.
+    pub offloads: bool,
     /// `GUIX_DAEMON_SOCKET` of the remote user's environment, which overrides the machine file, as for the script.
     pub daemon_socket: Option<String>,
 }
@@ -33,8 +35,9 @@ pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
     let program = format!(
         "read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
-         echo free $(df -P -k '{store}' | while read -r fs size used free rest; do last=$free; echo $last; done | tail -n 1)\n\
+         df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
          echo time $(date +%s)\n\
+         [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n"
     );
     channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
@@ -69,6 +72,7 @@ fn parse(text: &str, now: i64) -> Option<Answer> {
             free_space: free_kib.saturating_mul(1024),
             clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time - now),
         },
+        offloads: value("offloads") == Some("yes"),
         daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
     })
 }
@@ -81,13 +85,14 @@ mod tests {
     fn an_answer_is_taken_apart() {
         let answer = parse("load 0.50\ncores 2\nfree 1024\ntime 990\nsocket \n", 1000).unwrap();
         assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, clock_offset: Some(-10) });
-        assert_eq!(answer.daemon_socket, None);
+        assert_eq!((answer.daemon_socket, answer.offloads), (None, false));
     }
 
     #[test]
     fn a_machine_that_does_not_tell_its_load_is_fully_loaded() {
-        let answer = parse("cores 0\nfree 1\nsocket /run/guix.sock\n", 0).unwrap();
+        let answer = parse("cores 0\nfree 1\noffloads yes\nsocket /run/guix.sock\n", 0).unwrap();
         assert_eq!(answer.probe.load, 1.0);
+        assert!(answer.offloads);
         assert_eq!(answer.daemon_socket.as_deref(), Some("/run/guix.sock"));
     }
 
