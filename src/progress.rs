@@ -21,8 +21,9 @@ const BAR_WIDTH: usize = 30;
 pub struct Reporter {
     messages: File,
     log: File,
-    /// What was said of machines that were passed over: each thing is said once.
-    said: HashSet<String>,
+    /// Machines that were passed over, and why, less its digits: each thing is said once, though a load differs from
+    /// one look to the next.
+    said: HashSet<(String, String)>,
     transfer: Option<Transfer>,
 }
 
@@ -47,6 +48,10 @@ impl Reporter {
 
     /// Reports an error, and what to do about it.
     pub fn error(&mut self, error: &Error) {
+        if error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error))) {
+            self.say("guix offload: error: no machine that could do the build can be used as it is configured");
+            return;
+        }
         self.say(&format!("guix offload: error: {}", describe(error)));
         if let Some(hint) = error.hint_text() {
             self.say(&format!("hint: {hint}"));
@@ -85,6 +90,11 @@ fn describe(error: &Error) -> String {
     }
 }
 
+/// What is said about a machine with `reason`, whatever the numbers in it.
+fn subject(machine: &str, reason: &Error) -> (String, String) {
+    (machine.to_string(), reason.to_string().replace(|c: char| c.is_ascii_digit(), ""))
+}
+
 /// One state of the bar, such as `[#####.....] 50%, 128.0 of 256.0 MiB, 85.3 MiB/s`.
 fn bar(bytes: u64, total: u64, elapsed: Duration) -> String {
     let share = if total == 0 { 1.0 } else { (bytes as f64 / total as f64).min(1.0) };
@@ -121,7 +131,7 @@ impl Observer for Reporter {
             }
             Event::PassedOver { machine, reason } => {
                 let line = format!("guix offload: skipping machine '{machine}': {reason}");
-                if self.said.insert(line.clone()) {
+                if self.said.insert(subject(machine, reason)) {
                     self.say(&line);
                     if let Some(hint) = reason.hint_text() {
                         self.say(&format!("hint: {hint}"));
@@ -160,6 +170,7 @@ impl Observer for Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Seek};
 
     #[test]
     fn a_bar_shows_share_amount_and_rate() {
@@ -167,6 +178,27 @@ mod tests {
         assert_eq!(half, format!("[{}{}]  50%, 128.0 of 256.0 MiB, 64.0 MiB/s", "#".repeat(15), ".".repeat(15)));
         assert!(bar(0, 0, Duration::ZERO).contains("100%"));
         assert!(bar(9, 1, Duration::ZERO).contains("100%"), "headers make a transfer larger than its nars");
+    }
+
+    #[test]
+    fn a_reason_is_given_once_whatever_the_numbers() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap());
+        for (machine, text) in [("a", "load 0.93"), ("a", "load 1.02"), ("b", "load 1.02"), ("b", "wrong key")] {
+            let reason = Error::new(ErrorKind::Configuration, text).on_machine(machine).hint("look");
+            reporter.event(&Event::PassedOver { machine, reason: &reason });
+        }
+        reporter.error(&Error::new(ErrorKind::Configuration, "wrong key").on_machine("b").hint("look"));
+        let mut said = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut said).unwrap();
+        let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("hint: ")).collect();
+        assert_eq!(
+            lines[..3],
+            ["a': load 0.93", "b': load 1.02", "b': wrong key"].map(|l| format!("guix offload: skipping machine '{l}"))
+        );
+        assert!(lines.len() == 4 && lines[3].starts_with("guix offload: error: no machine"), "{said}");
+        assert_eq!(said.matches("hint: look").count(), 3);
     }
 
     #[test]

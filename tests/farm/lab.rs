@@ -72,8 +72,15 @@ impl Host {
     /// As [`Host::build`], but does not wait.
     #[track_caller]
     pub fn start_build(self, mode: &str, settings: &[&str]) -> Building {
+        self.start_build_through("/var/guix/daemon-socket/socket", mode, settings)
+    }
+
+    /// As [`Host::start_build`], by the daemon that listens on this socket.
+    #[track_caller]
+    pub fn start_build_through(self, socket: &str, mode: &str, settings: &[&str]) -> Building {
+        let environment = ["env", &format!("GUIX_DAEMON_SOCKET={socket}")];
         let program = ["guix", "repl", "/usr/local/share/lab/builds.scm", "--", mode];
-        Building::start(self, Command::new(LAB).args(["sh", self.0]).args(program).args(settings))
+        Building::start(self, Command::new(LAB).args(["sh", self.0]).args(environment).args(program).args(settings))
     }
 
     /// Checks every file and every database entry of this host's store.

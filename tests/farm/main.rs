@@ -5,8 +5,14 @@
 
 mod afterwards;
 mod builds;
+mod by_hand;
+mod hosts;
+mod killed;
 mod lab;
+mod large;
 mod machines;
 mod outcomes;
+mod protocol;
 mod stock;
+mod together;
 mod unusable;

@@ -100,10 +100,11 @@ fn a_private_key_that_the_daemons_user_cannot_read_is_said_to_be_so() {
     UHEAD.sh(&["install", "-m", "600", "-o", "root", "/etc/guix/offload_key", key]);
     let unreadable = Machine::of(W1).with("private-key", quoted(key));
     let builds = fail_to_build(UHEAD, &unreadable);
-    assert!(builds.log.contains(key) && builds.log.contains("Permission denied"), "{}", builds.log);
+    assert_said_once(&builds, "hint: ");
+    assert!(builds.log.contains(key) && builds.log.contains("cannot be read by user"), "{}", builds.log);
     let builds = build_on_the_other(UHEAD, &unreadable, W2);
     assert_said_once(&builds, "skipping machine 'w1'");
-    assert_said_once(&builds, key);
+    assert_said_once(&builds, &format!("private key {key}"));
     assert_clean(&[UHEAD], &[W1, W2]);
 }
 

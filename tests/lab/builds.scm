@@ -9,7 +9,7 @@
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
 ;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
-;;;        sleep    a build that takes SECONDS, silently, or with chatty=1 a line every second
+;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
@@ -123,9 +123,11 @@
                    "read begin rest </proc/uptime; sleep $seconds; read end rest </proc/uptime; echo $begin $end >$out"))
           (iota (number "count" 1))))
     ('sleep
-     (list (build "sleep" (if (string=? (setting "chatty" "0") "1")
-                              "i=0; while [ $i -lt $seconds ]; do i=$((i + 1)); echo $i; sleep 1; done; echo >$out"
-                              "sleep $seconds; echo >$out"))))
+     (list (build "sleep" (string-append
+                            (if (string=? (setting "chatty" "0") "1")
+                                "i=0; while [ $i -lt $seconds ]; do i=$((i + 1)); echo $i; sleep 1; done"
+                                "sleep $seconds")
+                            "; dd if=/dev/$fill of=$out bs=1024 count=$kib 2>/dev/null"))))
     (_ (error "no such mode" mode))))
 
 (with-store store

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Many builds at once, by our hook and by the stock script, which keep the same slots.
+
+use crate::afterwards::assert_clean;
+use crate::lab::{Builds, Host, lab};
+use crate::machines::Machine;
+
+const HEAD: Host = Host("head");
+const MACHINES: [Host; 2] = [Host("w1"), Host("w2")];
+const SLOTS: usize = 2;
+
+#[test]
+fn slots_are_shared_with_the_stock_script() {
+    HEAD.offload_with_our_hook(&MACHINES.map(Machine::of));
+    // A second daemon of the same store and state, whose hook is the script.
+    let socket = "/var/guix/stock/socket";
+    let daemon = format!(
+        "setsid guix-daemon --no-substitutes --build-users-group=guixbuild --max-jobs=0 --listen={socket} \
+         >/var/log/guix-daemon-stock.log 2>&1 </dev/null & until [ -S {socket} ]; do sleep 0.05; done; echo $!"
+    );
+    HEAD.sh(&["sh", "-c", &daemon]);
+    let settings = ["count=10", "seconds=0.5"];
+    let with_ours = HEAD.start_build("stamp", &settings);
+    let with_script = HEAD.start_build_through(socket, "stamp", &settings);
+    let finished = [with_ours.finish(), with_script.finish()];
+    lab(&["restart-daemon", "head"]); // which ends both
+
+    let mut spans: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MACHINES.len()];
+    for builds in &finished {
+        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        for number in 0..10 {
+            let name = format!("stamp-{number}");
+            spans[machine_of(builds, &name)].push(span(builds.outputs(&name)[0]));
+        }
+    }
+    for (machine, spans) in MACHINES.iter().zip(&spans) {
+        let at_once = |&(begin, _): &(f64, f64)| spans.iter().filter(|(b, e)| *b <= begin && begin < *e).count();
+        let most = spans.iter().map(at_once).max().unwrap_or(0);
+        assert!((1..=SLOTS).contains(&most), "{most} builds at once on {}: {spans:?}", machine.0);
+    }
+    assert_clean(&[HEAD], &MACHINES);
+}
+
+/// Which machine a build went to, as an index.
+#[track_caller]
+fn machine_of(builds: &Builds, name: &str) -> usize {
+    let lines = builds.log.lines().filter_map(|line| line.strip_prefix("@ build-remote "));
+    let mut machines =
+        lines.filter(|line| line.contains(&format!("-{name}.drv "))).flat_map(|line| line.split(' ').nth(1));
+    let machine = machines.next().unwrap_or_else(|| panic!("{name} went nowhere:\n{}", builds.log));
+    MACHINES.iter().position(|host| host.0 == machine).expect("one of the machines")
+}
+
+/// When a build began and ended, in seconds.
+fn span(output: &str) -> (f64, f64) {
+    let text = std::fs::read_to_string(HEAD.file(output)).unwrap();
+    let (begin, end) = text.trim().split_once(' ').expect("two times");
+    (begin.parse().unwrap(), end.parse().unwrap())
+}
