@@ -28,8 +28,7 @@ static void a_child_may_exec_or_exit(void)
     struct world world = new_world(SILENT);
     guix_offload_job *jobs[JOBS];
     int threads = THREADS(), descriptors = DESCRIPTORS();
-    /* What a child has after exec: all that it would have now, but for the world's socket.  */
-    int inherited = descriptors - 1;
+    int inherited = status_of_child(1); /* what a child has after exec without any jobs */
     int32_t reply;
 
     for (int i = 0; i < JOBS; i++)

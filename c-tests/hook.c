@@ -2,7 +2,6 @@
 /* The hook, as far as it goes without a machine: this program plays guix-daemon, over pipes.  */
 #include "world.h"
 
-#include <pthread.h>
 #include <signal.h>
 
 #define REQUEST "1 x86_64-linux " ITEM("x.drv") " \n"
@@ -167,7 +166,7 @@ static void bad_arguments_are_rejected(void)
 
 int main(void)
 {
-    int threads = THREADS(), descriptors = DESCRIPTORS();
+    int threads = threads_before(), descriptors = DESCRIPTORS();
     signal(SIGPIPE, SIG_DFL); /* a hook without a reader must not take the host process with it */
     RUN(requests_are_answered);
     RUN(what_is_wrong_is_said);

@@ -3,7 +3,6 @@
 #include "world.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/select.h>
 
 static int threads_at_first;
@@ -267,7 +266,7 @@ static void several_threads_share_what_is_const(void)
 int main(void)
 {
     int descriptors = DESCRIPTORS();
-    threads_at_first = THREADS();
+    threads_at_first = threads_before();
     RUN(no_job_and_no_event);
     RUN(bad_arguments_are_rejected);
     RUN(what_no_machine_can_do_is_declined);

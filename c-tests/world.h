@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <sys/socket.h>
 
 static const char *key_file = KEY_FILE;
@@ -44,6 +45,20 @@ static inline int count(const char *directory)
 
 #define DESCRIPTORS() count("/proc/self/fd")
 #define THREADS() (count("/proc/self/task") + 1)
+
+static inline void *do_nothing(void *data)
+{
+    return data;
+}
+
+/* How many threads there are before the first job.  ThreadSanitizer starts one of its own with the first other.  */
+static inline int threads_before(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, do_nothing, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    pause_ms(10);
+    return THREADS();
+}
 
 /* Waits until that many threads are left; they are to end within a second, on a machine that is not overloaded.  */
 static inline void await_threads(int number)
