@@ -5,6 +5,7 @@
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
 #   make bench      offloaded builds, timed against the stock script
 #   make check      every test; what .ci/run runs
+#   make doc        the documentation of the Rust code, into target/doc
 #   make setup      install what the above need, on Debian; check and demo do it themselves
 #   make lab-clean  remove the lab's hosts and the root file systems they are made from
 #
@@ -25,19 +26,19 @@ lab     := tests/lab/lab
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
-            util-linux guile-3.0 python3-minimal
+            util-linux guile-3.0 python3-minimal valgrind binutils
 
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check demo bench clean lab-clean
-all: $(release)/guix-offload
+.PHONY: all library setup install check doc demo bench clean lab-clean
+all: $(release)/guix-offload $(release)/verbs
 
 library:
 	$(CARGO) build --release --lib
 
 # Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
-$(release)/guix-offload: library $(wildcard bindings/c/*.c) include/guix-offload.h
+$(release)/guix-offload $(release)/verbs: $(release)/%: bindings/c/%.c library include/guix-offload.h
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
 install: all
@@ -64,8 +65,13 @@ check: setup
 	$(CARGO) clippy --test farm -- -D warnings
 	$(CARGO) test
 	$(CARGO) test --test farm --no-run
+	$(MAKE) doc
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	$(MAKE) -C c-tests all farm
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 
 demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)

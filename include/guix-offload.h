@@ -5,35 +5,92 @@
  * This library does what `guix offload` does for guix-daemon: it chooses a build machine, sends it the store items
  * that it lacks, builds a derivation there, and brings the outputs back into the store, verified.
  *
+ * There are three doors to it. A `guix_offload_hook` is all of that behind guix-daemon's own protocol. A
+ * `guix_offload_job` is one build that runs beside your event loop. The verbs are its steps one by one, each of which
+ * blocks until it is done.
+ *
  * LIFECYCLE
  *     Check guix_offload_abi_version() against GUIX_OFFLOAD_ABI_VERSION once. Nothing else needs to be set up or torn
  *     down: before the first call that does work there is no thread, no open descriptor and no initialised library.
+ *     The library is not made to be unloaded.
  *
  * OWNERSHIP
  *     Handles are opaque. What a `..._new` function gives belongs to the caller, who frees it once with the matching
- *     `..._free`; freeing NULL is fine. Strings that go in are UTF-8, end with a NUL byte, and are copied. Strings that
- *     come out belong to the handle that they were asked of and live as long as it does. Outputs are written on
- *     success only.
+ *     `..._free`; freeing NULL is fine. Strings that go in are UTF-8, end with a NUL byte, are shorter than 1 MiB, and
+ *     are copied. Strings that come out belong to the handle that they were asked of and live as long as it does.
+ *     Outputs are written on success only.
  *
  * THREADS
- *     Calls on different handles may be made from different threads at once; calls on one handle may not, unless the
- *     function says otherwise. Threads that the library starts block all signals. It installs no signal handler,
- *     raises no SIGPIPE for its connections, and changes neither environment, directory nor umask. Each descriptor
- *     that it opens is close-on-exec.
+ *     A handle that a call takes as a pointer to `const` may be used by any number of threads in such calls at once.
+ *     A call that takes it as any other pointer must be the only one that uses it.
+ *
+ *     Threads that the library starts block all signals. It installs no signal handler, raises no SIGPIPE, writes
+ *     nothing to the standard output, and changes neither environment, directory nor umask. Each descriptor that it
+ *     opens is close-on-exec.
  *
  * FORK
- *     The child of a fork() must not use any handle of its parent; it may exec or _exit.
+ *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
+ *     on. Until it does, it holds open what its parent had open: build slots that the parent gives up stay taken.
+ *
+ * BLOCKING
+ *     Calls return at once, unless their description says that they block or wait.
  *
  * ERRORS
  *     A call that can fail returns a guix_offload_status, 0 on success and negative on failure, and takes a last
  *     parameter `guix_offload_error **`: NULL, or where to put an error that says what happened, with which machine,
- *     and what to do about it. There is no per-thread last error. A defect inside the library is reported as
- *     GUIX_OFFLOAD_INTERNAL; it never unwinds into the caller.
+ *     and what to do about it. There is no per-thread last error. Besides what its description names, any call may
+ *     fail with GUIX_OFFLOAD_EXHAUSTED or, for a defect inside the library, with GUIX_OFFLOAD_INTERNAL: nothing ever
+ *     unwinds into the caller. A process that has no memory left is aborted, as is usual in Rust.
  *
  * ABI
  *     All names begin with `guix_offload_`. As long as GUIX_OFFLOAD_ABI_VERSION, which is also the number in the
  *     library's SONAME, stays the same, programs compiled against an older header go on working. While it is 0, it
- *     promises that only within one minor version.
+ *     promises that only within one minor version. Values may be added to the enums: expect ones that you do not know.
+ *
+ * EXAMPLE
+ *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS
+ *
+ *     #include <guix-offload.h>
+ *     #include <poll.h>
+ *     #include <stdio.h>
+ *
+ *     int main(int argc, char **argv)
+ *     {
+ *         guix_offload_engine *engine = NULL;
+ *         guix_offload_machines *machines = NULL;
+ *         guix_offload_request *request = NULL;
+ *         guix_offload_job *job = NULL;
+ *         guix_offload_error *error = NULL;
+ *         int32_t reply = GUIX_OFFLOAD_DECLINE;
+ *         char input[4096];
+ *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
+ *             || guix_offload_machines_load(&machines, "/etc/guix/machines.scm", &error)
+ *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
+ *         for (int i = 3; i < argc && !failed; i++)
+ *             failed = guix_offload_request_add_output(request, argv[i], &error);
+ *         while (!failed && scanf("%4095s", input) == 1)
+ *             failed = guix_offload_request_add_input(request, input, &error);
+ *         failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
+ *         struct pollfd polled = {guix_offload_job_descriptor(job), POLLIN, 0};
+ *         for (int over = job == NULL; !over && poll(&polled, 1, -1) >= 0; ) {
+ *             guix_offload_event *event = guix_offload_job_next_event(job);
+ *             size_t length = 0;
+ *             const char *text = guix_offload_event_text(event, &length);
+ *             if (guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_LOG)
+ *                 fwrite(text, 1, length, stderr);
+ *             over = guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_DONE;
+ *             guix_offload_event_free(event);
+ *         }
+ *         failed = failed || job == NULL || guix_offload_job_result(job, &error);
+ *         if (failed)
+ *             fprintf(stderr, "%s\n", error ? guix_offload_error_message(error) : "no machine for it");
+ *         guix_offload_error_free(error);
+ *         guix_offload_job_free(job);
+ *         guix_offload_request_free(request);
+ *         guix_offload_machines_free(machines);
+ *         guix_offload_engine_free(engine);
+ *         return failed;
+ *     }
  */
 
 #ifndef GUIX_OFFLOAD_H
@@ -72,7 +129,7 @@ const char *guix_offload_version(void);
 /**
  * What a call returns: `GUIX_OFFLOAD_OK`, or why it failed. Failures are negative.
  */
-typedef enum guix_offload_status {
+typedef enum {
     /**
      * The call did what it says.
      */
@@ -122,7 +179,7 @@ typedef enum guix_offload_status {
      */
     GUIX_OFFLOAD_CANCELLED = -11,
     /**
-     * Out of descriptors, threads or memory.
+     * Out of descriptors or threads, or the system is out of memory. Nothing is lost: the call may be made again.
      */
     GUIX_OFFLOAD_EXHAUSTED = -12,
     /**
@@ -134,46 +191,46 @@ typedef enum guix_offload_status {
 /**
  * Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`: NULL, or where to put one
  * on failure, which the caller frees with `guix_offload_error_free`. It is not touched on success. An error does not
- * change: any number of threads may read it.
+ * change.
  */
 typedef struct guix_offload_error guix_offload_error;
 
 /**
  * Frees an error. NULL is fine.
  */
-void guix_offload_error_free(struct guix_offload_error *error);
+void guix_offload_error_free(guix_offload_error *error);
 
 /**
  * The status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
  */
-int32_t guix_offload_error_code(const struct guix_offload_error *error);
+int32_t guix_offload_error_code(const guix_offload_error *error);
 
 /**
  * What went wrong, and where. UTF-8; lives as long as the error; NULL only if `error` is NULL.
  */
-const char *guix_offload_error_message(const struct guix_offload_error *error);
+const char *guix_offload_error_message(const guix_offload_error *error);
 
 /**
  * Name of the machine with which it happened, or NULL. Lives as long as the error.
  */
-const char *guix_offload_error_machine(const struct guix_offload_error *error);
+const char *guix_offload_error_machine(const guix_offload_error *error);
 
 /**
  * What to do about it, or NULL. Lives as long as the error.
  */
-const char *guix_offload_error_hint(const struct guix_offload_error *error);
+const char *guix_offload_error_hint(const guix_offload_error *error);
 
 /**
  * The status with which a build hook that fails so exits: 100 (the build itself failed, and would again), 101 (it
  * exceeded a time limit) or 1 (it may be tried again); 0 if `error` is NULL.
  */
-int32_t guix_offload_error_exit_status(const struct guix_offload_error *error);
+int32_t guix_offload_error_exit_status(const guix_offload_error *error);
 
 
 /* Machines */
 
 /**
- * A build machine: what `build-machine` is in machines.scm. While it is `const`, any number of threads may read it.
+ * A build machine: what `build-machine` is in machines.scm.
  */
 typedef struct guix_offload_machine guix_offload_machine;
 
@@ -186,7 +243,7 @@ typedef struct guix_offload_machine guix_offload_machine;
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
  * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
  */
-guix_offload_status guix_offload_machine_new(struct guix_offload_machine **machine,
+guix_offload_status guix_offload_machine_new(guix_offload_machine **machine,
                                              const char *name,
                                              const char *system,
                                              const char *user,
@@ -196,7 +253,7 @@ guix_offload_status guix_offload_machine_new(struct guix_offload_machine **machi
 /**
  * Frees a machine that `guix_offload_machine_new` gave. NULL is fine.
  */
-void guix_offload_machine_free(struct guix_offload_machine *machine);
+void guix_offload_machine_free(guix_offload_machine *machine);
 
 /**
  * Adds a system type that the machine builds for. Strings are copied; setters may follow each other in any order.
@@ -204,28 +261,28 @@ void guix_offload_machine_free(struct guix_offload_machine *machine);
  * This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
  * is NULL, a string is not UTF-8, or a value is out of the range that is given.
  */
-guix_offload_status guix_offload_machine_add_system(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_add_system(guix_offload_machine *machine,
                                                     const char *system,
                                                     guix_offload_error **error);
 
 /**
  * Adds a feature that the machine offers, such as "kvm".
  */
-guix_offload_status guix_offload_machine_add_feature(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_add_feature(guix_offload_machine *machine,
                                                      const char *feature,
                                                      guix_offload_error **error);
 
 /**
  * Sets the port of its SSH server: 1 to 65535. Default: 22.
  */
-guix_offload_status guix_offload_machine_set_port(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_port(guix_offload_machine *machine,
                                                   uint32_t port,
                                                   guix_offload_error **error);
 
 /**
  * Sets the file with the private key to log in with.
  */
-guix_offload_status guix_offload_machine_set_private_key(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_private_key(guix_offload_machine *machine,
                                                          const char *file,
                                                          guix_offload_error **error);
 
@@ -233,7 +290,7 @@ guix_offload_status guix_offload_machine_set_private_key(struct guix_offload_mac
  * Sets which compression may be used, a comma-separated list, and its level, 0 to 9. Default:
  * "zlib@openssh.com,zlib", 3.
  */
-guix_offload_status guix_offload_machine_set_compression(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_compression(guix_offload_machine *machine,
                                                          const char *methods,
                                                          uint32_t level,
                                                          guix_offload_error **error);
@@ -241,21 +298,21 @@ guix_offload_status guix_offload_machine_set_compression(struct guix_offload_mac
 /**
  * Sets the socket of the daemon there, an absolute file name. Default: "/var/guix/daemon-socket/socket".
  */
-guix_offload_status guix_offload_machine_set_daemon_socket(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_daemon_socket(guix_offload_machine *machine,
                                                            const char *socket,
                                                            guix_offload_error **error);
 
 /**
  * Sets how many builds may run there at once. 0: none. Default: 1.
  */
-guix_offload_status guix_offload_machine_set_parallel_builds(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_parallel_builds(guix_offload_machine *machine,
                                                              uint32_t builds,
                                                              guix_offload_error **error);
 
 /**
  * Sets its speed relative to other machines, not negative. Default: 1.
  */
-guix_offload_status guix_offload_machine_set_speed(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_speed(guix_offload_machine *machine,
                                                    double speed,
                                                    guix_offload_error **error);
 
@@ -263,81 +320,81 @@ guix_offload_status guix_offload_machine_set_speed(struct guix_offload_machine *
  * Sets the load, normalised by the number of cores, from which on it takes no more builds; negative: any load is
  * fine. Default: 0.8.
  */
-guix_offload_status guix_offload_machine_set_overload_threshold(struct guix_offload_machine *machine,
+guix_offload_status guix_offload_machine_set_overload_threshold(guix_offload_machine *machine,
                                                                 double load,
                                                                 guix_offload_error **error);
 
 /**
- * The machine's host name or address. This and the texts below live until the machine is freed or changed; NULL
- * only if `machine` is.
+ * The machine's host name or address. This and the texts below live until the machine is freed or changed. If
+ * `machine` is NULL, texts are NULL and numbers 0.
  */
-const char *guix_offload_machine_name(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_name(const guix_offload_machine *machine);
 
 /**
  * The port of its SSH server.
  */
-uint32_t guix_offload_machine_port(const struct guix_offload_machine *machine);
+uint32_t guix_offload_machine_port(const guix_offload_machine *machine);
 
 /**
  * The account to log in to.
  */
-const char *guix_offload_machine_user(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_user(const guix_offload_machine *machine);
 
 /**
  * The file with the private key.
  */
-const char *guix_offload_machine_private_key(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_private_key(const guix_offload_machine *machine);
 
 /**
  * The pinned host key, its type and itself.
  */
-const char *guix_offload_machine_host_key(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_host_key(const guix_offload_machine *machine);
 
 /**
  * Which compression may be used.
  */
-const char *guix_offload_machine_compression(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_compression(const guix_offload_machine *machine);
 
 /**
  * The compression level, 0 to 9.
  */
-uint32_t guix_offload_machine_compression_level(const struct guix_offload_machine *machine);
+uint32_t guix_offload_machine_compression_level(const guix_offload_machine *machine);
 
 /**
  * The socket of the daemon there.
  */
-const char *guix_offload_machine_daemon_socket(const struct guix_offload_machine *machine);
+const char *guix_offload_machine_daemon_socket(const guix_offload_machine *machine);
 
 /**
  * How many builds may run there at once.
  */
-uint32_t guix_offload_machine_parallel_builds(const struct guix_offload_machine *machine);
+uint32_t guix_offload_machine_parallel_builds(const guix_offload_machine *machine);
 
 /**
  * Its speed relative to other machines.
  */
-double guix_offload_machine_speed(const struct guix_offload_machine *machine);
+double guix_offload_machine_speed(const guix_offload_machine *machine);
 
 /**
  * The load from which on it takes no more builds; negative: any load is fine.
  */
-double guix_offload_machine_overload_threshold(const struct guix_offload_machine *machine);
+double guix_offload_machine_overload_threshold(const guix_offload_machine *machine);
 
 /**
  * The `index`th system type that it builds for, counted from 0; NULL: there are no more.
  */
-const char *guix_offload_machine_system(const struct guix_offload_machine *machine, size_t index);
+const char *guix_offload_machine_system(const guix_offload_machine *machine, size_t index);
 
 /**
  * The `index`th feature that it offers, counted from 0; NULL: there are no more.
  */
-const char *guix_offload_machine_feature(const struct guix_offload_machine *machine, size_t index);
+const char *guix_offload_machine_feature(const guix_offload_machine *machine, size_t index);
 
 
 /* Lists of machines */
 
 /**
- * A list of build machines. While it is `const`, any number of threads may read it.
+ * A list of build machines.
  */
 typedef struct guix_offload_machines guix_offload_machines;
 
@@ -346,8 +403,7 @@ typedef struct guix_offload_machines guix_offload_machines;
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL.
  */
-guix_offload_status guix_offload_machines_new(struct guix_offload_machines **machines,
-                                              guix_offload_error **error);
+guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, guix_offload_error **error);
 
 /**
  * Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
@@ -357,34 +413,34 @@ guix_offload_status guix_offload_machines_new(struct guix_offload_machines **mac
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
  * message `FILE:LINE:COLUMN: ...` if something is wrong with the file.
  */
-guix_offload_status guix_offload_machines_load(struct guix_offload_machines **machines,
+guix_offload_status guix_offload_machines_load(guix_offload_machines **machines,
                                                const char *file,
                                                guix_offload_error **error);
 
 /**
  * Frees a list, and the machines in it. NULL is fine.
  */
-void guix_offload_machines_free(struct guix_offload_machines *machines);
+void guix_offload_machines_free(guix_offload_machines *machines);
 
 /**
  * Adds a copy of `machine`, which stays the caller's.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
  */
-guix_offload_status guix_offload_machines_add(struct guix_offload_machines *machines,
+guix_offload_status guix_offload_machines_add(guix_offload_machines *machines,
                                               const guix_offload_machine *machine,
                                               guix_offload_error **error);
 
 /**
- * How many machines there are.
+ * How many machines there are; 0 if `machines` is NULL.
  */
-size_t guix_offload_machines_count(const struct guix_offload_machines *machines);
+size_t guix_offload_machines_count(const guix_offload_machines *machines);
 
 /**
  * The `index`th machine, counted from 0; NULL: there are no more. It belongs to the list, and lives until that is
  * freed or added to.
  */
-const guix_offload_machine *guix_offload_machines_get(const struct guix_offload_machines *machines,
+const guix_offload_machine *guix_offload_machines_get(const guix_offload_machines *machines,
                                                       size_t index);
 
 
@@ -393,7 +449,7 @@ const guix_offload_machine *guix_offload_machines_get(const struct guix_offload_
 /**
  * A directory or file of this host's Guix.
  */
-typedef enum guix_offload_directory {
+typedef enum {
     /**
      * The store. Default: `NIX_STORE_DIR`, or "/gnu/store".
      */
@@ -418,8 +474,8 @@ typedef enum guix_offload_directory {
 
 /**
  * What all builds of a process share: where things are on this host, and connections to machines, which are kept for
- * a minute after a build for the next one. Any number of threads may use it; setters excepted. Handles made with it
- * keep what they need of it: it may be freed before them.
+ * a minute after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
+ * be freed before them.
  */
 typedef struct guix_offload_engine guix_offload_engine;
 
@@ -429,13 +485,13 @@ typedef struct guix_offload_engine guix_offload_engine;
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL or `NIX_STORE_DIR` is no absolute file name.
  */
-guix_offload_status guix_offload_engine_new(struct guix_offload_engine **engine,
+guix_offload_status guix_offload_engine_new(guix_offload_engine **engine,
                                             guix_offload_error **error);
 
 /**
  * Frees an engine and closes the connections that it keeps. NULL is fine.
  */
-void guix_offload_engine_free(struct guix_offload_engine *engine);
+void guix_offload_engine_free(guix_offload_engine *engine);
 
 /**
  * Sets one of the directories, a `guix_offload_directory`; `name` is absolute, and copied. No other thread may use
@@ -444,7 +500,7 @@ void guix_offload_engine_free(struct guix_offload_engine *engine);
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
  * absolute.
  */
-guix_offload_status guix_offload_engine_set_directory(struct guix_offload_engine *engine,
+guix_offload_status guix_offload_engine_set_directory(guix_offload_engine *engine,
                                                       int32_t which,
                                                       const char *name,
                                                       guix_offload_error **error);
@@ -453,8 +509,8 @@ guix_offload_status guix_offload_engine_set_directory(struct guix_offload_engine
 /* Requests */
 
 /**
- * What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits. Not for
- * two threads at once while it is changed; calls that take it copy what they need.
+ * What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits.
+ * Calls that take it copy what they need.
  */
 typedef struct guix_offload_request guix_offload_request;
 
@@ -466,7 +522,7 @@ typedef struct guix_offload_request guix_offload_request;
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
  */
-guix_offload_status guix_offload_request_new(struct guix_offload_request **request,
+guix_offload_status guix_offload_request_new(guix_offload_request **request,
                                              const char *system,
                                              const char *derivation,
                                              guix_offload_error **error);
@@ -474,14 +530,14 @@ guix_offload_status guix_offload_request_new(struct guix_offload_request **reque
 /**
  * Frees a request. NULL is fine.
  */
-void guix_offload_request_free(struct guix_offload_request *request);
+void guix_offload_request_free(guix_offload_request *request);
 
 /**
  * Adds a feature that the build requires of its machine, such as "kvm".
  *
  * This and the two below fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
  */
-guix_offload_status guix_offload_request_add_feature(struct guix_offload_request *request,
+guix_offload_status guix_offload_request_add_feature(guix_offload_request *request,
                                                      const char *feature,
                                                      guix_offload_error **error);
 
@@ -489,14 +545,14 @@ guix_offload_status guix_offload_request_add_feature(struct guix_offload_request
  * Adds a store item that the build needs. All of them together, with the derivation, must be a closure: whatever
  * one refers to is among them.
  */
-guix_offload_status guix_offload_request_add_input(struct guix_offload_request *request,
+guix_offload_status guix_offload_request_add_input(guix_offload_request *request,
                                                    const char *item,
                                                    guix_offload_error **error);
 
 /**
  * Adds an output that is to become valid in the local store. Whoever makes the request holds the locks on them.
  */
-guix_offload_status guix_offload_request_add_output(struct guix_offload_request *request,
+guix_offload_status guix_offload_request_add_output(guix_offload_request *request,
                                                     const char *item,
                                                     guix_offload_error **error);
 
@@ -506,7 +562,7 @@ guix_offload_status guix_offload_request_add_output(struct guix_offload_request 
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
  */
-guix_offload_status guix_offload_request_set_limits(struct guix_offload_request *request,
+guix_offload_status guix_offload_request_set_limits(guix_offload_request *request,
                                                     uint64_t timeout,
                                                     uint64_t max_silent_time,
                                                     guix_offload_error **error);
@@ -516,7 +572,7 @@ guix_offload_status guix_offload_request_set_limits(struct guix_offload_request 
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `print` is neither.
  */
-guix_offload_status guix_offload_request_set_build_trace(struct guix_offload_request *request,
+guix_offload_status guix_offload_request_set_build_trace(guix_offload_request *request,
                                                          int print,
                                                          guix_offload_error **error);
 
@@ -526,7 +582,7 @@ guix_offload_status guix_offload_request_set_build_trace(struct guix_offload_req
 /**
  * What becomes of a request.
  */
-typedef enum guix_offload_reply {
+typedef enum {
     /**
      * No machine can ever do it.
      */
@@ -542,23 +598,24 @@ typedef enum guix_offload_reply {
 } guix_offload_reply;
 
 /**
- * A machine that is connected to. Not for two threads at once.
+ * A machine that is connected to.
  */
 typedef struct guix_offload_connection guix_offload_connection;
 
 /**
- * Names of store items. While it is `const`, any number of threads may read it.
+ * Names of store items.
  */
 typedef struct guix_offload_items guix_offload_items;
 
 /**
- * A chosen machine, connected to, and a build slot on it. Not for two threads at once.
+ * A chosen machine, connected to, and a build slot on it.
  */
 typedef struct guix_offload_lease guix_offload_lease;
 
 /**
  * Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
- * What it returns: 0, or anything else to cancel, after which the connection is good for nothing but to be freed.
+ * It returns 0, or anything else to cancel, after which the connection is good for nothing but to be freed. It must
+ * return, not throw nor jump out, and not use the connection.
  */
 typedef int (*guix_offload_progress_function)(void *data, uint64_t bytes, uint64_t total);
 
@@ -578,7 +635,7 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  * `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, and with `GUIX_OFFLOAD_STORE`
  * if the state directory cannot be used.
  */
-guix_offload_status guix_offload_choose(struct guix_offload_lease **lease,
+guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         int32_t *reply,
                                         const guix_offload_engine *engine,
                                         const guix_offload_machines *machines,
@@ -586,14 +643,14 @@ guix_offload_status guix_offload_choose(struct guix_offload_lease **lease,
                                         guix_offload_error **error);
 
 /**
- * The connection to the chosen machine. It belongs to the lease.
+ * The connection to the chosen machine. It belongs to the lease. NULL only if `lease` is.
  */
-struct guix_offload_connection *guix_offload_lease_connection(struct guix_offload_lease *lease);
+guix_offload_connection *guix_offload_lease_connection(guix_offload_lease *lease);
 
 /**
  * Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
  */
-void guix_offload_lease_free(struct guix_offload_lease *lease);
+void guix_offload_lease_free(guix_offload_lease *lease);
 
 /**
  * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. The caller frees the
@@ -602,7 +659,7 @@ void guix_offload_lease_free(struct guix_offload_lease *lease);
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE`,
  * `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had.
  */
-guix_offload_status guix_offload_connect(struct guix_offload_connection **connection,
+guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          const guix_offload_engine *engine,
                                          const guix_offload_machine *machine,
                                          guix_offload_error **error);
@@ -610,12 +667,12 @@ guix_offload_status guix_offload_connect(struct guix_offload_connection **connec
 /**
  * Closes and frees a connection that `guix_offload_connect` gave. NULL is fine.
  */
-void guix_offload_connection_free(struct guix_offload_connection *connection);
+void guix_offload_connection_free(guix_offload_connection *connection);
 
 /**
  * The machine. It belongs to the connection. NULL only if `connection` is.
  */
-const guix_offload_machine *guix_offload_connection_machine(const struct guix_offload_connection *connection);
+const guix_offload_machine *guix_offload_connection_machine(const guix_offload_connection *connection);
 
 /**
  * Sends the derivation of `request` and those of its inputs that the machine lacks. `progress` may be NULL. Unless
@@ -626,23 +683,23 @@ const guix_offload_machine *guix_offload_connection_machine(const struct guix_of
  * machine's does not import, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
  * `GUIX_OFFLOAD_CANCELLED`.
  */
-guix_offload_status guix_offload_send(struct guix_offload_connection *connection,
+guix_offload_status guix_offload_send(guix_offload_connection *connection,
                                       const guix_offload_request *request,
                                       guix_offload_progress_function progress,
                                       void *data,
-                                      struct guix_offload_items **sent,
+                                      guix_offload_items **sent,
                                       guix_offload_error **error);
 
 /**
  * Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
  * `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
- * unless that is -1.
+ * unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
  * `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
  * not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
  */
-guix_offload_status guix_offload_build(struct guix_offload_connection *connection,
+guix_offload_status guix_offload_build(guix_offload_connection *connection,
                                        const guix_offload_request *request,
                                        int log_descriptor,
                                        guix_offload_log_function log,
@@ -659,7 +716,7 @@ guix_offload_status guix_offload_build(struct guix_offload_connection *connectio
  * `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost,
  * and with `GUIX_OFFLOAD_CANCELLED`.
  */
-guix_offload_status guix_offload_retrieve(struct guix_offload_connection *connection,
+guix_offload_status guix_offload_retrieve(guix_offload_connection *connection,
                                           const guix_offload_request *request,
                                           guix_offload_progress_function progress,
                                           void *data,
@@ -668,12 +725,12 @@ guix_offload_status guix_offload_retrieve(struct guix_offload_connection *connec
 /**
  * Frees a list of items. NULL is fine.
  */
-void guix_offload_items_free(struct guix_offload_items *items);
+void guix_offload_items_free(guix_offload_items *items);
 
 /**
  * The `index`th item, counted from 0; NULL: there are no more. Lives as long as the list.
  */
-const char *guix_offload_items_get(const struct guix_offload_items *items, size_t index);
+const char *guix_offload_items_get(const guix_offload_items *items, size_t index);
 
 
 /* Jobs */
@@ -681,7 +738,7 @@ const char *guix_offload_items_get(const struct guix_offload_items *items, size_
 /**
  * What happened to a job.
  */
-typedef enum guix_offload_event_type {
+typedef enum {
     /**
      * No machine is free; the job waits.
      */
@@ -725,13 +782,13 @@ typedef enum guix_offload_event_type {
 } guix_offload_event_type;
 
 /**
- * Something that happened to a job. Does not change: any number of threads may read it.
+ * Something that happened to a job. It does not change.
  */
 typedef struct guix_offload_event guix_offload_event;
 
 /**
- * A build that is under way, or over. Any number of threads may use it, but only one may free it, when no other uses
- * it any more.
+ * A build that is under way, or over. Any number of threads may use it at once; one frees it, when no other uses it any
+ * more.
  */
 typedef struct guix_offload_job guix_offload_job;
 
@@ -747,7 +804,7 @@ typedef struct guix_offload_job guix_offload_job;
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
  * item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
  */
-guix_offload_status guix_offload_job_start(struct guix_offload_job **job,
+guix_offload_status guix_offload_job_start(guix_offload_job **job,
                                            int32_t *reply,
                                            const guix_offload_engine *engine,
                                            const guix_offload_machines *machines,
@@ -758,31 +815,31 @@ guix_offload_status guix_offload_job_start(struct guix_offload_job **job,
  * Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
  * threads end within a second. NULL is fine.
  */
-void guix_offload_job_free(struct guix_offload_job *job);
+void guix_offload_job_free(guix_offload_job *job);
 
 /**
  * A descriptor that is readable while there is an event to take, and for good once the job is over. For select and
  * poll only. It belongs to the job. -1 if `job` is NULL.
  */
-int32_t guix_offload_job_descriptor(const struct guix_offload_job *job);
+int32_t guix_offload_job_descriptor(const guix_offload_job *job);
 
 /**
- * Takes the next event; NULL: there is none now. Does not block. The caller frees it with
+ * Takes the next event; NULL: there is none now, or `job` is NULL. Does not block. The caller frees it with
  * `guix_offload_event_free`.
  */
-struct guix_offload_event *guix_offload_job_next_event(const struct guix_offload_job *job);
+guix_offload_event *guix_offload_job_next_event(const guix_offload_job *job);
 
 /**
  * Waits until the job is over, for at most `milliseconds`, or for good if that is negative. 1: it is over; 0: not
- * yet. Takes no events, and a job whose log is not taken may never end.
+ * yet, or `job` is NULL. Takes no events, and a job whose log is not taken may never end.
  */
-int32_t guix_offload_job_wait(const struct guix_offload_job *job,
+int32_t guix_offload_job_wait(const guix_offload_job *job,
                               int64_t milliseconds);
 
 /**
- * Cancels the job unless it is over. Returns at once; the result will be `GUIX_OFFLOAD_CANCELLED`. Any thread.
+ * Cancels the job unless it is over. Returns at once; the result will be `GUIX_OFFLOAD_CANCELLED`. NULL is fine.
  */
-void guix_offload_job_cancel(const struct guix_offload_job *job);
+void guix_offload_job_cancel(const guix_offload_job *job);
 
 /**
  * What came of the job: `GUIX_OFFLOAD_OK`, all outputs are valid; or why it failed, as often as it is asked.
@@ -790,45 +847,45 @@ void guix_offload_job_cancel(const struct guix_offload_job *job);
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
  */
-guix_offload_status guix_offload_job_result(const struct guix_offload_job *job, guix_offload_error **error);
+guix_offload_status guix_offload_job_result(const guix_offload_job *job, guix_offload_error **error);
 
 /**
  * Frees an event. NULL is fine.
  */
-void guix_offload_event_free(struct guix_offload_event *event);
+void guix_offload_event_free(guix_offload_event *event);
 
 /**
  * What happened, a `guix_offload_event_type`; -1 if `event` is NULL.
  */
-int32_t guix_offload_event_kind(const struct guix_offload_event *event);
+int32_t guix_offload_event_kind(const guix_offload_event *event);
 
 /**
  * Name of the machine, or NULL. Lives as long as the event.
  */
-const char *guix_offload_event_machine(const struct guix_offload_event *event);
+const char *guix_offload_event_machine(const guix_offload_event *event);
 
 /**
- * How many store items.
+ * How many store items; 0 if that is not said with this kind of event, or `event` is NULL.
  */
-size_t guix_offload_event_items(const struct guix_offload_event *event);
+size_t guix_offload_event_items(const guix_offload_event *event);
 
 /**
- * How many bytes.
+ * How many bytes; 0 if that is not said with this kind of event, or `event` is NULL.
  */
-uint64_t guix_offload_event_bytes(const struct guix_offload_event *event);
+uint64_t guix_offload_event_bytes(const guix_offload_event *event);
 
 /**
  * The text, whose length goes to `*length` unless that is NULL: a log may contain any byte. A NUL byte follows,
  * which does not count. Lives as long as the event; NULL only if `event` is.
  */
-const char *guix_offload_event_text(const struct guix_offload_event *event,
+const char *guix_offload_event_text(const guix_offload_event *event,
                                     size_t *length);
 
 
 /* Build hook */
 
 /**
- * How a build hook is to work. Not for two threads at once.
+ * How a build hook is to work.
  */
 typedef struct guix_offload_hook guix_offload_hook;
 
@@ -838,21 +895,21 @@ typedef struct guix_offload_hook guix_offload_hook;
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
  */
-guix_offload_status guix_offload_hook_new(struct guix_offload_hook **hook,
+guix_offload_status guix_offload_hook_new(guix_offload_hook **hook,
                                           const guix_offload_engine *engine,
                                           guix_offload_error **error);
 
 /**
  * Frees a hook. NULL is fine.
  */
-void guix_offload_hook_free(struct guix_offload_hook *hook);
+void guix_offload_hook_free(guix_offload_hook *hook);
 
 /**
  * Sets the machine file. `file` is copied.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or `file` is not UTF-8.
  */
-guix_offload_status guix_offload_hook_set_machine_file(struct guix_offload_hook *hook,
+guix_offload_status guix_offload_hook_set_machine_file(guix_offload_hook *hook,
                                                        const char *file,
                                                        guix_offload_error **error);
 
@@ -862,7 +919,7 @@ guix_offload_status guix_offload_hook_set_machine_file(struct guix_offload_hook 
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL.
  */
-guix_offload_status guix_offload_hook_set_limits(struct guix_offload_hook *hook,
+guix_offload_status guix_offload_hook_set_limits(guix_offload_hook *hook,
                                                  uint64_t timeout,
                                                  uint64_t max_silent_time,
                                                  guix_offload_error **error);
@@ -872,7 +929,7 @@ guix_offload_status guix_offload_hook_set_limits(struct guix_offload_hook *hook,
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL or `print` is neither.
  */
-guix_offload_status guix_offload_hook_set_build_trace(struct guix_offload_hook *hook,
+guix_offload_status guix_offload_hook_set_build_trace(guix_offload_hook *hook,
                                                       int print,
                                                       guix_offload_error **error);
 
@@ -886,7 +943,7 @@ guix_offload_status guix_offload_hook_set_build_trace(struct guix_offload_hook *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
  * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
  */
-guix_offload_status guix_offload_hook_serve(struct guix_offload_hook *hook,
+guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
                                             int input,
                                             int output,
                                             int log,

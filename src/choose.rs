@@ -139,7 +139,7 @@ impl Candidates {
                         attempts.insert(index, Attempt { session, slot, guard });
                         next_start = Instant::now() + HEAD_START;
                     }
-                    Err(error) => self.pass_over(index, error, &mut findings, observer),
+                    Err(error) => self.pass_over(index, error, &mut findings, observer)?,
                 }
             }
             if attempts.is_empty() {
@@ -166,7 +166,7 @@ impl Candidates {
                     ));
                 }
                 Ok(_) => findings.waiting_helps = true,
-                Err(error) => self.pass_over(index, error, &mut findings, observer),
+                Err(error) => self.pass_over(index, error, &mut findings, observer)?,
             }
         }
         Ok(match findings {
@@ -216,14 +216,23 @@ impl Candidates {
         false
     }
 
-    /// Says why a candidate that failed is passed over, and remembers it.
-    fn pass_over(&self, index: usize, error: Error, findings: &mut Findings, observer: &mut dyn Observer) {
+    /// Says why a candidate that failed is passed over, and remembers it. Fails if it was this process that failed.
+    fn pass_over(
+        &self,
+        index: usize,
+        error: Error,
+        findings: &mut Findings,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        if error.kind() == ErrorKind::Exhausted {
+            return Err(error);
+        }
         let machine = &self.machines[index];
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
         match error.kind() {
             ErrorKind::Configuration | ErrorKind::Authentication => {
                 findings.misconfigured.get_or_insert(error);
-                return;
+                return Ok(());
             }
             ErrorKind::Unavailable | ErrorKind::Protocol => {
                 History::note_failure(&self.directories.offload_state(), machine);
@@ -231,6 +240,7 @@ impl Candidates {
             _ => {}
         }
         findings.waiting_helps = true;
+        Ok(())
     }
 }
 

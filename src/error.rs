@@ -96,13 +96,17 @@ impl Error {
         Error(Box::new(Details { kind, message: message.into(), contexts: Vec::new(), machine: None, hint: None }))
     }
 
-    /// An error of `kind` from a failed system call: `what` says what was tried, and on what.
+    /// An error of `kind` from a failed system call: `what` says what was tried, and on what. For want of a descriptor
+    /// or of memory it is [`ErrorKind::Exhausted`] whatever was tried.
     ///
     /// Where `error` carries an [`Error`] of ours, as the streams of [`crate::ssh`] do, that one stays the cause.
     pub fn io(kind: ErrorKind, what: impl fmt::Display, error: io::Error) -> Self {
         match error.downcast::<Error>() {
             Ok(ours) => ours.context(what.to_string()),
-            Err(error) => Error::new(kind, format!("{what}: {error}")),
+            Err(error) => {
+                let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+                Error::new(if exhausted { ErrorKind::Exhausted } else { kind }, format!("{what}: {error}"))
+            }
         }
     }
 
@@ -206,6 +210,14 @@ mod tests {
         assert_eq!(outer.kind(), ErrorKind::Authentication);
         assert_eq!(outer.to_string(), "reading a frame: host key differs");
         assert_eq!(outer.hint_text(), Some("check it"));
+    }
+
+    #[test]
+    fn being_out_of_descriptors_is_not_the_fault_of_what_was_tried() {
+        let error = Error::io(ErrorKind::Store, "opening 'x'", io::Error::from_raw_os_error(libc::EMFILE));
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        let error = Error::io(ErrorKind::Store, "opening 'x'", io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(error.kind(), ErrorKind::Store);
     }
 
     #[test]

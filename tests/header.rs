@@ -101,6 +101,9 @@ fn every_noun_is_in_the_header() {
         }
         let exports = std::fs::read_to_string(&path).unwrap().lines().any(|line| line == "export! {");
         let noun = path.file_stem().unwrap().to_str().unwrap();
+        if noun == "test_panic" {
+            continue; // no part of the ABI: an installed library does not have it
+        }
         assert_eq!(exports, NOUNS.iter().any(|(name, _)| *name == noun), "{noun}");
     }
 }

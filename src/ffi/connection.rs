@@ -34,7 +34,7 @@ pub enum guix_offload_reply {
     GUIX_OFFLOAD_ACCEPT = 2,
 }
 
-/// A machine that is connected to. Not for two threads at once.
+/// A machine that is connected to.
 pub struct guix_offload_connection {
     engine: Arc<Engine>,
     remote: Remote,
@@ -43,19 +43,20 @@ pub struct guix_offload_connection {
     local: Option<Local>,
 }
 
-/// A chosen machine, connected to, and a build slot on it. Not for two threads at once.
+/// A chosen machine, connected to, and a build slot on it.
 pub struct guix_offload_lease {
     connection: guix_offload_connection,
     slot: Lock,
 }
 
-/// Names of store items. While it is `const`, any number of threads may read it.
+/// Names of store items.
 pub struct guix_offload_items {
     names: Vec<CString>,
 }
 
 /// Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
-/// What it returns: 0, or anything else to cancel, after which the connection is good for nothing but to be freed.
+/// It returns 0, or anything else to cancel, after which the connection is good for nothing but to be freed. It must
+/// return, not throw nor jump out, and not use the connection.
 pub type guix_offload_progress_function =
     Option<unsafe extern "C" fn(data: *mut c_void, bytes: u64, total: u64) -> c_int>;
 
@@ -140,16 +141,7 @@ impl Observer for Callbacks {
         match &self.log {
             Log::None => Ok(()),
             Log::Descriptor(file) => {
-                let mut rest = text;
-                while !rest.is_empty() {
-                    match rustix::io::retry_on_intr(|| rustix::io::write(file, rest)) {
-                        Ok(count) => rest = &rest[count..],
-                        Err(error) => {
-                            return Err(error).io_context(ErrorKind::Cancelled, || "writing the build log");
-                        }
-                    }
-                }
-                Ok(())
+                descriptor::write_all(file, text).io_context(ErrorKind::Cancelled, || "writing the build log")
             }
             // SAFETY: as above; the text lives for the call.
             Log::Function(function) => match unsafe { function(self.data, text.as_ptr().cast(), text.len()) } {
@@ -212,7 +204,7 @@ export! {
 }
 
 export! {
-    /// The connection to the chosen machine. It belongs to the lease.
+    /// The connection to the chosen machine. It belongs to the lease. NULL only if `lease` is.
     pub fn guix_offload_lease_connection(lease: *mut guix_offload_lease) -> *mut guix_offload_connection {
         handle::borrow_mut(lease, "lease").map_or(std::ptr::null_mut(), |lease| &mut lease.connection)
     }
@@ -296,7 +288,7 @@ export! {
 export! {
     /// Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
     /// `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
-    /// unless that is -1.
+    /// unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
     /// `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could

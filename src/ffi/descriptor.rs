@@ -2,7 +2,11 @@
 //! Descriptors that come from C.
 
 use std::ffi::c_int;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal, SigmaskHow};
+use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
@@ -19,4 +23,46 @@ pub fn duplicate(descriptor: c_int, name: &str) -> Result<OwnedFd> {
     borrowed
         .try_clone_to_owned()
         .io_context(ErrorKind::InvalidArgument, || format!("argument '{name}', descriptor {descriptor}"))
+}
+
+/// Writes all of `text`. Where nobody reads it fails with EPIPE, and the signal for that, which would come to a thread of
+/// the host process, is taken back.
+pub fn write_all(file: &OwnedFd, mut text: &[u8]) -> io::Result<()> {
+    let pipe_signal = SigSet::from_iter([Signal::SIGPIPE]);
+    let before = pipe_signal.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let mut written = Ok(());
+    while !text.is_empty() && written.is_ok() {
+        written = rustix::io::retry_on_intr(|| rustix::io::write(file, text)).map(|count| text = &text[count..]);
+    }
+    if written == Err(Errno::PIPE) && !before.contains(Signal::SIGPIPE) {
+        // Sent to this very thread before the call came back, unless it is ignored: then it is not there to wait for.
+        take_pending(&pipe_signal);
+    }
+    before.thread_set_mask()?;
+    Ok(written?)
+}
+
+/// Takes a signal of `set` that is pending, if there is one. It is blocked.
+fn take_pending(set: &SigSet) {
+    let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both live for the call, which does not block; that nothing is pending is an error that changes nothing.
+    unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &no_time) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_without_a_reader_raises_no_signal() {
+        let (reader, writer) = io::pipe().unwrap();
+        let writer = OwnedFd::from(writer);
+        write_all(&writer, b"log").unwrap();
+        drop(reader);
+        // SAFETY: Rust's test runner ignores the signal; by default it ends the process, which is what would be seen.
+        let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        assert_eq!(write_all(&writer, b"log").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        // SAFETY: puts back what was there.
+        unsafe { libc::signal(libc::SIGPIPE, before) };
+    }
 }

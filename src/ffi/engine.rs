@@ -28,8 +28,8 @@ pub enum guix_offload_directory {
 }
 
 /// What all builds of a process share: where things are on this host, and connections to machines, which are kept for
-/// a minute after a build for the next one. Any number of threads may use it; setters excepted. Handles made with it
-/// keep what they need of it: it may be freed before them.
+/// a minute after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
+/// be freed before them.
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
 }

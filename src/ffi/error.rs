@@ -35,7 +35,7 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_TIMED_OUT = -10,
     /// The caller cancelled.
     GUIX_OFFLOAD_CANCELLED = -11,
-    /// Out of descriptors, threads or memory.
+    /// Out of descriptors or threads, or the system is out of memory. Nothing is lost: the call may be made again.
     GUIX_OFFLOAD_EXHAUSTED = -12,
     /// A defect of the library.
     GUIX_OFFLOAD_INTERNAL = -13,
@@ -64,7 +64,7 @@ impl From<ErrorKind> for guix_offload_status {
 
 /// Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`: NULL, or where to put one
 /// on failure, which the caller frees with `guix_offload_error_free`. It is not touched on success. An error does not
-/// change: any number of threads may read it.
+/// change.
 pub struct guix_offload_error {
     status: guix_offload_status,
     class: Class,

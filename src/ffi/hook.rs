@@ -14,7 +14,7 @@ use crate::daemon::BuildOptions;
 use crate::hook::{self, Options};
 use crate::offload::Engine;
 
-/// How a build hook is to work. Not for two threads at once.
+/// How a build hook is to work.
 pub struct guix_offload_hook {
     engine: Arc<Engine>,
     options: Options,

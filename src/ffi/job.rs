@@ -16,8 +16,8 @@ use super::string::for_c;
 use crate::error::{Error, ErrorKind};
 use crate::job::{Job, JobEvent, Started};
 
-/// A build that is under way, or over. Any number of threads may use it, but only one may free it, when no other uses
-/// it any more.
+/// A build that is under way, or over. Any number of threads may use it at once; one frees it, when no other uses it any
+/// more.
 pub struct guix_offload_job {
     job: Job,
 }
@@ -48,7 +48,7 @@ pub enum guix_offload_event_type {
     GUIX_OFFLOAD_EVENT_DONE = 9,
 }
 
-/// Something that happened to a job. Does not change: any number of threads may read it.
+/// Something that happened to a job. It does not change.
 pub struct guix_offload_event {
     kind: guix_offload_event_type,
     machine: Option<CString>,
@@ -133,7 +133,7 @@ export! {
 }
 
 export! {
-    /// Takes the next event; NULL: there is none now. Does not block. The caller frees it with
+    /// Takes the next event; NULL: there is none now, or `job` is NULL. Does not block. The caller frees it with
     /// `guix_offload_event_free`.
     pub fn guix_offload_job_next_event(job: *const guix_offload_job) -> *mut guix_offload_event {
         let event = handle::borrow(job, "job").ok().and_then(|job| job.job.next_event());
@@ -143,7 +143,7 @@ export! {
 
 export! {
     /// Waits until the job is over, for at most `milliseconds`, or for good if that is negative. 1: it is over; 0: not
-    /// yet. Takes no events, and a job whose log is not taken may never end.
+    /// yet, or `job` is NULL. Takes no events, and a job whose log is not taken may never end.
     pub fn guix_offload_job_wait(job: *const guix_offload_job, milliseconds: i64) -> i32 {
         let time = u64::try_from(milliseconds).map_or(Duration::MAX, Duration::from_millis);
         handle::borrow(job, "job").map_or(0, |job| c_int::from(job.job.wait(time)))
@@ -151,7 +151,7 @@ export! {
 }
 
 export! {
-    /// Cancels the job unless it is over. Returns at once; the result will be `GUIX_OFFLOAD_CANCELLED`. Any thread.
+    /// Cancels the job unless it is over. Returns at once; the result will be `GUIX_OFFLOAD_CANCELLED`. NULL is fine.
     pub fn guix_offload_job_cancel(job: *const guix_offload_job) {
         if let Ok(job) = handle::borrow(job, "job") {
             job.job.cancel();
@@ -200,14 +200,14 @@ export! {
 }
 
 export! {
-    /// How many store items.
+    /// How many store items; 0 if that is not said with this kind of event, or `event` is NULL.
     pub fn guix_offload_event_items(event: *const guix_offload_event) -> usize {
         look(event, 0, |event| event.items)
     }
 }
 
 export! {
-    /// How many bytes.
+    /// How many bytes; 0 if that is not said with this kind of event, or `event` is NULL.
     pub fn guix_offload_event_bytes(event: *const guix_offload_event) -> u64 {
         look(event, 0, |event| event.bytes)
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::machine::{BuildMachine, HostKey};
 use crate::machine_file;
 
-/// A build machine: what `build-machine` is in machines.scm. While it is `const`, any number of threads may read it.
+/// A build machine: what `build-machine` is in machines.scm.
 pub struct guix_offload_machine {
     machine: BuildMachine,
     texts: Texts,
@@ -230,8 +230,8 @@ fn nth(texts: &[CString], index: usize) -> *const c_char {
 }
 
 export! {
-    /// The machine's host name or address. This and the texts below live until the machine is freed or changed; NULL
-    /// only if `machine` is.
+    /// The machine's host name or address. This and the texts below live until the machine is freed or changed. If
+    /// `machine` is NULL, texts are NULL and numbers 0.
     pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
     }

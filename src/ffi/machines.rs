@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::machine::BuildMachine;
 use crate::machine_file::{self, LoadOptions};
 
-/// A list of build machines. While it is `const`, any number of threads may read it.
+/// A list of build machines.
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
 }
@@ -82,7 +82,7 @@ export! {
 }
 
 export! {
-    /// How many machines there are.
+    /// How many machines there are; 0 if `machines` is NULL.
     pub fn guix_offload_machines_count(machines: *const guix_offload_machines) -> usize {
         handle::borrow(machines, "machines").map_or(0, |machines| machines.list.len())
     }

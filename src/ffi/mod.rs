@@ -29,6 +29,8 @@ pub mod version;
 mod descriptor;
 mod handle;
 mod string;
+#[cfg(feature = "test-panic")]
+mod test_panic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -12,8 +12,8 @@ use crate::machine::Requirements;
 use crate::offload::{Request, Work};
 use crate::store::{StoreDir, StorePath};
 
-/// What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits. Not for
-/// two threads at once while it is changed; calls that take it copy what they need.
+/// What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits.
+/// Calls that take it copy what they need.
 pub struct guix_offload_request {
     pub(super) requirements: Requirements,
     derivation: String,

@@ -23,7 +23,8 @@ const OPENSSH_END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 /// Reads the private key in `path`, after checking that it is one, that nobody else can read it, and that it can be
-/// used without a passphrase. All errors are of kind [`ErrorKind::Configuration`].
+/// used without a passphrase. All errors are of kind [`ErrorKind::Configuration`], unless this process is out of
+/// descriptors.
 pub fn read(path: &Path) -> Result<String> {
     let name = path.display();
     let reject = |why: String| Error::new(ErrorKind::Configuration, format!("private key {name} {why}"));
@@ -39,7 +40,7 @@ pub fn read(path: &Path) -> Result<String> {
             )),
             PermissionDenied => reject(format!("cannot be read by user {user}, as whom this process runs"))
                 .hint(format!("run 'chown {user} {name}', and let that user search the directories above it")),
-            _ => reject(format!("cannot be opened: {error}")),
+            _ => Error::io(ErrorKind::Configuration, format!("opening the private key {name}"), error),
         }
     })?;
     let metadata = file.metadata().map_err(|error| reject(format!("cannot be examined: {error}")))?;

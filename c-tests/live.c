@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* The verbs and jobs on a real machine: live PLAIN FAILING TALKATIVE, files with requests of such builds.  */
+#include "request.h"
+
+#include <signal.h>
+
+static guix_offload_engine *engine;
+static guix_offload_machines *machines;
+static guix_offload_request *plain, *failing, *talkative;
+
+static guix_offload_lease *choose(void)
+{
+    guix_offload_lease *lease = NULL;
+    int32_t reply = 77;
+    SUCCEEDS(guix_offload_choose, &lease, &reply, engine, machines, plain);
+    CHECK(reply == GUIX_OFFLOAD_ACCEPT && lease != NULL);
+    return lease;
+}
+
+static guix_offload_connection *connect_to_first(void)
+{
+    guix_offload_connection *connection = NULL;
+    SUCCEEDS(guix_offload_connect, &connection, engine, guix_offload_machines_get(machines, 0));
+    return connection;
+}
+
+struct calls {
+    int number, cancel_at;
+    uint64_t bytes, total;
+};
+
+static int count_progress(void *data, uint64_t bytes, uint64_t total)
+{
+    struct calls *calls = data;
+    CHECK(bytes >= calls->bytes);
+    calls->bytes = bytes;
+    calls->total = total;
+    return ++calls->number == calls->cancel_at;
+}
+
+static int count_log(void *data, const char *text, size_t length)
+{
+    struct calls *calls = data;
+    CHECK(text != NULL && length > 0);
+    calls->bytes += length;
+    return ++calls->number == calls->cancel_at;
+}
+
+static void the_verbs_want_requests(void)
+{
+    guix_offload_connection *connection = connect_to_first();
+    guix_offload_items *sent = UNTOUCHED;
+    guix_offload_request *bad = NULL;
+    SUCCEEDS(guix_offload_request_new, &bad, SYSTEM, "/etc/passwd");
+    REJECTS(guix_offload_send, connection, NULL, NULL, NULL, &sent);
+    REJECTS(guix_offload_build, connection, NULL, -1, NULL, NULL);
+    REJECTS(guix_offload_retrieve, connection, NULL, NULL, NULL);
+    REJECTS(guix_offload_send, connection, bad, NULL, NULL, &sent);
+    REJECTS(guix_offload_build, connection, bad, -1, NULL, NULL);
+    REJECTS(guix_offload_build, connection, plain, -2, NULL, NULL);
+    REJECTS(guix_offload_build, connection, plain, 12345, NULL, NULL);
+    REJECTS(guix_offload_retrieve, connection, bad, NULL, NULL);
+    CHECK(sent == UNTOUCHED);
+    CHECK_TEXT(guix_offload_machine_name(guix_offload_connection_machine(connection)),
+               guix_offload_machine_name(guix_offload_machines_get(machines, 0)));
+    guix_offload_request_free(bad);
+    guix_offload_connection_free(connection);
+}
+
+static void each_verb_does_its_part(void)
+{
+    guix_offload_lease *lease = choose();
+    guix_offload_connection *connection = guix_offload_lease_connection(lease);
+    struct calls calls = {0, 0, 0, 0};
+    guix_offload_items *sent = NULL;
+    SUCCEEDS(guix_offload_send, connection, plain, count_progress, &calls, &sent);
+    CHECK(calls.number > 0 && calls.bytes > 0 && calls.total > 0);
+    CHECK(guix_offload_items_get(sent, 0) != NULL && guix_offload_items_get(sent, SIZE_MAX) == NULL);
+    guix_offload_items_free(sent);
+    SUCCEEDS(guix_offload_send, connection, plain, NULL, NULL, &sent);
+    CHECK(guix_offload_items_get(sent, 0) == NULL); /* it has all by now */
+    guix_offload_items_free(sent);
+    SUCCEEDS(guix_offload_build, connection, plain, -1, NULL, NULL);
+    calls = (struct calls) {0, 0, 0, 0};
+    SUCCEEDS(guix_offload_retrieve, connection, plain, count_progress, &calls);
+    CHECK(calls.number > 0 && calls.bytes > 0);
+    guix_offload_lease_free(lease);
+}
+
+static void a_lease_holds_a_slot(void)
+{
+    guix_offload_lease *leases[8], *none = UNTOUCHED;
+    uint32_t slots = guix_offload_machine_parallel_builds(guix_offload_machines_get(machines, 0));
+    int32_t reply = 77;
+    CHECK(slots <= 8 && guix_offload_machines_count(machines) == 1);
+    for (uint32_t i = 0; i < slots; i++)
+        leases[i] = choose();
+    SUCCEEDS(guix_offload_choose, &none, &reply, engine, machines, plain);
+    CHECK(reply == GUIX_OFFLOAD_POSTPONE && none == UNTOUCHED);
+    guix_offload_lease_free(leases[0]);
+    leases[0] = choose();
+    for (uint32_t i = 0; i < slots; i++)
+        guix_offload_lease_free(leases[i]);
+}
+
+static void a_failing_build_is_told_from_other_failures(void)
+{
+    guix_offload_connection *connection = connect_to_first();
+    guix_offload_error *error = NULL;
+    struct calls calls = {0, 0, 0, 0};
+    SUCCEEDS(guix_offload_send, connection, failing, NULL, NULL, NULL);
+    CHECK(guix_offload_build(connection, failing, -1, count_log, &calls, &error) == GUIX_OFFLOAD_BUILD_FAILED);
+    CHECK(guix_offload_error_exit_status(error) == 100);
+    CHECK(calls.bytes > 0);
+    guix_offload_error_free(error);
+    guix_offload_connection_free(connection);
+}
+
+static void callbacks_can_cancel(void)
+{
+    guix_offload_connection *connection = connect_to_first();
+    struct calls calls = {.cancel_at = 1};
+    CHECK(guix_offload_send(connection, talkative, count_progress, &calls, NULL, NULL) == GUIX_OFFLOAD_CANCELLED);
+    CHECK(calls.number == 1);
+    guix_offload_connection_free(connection);
+
+    connection = connect_to_first();
+    SUCCEEDS(guix_offload_send, connection, talkative, NULL, NULL, NULL);
+    calls = (struct calls) {.cancel_at = 2};
+    double begun = now();
+    CHECK(guix_offload_build(connection, talkative, -1, count_log, &calls, NULL) == GUIX_OFFLOAD_CANCELLED);
+    CHECK(calls.number == 2 && now() - begun < 20);
+    guix_offload_connection_free(connection);
+}
+
+static void a_log_that_nobody_reads_cancels_without_a_signal(void)
+{
+    guix_offload_connection *connection = connect_to_first();
+    int log[2];
+    signal(SIGPIPE, SIG_DFL);
+    CHECK(pipe2(log, O_CLOEXEC) == 0 && close(log[0]) == 0);
+    SUCCEEDS(guix_offload_send, connection, talkative, NULL, NULL, NULL);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_build, connection, talkative, log[1], NULL, NULL);
+    close(log[1]);
+    guix_offload_connection_free(connection);
+}
+
+static void a_job_tells_what_happens(void)
+{
+    guix_offload_job *job = NULL;
+    guix_offload_event *event;
+    unsigned seen = 0;
+    int32_t reply = 77, kind;
+    SUCCEEDS(guix_offload_job_start, &job, &reply, engine, machines, failing);
+    CHECK(guix_offload_job_wait(job, 60000) == 1);
+    while ((event = guix_offload_job_next_event(job)) != NULL) {
+        kind = guix_offload_event_kind(event);
+        seen |= 1u << kind;
+        if (kind == GUIX_OFFLOAD_EVENT_LOG)
+            CHECK(strstr(guix_offload_event_text(event, NULL), "about to fail") != NULL);
+        if (kind == GUIX_OFFLOAD_EVENT_BUILDING)
+            CHECK_TEXT(guix_offload_event_machine(event), guix_offload_machine_name(guix_offload_machines_get(machines, 0)));
+        guix_offload_event_free(event);
+    }
+    CHECK(seen & 1u << GUIX_OFFLOAD_EVENT_CHOSEN && seen & 1u << GUIX_OFFLOAD_EVENT_BUILDING);
+    CHECK(seen & 1u << GUIX_OFFLOAD_EVENT_LOG && seen & 1u << GUIX_OFFLOAD_EVENT_DONE);
+    FAILS(GUIX_OFFLOAD_BUILD_FAILED, guix_offload_job_result, job);
+    guix_offload_job_free(job);
+}
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 4);
+    int threads = threads_before(), descriptors = DESCRIPTORS();
+    SUCCEEDS(guix_offload_engine_new, &engine);
+    machines = load_machines();
+    plain = read_request(argv[1]);
+    failing = read_request(argv[2]);
+    talkative = read_request(argv[3]);
+    RUN(the_verbs_want_requests);
+    RUN(each_verb_does_its_part);
+    RUN(a_lease_holds_a_slot);
+    RUN(a_failing_build_is_told_from_other_failures);
+    RUN(callbacks_can_cancel);
+    RUN(a_log_that_nobody_reads_cancels_without_a_signal);
+    RUN(a_job_tells_what_happens);
+    guix_offload_request_free(talkative);
+    guix_offload_request_free(failing);
+    guix_offload_request_free(plain);
+    guix_offload_machines_free(machines);
+    guix_offload_engine_free(engine);
+    await_threads(threads);
+    CHECK(DESCRIPTORS() == descriptors);
+    return 0;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Lists of machines, made one by one and from a machine file.  */
+#include "check.h"
+
+static guix_offload_machine *new_machine(const char *name)
+{
+    guix_offload_machine *machine = NULL;
+    SUCCEEDS(guix_offload_machine_new, &machine, name, "x86_64-linux", "u", HOST_KEY);
+    return machine;
+}
+
+static void accessors_of_no_list(void)
+{
+    guix_offload_machines_free(NULL);
+    CHECK(guix_offload_machines_count(NULL) == 0);
+    CHECK(guix_offload_machines_get(NULL, 0) == NULL);
+}
+
+static void a_list_has_copies(void)
+{
+    guix_offload_machines *machines = NULL;
+    guix_offload_machine *machine = new_machine("one");
+    SUCCEEDS(guix_offload_machines_new, &machines);
+    CHECK(guix_offload_machines_count(machines) == 0);
+    SUCCEEDS(guix_offload_machines_add, machines, machine);
+    SUCCEEDS(guix_offload_machine_set_port, machine, 2222);
+    SUCCEEDS(guix_offload_machines_add, machines, machine);
+    guix_offload_machine_free(machine);
+    CHECK(guix_offload_machines_count(machines) == 2);
+    CHECK_TEXT(guix_offload_machine_name(guix_offload_machines_get(machines, 0)), "one");
+    CHECK(guix_offload_machine_port(guix_offload_machines_get(machines, 0)) == 22);
+    CHECK(guix_offload_machine_port(guix_offload_machines_get(machines, 1)) == 2222);
+    CHECK(guix_offload_machines_get(machines, 2) == NULL);
+    CHECK(guix_offload_machines_get(machines, SIZE_MAX) == NULL);
+    guix_offload_machines_free(machines);
+}
+
+static void a_machine_file_is_loaded(void)
+{
+    guix_offload_machines *machines = NULL;
+    char file[] = "/tmp/machines-XXXXXX";
+    CHECK(close(mkstemp(file)) == 0);
+    write_file(file, "(list (build-machine (name \"m.example.org\") (systems '(\"x86_64-linux\"))\n"
+                     "  (user \"u\") (host-key \"" HOST_KEY "\") (private-key \"/key\") (port 2222)))\n", 0600);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    CHECK(guix_offload_machines_count(machines) == 1);
+    CHECK_TEXT(guix_offload_machine_name(guix_offload_machines_get(machines, 0)), "m.example.org");
+    CHECK(guix_offload_machine_port(guix_offload_machines_get(machines, 0)) == 2222);
+    guix_offload_machines_free(machines);
+    CHECK(unlink(file) == 0);
+}
+
+static void a_missing_machine_file_has_no_machines(void)
+{
+    guix_offload_machines *machines = NULL;
+    SUCCEEDS(guix_offload_machines_load, &machines, "/nonexistent/machines.scm");
+    CHECK(guix_offload_machines_count(machines) == 0);
+    guix_offload_machines_free(machines);
+}
+
+static void a_wrong_machine_file_is_reported_with_its_place(void)
+{
+    guix_offload_machines *machines = UNTOUCHED;
+    guix_offload_error *error = NULL;
+    char file[] = "/tmp/machines-XXXXXX", place[64];
+    CHECK(close(mkstemp(file)) == 0);
+    write_file(file, "(list\n  (build-machine (name \"m\")\n    (speeed 3)))\n", 0600);
+    CHECK(guix_offload_machines_load(&machines, file, &error) == GUIX_OFFLOAD_CONFIGURATION);
+    snprintf(place, sizeof place, "%s:3:", file);
+    CHECK(strstr(guix_offload_error_message(error), place) != NULL);
+    CHECK(machines == UNTOUCHED);
+    guix_offload_error_free(error);
+    CHECK(unlink(file) == 0);
+}
+
+static void bad_arguments_are_rejected(void)
+{
+    guix_offload_machines *machines = UNTOUCHED;
+    guix_offload_machine *machine = new_machine("one");
+    REJECTS(guix_offload_machines_new, NULL);
+    REJECTS(guix_offload_machines_load, NULL, "/nonexistent");
+    REJECTS(guix_offload_machines_load, &machines, NULL);
+    REJECTS(guix_offload_machines_load, &machines, NOT_UTF8);
+    REJECTS(guix_offload_machines_load, &machines, too_long());
+    CHECK(machines == UNTOUCHED);
+    REJECTS(guix_offload_machines_add, NULL, machine);
+    SUCCEEDS(guix_offload_machines_new, &machines);
+    REJECTS(guix_offload_machines_add, machines, NULL);
+    CHECK(guix_offload_machines_count(machines) == 0);
+    guix_offload_machines_free(machines);
+    guix_offload_machine_free(machine);
+}
+
+int main(void)
+{
+    RUN(accessors_of_no_list);
+    RUN(a_list_has_copies);
+    RUN(a_machine_file_is_loaded);
+    RUN(a_missing_machine_file_has_no_machines);
+    RUN(a_wrong_machine_file_is_reported_with_its_place);
+    RUN(bad_arguments_are_rejected);
+    return 0;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Requests: what can be asked for.  What becomes of one: connection.c and job.c.  */
+#include "check.h"
+
+static guix_offload_request *new_request(void)
+{
+    guix_offload_request *request = NULL;
+    SUCCEEDS(guix_offload_request_new, &request, "x86_64-linux", ITEM("x.drv"));
+    return request;
+}
+
+static void a_request_is_filled(void)
+{
+    guix_offload_request *request = new_request();
+    SUCCEEDS(guix_offload_request_add_feature, request, "kvm");
+    SUCCEEDS(guix_offload_request_add_input, request, ITEM("input"));
+    SUCCEEDS(guix_offload_request_add_output, request, ITEM("output"));
+    SUCCEEDS(guix_offload_request_set_limits, request, 0, UINT64_MAX);
+    SUCCEEDS(guix_offload_request_set_build_trace, request, 0);
+    SUCCEEDS(guix_offload_request_set_build_trace, request, 1);
+    guix_offload_request_free(request);
+}
+
+static void bad_arguments_are_rejected(void)
+{
+    guix_offload_request *request = UNTOUCHED;
+    const char *bad[] = {NULL, NOT_UTF8, too_long()};
+    guix_offload_request_free(NULL);
+    REJECTS(guix_offload_request_new, NULL, "x86_64-linux", ITEM("x.drv"));
+    for (int i = 0; i < 3; i++) {
+        REJECTS(guix_offload_request_new, &request, bad[i], ITEM("x.drv"));
+        REJECTS(guix_offload_request_new, &request, "x86_64-linux", bad[i]);
+    }
+    CHECK(request == UNTOUCHED);
+    request = new_request();
+    for (int i = 0; i < 3; i++) {
+        REJECTS(guix_offload_request_add_feature, request, bad[i]);
+        REJECTS(guix_offload_request_add_input, request, bad[i]);
+        REJECTS(guix_offload_request_add_output, request, bad[i]);
+    }
+    REJECTS(guix_offload_request_set_build_trace, request, 2);
+    REJECTS(guix_offload_request_set_build_trace, request, -1);
+    guix_offload_request_free(request);
+}
+
+static void setters_want_a_request(void)
+{
+    REJECTS(guix_offload_request_add_feature, NULL, "kvm");
+    REJECTS(guix_offload_request_add_input, NULL, ITEM("input"));
+    REJECTS(guix_offload_request_add_output, NULL, ITEM("output"));
+    REJECTS(guix_offload_request_set_limits, NULL, 0, 0);
+    REJECTS(guix_offload_request_set_build_trace, NULL, 0);
+}
+
+int main(void)
+{
+    RUN(a_request_is_filled);
+    RUN(bad_arguments_are_rejected);
+    RUN(setters_want_a_request);
+    return 0;
+}
