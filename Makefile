@@ -12,6 +12,7 @@
 PREFIX ?= /usr/local
 CARGO  ?= cargo
 CC     ?= cc
+CXX    ?= c++
 CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
@@ -45,10 +46,16 @@ install: all
 	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
-	install -m 644 include/guix-offload.h $(prefix)/include/
+	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
 	install -m 755 $(release)/guix-offload $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
+
+# Runs on the lab's heads, whose C++ library may be another one.
+$(stage)/libexec/goals: install $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.* bindings/cxx/*.hh)
+	$(CXX) -std=c++11 $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx -Ibindings/guix-daemon -o $@ \
+	  bindings/guix-daemon/test/goals.cc bindings/guix-daemon/offload-agent.cc \
+	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
@@ -63,7 +70,7 @@ check: setup
 	$(CARGO) clippy --test farm -- -D warnings
 	$(CARGO) test
 	$(CARGO) test --test farm --no-run
-	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
 demo: setup

@@ -4,4 +4,5 @@
 //! `tests/lab/lab with-farm -- cargo test --offline --test farm -- --test-threads=1`.
 
 mod lab;
+mod seam;
 mod stock;
