@@ -51,9 +51,21 @@ install: all
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 
+cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
+
+# The C++ header, in all the versions of C++ that it is for.
+.PHONY: cxx-test
+cxx-test: library
+	mkdir -p target/cxx-test/state
+	ln -sf $(CURDIR)/$(release)/libguix_offload.so target/cxx-test/$(soname)
+	set -e; for version in 11 14 17 20; do \
+	  $(CXX) -std=c++$$version $(cxx_flags) -fsanitize=address,undefined -fno-sanitize-recover -o target/cxx-test/test \
+	    bindings/cxx/test.cc -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN'; \
+	  target/cxx-test/test $(CURDIR)/target/cxx-test/state; done
+
 # Runs on the lab's heads, whose C++ library may be another one.
 $(stage)/libexec/goals: install $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.* bindings/cxx/*.hh)
-	$(CXX) -std=c++11 $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx -Ibindings/guix-daemon -o $@ \
+	$(CXX) -std=c++11 $(cxx_flags) -Ibindings/guix-daemon -o $@ \
 	  bindings/guix-daemon/test/goals.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
@@ -69,6 +81,7 @@ check: setup
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test farm -- -D warnings
 	$(CARGO) test
+	$(MAKE) cxx-test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
