@@ -14,6 +14,7 @@
 PREFIX ?= /usr/local
 CARGO  ?= cargo
 CC     ?= cc
+CXX    ?= c++
 CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
@@ -47,10 +48,28 @@ install: all
 	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
-	install -m 644 include/guix-offload.h $(prefix)/include/
+	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
 	install -m 755 $(release)/guix-offload $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
+
+cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
+
+# The C++ header, in all the versions of C++ that it is for.
+.PHONY: cxx-test
+cxx-test: library
+	mkdir -p target/cxx-test/state
+	ln -sf $(CURDIR)/$(release)/libguix_offload.so target/cxx-test/$(soname)
+	set -e; for version in 11 14 17 20; do \
+	  $(CXX) -std=c++$$version $(cxx_flags) -fsanitize=address,undefined -fno-sanitize-recover -o target/cxx-test/test \
+	    bindings/cxx/test.cc -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN'; \
+	  target/cxx-test/test $(CURDIR)/target/cxx-test/state; done
+
+# Runs on the lab's heads, whose C++ library may be another one.
+$(stage)/libexec/goals: install $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.* bindings/cxx/*.hh)
+	$(CXX) -std=c++11 $(cxx_flags) -Ibindings/guix-daemon -o $@ \
+	  bindings/guix-daemon/test/goals.cc bindings/guix-daemon/offload-agent.cc \
+	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
@@ -64,9 +83,10 @@ check: setup
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test farm -- -D warnings
 	$(CARGO) test
+	$(MAKE) cxx-test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) doc
-	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
 	$(MAKE) -C c-tests all farm
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 

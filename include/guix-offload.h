@@ -576,6 +576,13 @@ guix_offload_status guix_offload_request_set_build_trace(guix_offload_request *r
                                                          int print,
                                                          guix_offload_error **error);
 
+/**
+ * How many of `machines` offer the system and the features that the request requires, whether they can be reached
+ * or not; if 0, no machine can ever do it. 0 if a pointer is NULL.
+ */
+size_t guix_offload_request_matches(const guix_offload_request *request,
+                                    const guix_offload_machines *machines);
+
 
 /* The verbs: choose, connect, send, build, retrieve */
 

@@ -9,7 +9,7 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::{export, string};
 use crate::error::{Error, ErrorKind};
-use crate::machine::BuildMachine;
+use crate::machine::{BuildMachine, Requirements};
 use crate::machine_file::{self, LoadOptions};
 
 /// A list of build machines.
@@ -21,6 +21,11 @@ impl guix_offload_machines {
     /// The machines themselves.
     pub(super) fn to_vec(&self) -> Vec<BuildMachine> {
         self.list.iter().map(|machine| machine.description().clone()).collect()
+    }
+
+    /// How many of them match.
+    pub(super) fn count_matching(&self, requirements: &Requirements) -> usize {
+        self.list.iter().filter(|machine| machine.description().matches(requirements)).count()
     }
 }
 

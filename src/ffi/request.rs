@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_int};
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
+use super::machines::guix_offload_machines;
 use super::{export, string};
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, Result};
@@ -152,5 +153,19 @@ pub fn flag(value: c_int, name: &str) -> Result<bool> {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is {value}, neither 0 nor 1"))),
+    }
+}
+
+export! {
+    /// How many of `machines` offer the system and the features that the request requires, whether they can be reached
+    /// or not; if 0, no machine can ever do it. 0 if a pointer is NULL.
+    pub fn guix_offload_request_matches(
+        request: *const guix_offload_request,
+        machines: *const guix_offload_machines,
+    ) -> usize {
+        match (handle::borrow(request, "request"), handle::borrow(machines, "machines")) {
+            (Ok(request), Ok(machines)) => machines.count_matching(&request.requirements),
+            _ => 0,
+        }
     }
 }

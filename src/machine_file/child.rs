@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
 /// How much of standard error is kept, in bytes: its end.
 const STDERR_KEPT: usize = 8 << 10;
@@ -36,12 +36,15 @@ pub(super) enum Stopped {
 /// Runs `command` with `input` as its standard input until it closes its standard output, but not beyond `deadline`,
 /// nor when that output gets longer than `max_output` bytes. Then the program is killed, with its process group.
 ///
-/// Its exit status is not asked for: a host process that ignores SIGCHLD would not learn it. So the output has to say
-/// by itself that it is complete. Fails if the program cannot be started.
+/// Its exit status is not asked for: a host process may reap all its children in a SIGCHLD handler, as guix-daemon
+/// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be
+/// started.
 pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
     command.stdin(file_in_memory(input)?).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut program = Group(command.spawn()?);
-    let (Some(mut stdout), Some(mut stderr)) = (program.0.stdout.take(), program.0.stderr.take()) else {
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let program = Group::led_by(&child)?;
+    let (Some(mut stdout), Some(mut stderr)) = (stdout, stderr) else {
         return Err(io::Error::other("it has no pipes"));
     };
     let (mut output, mut errors) = (Vec::new(), Vec::new());
@@ -72,17 +75,42 @@ pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_out
     Ok(Finished { stdout: output, stderr: String::from_utf8_lossy(&errors).into_owned(), stopped })
 }
 
-/// A process and the group that it leads: both end when this is dropped.
-struct Group(Child);
+/// A child process and the group that it leads: both end when this is dropped.
+///
+/// Not by its number alone: as soon as the host process has reaped it, its number may be somebody else's.
+struct Group {
+    number: Pid,
+    /// None: it was over, and reaped, before we could look.
+    leader: Option<OwnedFd>,
+}
+
+impl Group {
+    fn led_by(child: &Child) -> io::Result<Self> {
+        let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let number = number.ok_or_else(|| io::Error::other("it has no process number"))?;
+        let leader = match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(leader) => Some(leader),
+            Err(Errno::SRCH) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Group { number, leader })
+    }
+
+    /// Is the leader still running, or not reaped yet? Then its number is its own.
+    fn has_its_number(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.leader.as_ref().is_some_and(|leader| waitid(WaitId::PidFd(leader.as_fd()), look).is_ok())
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The child has not been waited for, so the number is still its own.
-        let leader = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        if let Some(leader) = leader {
-            let _ = kill_process_group(leader, Signal::KILL); // Fails only if nobody is left.
+        if self.has_its_number() {
+            let _ = kill_process_group(self.number, Signal::KILL); // Fails only if nobody is left.
         }
-        let _ = self.0.wait(); // Fails only if the host process has SIGCHLD ignored, which reaps it too.
+        if let Some(leader) = &self.leader {
+            let _ = waitid(WaitId::PidFd(leader.as_fd()), WaitIdOptions::EXITED); // Fails if it was reaped.
+        }
     }
 }
 
@@ -164,5 +192,46 @@ mod tests {
         let finished = shell("sleep 60 >&- & echo done", 30.0, 100);
         assert_eq!(finished.stdout, b"done\n");
         assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    /// The tests' own process must not reap the children of other tests, so this one starts itself in another one.
+    #[test]
+    fn a_host_that_reaps_all_its_children_does_no_harm() {
+        const INSIDE: &str = "GUIX_OFFLOAD_TEST_REAPS";
+        if std::env::var_os(INSIDE).is_none() {
+            let name = std::thread::current().name().unwrap().to_string();
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &name, "--nocapture"])
+                .env(INSIDE, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        std::thread::spawn(|| {
+            loop {
+                // As `waitpid(-1, ...)` in a handler of SIGCHLD, but sooner.
+                if rustix::process::wait(rustix::process::WaitOptions::empty()).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for _ in 0..50 {
+            assert_eq!(shell("cat", 20.0, 100).stdout, b"input");
+        }
+        assert_eq!(shell("sleep 60", 0.1, 100).stopped, Some(Stopped::TookTooLong));
+        let missing = run(Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        let child = Command::new("sleep").arg("0.05").spawn().unwrap();
+        let group = Group::led_by(&child).unwrap();
+        assert!(group.has_its_number());
+        let started = Instant::now();
+        while std::fs::exists(format!("/proc/{}", child.id())).unwrap() {
+            assert!(started.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        assert!(!group.has_its_number(), "its number may be somebody else's by now");
     }
 }

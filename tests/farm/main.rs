@@ -13,6 +13,7 @@ mod large;
 mod machines;
 mod outcomes;
 mod protocol;
+mod seam;
 mod stock;
 mod together;
 mod unusable;

@@ -13,6 +13,8 @@
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        build=1 (0: build nothing, but print `request NAME DERIVATION OUTPUT... -- INPUT...` for each, its closure)
+;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
+;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
 ;;;
 ;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
@@ -139,6 +141,17 @@
                                        (#f '())
                                        (value (list option (string->number value))))))
                      '(("timeout" #:timeout) ("silent" #:max-silent-time))))
+  ;; As guix-daemon does: all that the derivation and its inputs refer to.
+  (define (print-build drv)
+    (let ((inputs (append-map derivation-input-output-paths (derivation-inputs drv))))
+      (format #t "derivation ~a ~a~%" (derivation-system drv) (derivation-file-name drv))
+      (format #t "~{input ~a~%~}" (requisites store (cons (derivation-file-name drv) inputs)))
+      (format #t "~{output ~a~%~}end~%" (map cdr (derivation->output-paths drv)))))
+
+  (when (string=? (setting "print" "0") "1")
+    (for-each print-build (all-builds store))
+    (exit 0))
+
   (let* ((builds (all-builds store))
          (only-requests? (string=? (setting "build" "1") "0"))
          (start  (now))

@@ -1,0 +1,492 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// guix-offload.hh - guix-offload.h for C++, from C++11 on
+//
+// One class for each noun of the C header, of the same name without its prefix. Objects own their handle and are moved,
+// not copied. A call that fails throws guix_offload::error. Threads, ownership and what a function does are as the C
+// header says. There is nothing here to link: this is all inline, and keeps no state of its own.
+//
+//     guix_offload::engine engine;
+//     auto machines = guix_offload::machines::load("/etc/guix/machines.scm");
+//     guix_offload::request request("x86_64-linux", drv);
+//     for (auto& item : closure) request.add_input(item);
+//     request.add_output(output);
+//
+//     guix_offload::job job;
+//     if (job.start(engine, machines, request) == GUIX_OFFLOAD_ACCEPT) {
+//         ... select() on job.descriptor(); then:
+//         while (auto event = job.next_event())
+//             if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) std::cerr << event.text();
+//         ... after GUIX_OFFLOAD_EVENT_DONE:
+//         job.result();                          // throws what went wrong
+//     }
+
+#ifndef GUIX_OFFLOAD_HH
+#define GUIX_OFFLOAD_HH
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include <guix-offload.h>
+
+namespace guix_offload {
+
+namespace detail {
+
+inline std::string text(const char* text) { return text != nullptr ? text : ""; }
+
+// Frees a handle of type T with the function Free.
+template<typename T, void (*Free)(T*)>
+struct deleter {
+    void operator()(T* handle) const noexcept { Free(handle); }
+};
+
+template<typename T, void (*Free)(T*)>
+using owner = std::unique_ptr<T, deleter<T, Free>>;
+
+} // namespace detail
+
+// Version of the library, such as "0.1.0".
+inline std::string version() { return guix_offload_version(); }
+
+// Was this compiled for the library that it runs with?
+inline bool abi_matches() noexcept { return guix_offload_abi_version() == GUIX_OFFLOAD_ABI_VERSION; }
+
+// Errors
+
+// Why a call failed. what() says what went wrong, and where.
+class error : public std::runtime_error {
+public:
+    // Takes over an error of the C header, and frees it.
+    explicit error(guix_offload_error* failure)
+        : error(detail::owner<guix_offload_error, guix_offload_error_free>(failure)) {}
+
+    guix_offload_status code() const noexcept { return code_; }
+    // Name of the machine with which it happened; empty: none.
+    const std::string& machine() const noexcept { return machine_; }
+    // What to do about it; empty: no idea.
+    const std::string& hint() const noexcept { return hint_; }
+    // The status with which a build hook that fails so exits: 1, 100 or 101.
+    int exit_status() const noexcept { return exit_status_; }
+
+private:
+    explicit error(const detail::owner<guix_offload_error, guix_offload_error_free>& failure)
+        : std::runtime_error(detail::text(guix_offload_error_message(failure.get()))),
+          code_(static_cast<guix_offload_status>(guix_offload_error_code(failure.get()))),
+          machine_(detail::text(guix_offload_error_machine(failure.get()))),
+          hint_(detail::text(guix_offload_error_hint(failure.get()))),
+          exit_status_(guix_offload_error_exit_status(failure.get())) {}
+
+    guix_offload_status code_;
+    std::string machine_, hint_;
+    int exit_status_;
+};
+
+namespace detail {
+
+// Calls a function of the C header, giving it these arguments and where to put an error.
+template<typename... Parameters, typename... Arguments>
+void check(guix_offload_status (*function)(Parameters...), Arguments&&... arguments)
+{
+    guix_offload_error* failure = nullptr;
+    if (function(std::forward<Arguments>(arguments)..., &failure) != GUIX_OFFLOAD_OK) throw error(failure);
+}
+
+// The same, for functions that make a handle.
+template<typename Owner, typename... Parameters, typename... Arguments>
+Owner make(guix_offload_status (*function)(Parameters...), Arguments&&... arguments)
+{
+    typename Owner::pointer handle = nullptr;
+    check(function, &handle, std::forward<Arguments>(arguments)...);
+    return Owner(handle);
+}
+
+} // namespace detail
+
+// Machines
+
+// A machine that belongs to somebody else: a list, or a connection.
+class machine_view {
+public:
+    explicit machine_view(const guix_offload_machine* handle) noexcept : handle_(handle) {}
+
+    std::string name() const { return detail::text(guix_offload_machine_name(handle_)); }
+    unsigned port() const noexcept { return guix_offload_machine_port(handle_); }
+    std::string user() const { return detail::text(guix_offload_machine_user(handle_)); }
+    std::string private_key() const { return detail::text(guix_offload_machine_private_key(handle_)); }
+    std::string host_key() const { return detail::text(guix_offload_machine_host_key(handle_)); }
+    std::string compression() const { return detail::text(guix_offload_machine_compression(handle_)); }
+    unsigned compression_level() const noexcept { return guix_offload_machine_compression_level(handle_); }
+    std::string daemon_socket() const { return detail::text(guix_offload_machine_daemon_socket(handle_)); }
+    unsigned parallel_builds() const noexcept { return guix_offload_machine_parallel_builds(handle_); }
+    double speed() const noexcept { return guix_offload_machine_speed(handle_); }
+    double overload_threshold() const noexcept { return guix_offload_machine_overload_threshold(handle_); }
+    // The index-th of them, counted from 0; NULL: there are no more.
+    const char* system(std::size_t index) const noexcept { return guix_offload_machine_system(handle_, index); }
+    const char* feature(std::size_t index) const noexcept { return guix_offload_machine_feature(handle_, index); }
+
+    const guix_offload_machine* get() const noexcept { return handle_; }
+
+private:
+    const guix_offload_machine* handle_;
+};
+
+// A machine of one's own. Setters return the machine, so that they can follow each other.
+class machine {
+public:
+    machine(const std::string& name, const std::string& system, const std::string& user, const std::string& host_key)
+        : handle_(detail::make<owner>(guix_offload_machine_new, name.c_str(), system.c_str(), user.c_str(),
+                                      host_key.c_str())) {}
+
+    machine& add_system(const std::string& system) { return set(guix_offload_machine_add_system, system.c_str()); }
+    machine& add_feature(const std::string& feature) { return set(guix_offload_machine_add_feature, feature.c_str()); }
+    machine& set_port(unsigned port) { return set(guix_offload_machine_set_port, port); }
+    machine& set_private_key(const std::string& file) { return set(guix_offload_machine_set_private_key, file.c_str()); }
+    machine& set_compression(const std::string& methods, unsigned level)
+    {
+        return set(guix_offload_machine_set_compression, methods.c_str(), level);
+    }
+    machine& set_daemon_socket(const std::string& socket)
+    {
+        return set(guix_offload_machine_set_daemon_socket, socket.c_str());
+    }
+    machine& set_parallel_builds(unsigned builds) { return set(guix_offload_machine_set_parallel_builds, builds); }
+    machine& set_speed(double speed) { return set(guix_offload_machine_set_speed, speed); }
+    machine& set_overload_threshold(double load) { return set(guix_offload_machine_set_overload_threshold, load); }
+
+    machine_view view() const noexcept { return machine_view(handle_.get()); }
+    operator machine_view() const noexcept { return view(); }
+    guix_offload_machine* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_machine, guix_offload_machine_free>;
+
+    template<typename... Parameters, typename... Arguments>
+    machine& set(guix_offload_status (*function)(Parameters...), Arguments... arguments)
+    {
+        detail::check(function, handle_.get(), arguments...);
+        return *this;
+    }
+
+    owner handle_;
+};
+
+// A list of machines.
+class machines {
+public:
+    // An empty one.
+    machines() : handle_(detail::make<owner>(guix_offload_machines_new)) {}
+    // What a machine file returns; a file that does not exist returns an empty list.
+    static machines load(const std::string& file)
+    {
+        return machines(detail::make<owner>(guix_offload_machines_load, file.c_str()));
+    }
+
+    // Adds a copy.
+    void add(machine_view machine) { detail::check(guix_offload_machines_add, handle_.get(), machine.get()); }
+    std::size_t size() const noexcept { return guix_offload_machines_count(handle_.get()); }
+    // One of them, which lives until the list is changed; index < size().
+    machine_view operator[](std::size_t index) const noexcept
+    {
+        return machine_view(guix_offload_machines_get(handle_.get(), index));
+    }
+    guix_offload_machines* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_machines, guix_offload_machines_free>;
+    explicit machines(owner handle) noexcept : handle_(std::move(handle)) {}
+    owner handle_;
+};
+
+// Engine
+
+// What all builds of a process share.
+class engine {
+public:
+    engine() : handle_(detail::make<owner>(guix_offload_engine_new)) {}
+    engine& set_directory(guix_offload_directory which, const std::string& name)
+    {
+        detail::check(guix_offload_engine_set_directory, handle_.get(), which, name.c_str());
+        return *this;
+    }
+    guix_offload_engine* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_engine, guix_offload_engine_free>;
+    owner handle_;
+};
+
+// Requests
+
+// What is to be built. Setters return the request, so that they can follow each other.
+class request {
+public:
+    request(const std::string& system, const std::string& derivation)
+        : handle_(detail::make<owner>(guix_offload_request_new, system.c_str(), derivation.c_str())) {}
+
+    request& add_feature(const std::string& feature) { return set(guix_offload_request_add_feature, feature.c_str()); }
+    request& add_input(const std::string& item) { return set(guix_offload_request_add_input, item.c_str()); }
+    request& add_output(const std::string& item) { return set(guix_offload_request_add_output, item.c_str()); }
+    // Seconds; 0: no limit.
+    request& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
+    {
+        return set(guix_offload_request_set_limits, timeout, max_silent_time);
+    }
+    request& set_build_trace(bool print) { return set(guix_offload_request_set_build_trace, print ? 1 : 0); }
+    // How many of the machines offer what it requires.
+    std::size_t matches(const machines& machines) const noexcept
+    {
+        return guix_offload_request_matches(handle_.get(), machines.get());
+    }
+    guix_offload_request* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_request, guix_offload_request_free>;
+
+    template<typename... Parameters, typename... Arguments>
+    request& set(guix_offload_status (*function)(Parameters...), Arguments... arguments)
+    {
+        detail::check(function, handle_.get(), arguments...);
+        return *this;
+    }
+
+    owner handle_;
+};
+
+// The verbs: choose, connect, send, build, retrieve
+
+// Is told how many bytes have moved, out of an estimate. False, or an exception, which the verb then throws, cancels.
+using progress_function = std::function<bool(std::uint64_t bytes, std::uint64_t total)>;
+// Is given a piece of a build's log; otherwise the same.
+using log_function = std::function<bool(const char* text, std::size_t length)>;
+
+namespace detail {
+
+// A function of the caller's with what it threw: no exception may go through the library.
+template<typename Function>
+struct callback {
+    const Function& function;
+    std::exception_ptr thrown;
+
+    template<typename... Arguments>
+    static int call(void* data, Arguments... arguments) noexcept
+    {
+        auto self = static_cast<callback*>(data);
+        try {
+            return self->function(arguments...) ? 0 : 1;
+        } catch (...) {
+            self->thrown = std::current_exception();
+            return 1;
+        }
+    }
+
+    // As check, but what the caller's function threw comes before what the library says about that.
+    template<typename... Parameters, typename... Arguments>
+    void check(guix_offload_status (*verb)(Parameters...), Arguments&&... arguments)
+    {
+        try {
+            detail::check(verb, std::forward<Arguments>(arguments)...);
+        } catch (const error&) {
+            if (thrown) std::rethrow_exception(thrown);
+            throw;
+        }
+    }
+
+    void* data() noexcept { return this; }
+};
+
+} // namespace detail
+
+// Names of store items.
+class items {
+public:
+    explicit items(guix_offload_items* handle = nullptr) noexcept : handle_(handle) {}
+    // The index-th of them, counted from 0; NULL: there are no more.
+    const char* operator[](std::size_t index) const noexcept { return guix_offload_items_get(handle_.get(), index); }
+
+private:
+    detail::owner<guix_offload_items, guix_offload_items_free> handle_;
+};
+
+// A connection that belongs to a lease.
+class connection_view {
+public:
+    explicit connection_view(guix_offload_connection* handle) noexcept : handle_(handle) {}
+
+    machine_view machine() const noexcept { return machine_view(guix_offload_connection_machine(handle_)); }
+
+    // Sends what the machine lacks of the derivation and the inputs; returns what that was.
+    items send(const request& request, const progress_function& progress = {})
+    {
+        guix_offload_items* sent = nullptr;
+        detail::callback<progress_function> callback{progress, nullptr};
+        callback.check(guix_offload_send, handle_, request.get(), pointer(progress), callback.data(), &sent);
+        return items(sent);
+    }
+    // Builds, the log going to a function, ...
+    void build(const request& request, const log_function& log)
+    {
+        detail::callback<log_function> callback{log, nullptr};
+        guix_offload_log_function call = nullptr;
+        if (log) call = detail::callback<log_function>::call<const char*, std::size_t>;
+        callback.check(guix_offload_build, handle_, request.get(), -1, call, callback.data());
+    }
+    // ... or to a descriptor; -1: nowhere.
+    void build(const request& request, int log_descriptor = -1)
+    {
+        guix_offload_log_function nobody = nullptr;
+        void* nothing = nullptr;
+        detail::check(guix_offload_build, handle_, request.get(), log_descriptor, nobody, nothing);
+    }
+    // Makes the outputs valid in the local store.
+    void retrieve(const request& request, const progress_function& progress = {})
+    {
+        detail::callback<progress_function> callback{progress, nullptr};
+        callback.check(guix_offload_retrieve, handle_, request.get(), pointer(progress), callback.data());
+    }
+    guix_offload_connection* get() const noexcept { return handle_; }
+
+private:
+    static guix_offload_progress_function pointer(const progress_function& progress)
+    {
+        if (!progress) return nullptr;
+        return detail::callback<progress_function>::call<std::uint64_t, std::uint64_t>;
+    }
+
+    guix_offload_connection* handle_;
+};
+
+// A connection of one's own, without a build slot.
+class connection {
+public:
+    connection(const engine& engine, machine_view machine)
+        : handle_(detail::make<owner>(guix_offload_connect, engine.get(), machine.get())) {}
+    connection_view view() const noexcept { return connection_view(handle_.get()); }
+
+private:
+    using owner = detail::owner<guix_offload_connection, guix_offload_connection_free>;
+    owner handle_;
+};
+
+// A chosen machine, connected to, and a build slot on it; empty until one was chosen.
+class lease {
+public:
+    // Chooses; this lease is touched only if the reply is GUIX_OFFLOAD_ACCEPT.
+    guix_offload_reply choose(const engine& engine, const machines& machines, const request& request)
+    {
+        guix_offload_lease* handle = nullptr;
+        std::int32_t reply = GUIX_OFFLOAD_DECLINE;
+        detail::check(guix_offload_choose, &handle, &reply, engine.get(), machines.get(), request.get());
+        if (handle != nullptr) handle_.reset(handle);
+        return static_cast<guix_offload_reply>(reply);
+    }
+    connection_view connection() const noexcept
+    {
+        return connection_view(guix_offload_lease_connection(handle_.get()));
+    }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+    void reset() noexcept { handle_.reset(); }
+
+private:
+    detail::owner<guix_offload_lease, guix_offload_lease_free> handle_;
+};
+
+// Jobs
+
+// Something that happened to a job; false: nothing has.
+class event {
+public:
+    explicit event(guix_offload_event* handle = nullptr) noexcept : handle_(handle) {}
+
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+    guix_offload_event_type kind() const noexcept
+    {
+        return static_cast<guix_offload_event_type>(guix_offload_event_kind(handle_.get()));
+    }
+    std::string machine() const { return detail::text(guix_offload_event_machine(handle_.get())); }
+    std::size_t items() const noexcept { return guix_offload_event_items(handle_.get()); }
+    std::uint64_t bytes() const noexcept { return guix_offload_event_bytes(handle_.get()); }
+    std::string text() const
+    {
+        std::size_t length = 0;
+        const char* text = guix_offload_event_text(handle_.get(), &length);
+        return text != nullptr ? std::string(text, length) : std::string();
+    }
+
+private:
+    detail::owner<guix_offload_event, guix_offload_event_free> handle_;
+};
+
+// A build that is under way, or over; empty until it was started. Destroying it cancels it.
+class job {
+public:
+    // Starts it; this object is touched only if the reply is GUIX_OFFLOAD_ACCEPT.
+    guix_offload_reply start(const engine& engine, const machines& machines, const request& request)
+    {
+        guix_offload_job* handle = nullptr;
+        std::int32_t reply = GUIX_OFFLOAD_DECLINE;
+        detail::check(guix_offload_job_start, &handle, &reply, engine.get(), machines.get(), request.get());
+        if (handle != nullptr) handle_.reset(handle);
+        return static_cast<guix_offload_reply>(reply);
+    }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+    // Readable while there is an event, and once the job is over; for select and poll only.
+    int descriptor() const noexcept { return guix_offload_job_descriptor(handle_.get()); }
+    event next_event() const noexcept { return event(guix_offload_job_next_event(handle_.get())); }
+    // False: it is not over yet after so many milliseconds; negative: as long as it takes.
+    bool wait(std::int64_t milliseconds = -1) const noexcept
+    {
+        return guix_offload_job_wait(handle_.get(), milliseconds) == 1;
+    }
+    void cancel() const noexcept { guix_offload_job_cancel(handle_.get()); }
+    // Returns if the outputs are valid; else throws why not.
+    void result() const { detail::check(guix_offload_job_result, handle_.get()); }
+
+private:
+    detail::owner<guix_offload_job, guix_offload_job_free> handle_;
+};
+
+// Build hook
+
+// Serves guix-daemon's requests in its own line protocol.
+class hook {
+public:
+    explicit hook(const engine& engine) : handle_(detail::make<owner>(guix_offload_hook_new, engine.get())) {}
+
+    hook& set_machine_file(const std::string& file) { return set(guix_offload_hook_set_machine_file, file.c_str()); }
+    hook& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
+    {
+        return set(guix_offload_hook_set_limits, timeout, max_silent_time);
+    }
+    hook& set_build_trace(bool print) { return set(guix_offload_hook_set_build_trace, print ? 1 : 0); }
+    // Returns what the process should exit with.
+    int serve(int input, int output, int log)
+    {
+        int exit_status = 1;
+        detail::check(guix_offload_hook_serve, handle_.get(), input, output, log, &exit_status);
+        return exit_status;
+    }
+
+private:
+    using owner = detail::owner<guix_offload_hook, guix_offload_hook_free>;
+
+    template<typename... Parameters, typename... Arguments>
+    hook& set(guix_offload_status (*function)(Parameters...), Arguments... arguments)
+    {
+        detail::check(function, handle_.get(), arguments...);
+        return *this;
+    }
+
+    owner handle_;
+};
+
+} // namespace guix_offload
+
+#endif // GUIX_OFFLOAD_HH

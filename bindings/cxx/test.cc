@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// Tests of guix-offload.hh, compiled as every C++ from 11 on by `make check`. No machine is needed.
+
+#include <guix-offload.hh>
+
+#include <cstdlib>
+#include <iostream>
+#include <poll.h>
+#include <type_traits>
+
+using namespace guix_offload;
+
+#define CHECK(condition) \
+    do { \
+        if (!(condition)) { \
+            std::cerr << __FILE__ << ":" << __LINE__ << ": not so: " << #condition << "\n"; \
+            std::exit(1); \
+        } \
+    } while (0)
+
+// Any key will do: nothing that has it is ever reached.
+static const char hostKey[] = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+static const char drv[] = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
+
+template<typename T>
+constexpr bool onlyMoves()
+{
+    return !std::is_copy_constructible<T>::value && !std::is_copy_assignable<T>::value
+        && std::is_nothrow_move_constructible<T>::value && std::is_nothrow_move_assignable<T>::value;
+}
+static_assert(onlyMoves<machine>() && onlyMoves<machines>() && onlyMoves<engine>() && onlyMoves<request>()
+                  && onlyMoves<items>() && onlyMoves<connection>() && onlyMoves<lease>() && onlyMoves<event>()
+                  && onlyMoves<job>() && onlyMoves<hook>(),
+              "handles have one owner");
+// An exception must be copyable, and copying it must not throw.
+static_assert(std::is_copy_constructible<error>::value, "errors can be thrown");
+
+// The error with which `call` fails.
+template<typename Call>
+static error failure(Call call)
+{
+    try {
+        call();
+    } catch (const error& e) {
+        return e;
+    }
+    std::cerr << "it did not fail\n";
+    std::exit(1);
+}
+
+static machine makeMachine() { return machine("127.0.0.1", "x86_64-linux", "nobody", hostKey); }
+
+static void testErrors()
+{
+    error e = failure([] { machine("a", "x86_64-linux", "root", "nonsense"); });
+    CHECK(e.code() == GUIX_OFFLOAD_CONFIGURATION && e.exit_status() == 1);
+    CHECK(std::string(e.what()).find("nonsense") != std::string::npos && e.machine().empty());
+    CHECK(failure([] { makeMachine().set_port(0); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    CHECK(failure([] { machines::load("/dev/null/x"); }).code() == GUIX_OFFLOAD_CONFIGURATION);
+}
+
+static void testMachines()
+{
+    machine m = makeMachine();
+    m.set_port(9).set_speed(2.5).set_parallel_builds(3).set_compression("none", 0).set_overload_threshold(-1)
+        .set_private_key("/key").set_daemon_socket("/socket").add_system("i686-linux").add_feature("kvm");
+    machines list;
+    list.add(m);
+    machines moved = std::move(list);
+    CHECK(moved.size() == 1);
+    machine_view view = moved[0];
+    CHECK(view.name() == "127.0.0.1" && view.user() == "nobody" && view.port() == 9 && view.speed() == 2.5);
+    CHECK(view.host_key() == hostKey && view.private_key() == "/key" && view.daemon_socket() == "/socket");
+    CHECK(view.parallel_builds() == 3 && view.compression() == "none" && view.compression_level() == 0);
+    CHECK(view.overload_threshold() < 0 && view.system(1) == std::string("i686-linux") && view.system(2) == nullptr);
+    CHECK(view.feature(0) == std::string("kvm") && view.feature(1) == nullptr);
+
+    CHECK(request("i686-linux", drv).add_feature("kvm").matches(moved) == 1);
+    CHECK(request("i686-linux", drv).add_feature("big").matches(moved) == 0);
+    CHECK(request("riscv64-linux", drv).matches(moved) == 0);
+    CHECK(machines::load("/nowhere/machines.scm").size() == 0);
+}
+
+static void testJobs(const std::string& state)
+{
+    engine e;
+    e.set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, state);
+    machines list;
+    request r("x86_64-linux", drv);
+    job j;
+    CHECK(!j && j.start(e, list, r) == GUIX_OFFLOAD_DECLINE && !j && j.descriptor() == -1);
+    list.add(makeMachine().set_port(1).set_private_key("/nowhere/key"));
+    CHECK(failure([&] { job().start(e, list, request("x86_64-linux", "x")); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    CHECK(j.start(e, list, r) == GUIX_OFFLOAD_ACCEPT && j);
+
+    // Its private key is missing: a matter of configuration, so the job fails at once.
+    bool passedOver = false, done = false;
+    while (!done) {
+        pollfd descriptor = {j.descriptor(), POLLIN, 0};
+        CHECK(poll(&descriptor, 1, 20000) == 1);
+        while (event happened = j.next_event()) {
+            if (happened.kind() == GUIX_OFFLOAD_EVENT_PASSED_OVER) {
+                passedOver = true;
+                CHECK(happened.machine() == "127.0.0.1" && happened.text().find("/nowhere/key") != std::string::npos);
+            }
+            done = happened.kind() == GUIX_OFFLOAD_EVENT_DONE;
+        }
+    }
+    CHECK(passedOver && j.wait(0));
+    CHECK(failure([&] { j.result(); }).machine() == "127.0.0.1");
+    job other = std::move(j);
+    CHECK(!j && other);
+}
+
+static void testVerbs()
+{
+    engine e;
+    machine m = makeMachine();
+    m.set_port(1).set_private_key("/nowhere/key");
+    error failed = failure([&] { connection(e, m); });
+    CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
+    CHECK(!lease() && items()[0] == nullptr);
+    hook h(e);
+    h.set_limits(1, 2).set_build_trace(true).set_machine_file("/nowhere");
+    CHECK(failure([&] { h.serve(-1, 1, 2); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+}
+
+// A verb that calls back, as those of the library do, and is cancelled.
+static guix_offload_status verb(guix_offload_progress_function progress, void* data, guix_offload_error** failure)
+{
+    if (progress(data, 1, 2) == 0) return GUIX_OFFLOAD_OK;
+    guix_offload_machine* none = nullptr;
+    guix_offload_machine_new(&none, nullptr, nullptr, nullptr, nullptr, failure);
+    return GUIX_OFFLOAD_CANCELLED;
+}
+
+static void testCallbacks()
+{
+    using callback = detail::callback<progress_function>;
+    auto run = [](const progress_function& function) {
+        callback c{function, nullptr};
+        c.check(verb, callback::call<std::uint64_t, std::uint64_t>, c.data());
+    };
+    std::uint64_t seen = 0;
+    run([&](std::uint64_t bytes, std::uint64_t total) { seen = bytes + total; return true; });
+    CHECK(seen == 3);
+    failure([&] { run([](std::uint64_t, std::uint64_t) { return false; }); });
+    try {
+        run([](std::uint64_t, std::uint64_t) -> bool { throw 7; });
+        CHECK(false);
+    } catch (int thrown) {
+        CHECK(thrown == 7);
+    }
+}
+
+int main(int, char** argv)
+{
+    CHECK(abi_matches() && !version().empty());
+    testErrors();
+    testMachines();
+    testJobs(argv[1]);
+    testVerbs();
+    testCallbacks();
+    return 0;
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+#include "offload-agent.hh"
+
+#include <sys/select.h>
+#include <sys/stat.h>
+
+using guix_offload::error;
+
+// No process of Linux has a number beyond this: PID_MAX_LIMIT of a 64-bit kernel.
+static const pid_t pidMaxLimit = 4 * 1024 * 1024;
+
+// So much of a log is handed out at once, in bytes, so that a chatty build does not hold up the loop.
+static const std::size_t maxLog = 64 * 1024;
+
+static std::string amount(const guix_offload::event& event)
+{
+    return std::to_string(event.items()) + (event.items() == 1 ? " store item (" : " store items (")
+        + std::to_string((event.bytes() + (512 << 10)) >> 20) + " MiB)";
+}
+
+// The line with which `guix offload` reports this; empty: it does not.
+static std::string message(const guix_offload::event& event, const std::string& derivation)
+{
+    const std::string machine = "'" + event.machine() + "'";
+    switch (event.kind()) {
+    case GUIX_OFFLOAD_EVENT_QUEUED:
+        return "guix offload: all build machines are busy, waiting for a build slot\n";
+    case GUIX_OFFLOAD_EVENT_PASSED_OVER:
+        return "guix offload: skipping machine " + machine + ": " + event.text() + "\n";
+    case GUIX_OFFLOAD_EVENT_SENDING:
+        return "guix offload: sending " + amount(event) + " to " + machine + "...\n";
+    case GUIX_OFFLOAD_EVENT_BUILDING:
+        return "offloading '" + derivation + "' to " + machine + "...\n"
+            + "@ build-remote " + derivation + " " + event.machine() + "\n";
+    case GUIX_OFFLOAD_EVENT_RETRIEVING:
+        return "retrieving " + amount(event) + " from " + machine + "...\n";
+    case GUIX_OFFLOAD_EVENT_RETRYING:
+        return "guix offload: machine " + machine + " failed, trying another one: " + event.text() + "\n";
+    default:
+        return "";
+    }
+}
+
+static std::string message(const error& failure)
+{
+    std::string text = "guix offload: error: ";
+    if (!failure.machine().empty() && std::string(failure.what()).find(failure.machine()) == std::string::npos)
+        text += "machine '" + failure.machine() + "': ";
+    text += failure.what();
+    if (!failure.hint().empty()) text += "\nhint: " + failure.hint();
+    return text + "\n";
+}
+
+OffloadAgent::OffloadAgent(guix_offload::job job, std::string derivation, pid_t id)
+    : job_(std::move(job)), derivation_(std::move(derivation)), id_(id) {}
+
+OffloadOutput OffloadAgent::read()
+{
+    OffloadOutput output;
+    while (output.log.size() < maxLog) {
+        auto event = job_.next_event();
+        if (!event) break;
+        if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) {
+            output.log += event.text();
+        } else if (event.kind() == GUIX_OFFLOAD_EVENT_DONE) {
+            output.over = true;
+            try {
+                job_.result();
+                output.messages += "done with offloaded '" + derivation_ + "'\n";
+            } catch (const error& failure) {
+                output.messages += message(failure);
+            }
+        } else {
+            std::string line = message(event, derivation_);
+            // A machine that is passed over is so each time that one is looked for: that is said once.
+            if (event.kind() != GUIX_OFFLOAD_EVENT_PASSED_OVER || said_.insert(line).second) output.messages += line;
+        }
+    }
+    return output;
+}
+
+int OffloadAgent::wait() const
+{
+    job_.wait();
+    try {
+        job_.result();
+        return 0;
+    } catch (const error& failure) {
+        return failure.exit_status() << 8;
+    }
+}
+
+Offloader::Offloader(const OffloadSettings& settings)
+    : settings_(settings), machineFile_(settings.confDir + "/machines.scm"), machinesVersion_(), lastId_(pidMaxLimit)
+{
+    engine_.set_directory(GUIX_OFFLOAD_STORE_DIRECTORY, settings.storeDir)
+        .set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, settings.stateDir)
+        .set_directory(GUIX_OFFLOAD_DATABASE_DIRECTORY, settings.dbDir)
+        .set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, settings.confDir)
+        .set_directory(GUIX_OFFLOAD_DAEMON_SOCKET, settings.daemonSocket);
+}
+
+bool Offloader::accepts(const std::string& system, const Paths& features)
+{
+    return request("", system, features).matches(machines()) > 0;
+}
+
+std::unique_ptr<OffloadAgent> Offloader::start(const std::string& derivation, const std::string& system,
+                                               const Paths& features, const Paths& inputs, const Paths& outputs)
+{
+    auto request = this->request(derivation, system, features);
+    for (auto& input : inputs) request.add_input(input);
+    for (auto& output : outputs) request.add_output(output);
+    request.set_limits(settings_.buildTimeout, settings_.maxSilentTime).set_build_trace(settings_.printBuildTrace);
+
+    guix_offload::job job;
+    if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
+    // More than select(2) can tell apart, in a process that may open so many.
+    if (job.descriptor() >= FD_SETSIZE) return nullptr;
+    return std::unique_ptr<OffloadAgent>(new OffloadAgent(std::move(job), derivation, ++lastId_));
+}
+
+guix_offload::request Offloader::request(const std::string& derivation, const std::string& system,
+                                         const Paths& features)
+{
+    guix_offload::request request(system, derivation);
+    for (auto& feature : features) request.add_feature(feature);
+    return request;
+}
+
+// The list of machines, read again when the file has changed. While what is there is wrong, it is read, and the error
+// thrown, each time.
+const guix_offload::machines& Offloader::machines()
+{
+    auto version = this->version(machineFile_);
+    if (!machines_ || !(version == machinesVersion_)) {
+        machines_.reset();
+        machines_.reset(new guix_offload::machines(guix_offload::machines::load(machineFile_)));
+        machinesVersion_ = version;
+    }
+    return *machines_;
+}
+
+Offloader::Version Offloader::version(const std::string& file)
+{
+    struct stat st;
+    if (stat(file.c_str(), &st) != 0) return Version();
+    // The time of the last change of status: nobody can set it back, as he can that of the content.
+    return Version{static_cast<std::int64_t>(st.st_dev), static_cast<std::int64_t>(st.st_ino), st.st_size,
+                   st.st_ctim.tv_sec, st.st_ctim.tv_nsec};
+}
+
+bool Offloader::Version::operator==(const Version& other) const
+{
+    return device == other.device && inode == other.inode && size == other.size && seconds == other.seconds
+        && nanoseconds == other.nanoseconds;
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Ten builds at once in a process that is like guix-daemon: it selects, reaps children in a SIGCHLD handler, and forks
+// all the while. Runs on a head of the lab; tests/farm/seam.rs makes the derivations and watches the machines.
+//
+//   goals PLAIN FAIL SILENT CHATTY     files that builds.scm printed: 7 builds that succeed, one that fails, one that
+//                                      is silent for too long, one that is cancelled when the others are over
+//
+// Says "cancelled" on standard output and waits for a line of input there, "ok" at the end.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <dirent.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <iostream>
+#include <set>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+#include "worker.hh"
+
+#define CHECK(condition, detail) \
+    do { if (!(condition)) fail(__LINE__, #condition, detail); } while (0)
+
+[[noreturn]] static void fail(int line, const char* condition, const std::string& detail)
+{
+    std::cerr << __FILE__ << ":" << line << ": not so: " << condition << "\n" << detail << std::endl;
+    _exit(1);
+}
+
+static std::set<std::string> names(const char* directory)
+{
+    std::set<std::string> names;
+    DIR* entries = opendir(directory);
+    CHECK(entries != nullptr, directory);
+    std::string self = std::to_string(dirfd(entries));
+    while (auto entry = readdir(entries))
+        if (entry->d_name[0] != '.' && entry->d_name != self) names.insert(entry->d_name);
+    closedir(entries);
+    return names;
+}
+
+// Waits for something that may take a moment, and says how long it took; more than `seconds` is a failure.
+template<typename Condition>
+static double within(double seconds, const char* what, Condition condition)
+{
+    double begun = now();
+    while (!condition()) {
+        CHECK(now() - begun < seconds, what);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return now() - begun;
+}
+
+// Forks a child that writes to a pipe, and returns what that was; guix-daemon's handler reaps it.
+template<typename Body>
+static std::string fromChild(Body body)
+{
+    int ends[2];
+    CHECK(pipe2(ends, O_CLOEXEC) == 0, "");
+    pid_t child = fork();
+    CHECK(child != -1, "");
+    if (child == 0) {
+        dup2(ends[1], STDOUT_FILENO);
+        body();
+        _exit(1);
+    }
+    close(ends[1]);
+    alarm(20); // a child that waits for a lock of a thread that it does not have would never end
+    std::string text;
+    char buffer[4096];
+    ssize_t length;
+    while ((length = read(ends[0], buffer, sizeof buffer)) > 0 || (length == -1 && errno == EINTR))
+        if (length > 0) text.append(buffer, length);
+    alarm(0);
+    close(ends[0]);
+    return text;
+}
+
+// What a builder would inherit: after exec, nothing but what it was given.
+static void checkDescriptorsOfChildren()
+{
+    auto text = fromChild([] { execlp("ls", "ls", "/proc/self/fd", nullptr); });
+    std::istringstream descriptors(text);
+    int descriptor, count = 0;
+    for (; descriptors >> descriptor; count++) CHECK(descriptor <= 3, text); // 3 is the directory that it lists
+    CHECK(count == 4, text);
+}
+
+// What guix-daemon does between fork and exec: C++, with memory to allocate and exceptions to throw.
+static void checkWorkInChildren()
+{
+    auto text = fromChild([] {
+        try {
+            std::vector<std::string> words(1000, "a text too long to be kept in the string itself");
+            setenv("GUIX_OFFLOAD_TEST", words[7].c_str(), 1);
+            throw std::runtime_error(words[999]);
+        } catch (const std::exception& e) {
+            std::string text = std::string(e.what()).substr(0, 6) + "\n";
+            if (write(STDOUT_FILENO, text.data(), text.size()) != -1) _exit(0);
+        }
+    });
+    CHECK(text == "a text\n", text);
+}
+
+static bool anySlotIsHeld()
+{
+    glob_t files;
+    CHECK(glob("/var/guix/offload/*:*/[0-9]*", 0, nullptr, &files) == 0, "");
+    bool held = false;
+    for (std::size_t i = 0; i < files.gl_pathc; i++) {
+        int fd = open(files.gl_pathv[i], O_RDWR | O_CLOEXEC);
+        struct flock lock = {};
+        lock.l_type = F_WRLCK;
+        CHECK(fcntl(fd, F_OFD_GETLK, &lock) == 0, files.gl_pathv[i]);
+        held = held || lock.l_type != F_UNLCK;
+        close(fd);
+    }
+    globfree(&files);
+    return held;
+}
+
+static void replace(const std::string& file, const std::string& text)
+{
+    std::ofstream(file + ".new") << text;
+    CHECK(rename((file + ".new").c_str(), file.c_str()) == 0, file);
+}
+
+// The list of machines follows its file, even if Guile has to evaluate that: a child that the handler below reaps.
+static void checkMachineFile(Offloader& offloader, const std::string& system)
+{
+    const std::string file = "/etc/guix/machines.scm";
+    std::stringstream text;
+    text << std::ifstream(file).rdbuf();
+    CHECK(offloader.accepts(system, {}), "");
+    CHECK(!offloader.accepts(system, {"kvm"}) && !offloader.accepts("riscv64-linux", {}), "");
+    replace(file, "(list)");
+    CHECK(!offloader.accepts(system, {}), "");
+    replace(file, "(list (build-machine))");
+    for (int time = 0; time < 2; time++) {
+        try {
+            offloader.accepts(system, {});
+            CHECK(false, "");
+        } catch (const guix_offload::error& error) {
+            CHECK(error.code() == GUIX_OFFLOAD_CONFIGURATION && error.exit_status() == 1, error.what());
+        }
+    }
+    replace(file, "(begin " + text.str() + ")");
+    CHECK(offloader.accepts(system, {}), "");
+    replace(file, text.str());
+    CHECK(offloader.accepts(system, {}), "");
+}
+
+static bool exists(const std::string& file)
+{
+    struct stat st;
+    return lstat(file.c_str(), &st) == 0;
+}
+
+static std::vector<Goal> goals;
+static Goal &failing() { return goals[7]; }
+static Goal &silent() { return goals[8]; }
+static Goal &cancelled() { return goals[9]; }
+
+static void runGoals(Offloader& offloader)
+{
+    Worker worker(offloader);
+    for (auto& goal : goals) CHECK(worker.tryBuildHook(goal), goal.derivation);
+    CHECK(!worker.tryBuildHook(goals[0], {"no-machine-has-this"}), "");
+    while (std::count_if(goals.begin(), goals.end(), [](const Goal& goal) { return goal.busy(); }) > 1
+           || cancelled().log.empty()) {
+        worker.waitForInput();
+        checkDescriptorsOfChildren();
+        checkWorkInChildren();
+    }
+    CHECK(cancelled().busy() && anySlotIsHeld(), cancelled().messages);
+    worker.killChild(cancelled());
+    std::cout << "cancelled" << std::endl;
+    double seconds = within(1, "the slot is free", [] { return !anySlotIsHeld(); });
+    std::cerr << "cancelled: its slot was free after " << seconds << " s\n";
+    CHECK(!worker.busy(), "");
+}
+
+static void checkResults()
+{
+    for (auto& goal : goals) {
+        bool plain = &goal < &failing();
+        int expected = plain ? 0 : &goal == &failing() ? 100 << 8 : &goal == &silent() ? 101 << 8 : -1;
+        CHECK(goal.status == expected, goal.derivation + ": " + std::to_string(goal.status) + "\n" + goal.messages + goal.log);
+        for (auto& output : goal.outputs) CHECK(exists(output) == plain, output);
+        auto line = "@ build-remote " + goal.derivation + " w";
+        CHECK(goal.messages.find(line) != std::string::npos, goal.messages);
+    }
+    CHECK(failing().log.find("about to fail\n") != std::string::npos, failing().log);
+    CHECK(failing().messages.find("guix offload: error: ") != std::string::npos, failing().messages);
+    CHECK(cancelled().log.find("1\n") != std::string::npos, cancelled().log);
+}
+
+static void handleChild(int)
+{
+    int saved = errno;
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {}
+    errno = saved;
+}
+
+int main(int argc, char** argv)
+try {
+    CHECK(argc == 5, "usage: goals PLAIN FAIL SILENT CHATTY");
+    CHECK(guix_offload::abi_matches(), "");
+    struct sigaction action = {};
+    action.sa_handler = handleChild;
+    sigfillset(&action.sa_mask);
+    sigaction(SIGCHLD, &action, nullptr);
+    for (int i = 1; i < argc; i++)
+        for (auto& goal : readGoals(argv[i])) goals.push_back(goal);
+    CHECK(goals.size() == 10, std::to_string(goals.size()));
+
+    for (auto& inherited : names("/proc/self/fd"))
+        if (std::stoi(inherited) > STDERR_FILENO) close(std::stoi(inherited));
+    auto descriptors = names("/proc/self/fd");
+    CHECK(names("/proc/self/task").size() == 1, "");
+    {
+        OffloadSettings settings;
+        settings.maxSilentTime = 5;
+        Offloader offloader(settings);
+        CHECK(names("/proc/self/fd") == descriptors && names("/proc/self/task").size() == 1, "");
+        checkMachineFile(offloader, goals[0].system);
+        runGoals(offloader);
+        std::string line;
+        std::getline(std::cin, line); // the machines have been looked at
+    }
+    within(2, "all threads are gone", [] { return names("/proc/self/task").size() == 1; });
+    within(1, "all descriptors are closed", [&] { return names("/proc/self/fd") == descriptors; });
+    CHECK(!anySlotIsHeld(), "");
+    checkResults();
+    std::cout << "ok" << std::endl;
+    return 0;
+} catch (const std::exception& e) {
+    std::cerr << "goals: " << e.what() << std::endl;
+    return 1;
+}
