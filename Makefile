@@ -36,7 +36,7 @@ library:
 	$(CARGO) build --release --lib
 
 # Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
-$(release)/guix-offload: library $(wildcard bindings/c/*.c) include/guix-offload.h
+$(release)/guix-offload: library $(wildcard bindings/c/*.[ch]) include/guix-offload.h
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
 install: all
