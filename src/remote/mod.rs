@@ -65,8 +65,10 @@ impl Remote {
             let forwarded = session.open_socket(&machine.daemon_socket);
             let mut probe = session.exec(probe::COMMAND);
             if !session.wait_ready(CONNECT_TIMEOUT)? {
-                let seconds = CONNECT_TIMEOUT.as_secs();
-                return Err(Error::new(ErrorKind::Unavailable, format!("no SSH session after {seconds} s")));
+                let (name, port, seconds) = (&machine.name, machine.port, CONNECT_TIMEOUT.as_secs());
+                let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");
+                return Err(Error::new(ErrorKind::Unavailable, message)
+                    .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")));
             }
             for channel in [&forwarded, &probe] {
                 channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
