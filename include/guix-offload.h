@@ -178,13 +178,13 @@ int32_t guix_offload_error_exit_status(const struct guix_offload_error *error);
 typedef struct guix_offload_machine guix_offload_machine;
 
 /**
- * Makes a machine for builds of the system type `system`, such as "x86_64-linux", with Guix's defaults for all
- * that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
+ * Makes a machine for builds of the system type `system`, such as "x86_64-linux", or of none as yet if that is
+ * NULL, with Guix's defaults for all that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
  * process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
  * its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
- * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
+ * with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
  */
 guix_offload_status guix_offload_machine_new(struct guix_offload_machine **machine,
                                              const char *name,

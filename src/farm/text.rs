@@ -62,7 +62,8 @@ fn problems(text: &mut String, report: &Report) {
         line(text, &format!("warning: {}", note.text), note.hint.as_deref());
     }
     if let Some(error) = &report.failure {
-        let mut message = error.to_string();
+        // A daemon's complaint about a key has many lines.
+        let mut message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         if !message.contains(&format!("'{}'", report.machine.name)) {
             message = format!("machine '{}': {message}", report.machine.name);
         }
