@@ -21,6 +21,8 @@ stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/run.scm guix/scripts/offload.scm
+
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
@@ -49,6 +51,12 @@ install: all
 	install -m 755 $(release)/guix-offload $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
+	for version in 3.0 2.2; do for module in $(guile_modules); do \
+	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
+	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
+	done; done
+	sed -e 's|@MODULES@|$(PREFIX)/share/guile/site/3.0|' bindings/guile/guix-offload-guile.in >$(prefix)/libexec/guix-offload-guile
+	chmod 755 $(prefix)/libexec/guix-offload-guile
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
