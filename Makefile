@@ -24,6 +24,8 @@ stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/run.scm guix/scripts/offload.scm
+
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
@@ -39,7 +41,9 @@ library:
 	$(CARGO) build --release --lib
 
 # Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
-$(release)/guix-offload $(release)/verbs: $(release)/%: bindings/c/%.c library include/guix-offload.h
+$(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c
+$(release)/verbs: bindings/c/verbs.c
+$(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/guix-offload.h
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
 install: all
@@ -52,6 +56,12 @@ install: all
 	install -m 755 $(release)/guix-offload $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
+	for version in 3.0 2.2; do for module in $(guile_modules); do \
+	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
+	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
+	done; done
+	sed -e 's|@MODULES@|$(PREFIX)/share/guile/site/3.0|' bindings/guile/guix-offload-guile.in >$(prefix)/libexec/guix-offload-guile
+	chmod 755 $(prefix)/libexec/guix-offload-guile
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 

@@ -235,13 +235,13 @@ int32_t guix_offload_error_exit_status(const guix_offload_error *error);
 typedef struct guix_offload_machine guix_offload_machine;
 
 /**
- * Makes a machine for builds of the system type `system`, such as "x86_64-linux", with Guix's defaults for all
- * that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
+ * Makes a machine for builds of the system type `system`, such as "x86_64-linux", or of none as yet if that is
+ * NULL, with Guix's defaults for all that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
  * process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
  * its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
- * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
+ * with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
  */
 guix_offload_status guix_offload_machine_new(guix_offload_machine **machine,
                                              const char *name,
@@ -921,6 +921,16 @@ guix_offload_status guix_offload_hook_set_machine_file(guix_offload_hook *hook,
                                                        guix_offload_error **error);
 
 /**
+ * Takes `machines` for what the machine file returns, for a caller who evaluated it after naming it here: as long
+ * as the file does not change, the hook does not read it. They are copied.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_hook_set_machines(guix_offload_hook *hook,
+                                                   const guix_offload_machines *machines,
+                                                   guix_offload_error **error);
+
+/**
  * Sets after how many seconds a build is killed, in all and without output, as for
  * `guix_offload_request_set_limits`.
  *
@@ -956,6 +966,146 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
                                             int log,
                                             int *exit_status,
                                             guix_offload_error **error);
+
+
+/* All machines at once: test, status */
+
+/**
+ * What was found out about machines, each of which has an index, counted from 0. Does not change: any number of
+ * threads may read it. Everything that it gives lives as long as it does.
+ *
+ * A function below that takes an index gives NULL, 0 or what it says for an unknown value, if there is no such machine.
+ */
+typedef struct guix_offload_report guix_offload_report;
+
+/**
+ * Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
+ * what this host signs and signs what this host imports. Two small items are left as garbage in either store.
+ * Blocks until the slowest machine has answered or failed, for at most some 90 s. That machines fail is no failure
+ * of this call. `*report` is freed by the caller with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_farm_test(guix_offload_report **report,
+                                           const guix_offload_engine *engine,
+                                           const guix_offload_machines *machines,
+                                           guix_offload_error **error);
+
+/**
+ * Asks all `machines` at once, each of them once, how they are doing. Nothing is changed anywhere. Otherwise as
+ * `guix_offload_farm_test`.
+ */
+guix_offload_status guix_offload_farm_status(guix_offload_report **report,
+                                             const guix_offload_engine *engine,
+                                             const guix_offload_machines *machines,
+                                             guix_offload_error **error);
+
+/**
+ * Frees a report. NULL is fine.
+ */
+void guix_offload_report_free(guix_offload_report *report);
+
+/**
+ * All of it, for people: what `guix offload test` says on standard error, or `guix offload status` on standard
+ * output. Lines, each with a newline. NULL only if `report` is.
+ */
+const char *guix_offload_report_text(const guix_offload_report *report);
+
+/**
+ * All of it, for programs: a line of JSON, an object whose member "machines" has an object for each machine.
+ */
+const char *guix_offload_report_json(const guix_offload_report *report);
+
+/**
+ * How many machines there are.
+ */
+size_t guix_offload_report_count(const guix_offload_report *report);
+
+/**
+ * How many of them failed.
+ */
+size_t guix_offload_report_failures(const guix_offload_report *report);
+
+/**
+ * The machine.
+ */
+const guix_offload_machine *guix_offload_report_machine(const guix_offload_report *report, size_t index);
+
+/**
+ * Why the machine failed; NULL: it did not. Belongs to the report.
+ */
+const guix_offload_error *guix_offload_report_error(const guix_offload_report *report, size_t index);
+
+/**
+ * The `number`th sentence on what the machine was found to do, counted from 0; NULL: there are no more.
+ */
+const char *guix_offload_report_passed(const guix_offload_report *report, size_t index, size_t number);
+
+/**
+ * The `number`th thing that is odd about the machine, counted from 0; NULL: there are no more.
+ */
+const char *guix_offload_report_note(const guix_offload_report *report, size_t index, size_t number);
+
+/**
+ * What to do about that, or NULL.
+ */
+const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
+
+/**
+ * In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space", "failed" or
+ * "unreachable".
+ */
+const char *guix_offload_report_state(const guix_offload_report *report, size_t index);
+
+/**
+ * 1: the machine was connected to, and the functions below know something; 0: it was not.
+ */
+int32_t guix_offload_report_reachable(const guix_offload_report *report, size_t index);
+
+/**
+ * How many of the machine's build slots are taken by hooks of this host, reachable or not; -1: not known.
+ */
+int64_t guix_offload_report_slots_taken(const guix_offload_report *report, size_t index);
+
+/**
+ * Its load, normalised by the number of cores; -1: not known.
+ */
+double guix_offload_report_load(const guix_offload_report *report, size_t index);
+
+/**
+ * How many cores it has; 0: not known.
+ */
+uint32_t guix_offload_report_cores(const guix_offload_report *report, size_t index);
+
+/**
+ * Free space where its store is, in bytes.
+ */
+uint64_t guix_offload_report_free_space(const guix_offload_report *report, size_t index);
+
+/**
+ * By how much its clock is ahead of ours, in seconds; negative: behind. 0 if not known, too.
+ */
+int64_t guix_offload_report_clock_difference(const guix_offload_report *report, size_t index);
+
+/**
+ * Version of the `guix` that its user finds there, or NULL.
+ */
+const char *guix_offload_report_guix_version(const guix_offload_report *report, size_t index);
+
+/**
+ * Name and release of its kernel, or NULL.
+ */
+const char *guix_offload_report_kernel(const guix_offload_report *report, size_t index);
+
+/**
+ * Its hardware, such as "x86_64", or NULL.
+ */
+const char *guix_offload_report_architecture(const guix_offload_report *report, size_t index);
+
+/**
+ * What it calls itself, or NULL.
+ */
+const char *guix_offload_report_host_name(const guix_offload_report *report, size_t index);
 
 #ifdef __cplusplus
 }

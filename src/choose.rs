@@ -23,7 +23,7 @@ use crate::thread;
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
-const CLOCK_TOLERANCE: i64 = 2;
+pub const CLOCK_TOLERANCE: i64 = 2;
 
 /// How old the answer of a machine may be that is still connected since the last build.
 const PROBE_LIFETIME: Duration = Duration::from_secs(30);

@@ -14,8 +14,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
@@ -23,7 +24,7 @@ use rustix::event::PollFlags;
 use crate::cancel::Cancel;
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::machine::Requirements;
+use crate::machine::{BuildMachine, Requirements};
 use crate::machine_file::{self, LoadOptions};
 use crate::offload::{Engine, Reply, Request, Work};
 use crate::progress::Reporter;
@@ -39,10 +40,48 @@ const MAX_ITEMS: u64 = 64 << 20;
 /// What a hook is told when it is started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The machine file.
-    pub machine_file: PathBuf,
+    /// Which machines there are.
+    pub machines: Machines,
     /// Limits and trace of the builds.
     pub build: BuildOptions,
+}
+
+/// The machine file, or what it returned to a caller who evaluated it.
+#[derive(Clone, Debug)]
+pub struct Machines {
+    file: PathBuf,
+    /// What the file was when it was named.
+    version: Option<Version>,
+    evaluated: Option<Vec<BuildMachine>>,
+}
+
+/// Device, inode, size, and time of the last change in nanoseconds: a file that is changed or replaced differs in one.
+type Version = (u64, u64, u64, i128);
+
+impl Machines {
+    /// Those that `file` returns.
+    pub fn in_file(file: PathBuf) -> Self {
+        Machines { version: Self::version(&file), file, evaluated: None }
+    }
+
+    /// Takes `machines` for what the file returns, as long as it is what it was when it was named.
+    pub fn evaluated(&mut self, machines: Vec<BuildMachine>) {
+        self.evaluated = Some(machines);
+    }
+
+    /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
+    fn load(&self) -> Result<Option<Vec<BuildMachine>>> {
+        match &self.evaluated {
+            Some(machines) if Self::version(&self.file) == self.version => Ok(Some(machines.clone())),
+            _ => machine_file::load(&self.file, &LoadOptions::default()),
+        }
+    }
+
+    fn version(file: &Path) -> Option<Version> {
+        let metadata = std::fs::metadata(file).ok()?;
+        let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+        Some((metadata.dev(), metadata.ino(), metadata.size(), changed))
+    }
 }
 
 /// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
@@ -89,8 +128,7 @@ impl Hook {
     fn converse(&self, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
         while let Some(line) = read_line(input, MAX_REQUEST)? {
             let request = parse_request(&line, &self.engine.directories().store)?;
-            // Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
-            let reply = match machine_file::load(&self.options.machine_file, &LoadOptions::default())? {
+            let reply = match self.options.machines.load()? {
                 Some(machines) => self.engine.ask(&machines, &request, &self.cancel, reporter)?,
                 None => Reply::Decline,
             };
@@ -165,6 +203,7 @@ fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::tests::machine;
 
     const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
 
@@ -193,6 +232,21 @@ mod tests {
             let error = parse_request(&line, &store).unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");
         }
+    }
+
+    #[test]
+    fn machines_that_the_caller_evaluated_count_until_the_file_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("machines.scm");
+        std::fs::write(&file, "(list)").unwrap();
+        let mut machines = Machines::in_file(file.clone());
+        assert_eq!(machines.load().unwrap(), Some(vec![]));
+        machines.evaluated(vec![machine("m")]);
+        assert_eq!(machines.load().unwrap(), Some(vec![machine("m")]));
+        std::fs::write(&file, "(list) ").unwrap();
+        assert_eq!(machines.load().unwrap(), Some(vec![]));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(machines.load().unwrap(), None);
     }
 
     #[test]

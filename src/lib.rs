@@ -14,6 +14,8 @@
 //! | items are sent and retrieved | [`transfer`]; [`archive`] takes apart what comes (nar, bundle, signature, ACL) |
 //! | outputs become valid | [`store`]: restored, deduplicated, registered |
 //!
+//! [`farm`] looks at all machines at once: are they usable, and how are they doing?
+//!
 //! What goes on is told to an [`observer`]; [`progress`] is the one that prints, [`trace`] the one that
 //! takes the time. Everything fails with an
 //! [`error::Error`].
@@ -27,6 +29,7 @@ pub mod cancel;
 pub mod choose;
 pub mod daemon;
 pub mod error;
+pub mod farm;
 pub mod ffi;
 mod gcrypt;
 pub mod history;

@@ -175,8 +175,27 @@ impl fmt::Debug for HostKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A machine for the tests of other modules.
+    pub fn machine(name: &str) -> BuildMachine {
+        BuildMachine {
+            name: name.into(),
+            port: BuildMachine::DEFAULT_PORT,
+            systems: vec!["x86_64-linux".into()],
+            user: "root".into(),
+            private_key: "/nonexistent/key".into(),
+            host_key: HostKey::parse(KEY).unwrap(),
+            compression: BuildMachine::DEFAULT_COMPRESSION.into(),
+            compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+            daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
+            parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
+            speed: BuildMachine::DEFAULT_SPEED,
+            features: Vec::new(),
+            overload_threshold: Some(BuildMachine::DEFAULT_OVERLOAD_THRESHOLD),
+        }
+    }
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
 

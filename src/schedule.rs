@@ -104,25 +104,9 @@ impl fmt::Display for Unsuitable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::HostKey;
 
     fn machine(name: &str, speed: f64) -> BuildMachine {
-        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
-        BuildMachine {
-            name: name.into(),
-            port: BuildMachine::DEFAULT_PORT,
-            systems: vec!["x86_64-linux".into()],
-            user: "u".into(),
-            private_key: "/k".into(),
-            host_key: HostKey::parse(key).unwrap(),
-            compression: BuildMachine::DEFAULT_COMPRESSION.into(),
-            compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
-            daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
-            parallel_builds: 1,
-            speed,
-            features: vec![],
-            overload_threshold: Some(0.8),
-        }
+        BuildMachine { speed, ..crate::machine::tests::machine(name) }
     }
 
     #[test]

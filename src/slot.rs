@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::machine::BuildMachine;
@@ -46,12 +47,35 @@ pub struct LockDirectory {
 impl LockDirectory {
     /// The build slots of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
     pub fn slots(state: &Path, machine: &BuildMachine) -> Result<Self> {
-        Self::new(state.join(format!("{}:{}", machine.name, machine.port)), machine.parallel_builds)
+        Self::new(Self::directory(state, machine), machine.parallel_builds)
     }
 
     /// The places in the queue of hooks that wait for a slot of any machine.
     pub fn queue(state: &Path) -> Result<Self> {
         Self::new(state.join(".queue"), QUEUE_LENGTH)
+    }
+
+    /// How many build slots of `machine` are taken, by hooks of this host. Takes none, and creates no file.
+    pub fn count_taken(state: &Path, machine: &BuildMachine) -> Result<u32> {
+        let directory = Self::directory(state, machine);
+        let mut taken = 0;
+        for number in 0..machine.parallel_builds {
+            let name = directory.join(number.to_string());
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            match rustix::fs::open(&name, flags, Mode::empty()) {
+                Ok(file) => taken += u32::from(is_locked(&file.into())?),
+                // Slots are tried in order: the files of those that were never taken are not there.
+                Err(Errno::NOENT) => break,
+                Err(error) => {
+                    return Err(error).io_context(ErrorKind::Store, || format!("looking at '{}'", name.display()));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn directory(state: &Path, machine: &BuildMachine) -> PathBuf {
+        state.join(format!("{}:{}", machine.name, machine.port))
     }
 
     fn new(directory: PathBuf, count: u32) -> Result<Self> {
@@ -84,13 +108,30 @@ fn open_lock_file(name: &Path) -> Result<File> {
         .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))
 }
 
-/// Locks the whole of `file` for writing; `false`: somebody else has it locked.
-fn try_lock(file: &File) -> std::io::Result<bool> {
+/// The whole of a file, for writing.
+fn whole_file() -> libc::flock {
     // SAFETY: `flock` is plain data for which all zeros is a valid value: whole file, and the l_pid of 0 that
-    // F_OFD_SETLK asks for.
+    // F_OFD_SETLK and F_OFD_GETLK ask for.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
+}
+
+/// Has somebody locked `file`?
+fn is_locked(file: &File) -> Result<bool> {
+    let mut lock = whole_file();
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock`, which is written to, outlives the
+    // call.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) } != 0 {
+        return Err(std::io::Error::last_os_error()).io_context(ErrorKind::Store, || "testing a lock");
+    }
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Locks the whole of `file` for writing; `false`: somebody else has it locked.
+fn try_lock(file: &File) -> std::io::Result<bool> {
+    let lock = whole_file();
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock` outlives the call.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
         return Ok(true);
@@ -170,6 +211,24 @@ sys.stdin.read()";
         let (child, said) = script(&file);
         assert_eq!(said, "taken\n");
         end(child);
+    }
+
+    #[test]
+    fn taken_slots_are_counted_whoever_took_them() {
+        let state = tempfile::tempdir().unwrap();
+        let machine = BuildMachine { parallel_builds: 3, ..crate::machine::tests::machine("m") };
+        let count = || LockDirectory::count_taken(state.path(), &machine).unwrap();
+        assert_eq!(count(), 0);
+        assert!(!state.path().join("m:22").exists());
+        let mut ours = LockDirectory::slots(state.path(), &machine).unwrap();
+        let (first, _second) = (ours.try_take().unwrap().unwrap(), ours.try_take().unwrap().unwrap());
+        assert_eq!(count(), 2);
+        drop(first);
+        assert_eq!(count(), 1);
+        let (child, said) = script(&state.path().join("m:22/0"));
+        assert_eq!((said.as_str(), count()), ("taken\n", 2));
+        end(child);
+        assert_eq!(count(), 1);
     }
 
     #[test]

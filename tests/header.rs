@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 9] = [
+const NOUNS: [(&str, &str); 10] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("machine", "Machines"),
@@ -15,6 +15,7 @@ const NOUNS: [(&str, &str); 9] = [
     ("connection", "The verbs: choose, connect, send, build, retrieve"),
     ("job", "Jobs"),
     ("hook", "Build hook"),
+    ("farm", "All machines at once: test, status"),
 ];
 
 const BEGINNING: &str = "#ifndef GUIX_OFFLOAD_H

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <guix-offload.h>
+#include "program.h"
 
 /* Where the daemon wants a build's log.  */
 #define LOG_DESCRIPTOR 4
@@ -19,15 +19,6 @@
 /* Where guix may be when PATH does not say, as for a daemon that an init system started.  */
 #define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin:/run/current-system/profile/bin" \
                      ":/var/guix/profiles/per-user/root/current-guix/bin"
-
-static int usage(void)
-{
-    fputs("Usage: guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
-          "Process build offload requests written on the standard input, possibly\n"
-          "offloading builds to the machines listed in machines.scm.\n"
-          "This command is run by guix-daemon; all others are handed on to guix.\n", stderr);
-    return 1;
-}
 
 static int is_this_program(const char *file)
 {
@@ -66,13 +57,43 @@ static int hand_on(char **argv)
     return 1;
 }
 
-static int fail(guix_offload_error *error)
+int usage(void)
 {
-    fprintf(stderr, "guix-offload: error: %s\n", guix_offload_error_message(error));
+    fputs("guix offload: error: invalid arguments; see 'guix-offload offload --help'\n", stderr);
+    return 1;
+}
+
+int fail(guix_offload_error *error)
+{
+    fprintf(stderr, "guix offload: error: %s\n", guix_offload_error_message(error));
     if (guix_offload_error_hint(error) != NULL)
         fprintf(stderr, "hint: %s\n", guix_offload_error_hint(error));
     guix_offload_error_free(error);
     return 1;
+}
+
+static int help(void)
+{
+    puts("Usage: guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
+         "Process build offload requests written on the standard input, possibly\n"
+         "offloading builds to the machines listed in machines.scm.  This is what\n"
+         "guix-daemon runs.\n\n"
+         "  guix-offload offload test [FILE [REGEXP]]\n"
+         "      Test the machines of FILE, or machines.scm, whose names match REGEXP.\n"
+         "  guix-offload offload status [FILE [REGEXP]] [--json]\n"
+         "      Show how they are doing.\n"
+         "  guix-offload offload --help | --version\n\n"
+         "All other commands are handed on to guix.");
+    return 0;
+}
+
+static int version(void)
+{
+    printf("guix offload (libguix_offload) %s\n"
+           "License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>\n"
+           "This is free software: you are free to change and redistribute it.\n"
+           "There is NO WARRANTY, to the extent permitted by law.\n", guix_offload_version());
+    return 0;
 }
 
 /* Reads a number of seconds.  */
@@ -114,9 +135,15 @@ int main(int argc, char **argv)
                 (unsigned) guix_offload_abi_version(), (unsigned) GUIX_OFFLOAD_ABI_VERSION);
         return 1;
     }
-    if (argc == 6 && strcmp(argv[1], "offload") == 0)
-        return serve(argv);
-    if (argc > 1 && strcmp(argv[1], "offload") == 0)
-        return usage();
-    return hand_on(argv);
+    if (argc < 2 || strcmp(argv[1], "offload") != 0)
+        return hand_on(argv);
+    if (argc > 2 && strcmp(argv[2], "test") == 0)
+        return test_machines(argc - 3, argv + 3);
+    if (argc > 2 && strcmp(argv[2], "status") == 0)
+        return show_status(argc - 3, argv + 3);
+    if (argc == 3 && strcmp(argv[2], "--help") == 0)
+        return help();
+    if (argc == 3 && strcmp(argv[2], "--version") == 0)
+        return version();
+    return argc == 6 ? serve(argv) : usage();
 }

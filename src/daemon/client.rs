@@ -26,6 +26,7 @@ const READ_AHEAD: usize = 64 << 10;
 /// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
 #[derive(Clone, Copy, Debug)]
 enum Operation {
+    AddTextToStore = 8,
     BuildPaths = 9,
     AddTempRoot = 11,
     ExportPath = 16,
@@ -136,6 +137,20 @@ impl Client {
         self.finish();
         let deriver = if deriver.is_empty() { None } else { Some(self.store.parse(&deriver)?) };
         Ok(PathInfo { deriver, references, nar_size })
+    }
+
+    /// Adds a file named `name` with the content `text` and no references. It is protected from the garbage collector
+    /// for as long as the connection is open.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        let mut arguments = Vec::new();
+        put_string(&mut arguments, name);
+        put_string(&mut arguments, text);
+        put_paths(&mut arguments, &[]);
+        self.begin(Operation::AddTextToStore, &arguments)?;
+        self.wait(&mut |_| Ok(()))?;
+        let path = read_text(&mut self.stream, "a store file name")?;
+        self.finish();
+        self.store.parse(&path).map_err(|e| broken(e.to_string()))
     }
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
+use super::machines::guix_offload_machines;
 use super::request::flag;
 use super::{descriptor, export, string};
 use crate::daemon::BuildOptions;
-use crate::hook::{self, Options};
+use crate::hook::{self, Machines, Options};
 use crate::offload::Engine;
 
 /// How a build hook is to work.
@@ -32,9 +33,9 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(hook, "hook")?;
         let engine = Arc::clone(handle::borrow(engine, "engine")?.share());
-        let machine_file = engine.directories().machine_file();
+        let machines = Machines::in_file(engine.directories().machine_file());
         let build = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
-        out.give(guix_offload_hook { engine, options: Options { machine_file, build } });
+        out.give(guix_offload_hook { engine, options: Options { machines, build } });
         Ok(())
     }
 }
@@ -56,7 +57,23 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let file = PathBuf::from(string::required(file, "file")?);
-        handle::borrow_mut(hook, "hook")?.options.machine_file = file;
+        handle::borrow_mut(hook, "hook")?.options.machines = Machines::in_file(file);
+        Ok(())
+    }
+}
+
+export! {
+    /// Takes `machines` for what the machine file returns, for a caller who evaluated it after naming it here: as long
+    /// as the file does not change, the hook does not read it. They are copied.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+    pub fn guix_offload_hook_set_machines(
+        hook: *mut guix_offload_hook,
+        machines: *const guix_offload_machines,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let machines = handle::borrow(machines, "machines")?.to_vec();
+        handle::borrow_mut(hook, "hook")?.options.machines.evaluated(machines);
         Ok(())
     }
 }

@@ -60,13 +60,13 @@ impl guix_offload_machine {
 }
 
 export! {
-    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux", with Guix's defaults for all
-    /// that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
+    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux", or of none as yet if that is
+    /// NULL, with Guix's defaults for all that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
     /// process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
     /// its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a text cannot be what it is named, and with
-    /// `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
+    /// with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
     pub fn guix_offload_machine_new(
         machine: *mut *mut guix_offload_machine,
         name: *const c_char,
@@ -79,7 +79,7 @@ export! {
         let machine = BuildMachine {
             name: string::required(name, "name")?.into(),
             port: BuildMachine::DEFAULT_PORT,
-            systems: vec![string::required(system, "system")?.into()],
+            systems: string::optional(system, "system")?.map(str::to_string).into_iter().collect(),
             user: string::required(user, "user")?.into(),
             private_key: machine_file::default_private_key().unwrap_or_default(),
             host_key: HostKey::parse(string::required(host_key, "host_key")?)?,

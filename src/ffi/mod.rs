@@ -9,6 +9,7 @@
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
+//! - [`farm`]: all machines at once, tested or asked how they are
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
 //! panic crosses, so that neither can be forgotten.
@@ -19,6 +20,7 @@
 pub mod connection;
 pub mod engine;
 pub mod error;
+pub mod farm;
 pub mod hook;
 pub mod job;
 pub mod machine;
@@ -104,7 +106,7 @@ impl<T> OnPanic for *mut T {
 macro_rules! zero_on_panic {
     ($($type:ty),*) => { $(impl OnPanic for $type { fn on_panic() -> Self { Self::default() } })* };
 }
-zero_on_panic!(i32, u32, u64, usize, f64);
+zero_on_panic!(i32, i64, u32, u64, usize, f64);
 
 /// Runs an infallible body.
 fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {

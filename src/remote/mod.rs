@@ -7,6 +7,7 @@
 mod helper;
 mod link;
 mod probe;
+mod survey;
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -19,6 +20,8 @@ use crate::schedule::Probe;
 use crate::ssh::{Channel, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
+
+pub use survey::Survey;
 
 /// How long a machine may take to answer each of its first requests.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -64,8 +67,10 @@ impl Remote {
             let forwarded = session.open_socket(&machine.daemon_socket);
             let mut probe = session.exec(probe::COMMAND);
             if !session.wait_ready(CONNECT_TIMEOUT)? {
-                let seconds = CONNECT_TIMEOUT.as_secs();
-                return Err(Error::new(ErrorKind::Unavailable, format!("no SSH session after {seconds} s")));
+                let (name, port, seconds) = (&machine.name, machine.port, CONNECT_TIMEOUT.as_secs());
+                let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");
+                return Err(Error::new(ErrorKind::Unavailable, message)
+                    .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")));
             }
             for channel in [&forwarded, &probe] {
                 channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
@@ -166,6 +171,18 @@ impl Remote {
         })
     }
 
+    /// Adds a text file to the store there, protected from its garbage collector while the connection lives.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        self.be_patient();
+        self.link.client.add_text(name, text).map_err(|e| self.name(e))
+    }
+
+    /// Protects `path`, which need not exist yet, from the garbage collector there while the connection lives.
+    pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
+        self.be_patient();
+        self.link.client.add_temp_root(path).map_err(|e| self.name(e))
+    }
+
     /// What the daemon there knows about the valid item `path`.
     pub fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {
         self.be_patient();
@@ -195,6 +212,18 @@ impl Remote {
             self.probed = Instant::now();
         }
         Ok(&self.probe)
+    }
+
+    /// Asks what kind of machine it is: more than a build needs to know.
+    pub fn survey(&self) -> Result<Survey> {
+        let mut channel = self.session.exec(probe::COMMAND);
+        channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+        survey::survey(&mut channel).map_err(|e| self.name(e))
+    }
+
+    /// Whether the helper is between us and the daemon there.
+    pub fn is_relayed(&self) -> bool {
+        self.link.relayed
     }
 
     /// Can it be used for another build, as far as is known?

@@ -1,0 +1,448 @@
+;; SPDX-License-Identifier: GPL-3.0-or-later
+;;
+;; Build offloading for GNU Guix, from Guile: a binding of guix-offload.h, which is the manual, with handles that are
+;; freed when they are garbage, or by `free!', and conditions of type &guix-offload-error instead of statuses.
+;;
+;; A handle is for one thread at a time unless the header says otherwise.  A call blocks the thread that makes it.
+;; Functions given as #:progress and #:log are called by that thread, and cancel by returning #f.
+(define-module (guix-offload)
+  #:use-module (guix-offload foreign)
+  #:use-module (system foreign)
+  #:use-module (srfi srfi-1)
+  #:use-module (srfi srfi-11)
+  #:re-export (free!
+               &guix-offload-error
+               guix-offload-error?
+               guix-offload-error-code
+               guix-offload-error-machine
+               guix-offload-error-hint
+               guix-offload-error-exit-status)
+  #:export (offload-version
+
+            make-machine machine?
+            machine-name machine-port machine-user machine-private-key machine-host-key machine-compression
+            machine-compression-level machine-daemon-socket machine-parallel-builds machine-speed
+            machine-overload-threshold machine-systems machine-features
+            load-machines
+
+            make-engine engine?
+            make-request request?
+
+            offload-choose
+            lease? lease-connection
+            offload-connect
+            connection? connection-machine
+            offload-send
+            offload-build
+            offload-retrieve
+
+            start-job job?
+            job-descriptor job-wait job-cancel! job-result
+            job-next-event
+
+            make-hook hook?
+            serve-hook
+
+            test-machines
+            machines-status
+            report? report-text report-json report-failures report->list))
+
+(define-foreign version '* "guix_offload_version")
+
+(define (offload-version)
+  "The version of the library, a string."
+  (pointer->text (version)))
+
+
+;;;
+;;; Machines.
+;;;
+
+(define machine? (handle-of 'machine))
+
+(define-foreign machine-new int "guix_offload_machine_new" '* '* '* '* '* '*)
+(define-foreign machine-free void "guix_offload_machine_free" '*)
+(define-foreign add-system int "guix_offload_machine_add_system" '* '* '*)
+(define-foreign add-feature int "guix_offload_machine_add_feature" '* '* '*)
+(define-foreign set-port int "guix_offload_machine_set_port" '* uint32 '*)
+(define-foreign set-private-key int "guix_offload_machine_set_private_key" '* '* '*)
+(define-foreign set-compression int "guix_offload_machine_set_compression" '* '* uint32 '*)
+(define-foreign set-daemon-socket int "guix_offload_machine_set_daemon_socket" '* '* '*)
+(define-foreign set-parallel-builds int "guix_offload_machine_set_parallel_builds" '* uint32 '*)
+(define-foreign set-speed int "guix_offload_machine_set_speed" '* double '*)
+(define-foreign set-overload-threshold int "guix_offload_machine_set_overload_threshold" '* double '*)
+
+(define* (make-machine name user host-key
+                       #:key (systems '()) (features '()) port private-key
+                       compression (compression-level 3) daemon-socket parallel-builds speed
+                       (overload-threshold 0.8))
+  "A build machine.  What is #f has Guix's default; an OVERLOAD-THRESHOLD of #f means that any load is fine."
+  (let ((machine (call-for-handle 'machine machine-free machine-new name #f user host-key)))
+    (define (set setter value)
+      (when value
+        (call setter machine value)))
+    (for-each (lambda (system) (call add-system machine system)) systems)
+    (for-each (lambda (feature) (call add-feature machine feature)) features)
+    (set set-port port)
+    (set set-private-key private-key)
+    (when compression
+      (call set-compression machine compression compression-level))
+    (set set-daemon-socket daemon-socket)
+    (set set-parallel-builds parallel-builds)
+    (set set-speed speed)
+    (call set-overload-threshold machine (or overload-threshold -1))
+    machine))
+
+(define-syntax-rule (define-texts (name c-name) ...)
+  (begin
+    (define name
+      (let ()
+        (define-foreign get '* c-name '*)
+        (lambda (handle)
+          (pointer->text (get handle)))))
+    ...))
+
+(define-texts
+  (machine-name "guix_offload_machine_name")
+  (machine-user "guix_offload_machine_user")
+  (machine-private-key "guix_offload_machine_private_key")
+  (machine-host-key "guix_offload_machine_host_key")
+  (machine-compression "guix_offload_machine_compression")
+  (machine-daemon-socket "guix_offload_machine_daemon_socket"))
+
+(define-foreign machine-port uint32 "guix_offload_machine_port" '*)
+(define-foreign machine-compression-level uint32 "guix_offload_machine_compression_level" '*)
+(define-foreign machine-parallel-builds uint32 "guix_offload_machine_parallel_builds" '*)
+(define-foreign machine-speed double "guix_offload_machine_speed" '*)
+(define-foreign overload-threshold double "guix_offload_machine_overload_threshold" '*)
+(define-foreign nth-system '* "guix_offload_machine_system" '* size_t)
+(define-foreign nth-feature '* "guix_offload_machine_feature" '* size_t)
+
+(define (machine-overload-threshold machine)
+  "The load from which on MACHINE takes no more builds, #f if there is none."
+  (let ((load (overload-threshold machine)))
+    (and (>= load 0) load)))
+
+(define (texts nth . arguments)
+  "The list of strings that the C function NTH gives for ARGUMENTS and indices."
+  (collect (lambda (index)
+             (pointer->text (apply nth (append arguments (list index)))))))
+
+(define (machine-systems machine)
+  (texts nth-system machine))
+
+(define (machine-features machine)
+  (texts nth-feature machine))
+
+(define-foreign machines-new int "guix_offload_machines_new" '* '*)
+(define-foreign machines-load int "guix_offload_machines_load" '* '* '*)
+(define-foreign machines-free void "guix_offload_machines_free" '*)
+(define-foreign machines-add int "guix_offload_machines_add" '* '* '*)
+(define-foreign machines-get '* "guix_offload_machines_get" '* size_t)
+
+(define (load-machines file)
+  "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
+evaluated by another Guile process."
+  (let ((machines (call-for-handle 'machines machines-free machines-load file)))
+    (collect (lambda (index)
+               (make-handle 'machine (machines-get machines index) #:owner machines)))))
+
+(define (call-with-machines machines proc)
+  "Call PROC with a C list of MACHINES, a list of handles."
+  (let ((list (call-for-handle 'machines machines-free machines-new)))
+    (for-each (lambda (machine) (call machines-add list machine)) machines)
+    (call-with-values (lambda () (proc list))
+      (lambda results
+        (free! list)
+        (apply values results)))))
+
+
+;;;
+;;; Engine and requests.
+;;;
+
+(define engine? (handle-of 'engine))
+
+(define-foreign engine-new int "guix_offload_engine_new" '* '*)
+(define-foreign engine-free void "guix_offload_engine_free" '*)
+(define-foreign engine-set-directory int "guix_offload_engine_set_directory" '* int32 '* '*)
+
+(define* (make-engine #:key store state database configuration daemon-socket)
+  "What all builds of a process share.  What is #f is what the environment says, or Guix's default."
+  (let ((engine (call-for-handle 'engine engine-free engine-new)))
+    (for-each (lambda (which name)
+                (when name
+                  (call engine-set-directory engine which name)))
+              (iota 5)
+              (list store state database configuration daemon-socket))
+    engine))
+
+(define request? (handle-of 'request))
+
+(define-foreign request-new int "guix_offload_request_new" '* '* '* '*)
+(define-foreign request-free void "guix_offload_request_free" '*)
+(define-foreign request-add-feature int "guix_offload_request_add_feature" '* '* '*)
+(define-foreign request-add-input int "guix_offload_request_add_input" '* '* '*)
+(define-foreign request-add-output int "guix_offload_request_add_output" '* '* '*)
+(define-foreign request-set-limits int "guix_offload_request_set_limits" '* uint64 uint64 '*)
+(define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" '* int '*)
+
+(define* (make-request system derivation
+                       #:key (features '()) (inputs '()) (outputs '())
+                       (timeout 0) (max-silent-time 0) print-build-trace?)
+  "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds."
+  (let ((request (call-for-handle 'request request-free request-new system derivation)))
+    (define (add-all adder texts)
+      (for-each (lambda (text) (call adder request text)) texts))
+    (add-all request-add-feature features)
+    (add-all request-add-input inputs)
+    (add-all request-add-output outputs)
+    (call request-set-limits request timeout max-silent-time)
+    (call request-set-build-trace request (if print-build-trace? 1 0))
+    request))
+
+
+;;;
+;;; The verbs.
+;;;
+
+(define lease? (handle-of 'lease))
+(define connection? (handle-of 'connection))
+
+(define-foreign choose int "guix_offload_choose" '* '* '* '* '* '*)
+(define-foreign lease-free void "guix_offload_lease_free" '*)
+(define-foreign %lease-connection '* "guix_offload_lease_connection" '*)
+(define-foreign connect int "guix_offload_connect" '* '* '* '*)
+(define-foreign connection-free void "guix_offload_connection_free" '*)
+(define-foreign %connection-machine '* "guix_offload_connection_machine" '*)
+(define-foreign send int "guix_offload_send" '* '* '* '* '* '*)
+(define-foreign items-get '* "guix_offload_items_get" '* size_t)
+(define-foreign items-free void "guix_offload_items_free" '*)
+(define-foreign build int "guix_offload_build" '* '* int '* '* '*)
+(define-foreign retrieve int "guix_offload_retrieve" '* '* '* '* '*)
+
+(define %replies #(decline postpone accept))
+
+(define (reply-and-handle type free procedure . arguments)
+  "What PROCEDURE replies, a symbol, and the handle that it gives, or #f."
+  (let-values (((reply pointer) (apply call-for-reply procedure arguments)))
+    (values (vector-ref %replies reply)
+            (make-handle type pointer #:free free))))
+
+(define (offload-choose engine machines request)
+  "Choose one of MACHINES for REQUEST.  Two values: `decline', `postpone' or `accept', and for the last, a lease."
+  (call-with-machines machines
+    (lambda (machines)
+      (reply-and-handle 'lease lease-free choose engine machines request))))
+
+(define (lease-connection lease)
+  "The connection of LEASE, to which it belongs."
+  (make-handle 'connection (%lease-connection lease) #:owner lease))
+
+(define (offload-connect engine machine)
+  "A connection to MACHINE, without a build slot."
+  (call-for-handle 'connection connection-free connect engine machine))
+
+(define (connection-machine connection)
+  (make-handle 'machine (%connection-machine connection) #:owner connection))
+
+(define (call-with-progress progress body)
+  "Call BODY with a C function that calls PROGRESS with the bytes that have moved and their estimated total."
+  (if progress
+      (with-callback (list '* uint64 uint64)
+                     (lambda (data bytes total) (progress bytes total))
+                     body)
+      (body #f)))
+
+(define* (offload-send connection request #:key progress)
+  "Send what CONNECTION's machine lacks of the inputs of REQUEST, and its derivation.  Return what was sent."
+  (call-with-progress progress
+    (lambda (progress)
+      (let* ((items (call-for-handle 'items items-free
+                                     (lambda (sent connection request progress error)
+                                       (send connection request progress #f sent error))
+                                     connection request progress))
+             (names (texts items-get items)))
+        (free! items)
+        names))))
+
+(define* (offload-build connection request #:key log (log-descriptor -1))
+  "Build REQUEST on CONNECTION's machine.  LOG, if not #f, is called with pieces of the log, bytevectors; else it goes to
+LOG-DESCRIPTOR, unless that is -1."
+  (if log
+      (with-callback (list '* '* size_t)
+                     (lambda (data text length)
+                       (log (pointer->bytes text length)))
+                     (lambda (log)
+                       (call build connection request -1 log #f)))
+      (call build connection request log-descriptor #f #f)))
+
+(define* (offload-retrieve connection request #:key progress)
+  "Bring the outputs of REQUEST into the local store and make them valid.  The caller holds the locks on them."
+  (call-with-progress progress
+    (lambda (progress)
+      (call retrieve connection request progress #f))))
+
+
+;;;
+;;; Jobs.
+;;;
+
+(define job? (handle-of 'job))
+
+(define-foreign job-start int "guix_offload_job_start" '* '* '* '* '* '*)
+(define-foreign job-free void "guix_offload_job_free" '*)
+(define-foreign job-descriptor int32 "guix_offload_job_descriptor" '*)
+(define-foreign %job-next-event '* "guix_offload_job_next_event" '*)
+(define-foreign %job-wait int32 "guix_offload_job_wait" '* int64)
+(define-foreign job-cancel! void "guix_offload_job_cancel" '*)
+(define-foreign %job-result int "guix_offload_job_result" '* '*)
+(define-foreign event-free void "guix_offload_event_free" '*)
+(define-foreign event-kind int32 "guix_offload_event_kind" '*)
+(define-foreign event-machine '* "guix_offload_event_machine" '*)
+(define-foreign event-items size_t "guix_offload_event_items" '*)
+(define-foreign event-bytes uint64 "guix_offload_event_bytes" '*)
+(define-foreign event-text '* "guix_offload_event_text" '* '*)
+
+(define %events
+  #(queued passed-over chosen sending transferred building log retrieving retrying done))
+
+(define (start-job engine machines request)
+  "Start to build REQUEST on one of MACHINES.  Two values: `decline', `postpone' or `accept', and for the last, a job."
+  (call-with-machines machines
+    (lambda (machines)
+      (reply-and-handle 'job job-free job-start engine machines request))))
+
+(define (job-next-event job)
+  "What happened to JOB next, an alist with `kind', a symbol, `machine', `items', `bytes' and `text', a bytevector; #f if
+nothing did as yet."
+  (let ((event (make-handle 'event (%job-next-event job) #:free event-free)))
+    (and event
+         (let* ((length (make-slot (sizeof size_t)))
+                (text (event-text event length))
+                (result `((kind . ,(vector-ref %events (event-kind event)))
+                          (machine . ,(pointer->text (event-machine event)))
+                          (items . ,(event-items event))
+                          (bytes . ,(event-bytes event))
+                          (text . ,(pointer->bytes text (pointer-address (slot-pointer length)))))))
+           (free! event)
+           result))))
+
+(define* (job-wait job #:optional (milliseconds -1))
+  "Wait for at most MILLISECONDS, for good if that is negative; return true if JOB is over."
+  (= 1 (%job-wait job milliseconds)))
+
+(define (job-result job)
+  "Return true if JOB, which is over, succeeded; else raise why not."
+  (call %job-result job)
+  #t)
+
+
+;;;
+;;; Build hook.
+;;;
+
+(define hook? (handle-of 'hook))
+
+(define-foreign hook-new int "guix_offload_hook_new" '* '* '*)
+(define-foreign hook-free void "guix_offload_hook_free" '*)
+(define-foreign hook-set-machine-file int "guix_offload_hook_set_machine_file" '* '* '*)
+(define-foreign hook-set-machines int "guix_offload_hook_set_machines" '* '* '*)
+(define-foreign hook-set-limits int "guix_offload_hook_set_limits" '* uint64 uint64 '*)
+(define-foreign hook-set-build-trace int "guix_offload_hook_set_build_trace" '* int '*)
+(define-foreign hook-serve int "guix_offload_hook_serve" '* int int int '* '*)
+
+(define* (make-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
+  "A build hook.  EVALUATE, if not #f, is called with MACHINE-FILE, or with #f, and returns the machines in it, a list."
+  (let ((hook (call-for-handle 'hook hook-free hook-new engine)))
+    (when machine-file
+      (call hook-set-machine-file hook machine-file))
+    (when evaluate
+      ;; In this order: the hook reads the file itself if it changes after it was named.
+      (call-with-machines (evaluate machine-file)
+        (lambda (machines)
+          (call hook-set-machines hook machines))))
+    (call hook-set-limits hook timeout max-silent-time)
+    (call hook-set-build-trace hook (if print-build-trace? 1 0))
+    hook))
+
+(define (serve-hook hook input output log)
+  "Serve guix-daemon's requests on the descriptors INPUT and OUTPUT, with the build log going to LOG.  Return the status
+to exit with."
+  (call-for-integer (lambda (hook input output log status error)
+                      (hook-serve hook input output log status error))
+                    hook input output log))
+
+
+;;;
+;;; All machines at once.
+;;;
+
+(define report? (handle-of 'report))
+
+(define-foreign farm-test int "guix_offload_farm_test" '* '* '* '*)
+(define-foreign farm-status int "guix_offload_farm_status" '* '* '* '*)
+(define-foreign report-free void "guix_offload_report_free" '*)
+(define-foreign report-failures size_t "guix_offload_report_failures" '*)
+(define-foreign report-count size_t "guix_offload_report_count" '*)
+(define-foreign report-machine '* "guix_offload_report_machine" '* size_t)
+(define-foreign report-error '* "guix_offload_report_error" '* size_t)
+(define-foreign report-passed '* "guix_offload_report_passed" '* size_t size_t)
+(define-foreign report-note '* "guix_offload_report_note" '* size_t size_t)
+(define-foreign report-note-hint '* "guix_offload_report_note_hint" '* size_t size_t)
+(define-foreign report-state '* "guix_offload_report_state" '* size_t)
+(define-foreign report-reachable int32 "guix_offload_report_reachable" '* size_t)
+(define-foreign report-slots-taken int64 "guix_offload_report_slots_taken" '* size_t)
+(define-foreign report-load double "guix_offload_report_load" '* size_t)
+(define-foreign report-cores uint32 "guix_offload_report_cores" '* size_t)
+(define-foreign report-free-space uint64 "guix_offload_report_free_space" '* size_t)
+(define-foreign report-clock-difference int64 "guix_offload_report_clock_difference" '* size_t)
+(define-foreign report-guix-version '* "guix_offload_report_guix_version" '* size_t)
+(define-foreign report-kernel '* "guix_offload_report_kernel" '* size_t)
+(define-foreign report-architecture '* "guix_offload_report_architecture" '* size_t)
+(define-foreign report-host-name '* "guix_offload_report_host_name" '* size_t)
+
+(define-texts
+  (report-text "guix_offload_report_text")
+  (report-json "guix_offload_report_json"))
+
+(define (call-for-report procedure engine machines)
+  (call-with-machines machines
+    (lambda (machines)
+      (call-for-handle 'report report-free procedure engine machines))))
+
+(define (test-machines engine machines)
+  "Test all MACHINES at once, and return a report."
+  (call-for-report farm-test engine machines))
+
+(define (machines-status engine machines)
+  "Ask all MACHINES at once how they are doing, and return a report."
+  (call-for-report farm-status engine machines))
+
+(define (report->list report)
+  "REPORT as a list of alists, one for each machine.  What is not known is #f."
+  (define (entry index)
+    (define reachable? (= 1 (report-reachable report index)))
+    (define (text get) (pointer->text (get report index)))
+    (define (number get) (and reachable? (get report index)))
+    (define error (report-error report index))
+    `((machine . ,(make-handle 'machine (report-machine report index) #:owner report))
+      (state . ,(text report-state))
+      (reachable? . ,reachable?)
+      (error . ,(and (not (null-pointer? error)) (pointer->condition error)))
+      (passed . ,(texts report-passed report index))
+      (notes . ,(collect (lambda (number)
+                           (let ((note (pointer->text (report-note report index number))))
+                             (and note
+                                  (cons note (pointer->text (report-note-hint report index number))))))))
+      (slots-taken . ,(let ((taken (report-slots-taken report index)))
+                        (and (>= taken 0) taken)))
+      (load . ,(number report-load))
+      (cores . ,(number report-cores))
+      (free-space . ,(number report-free-space))
+      (clock-difference . ,(number report-clock-difference))
+      (guix-version . ,(text report-guix-version))
+      (kernel . ,(text report-kernel))
+      (architecture . ,(text report-architecture))
+      (host-name . ,(text report-host-name))))
+  (map entry (iota (report-count report))))

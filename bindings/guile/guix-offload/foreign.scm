@@ -1,0 +1,300 @@
+;; SPDX-License-Identifier: GPL-3.0-or-later
+;;
+;; What the binding is made of: the shared library, calls into it, handles on what it gives, and conditions for what
+;; fails.  The functions themselves are in (guix-offload).  For Guile 2.2 and 3.0.
+(define-module (guix-offload foreign)
+  #:use-module (system foreign)
+  #:use-module (rnrs bytevectors)
+  #:use-module (srfi srfi-1)
+  #:use-module (srfi srfi-9)
+  #:use-module (srfi srfi-9 gnu)
+  #:use-module (srfi srfi-34)
+  #:use-module (srfi srfi-35)
+  #:export (define-foreign
+            call
+            call-for-handle
+            call-for-integer
+            call-for-reply
+            with-callback
+
+            make-handle
+            handle-of
+            handle?
+            handle-type
+            free!
+
+            make-slot
+            slot-pointer
+            pointer->text
+            pointer->bytes
+            collect
+
+            &guix-offload-error
+            guix-offload-error?
+            guix-offload-error-code
+            guix-offload-error-machine
+            guix-offload-error-hint
+            guix-offload-error-exit-status
+            pointer->condition))
+
+
+;;;
+;;; The library.
+;;;
+
+;; `make install` writes the directory in.
+(define %library-directory "@LIBDIR@")
+
+(define (library-file)
+  "The name of the shared library: GUIX_OFFLOAD_LIBRARY, which must end in '.so', if it is set; else where it was
+installed; else beside this module, should the installation have been moved; else where the system looks for libraries."
+  (define here
+    (search-path %load-path "guix-offload/foreign.scm"))
+  (define installed
+    (filter file-exists?
+            (map (lambda (directory)
+                   (string-append directory "/libguix_offload.so"))
+                 (cons %library-directory
+                       (if here
+                           ;; PREFIX/share/guile/site/VERSION/guix-offload/foreign.scm
+                           (list (string-append (dirname here) "/../../../../../lib"))
+                           '())))))
+  (cond ((getenv "GUIX_OFFLOAD_LIBRARY"))
+        ((pair? installed) (first installed))
+        (else "libguix_offload")))
+
+(define %abi-version 0)                           ;what this binding was written for
+
+;; Loaded by the first call, so that modules that use this one can always be loaded.
+(define %library
+  (delay
+    (let* ((file (library-file))
+           (library (catch #t
+                      (lambda ()
+                        (dynamic-link file))
+                      (lambda (key . args)
+                        (fail 'library
+                              (format #f "cannot load '~a': ~a" file
+                                      (string-trim-both
+                                       (call-with-output-string
+                                         (lambda (port)
+                                           (print-exception port #f key args)))))
+                              "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so"))))
+           (version ((pointer->procedure uint32 (dynamic-func "guix_offload_abi_version" library)
+                                         '()))))
+      (unless (= version %abi-version)
+        (fail 'library (format #f "'~a' has ABI ~a, not ~a" file version %abi-version) #f))
+      library)))
+
+
+;;;
+;;; Conditions.
+;;;
+
+(define-condition-type &guix-offload-error &error
+  guix-offload-error?
+  (code        guix-offload-error-code)           ;symbol
+  (machine     guix-offload-error-machine)        ;string | #f
+  (hint        guix-offload-error-hint)           ;string | #f
+  (exit-status guix-offload-error-exit-status))   ;1 | 100 | 101, as a build hook would exit
+
+(define (offload-condition code message machine hint status)
+  (make-compound-condition
+   (condition (&guix-offload-error (code code) (machine machine) (hint hint) (exit-status status)))
+   (condition (&message (message message)))))
+
+(define (fail code message hint)
+  (raise (offload-condition code message #f hint 1)))
+
+(define %codes
+  #(ok invalid-argument configuration unavailable authentication protocol untrusted daemon store build-failed
+       timed-out cancelled exhausted internal))
+
+
+;;;
+;;; Handles.
+;;;
+
+;; POINTER is #f once it was freed.  One that belongs to another handle has no FREE of its own, and keeps its OWNER.
+(define-record-type <handle>
+  (%make-handle type pointer free owner)
+  handle?
+  (type    handle-type)
+  (pointer handle-pointer set-handle-pointer!)
+  (free    handle-free)
+  (owner   handle-owner))
+
+(set-record-type-printer! <handle>
+  (lambda (handle port)
+    (format port "#<guix-offload ~a ~a>" (handle-type handle)
+            (if (handle-pointer handle)
+                (number->string (pointer-address (handle-pointer handle)) 16)
+                "freed"))))
+
+(define %forgotten (make-guardian))
+
+(define* (make-handle type pointer #:key free owner)
+  "A handle on POINTER; #f if that is NULL.  FREE, a procedure, is what frees it, explicitly or when it is garbage."
+  (and (not (null-pointer? pointer))
+       (let ((handle (%make-handle type pointer free owner)))
+         (when free
+           (%forgotten handle))
+         handle)))
+
+(define (handle-of type)
+  "A predicate for handles of that TYPE."
+  (lambda (object)
+    (and (handle? object) (eq? type (handle-type object)))))
+
+(define (free! handle)
+  "Free HANDLE now instead of some time after it is forgotten.  What belongs to it cannot be used any more.  To free it
+again is fine; a handle that belongs to another one is freed with that."
+  (let ((pointer (handle-pointer handle)))
+    (when (and pointer (handle-free handle))
+      (set-handle-pointer! handle #f)
+      ((handle-free handle) pointer))))
+
+(define (free-forgotten)
+  (let ((handle (%forgotten)))
+    (when handle
+      (free! handle)
+      (free-forgotten))))
+
+(add-hook! after-gc-hook free-forgotten)
+
+(define (live-pointer handle)
+  (when (handle-owner handle)
+    (live-pointer (handle-owner handle)))
+  (or (handle-pointer handle)
+      (fail 'invalid-argument (format #f "this ~a was freed" (handle-type handle)) #f)))
+
+
+;;;
+;;; Calls.
+;;;
+
+(define (convert argument)
+  "ARGUMENT as the foreign function interface takes it."
+  (cond ((handle? argument) (live-pointer argument))
+        ((string? argument)
+         (when (string-index argument #\nul)
+           (fail 'invalid-argument (format #f "~s has a NUL character" argument) #f))
+         (string->pointer argument "UTF-8"))
+        ((bytevector? argument) (bytevector->pointer argument))
+        ((not argument) %null-pointer)
+        (else argument)))
+
+;; What a call needs must not become garbage before it returns.
+(define %in-use #f)
+
+(define (foreign-procedure return c-name types)
+  (define procedure
+    (delay (pointer->procedure return (dynamic-func c-name (force %library)) types)))
+  (lambda arguments
+    (let* ((converted (map convert arguments))
+           (result (apply (force procedure) converted)))
+      (set! %in-use (cons arguments converted))
+      (set! %in-use #f)
+      result)))
+
+(define-syntax-rule (define-foreign name return c-name type ...)
+  "Define NAME as the C function C-NAME: handles, strings, bytevectors, and #f for NULL, may be given for pointers."
+  (define name (foreign-procedure return c-name (list type ...))))
+
+(define (make-slot size)
+  (make-bytevector size 0))
+
+(define (slot-pointer slot)
+  (make-pointer (bytevector-uint-ref slot 0 (native-endianness) (sizeof '*))))
+
+(define (call procedure . arguments)
+  "Call PROCEDURE, whose last parameter, which is not among ARGUMENTS, is where an error goes.  Raise that."
+  (let* ((slot (make-slot (sizeof '*)))
+         (status (apply procedure (append arguments (list slot)))))
+    (unless (zero? status)
+      (let ((condition (pointer->condition (slot-pointer slot))))
+        (error-free (slot-pointer slot))
+        (raise condition)))))
+
+(define (call-for-handle type free procedure . arguments)
+  "As `call', for a PROCEDURE that puts a new handle where its first parameter points to."
+  (let ((slot (make-slot (sizeof '*))))
+    (apply call procedure slot arguments)
+    (make-handle type (slot-pointer slot) #:free free)))
+
+(define (call-for-integer procedure . arguments)
+  "As `call', for a PROCEDURE that puts an int where its last parameter but one points to."
+  (let ((slot (make-slot (sizeof int))))
+    (apply call procedure (append arguments (list slot)))
+    (bytevector-sint-ref slot 0 (native-endianness) (sizeof int))))
+
+(define (call-for-reply procedure . arguments)
+  "As `call', for a PROCEDURE that puts a handle and an int where its first two parameters point to.  Return the int, and
+a pointer which is NULL if there is no handle."
+  (let ((handle (make-slot (sizeof '*)))
+        (reply (make-slot (sizeof int32))))
+    (apply call procedure handle reply arguments)
+    (values (bytevector-s32-native-ref reply 0)
+            (slot-pointer handle))))
+
+(define (with-callback types procedure body)
+  "Call BODY with a C function that takes TYPES and calls PROCEDURE with what they are.  It cancels if that returns #f or
+raises something, which goes on when BODY is done: nothing may jump over the frames of the library."
+  (let* ((raised #f)
+         (pointer (procedure->pointer int
+                                      (lambda arguments
+                                        (catch #t
+                                          (lambda ()
+                                            (if (apply procedure arguments) 0 1))
+                                          (lambda exception
+                                            (set! raised exception)
+                                            1)))
+                                      types)))
+    (catch #t
+      (lambda ()
+        (call-with-values (lambda () (body pointer))
+          (lambda results
+            (when raised
+              (apply throw raised))
+            (apply values results))))
+      (lambda exception
+        (apply throw (or raised exception))))))
+
+
+;;;
+;;; What comes out.
+;;;
+
+(define (pointer->text pointer)
+  "The text at POINTER, #f if that is NULL."
+  (and (not (null-pointer? pointer))
+       (pointer->string pointer -1 "UTF-8")))
+
+(define (pointer->bytes pointer length)
+  "A copy of the LENGTH bytes at POINTER, a bytevector; #f if that is NULL."
+  (and (not (null-pointer? pointer))
+       (bytevector-copy (pointer->bytevector pointer length))))
+
+(define (collect nth)
+  "The list of what NTH yields for 0, 1 ... until it yields #f."
+  (let loop ((index 0) (result '()))
+    (let ((next (nth index)))
+      (if next
+          (loop (+ index 1) (cons next result))
+          (reverse result)))))
+
+(define-foreign error-code int32 "guix_offload_error_code" '*)
+(define-foreign error-message '* "guix_offload_error_message" '*)
+(define-foreign error-machine '* "guix_offload_error_machine" '*)
+(define-foreign error-hint '* "guix_offload_error_hint" '*)
+(define-foreign error-exit-status int32 "guix_offload_error_exit_status" '*)
+(define-foreign error-free void "guix_offload_error_free" '*)
+
+(define (pointer->condition error)
+  "The condition that the guix_offload_error at ERROR, which stays the caller's, describes."
+  (let ((index (- (error-code error))))
+    (offload-condition (if (< 0 index (vector-length %codes)) (vector-ref %codes index) 'unknown)
+                       (pointer->text (error-message error))
+                       (pointer->text (error-machine error))
+                       (pointer->text (error-hint error))
+                       (error-exit-status error))))

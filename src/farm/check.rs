@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is done with one machine that is connected to.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::{Note, Report, State};
+use crate::choose::CLOCK_TOLERANCE;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::machine::BuildMachine;
+use crate::observer::{Event, Observer};
+use crate::remote::Remote;
+use crate::schedule::Unsuitable;
+use crate::store::{Directories, StorePath, base32};
+use crate::transfer::{self, Local};
+
+/// Asks the machine how it is doing.
+pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
+    report.state = Some(State { probe: *remote.probe(), survey: remote.survey()? });
+    note_oddities(report, remote);
+    Ok(())
+}
+
+/// Sends the machine a small item, and brings one from there.
+pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories) -> Result<()> {
+    status(report, remote, directories)?;
+    if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
+        return Err(Error::new(ErrorKind::Unavailable, full.to_string())
+            .hint(format!("free some space there: {} guix gc -F 1G", ssh(&report.machine, &report.machine.user))));
+    }
+    let name = report.machine.name.clone();
+    let theirs = remote.add_text("import-test", &nonce(&name)?)?;
+    report.passed.push(format!("Guix is usable on '{name}' (test returned \"{theirs}\")"));
+    let version = report.state.as_ref().map_or("", |state| &state.survey.guix_version);
+    if !version.is_empty() {
+        report.passed.push(format!("'{name}' is running GNU Guix {version}"));
+    }
+
+    let mut local = Local::connect(directories)?;
+    let host = rustix::system::uname();
+    let ours = local.add_text("export-test", &nonce(&host.nodename().to_string_lossy())?)?;
+    remote.add_temp_root(&ours)?;
+    send(&mut local, remote, &ours, directories)?;
+    report.passed.push(format!("'{name}' successfully imported '{ours}'"));
+
+    transfer::retrieve_through_daemon(directories, &mut local, remote, &theirs)
+        .map_err(|error| explain_untrusted(error, &report.machine))?;
+    report.passed.push(format!("successfully imported '{theirs}' from '{name}'"));
+    Ok(())
+}
+
+/// Writes down what does not keep the machine from building.
+fn note_oddities(report: &mut Report, remote: &Remote) {
+    let unsuitable = report.unsuitable();
+    let Some(state) = &report.state else { return };
+    let name = &report.machine.name;
+    let mut note = |text: String, hint: &str| {
+        report.notes.push(Note { text, hint: Some(hint.to_string()).filter(|hint| !hint.is_empty()) });
+    };
+    if let Some(offset) = state.probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
+        note(
+            format!("machine '{name}' is {} seconds behind", offset.unsigned_abs()),
+            "set its clock: files from here seem to come from the future there",
+        );
+    }
+    if remote.is_relayed() {
+        note(
+            format!(
+                "the SSH server of '{name}' does not forward sockets, so a Guile process relays there, which is slower"
+            ),
+            "allow it in sshd_config there: 'AllowStreamLocalForwarding yes', no 'DisableForwarding'; and no 'restrict' \
+             before the key in authorized_keys",
+        );
+    }
+    if state.survey.guix_version.is_empty() {
+        note(
+            format!(
+                "'guix' is not in the PATH of non-interactive SSH sessions of user {} on '{name}'",
+                report.machine.user
+            ),
+            "builds work, but large files may be sent slowly; set PATH in ~/.bashrc or with SetEnv in sshd_config there",
+        );
+    }
+    if let Some(busy @ Unsuitable::Overloaded { .. }) = unsuitable {
+        note(format!("machine '{name}' gets no builds now: {busy}"), "");
+    }
+}
+
+/// Has the machine import `item`, and sees whether it did.
+fn send(local: &mut Local, remote: &mut Remote, item: &StorePath, directories: &Directories) -> Result<()> {
+    let machine = remote.machine().clone();
+    transfer::send_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Daemon => explain_refused(error, &machine, directories),
+            ErrorKind::Store => error.hint(format!(
+                "if this host has no key pair yet ('{}'), make one, as root: guix archive --generate-key",
+                directories.configuration.join("signing-key.pub").display()
+            )),
+            _ => error,
+        }
+    })?;
+    match remote.missing(std::slice::from_ref(item))?.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(Error::new(ErrorKind::Daemon, format!("'{item}' was not properly imported on '{}'", machine.name)))
+        }
+    }
+}
+
+/// A daemon that imports nothing from here does not know our key, as a rule.
+fn explain_refused(error: Error, machine: &BuildMachine, directories: &Directories) -> Error {
+    let message = error.to_string();
+    let key = directories.configuration.join("signing-key.pub");
+    let hint = if message.contains("unauthorized public key") || message.contains("guix-authenticate") {
+        // Whoever may change its list of keys, which is seldom the user who builds.
+        format!(
+            "authorize this host's key there: {} guix archive --authorize < {}",
+            ssh(machine, "root"),
+            key.display()
+        )
+    } else {
+        format!("see what the daemon on '{}' says, and whether its store has space", machine.name)
+    };
+    error.hint(hint)
+}
+
+/// What the machine signs is not trusted here: with the command to run.
+fn explain_untrusted(error: Error, machine: &BuildMachine) -> Error {
+    if error.kind() != ErrorKind::Untrusted {
+        return error;
+    }
+    let fetch = format!("{} cat /etc/guix/signing-key.pub", ssh(machine, &machine.user));
+    Error::new(error.kind(), error.to_string()).hint(format!(
+        "if you trust '{}', authorize its key here, as root: {fetch} | guix archive --authorize",
+        machine.name
+    ))
+}
+
+/// The beginning of a command that runs on the machine as `user`.
+fn ssh(machine: &BuildMachine, user: &str) -> String {
+    let port = if machine.port == BuildMachine::DEFAULT_PORT { String::new() } else { format!("-p {} ", machine.port) };
+    format!("ssh {port}{user}@{}", machine.name)
+}
+
+/// A text that was in no store before, so that an item of it has to be sent.
+fn nonce(name: &str) -> Result<String> {
+    let mut random = [0u8; 20];
+    getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Internal, || "asking for random bytes")?;
+    Ok(format!("{name}-{}", base32(&random)))
+}
+
+/// Takes no notice of a transfer.
+struct Unseen;
+
+impl Observer for Unseen {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn log(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::machine;
+
+    #[test]
+    fn a_refused_key_comes_with_the_command_that_authorizes_it() {
+        let directories = Directories::from_environment().unwrap();
+        let refused = |machine: &BuildMachine, message: &str| {
+            explain_refused(Error::new(ErrorKind::Daemon, message), machine, &directories)
+                .hint_text()
+                .unwrap()
+                .to_string()
+        };
+        let builder = BuildMachine { user: "builder".into(), port: 2222, ..machine("w1") };
+        let hint = refused(&builder, "error: unauthorized public key: (public-key)");
+        assert!(hint.ends_with("ssh -p 2222 root@w1 guix archive --authorize < /etc/guix/signing-key.pub"), "{hint}");
+        assert!(!refused(&builder, "writing to file: No space left on device").contains("--authorize"));
+    }
+
+    #[test]
+    fn a_key_that_is_unknown_here_comes_with_the_command_that_authorizes_it() {
+        let error = Error::new(ErrorKind::Untrusted, "by a stranger").hint("a general one");
+        let hint = explain_untrusted(error, &machine("w1")).hint_text().unwrap().to_string();
+        assert!(hint.ends_with("ssh root@w1 cat /etc/guix/signing-key.pub | guix archive --authorize"), "{hint}");
+    }
+
+    #[test]
+    fn no_two_nonces_are_the_same() {
+        assert_ne!(nonce("h").unwrap(), nonce("h").unwrap());
+    }
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! All machines at once: tested, or asked how they are.
+
+use std::ffi::{CString, c_char};
+
+use super::engine::guix_offload_engine;
+use super::error::guix_offload_error;
+use super::export;
+use super::handle::{self, Out};
+use super::machine::guix_offload_machine;
+use super::machines::guix_offload_machines;
+use super::string::for_c;
+use crate::farm::{self, Report, State, json, text};
+
+/// What was found out about machines, each of which has an index, counted from 0. Does not change: any number of
+/// threads may read it. Everything that it gives lives as long as it does.
+///
+/// A function below that takes an index gives NULL, 0 or what it says for an unknown value, if there is no such machine.
+pub struct guix_offload_report {
+    machines: Vec<Entry>,
+    text: CString,
+    json: CString,
+}
+
+/// What was found out about one machine, as C sees it.
+struct Entry {
+    report: Report,
+    machine: guix_offload_machine,
+    error: Option<guix_offload_error>,
+    passed: Vec<CString>,
+    notes: Vec<(CString, Option<CString>)>,
+    kernel: Option<CString>,
+    architecture: Option<CString>,
+    host_name: Option<CString>,
+    guix_version: Option<CString>,
+    state: CString,
+}
+
+impl guix_offload_report {
+    fn new(reports: Vec<Report>, text: &str) -> Self {
+        let json = for_c(&json::report(&reports));
+        guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
+    }
+}
+
+impl Entry {
+    fn new(report: Report) -> Self {
+        let said = |text: fn(&State) -> &String| {
+            report.state.as_ref().map(text).filter(|text| !text.is_empty()).map(|text| for_c(text))
+        };
+        Entry {
+            machine: guix_offload_machine::new(report.machine.clone()),
+            error: report.failure.clone().map(Into::into),
+            passed: report.passed.iter().map(|text| for_c(text)).collect(),
+            notes: report.notes.iter().map(|note| (for_c(&note.text), note.hint.as_deref().map(for_c))).collect(),
+            kernel: said(|state| &state.survey.kernel),
+            architecture: said(|state| &state.survey.architecture),
+            host_name: said(|state| &state.survey.host_name),
+            guix_version: said(|state| &state.survey.guix_version),
+            state: for_c(text::state(&report)),
+            report,
+        }
+    }
+}
+
+export! {
+    /// Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
+    /// what this host signs and signs what this host imports. Two small items are left as garbage in either store.
+    /// Blocks until the slowest machine has answered or failed, for at most some 90 s. That machines fail is no failure
+    /// of this call. `*report` is freed by the caller with `guix_offload_report_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+    pub fn guix_offload_farm_test(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machines = handle::borrow(machines, "machines")?.to_vec();
+        let reports = farm::test(engine.directories(), &machines);
+        let text = text::test(&reports);
+        out.give(guix_offload_report::new(reports, &text));
+        Ok(())
+    }
+}
+
+export! {
+    /// Asks all `machines` at once, each of them once, how they are doing. Nothing is changed anywhere. Otherwise as
+    /// `guix_offload_farm_test`.
+    pub fn guix_offload_farm_status(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machines = handle::borrow(machines, "machines")?.to_vec();
+        let reports = farm::status(engine.directories(), &machines);
+        let text = text::status(&reports);
+        out.give(guix_offload_report::new(reports, &text));
+        Ok(())
+    }
+}
+
+export! {
+    /// Frees a report. NULL is fine.
+    pub fn guix_offload_report_free(report: *mut guix_offload_report) {
+        handle::free(report);
+    }
+}
+
+/// Looks at a report, if there is one.
+fn look<'a, T>(report: *const guix_offload_report, if_null: T, at: impl FnOnce(&'a guix_offload_report) -> T) -> T {
+    handle::borrow(report, "report").map_or(if_null, at)
+}
+
+/// Looks at one machine of a report.
+fn entry<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a Entry> {
+    look(report, None, |report| report.machines.get(index))
+}
+
+/// Looks at what the machine says of itself.
+fn state<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a State> {
+    entry(report, index).and_then(|entry| entry.report.state.as_ref())
+}
+
+fn or_null(text: Option<&CString>) -> *const c_char {
+    text.map_or(std::ptr::null(), |text| text.as_ptr())
+}
+
+export! {
+    /// All of it, for people: what `guix offload test` says on standard error, or `guix offload status` on standard
+    /// output. Lines, each with a newline. NULL only if `report` is.
+    pub fn guix_offload_report_text(report: *const guix_offload_report) -> *const c_char {
+        look(report, std::ptr::null(), |report| report.text.as_ptr())
+    }
+}
+
+export! {
+    /// All of it, for programs: a line of JSON, an object whose member "machines" has an object for each machine.
+    pub fn guix_offload_report_json(report: *const guix_offload_report) -> *const c_char {
+        look(report, std::ptr::null(), |report| report.json.as_ptr())
+    }
+}
+
+export! {
+    /// How many machines there are.
+    pub fn guix_offload_report_count(report: *const guix_offload_report) -> usize {
+        look(report, 0, |report| report.machines.len())
+    }
+}
+
+export! {
+    /// How many of them failed.
+    pub fn guix_offload_report_failures(report: *const guix_offload_report) -> usize {
+        look(report, 0, |report| report.machines.iter().filter(|entry| entry.error.is_some()).count())
+    }
+}
+
+export! {
+    /// The machine.
+    pub fn guix_offload_report_machine(report: *const guix_offload_report, index: usize) -> *const guix_offload_machine {
+        entry(report, index).map_or(std::ptr::null(), |entry| &entry.machine)
+    }
+}
+
+export! {
+    /// Why the machine failed; NULL: it did not. Belongs to the report.
+    pub fn guix_offload_report_error(report: *const guix_offload_report, index: usize) -> *const guix_offload_error {
+        entry(report, index).and_then(|entry| entry.error.as_ref()).map_or(std::ptr::null(), |error| error)
+    }
+}
+
+export! {
+    /// The `number`th sentence on what the machine was found to do, counted from 0; NULL: there are no more.
+    pub fn guix_offload_report_passed(report: *const guix_offload_report, index: usize, number: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.passed.get(number)))
+    }
+}
+
+export! {
+    /// The `number`th thing that is odd about the machine, counted from 0; NULL: there are no more.
+    pub fn guix_offload_report_note(report: *const guix_offload_report, index: usize, number: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.notes.get(number)).map(|(text, _)| text))
+    }
+}
+
+export! {
+    /// What to do about that, or NULL.
+    pub fn guix_offload_report_note_hint(
+        report: *const guix_offload_report,
+        index: usize,
+        number: usize,
+    ) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.notes.get(number)).and_then(|(_, hint)| hint.as_ref()))
+    }
+}
+
+export! {
+    /// In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space", "failed" or
+    /// "unreachable".
+    pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
+        or_null(entry(report, index).map(|entry| &entry.state))
+    }
+}
+
+export! {
+    /// 1: the machine was connected to, and the functions below know something; 0: it was not.
+    pub fn guix_offload_report_reachable(report: *const guix_offload_report, index: usize) -> i32 {
+        i32::from(state(report, index).is_some())
+    }
+}
+
+export! {
+    /// How many of the machine's build slots are taken by hooks of this host, reachable or not; -1: not known.
+    pub fn guix_offload_report_slots_taken(report: *const guix_offload_report, index: usize) -> i64 {
+        entry(report, index).and_then(|entry| entry.report.slots_taken).map_or(-1, i64::from)
+    }
+}
+
+export! {
+    /// Its load, normalised by the number of cores; -1: not known.
+    pub fn guix_offload_report_load(report: *const guix_offload_report, index: usize) -> f64 {
+        state(report, index).map_or(-1.0, |state| state.probe.load)
+    }
+}
+
+export! {
+    /// How many cores it has; 0: not known.
+    pub fn guix_offload_report_cores(report: *const guix_offload_report, index: usize) -> u32 {
+        state(report, index).map_or(0, |state| state.survey.cores)
+    }
+}
+
+export! {
+    /// Free space where its store is, in bytes.
+    pub fn guix_offload_report_free_space(report: *const guix_offload_report, index: usize) -> u64 {
+        state(report, index).map_or(0, |state| state.probe.free_space)
+    }
+}
+
+export! {
+    /// By how much its clock is ahead of ours, in seconds; negative: behind. 0 if not known, too.
+    pub fn guix_offload_report_clock_difference(report: *const guix_offload_report, index: usize) -> i64 {
+        state(report, index).and_then(|state| state.probe.clock_offset).unwrap_or(0)
+    }
+}
+
+export! {
+    /// Version of the `guix` that its user finds there, or NULL.
+    pub fn guix_offload_report_guix_version(report: *const guix_offload_report, index: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.guix_version.as_ref()))
+    }
+}
+
+export! {
+    /// Name and release of its kernel, or NULL.
+    pub fn guix_offload_report_kernel(report: *const guix_offload_report, index: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.kernel.as_ref()))
+    }
+}
+
+export! {
+    /// Its hardware, such as "x86_64", or NULL.
+    pub fn guix_offload_report_architecture(report: *const guix_offload_report, index: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.architecture.as_ref()))
+    }
+}
+
+export! {
+    /// What it calls itself, or NULL.
+    pub fn guix_offload_report_host_name(report: *const guix_offload_report, index: usize) -> *const c_char {
+        or_null(entry(report, index).and_then(|entry| entry.host_name.as_ref()))
+    }
+}

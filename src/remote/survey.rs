@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What kind of machine it is, for people who look at their machines: kernel, cores, which Guix.
+//!
+//! A program for the remote `sh` as in [`super::probe`], but a longer one: starting `guix` takes most of a second, which
+//! no build waits for.
+
+use std::io::{Read, Write};
+
+use crate::error::{ErrorKind, IoContext, Result};
+use crate::ssh::Channel;
+
+/// `guix` gets no standard input, or it would read the rest of the program.
+const PROGRAM: &str = "\
+    echo kernel $(uname -s -r)\n\
+    echo architecture $(uname -m)\n\
+    echo host $(uname -n)\n\
+    echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
+    echo guix $(guix --version </dev/null 2>/dev/null | head -n 1)\n";
+
+/// Most that is read of the answer, in bytes.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// A machine's answer. What it does not say is empty or 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Name and release of its kernel.
+    pub kernel: String,
+    /// Its hardware, such as `x86_64`.
+    pub architecture: String,
+    /// What it calls itself.
+    pub host_name: String,
+    /// How many cores it has.
+    pub cores: u32,
+    /// Version of the `guix` that a non-interactive SSH session of the remote user finds.
+    pub guix_version: String,
+}
+
+/// Runs the program on `channel`, on which [`super::probe::COMMAND`] runs, and reads the answer.
+pub fn survey(channel: &mut Channel) -> Result<Survey> {
+    let what = || "asking what machine it is";
+    channel.write_all(PROGRAM.as_bytes()).io_context(ErrorKind::Unavailable, what)?;
+    channel.close_write()?;
+    let mut bytes = Vec::new();
+    channel.take(MAX_ANSWER).read_to_end(&mut bytes).io_context(ErrorKind::Unavailable, what)?;
+    Ok(parse(&String::from_utf8_lossy(&bytes)))
+}
+
+fn parse(text: &str) -> Survey {
+    let value = |word: &str| {
+        let found = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        found.unwrap_or_default().trim().to_string()
+    };
+    Survey {
+        kernel: value("kernel"),
+        architecture: value("architecture"),
+        host_name: value("host"),
+        cores: value("cores").parse().unwrap_or(0),
+        // "guix (GNU Guix) 1.5.0"
+        guix_version: value("guix").split(' ').next_back().unwrap_or_default().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let survey =
+            parse("kernel Linux 6.1.0\narchitecture x86_64\nhost w1\ncores 4\nguix guix (GNU Guix) 1.5.0-2.abc\n");
+        assert_eq!((survey.kernel.as_str(), survey.architecture.as_str()), ("Linux 6.1.0", "x86_64"));
+        assert_eq!((survey.host_name.as_str(), survey.cores), ("w1", 4));
+        assert_eq!(survey.guix_version, "1.5.0-2.abc");
+    }
+
+    #[test]
+    fn what_is_not_said_is_empty() {
+        assert_eq!(parse("cores \nguix \n"), Survey::default());
+    }
+}
