@@ -386,3 +386,7 @@ impl Read for Export<'_> {
         Ok(self.0.read_export(buffer)?)
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

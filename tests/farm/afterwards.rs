@@ -17,19 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// No process of ours runs, no slot is held, no store has leftovers, and all are whole.
 #[track_caller]
 pub fn assert_clean(heads: &[Host], machines: &[Host]) {
-    for head in heads {
-        eventually(|| nothing_runs(*head, &["pgrep", "-a", "-x", "guix-offload"]));
-        eventually(|| no_slot_is_held(*head));
-    }
-    for machine in machines {
-        // The helper, or the shell that asks for the load, of a connection that is gone.
-        eventually(|| nothing_runs(*machine, &["pgrep", "-a", "-f", "primitive-eval|guix repl|^sh$"]));
-        eventually(|| nothing_runs(*machine, &["sh", "-c", "pgrep -a -U $(id -u guixbuild1)"]));
-    }
-    for host in heads.iter().chain(machines) {
-        eventually(|| no_leftovers(*host));
+    // Of a connection that is gone, on a machine: the helper, the shell that asks for the load, a builder.
+    let on_machine = "pgrep -a -f 'primitive-eval|guix repl|^sh$'; pgrep -a -U $(id -u guixbuild1)";
+    let check = |host: Host, processes: &str| {
+        eventually(|| nothing_runs(host, processes));
+        eventually(|| no_slot_is_held(host));
+        eventually(|| no_leftovers(host));
         host.verify_store();
-    }
+    };
+    std::thread::scope(|scope| {
+        heads.iter().for_each(|head| drop(scope.spawn(|| check(*head, "pgrep -a -x guix-offload"))));
+        machines.iter().for_each(|machine| drop(scope.spawn(|| check(*machine, on_machine))));
+    });
 }
 
 /// Tries until it succeeds or patience ends.
@@ -42,12 +41,13 @@ pub fn eventually(mut attempt: impl FnMut() -> Result<(), String>) {
     }
 }
 
-#[track_caller]
-fn nothing_runs(host: Host, pgrep: &[&str]) -> Result<(), String> {
-    let output = host.run(pgrep);
-    match output.status.code() {
-        Some(1) => Ok(()),
-        _ => Err(format!("{} runs {}", host.0, String::from_utf8_lossy(&output.stdout))),
+/// None of the processes runs on `host` that these commands print.
+fn nothing_runs(host: Host, commands: &str) -> Result<(), String> {
+    let found = host.sh(&["sh", "-c", &format!("{commands}; true")]);
+    // The shell that looks is no leftover, though its command line has all that is looked for.
+    match found.lines().find(|line| !line.contains("pgrep")) {
+        None => Ok(()),
+        Some(process) => Err(format!("{} runs {process}", host.0)),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::afterwards::assert_clean;
-use crate::lab::{Host, lab};
+use crate::lab::{Host, SlowLink, lab};
 use crate::machines::Machine;
 
 const HEAD: Host = Host("head");
@@ -40,7 +40,7 @@ fn large_inputs_reach_an_old_machine() {
     assert!(OLD.sh(&["guix-daemon", "--version"]).contains("1.2.0"));
     HEAD.offload_with_our_hook(&[Machine::of(OLD)]);
     // So slow a link that 2048 round trips are worth a helper.
-    lab(&["link", "old", "delay", "2"]);
+    let slow = SlowLink::new(OLD, &["delay", "2"]);
     let mut building = HEAD.start_build("plain", &["input-kib=65536"]);
     building.wait_for("sending 3 store items");
     let helper = (0..100).any(|_| {
@@ -48,7 +48,7 @@ fn large_inputs_reach_an_old_machine() {
         OLD.run(&["pgrep", "-f", "primitive-eval"]).status.success()
     });
     let builds = building.finish();
-    lab(&["link", "old", "off"]);
+    drop(slow);
     assert!(builds.succeeded, "{}{}", builds.log, builds.results);
     assert!(helper, "no helper was seen");
     assert_clean(&[HEAD], &[OLD]);

@@ -4,57 +4,57 @@
 use std::time::Duration;
 
 use crate::afterwards::assert_clean;
-use crate::lab::{Host, lab};
+use crate::lab::{Host, SlowLink};
 use crate::machines::Machine;
 
 const HEAD: Host = Host("head");
+const UHEAD: Host = Host("uhead");
 const W1: Host = Host("w1");
+const W2: Host = Host("w2");
 
-/// Moments: what is said then, and how much later, in ms. At 40 Mbit/s, sending and retrieving take half a second.
-const MOMENTS: [(&str, u64); 7] = [
-    ("sending", 0),
-    ("sending", 200),
-    ("@ build-remote", 0),
-    ("@ build-remote", 250),
-    ("retrieving", 0),
-    ("retrieving", 150),
-    ("retrieving", 350),
-];
-
-/// Has whatever `kill` kills die at every moment of a build on `w1`.
+/// Has `victim`, a process of `head`, die at these moments of a build on `machine`: a moment is what is said then, and
+/// how much later, in ms. At 25 Mbit/s, sending and retrieving take most of a second.
 #[track_caller]
-fn kill_at_every_moment(kind: &str, kill: &dyn Fn()) {
-    lab(&["link", "w1", "rate", "40"]);
-    for (moment, delay) in MOMENTS {
-        let nonce = format!("nonce={kind}-{}-{delay}-{}", moment.replace(' ', "-"), std::process::id());
+fn kill_at(victim: &str, head: Host, machine: Host, moments: &[(&str, u64)]) {
+    let _slow = SlowLink::new(machine, &["rate", "25"]);
+    for (moment, delay) in moments {
+        let nonce = format!("nonce={victim}-{}-{delay}-{}", moment.replace(' ', "-"), std::process::id());
         let settings = ["kib=2500", "seconds=0.5", &nonce];
-        W1.sh(&["guix", "gc"]); // so that there is something to send
-        HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-        let mut building = HEAD.start_build("sleep", &settings);
+        machine.sh(&["guix", "gc"]); // so that there is something to send
+        head.offload_with_our_hook(&[Machine::of(machine)]);
+        let mut building = head.start_build("sleep", &settings);
         building.wait_for(moment);
-        std::thread::sleep(Duration::from_millis(delay));
-        kill();
+        std::thread::sleep(Duration::from_millis(*delay));
+        head.sh(&["pkill", "-KILL", "-x", victim]);
         let killed = building.finish();
-        assert!(!killed.succeeded, "{kind} at {moment} + {delay} ms:\n{}", killed.log);
+        assert!(!killed.succeeded, "{victim} at {moment} + {delay} ms:\n{}", killed.log);
 
-        HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-        let builds = HEAD.build("sleep", &settings);
-        assert!(builds.succeeded, "{kind} at {moment} + {delay} ms:\n{}{}", builds.log, builds.results);
+        head.offload_with_our_hook(&[Machine::of(machine)]);
+        let builds = head.build("sleep", &settings);
+        assert!(builds.succeeded, "{victim} at {moment} + {delay} ms:\n{}{}", builds.log, builds.results);
         // Files on their way into the store are all that may be left, and are garbage like any other.
-        HEAD.sh(&["guix", "gc"]);
-        assert_clean(&[HEAD], &[W1]);
+        head.sh(&["guix", "gc"]);
+        assert_clean(&[head], &[machine]);
     }
-    lab(&["link", "w1", "off"]);
 }
 
 #[test]
-fn a_killed_hook_leaves_nothing_and_the_build_can_be_repeated() {
-    kill_at_every_moment("hook", &|| drop(HEAD.sh(&["pkill", "-KILL", "-x", "guix-offload"])));
-}
-
-#[test]
-fn a_killed_daemon_leaves_nothing_and_the_build_can_be_repeated() {
-    kill_at_every_moment("daemon", &|| drop(HEAD.sh(&["pkill", "-KILL", "-x", "guix-daemon"])));
+fn a_killed_hook_or_daemon_leaves_nothing_and_the_build_can_be_repeated() {
+    let moments = [
+        ("sending", 0),
+        ("sending", 200),
+        ("@ build-remote", 0),
+        ("@ build-remote", 250),
+        ("retrieving", 0),
+        ("retrieving", 250),
+    ];
+    std::thread::scope(|scope| {
+        scope.spawn(|| kill_at("guix-offload", HEAD, W1, &moments));
+        // The odd ones: in the midst of it.
+        scope.spawn(|| {
+            moments.iter().skip(1).step_by(2).for_each(|moment| kill_at("guix-daemon", UHEAD, W2, &[*moment]))
+        });
+    });
 }
 
 #[test]

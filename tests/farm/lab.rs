@@ -95,6 +95,24 @@ impl Host {
     }
 }
 
+/// A host whose link is slow, until this is dropped.
+pub struct SlowLink(Host);
+
+impl SlowLink {
+    /// As `lab link`.
+    #[track_caller]
+    pub fn new(host: Host, limits: &[&str]) -> SlowLink {
+        lab(&[&["link", host.0], limits].concat());
+        SlowLink(host)
+    }
+}
+
+impl Drop for SlowLink {
+    fn drop(&mut self) {
+        let _ = Command::new(LAB).args(["link", self.0.0, "off"]).status();
+    }
+}
+
 /// What `builds.scm` said.
 pub struct Builds {
     /// All builds were successful.

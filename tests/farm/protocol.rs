@@ -59,7 +59,7 @@ fn a_wrong_machine_file_is_an_error_that_says_where() {
     for (text, place) in [
         ("(list\n (build-machine (name \"x\"\n", "3:0"),
         ("(list\n (build-machine\n  (name 5)))\n", "3:2"),
-        ("(list\n (build-machine (nam \"x\")))\n", "2:17"),
+        ("(list\n (build-machine (nam \"x\")))\n", "2:16"),
     ] {
         HEAD.write_machine_file(text);
         let ending = ask(&system(), "");

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+use std::collections::{HashSet, VecDeque};
+use std::io::{self, Read, Write};
+
+use super::*;
+use crate::daemon::wire::{put_integer, put_string};
+
+/// Conversations with real daemons; see the README beside them.
+const RECORDINGS: [&str; 2] =
+    [include_str!("../../tests/fixtures/daemon/guix-1.5.0"), include_str!("../../tests/fixtures/daemon/guix-1.2.0")];
+
+/// What one side said before it was the other's turn.
+#[derive(Clone)]
+enum Turn {
+    Ours(Vec<u8>),
+    Theirs(Vec<u8>),
+}
+
+/// A daemon that knows one conversation by heart.
+struct Replay {
+    turns: VecDeque<Turn>,
+    /// Whether it panics when it is told anything else, or out of turn.
+    strict: bool,
+}
+
+impl Replay {
+    fn of(turns: Vec<Turn>) -> Replay {
+        Replay { turns: turns.into(), strict: true }
+    }
+
+    /// One that says `bytes` whatever it is told.
+    fn saying(bytes: Vec<u8>) -> Replay {
+        Replay { turns: [Turn::Theirs(bytes)].into(), strict: false }
+    }
+}
+
+impl Read for Replay {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(Turn::Theirs(bytes)) = self.turns.front_mut() else { return Ok(0) };
+        let length = buffer.len().min(bytes.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
+        bytes.drain(..length);
+        if bytes.is_empty() {
+            self.turns.pop_front();
+        }
+        Ok(length)
+    }
+}
+
+impl Write for Replay {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.turns.front_mut() {
+            Some(Turn::Theirs(_)) if self.strict => panic!("sent {bytes:02x?} out of turn"),
+            None | Some(Turn::Theirs(_)) => Ok(bytes.len()),
+            Some(Turn::Ours(expected)) => {
+                assert!(expected.starts_with(bytes), "sent {bytes:02x?}, not {expected:02x?}");
+                expected.drain(..bytes.len());
+                if expected.is_empty() {
+                    self.turns.pop_front();
+                }
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Replay {}
+
+/// A recorded conversation.
+struct Recording {
+    version: u64,
+    derivation: StorePath,
+    failing: StorePath,
+    output: StorePath,
+    bundle: Vec<u8>,
+    exported: Vec<u8>,
+    turns: Vec<Turn>,
+}
+
+impl Recording {
+    fn parse(text: &str) -> Recording {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+        let value = |key| value(key).unwrap_or_else(|| panic!("the recording has no {key}"));
+        let path = |key| store().parse(value(key)).unwrap();
+        let prefixed = |key: &str| {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+            lines.flat_map(unhex).collect()
+        };
+        let mut turns: Vec<Turn> = Vec::new();
+        for line in text.lines() {
+            match (line.split_once(' '), turns.last_mut()) {
+                (Some((">", hex)), Some(Turn::Ours(bytes))) => bytes.extend(unhex(hex)),
+                (Some(("<", hex)), Some(Turn::Theirs(bytes))) => bytes.extend(unhex(hex)),
+                (Some((">", hex)), _) => turns.push(Turn::Ours(unhex(hex))),
+                (Some(("<", hex)), _) => turns.push(Turn::Theirs(unhex(hex))),
+                _ => {}
+            }
+        }
+        Recording {
+            version: u64::from_str_radix(value("version"), 16).unwrap(),
+            derivation: path("derivation"),
+            failing: path("failing"),
+            output: path("output"),
+            bundle: prefixed("bundle"),
+            exported: prefixed("exported"),
+            turns,
+        }
+    }
+
+    /// The same, but that the daemon says only so many bytes before it hangs up.
+    fn cut(&self, mut left: usize) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        for turn in &self.turns {
+            match turn {
+                Turn::Theirs(bytes) if bytes.len() > left => {
+                    turns.push(Turn::Theirs(bytes[..left].to_vec()));
+                    break;
+                }
+                Turn::Theirs(bytes) => left -= bytes.len(),
+                Turn::Ours(_) => {}
+            }
+            turns.push(turn.clone());
+        }
+        turns
+    }
+
+    /// Everything that was said when it was recorded.
+    fn converse(&self, turns: Vec<Turn>) -> Result<Client> {
+        let mut client = Client::handshake(Box::new(Replay::of(turns)), &store())?;
+        assert_eq!(client.version(), self.version);
+        let valid = client.valid_paths(&[self.derivation.clone(), self.failing.clone()])?;
+        assert_eq!(valid, HashSet::from([self.failing.clone()]));
+        assert_eq!(client.import(&mut &self.bundle[..])?, [self.derivation.clone()]);
+        let info = client.path_info(&self.derivation)?;
+        assert!(info.deriver.is_none() && info.nar_size > 500 && info.references.len() == 1, "{info:?}");
+        client.add_temp_root(&self.derivation)?;
+        client.set_options(&BuildOptions { max_silent_time: 60, timeout: 120, print_build_trace: true })?;
+        let mut log = Vec::new();
+        let mut note = |text: &[u8]| -> Result<()> {
+            log.extend_from_slice(text);
+            Ok(())
+        };
+        client.build(&self.derivation, &mut note)?;
+        let refusal = client.build(&self.failing, &mut note).unwrap_err();
+        let log = String::from_utf8_lossy(&log);
+        if refusal.kind() != ErrorKind::BuildFailed {
+            return Err(refusal);
+        }
+        assert!(log.contains("\n1\n") && log.contains("about to fail\n"), "{log}");
+        client.export(&self.output)?;
+        let mut exported = Vec::new();
+        Export(&mut client).read_to_end(&mut exported).map_err(|e| Error::io(ErrorKind::Internal, "reading", e))?;
+        assert_eq!(exported, self.exported);
+        let info = client.path_info(&self.output)?;
+        assert_eq!(info.deriver.as_ref(), Some(&self.derivation));
+        let missing = store().parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-missing").unwrap();
+        let refusal = client.path_info(&missing).unwrap_err();
+        if refusal.kind() != ErrorKind::Daemon {
+            return Err(refusal);
+        }
+        assert!(client.valid_paths(std::slice::from_ref(&missing))?.is_empty());
+        Ok(client)
+    }
+}
+
+fn store() -> StoreDir {
+    StoreDir::new("/gnu/store").unwrap()
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b' ').collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
+fn what_is_said_to_real_daemons_and_what_their_answers_mean() {
+    for text in RECORDINGS {
+        let recording = Recording::parse(text);
+        let mut client = recording.converse(recording.turns.clone()).unwrap();
+        // Nothing was left unsaid: after the last answer comes the end.
+        assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_conversation_that_breaks_off_anywhere_is_an_error() {
+    for text in RECORDINGS {
+        let recording = Recording::parse(text);
+        let said = |turn: &Turn| if let Turn::Theirs(bytes) = turn { bytes.len() } else { 0 };
+        for length in 0..recording.turns.iter().map(said).sum() {
+            let Err(error) = recording.converse(recording.cut(length)) else { panic!("{length} bytes are enough") };
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "after {length} bytes: {error}");
+        }
+    }
+}
+
+/// A client of a daemon that has greeted it, and will then say `answer`.
+fn client_told(answer: &[u64]) -> Client {
+    let mut bytes = Vec::new();
+    for word in [SERVER_MAGIC, 0x164, LAST].iter().chain(answer) {
+        put_integer(&mut bytes, *word);
+    }
+    Client::handshake(Box::new(Replay::saying(bytes)), &store()).unwrap()
+}
+
+const LAST: u64 = 0x616c_7473;
+const READ: u64 = 0x6461_7461;
+const WRITE: u64 = 0x6461_7416;
+
+fn item() -> StorePath {
+    store().parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x").unwrap()
+}
+
+#[test]
+fn frames_out_of_turn_break_the_connection() {
+    for frame in [READ, WRITE] {
+        let mut client = client_told(&[frame, 8]);
+        let error = client.build(&item(), &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        let later = client.add_temp_root(&item()).unwrap_err();
+        assert!(later.to_string().contains("BuildPaths request broke off"), "{later}");
+    }
+    let error = client_told(&[WRITE, 8]).import(&mut &b""[..]).unwrap_err();
+    assert!(error.to_string().contains("sent data during an import"), "{error}");
+    let mut client = client_told(&[READ, 8]);
+    client.export(&item()).unwrap();
+    let error = client.read_export(&mut [0; 8]).unwrap_err();
+    assert!(error.to_string().contains("asked for data during an export"), "{error}");
+    let error = client_told(&[42]).add_temp_root(&item()).unwrap_err();
+    assert!(error.to_string().contains("0x2a"), "{error}");
+}
+
+#[test]
+fn an_error_during_an_import_or_export_leaves_the_connection_usable() {
+    let mut failure = vec![0x6378_7470, 3, u64::from_le_bytes(*b"no!\0\0\0\0\0"), 1];
+    failure.extend([LAST, 1]);
+    let mut client = client_told(&failure);
+    let error = client.import(&mut &b""[..]).unwrap_err();
+    assert_eq!((error.kind(), &*error.to_string()), (ErrorKind::Daemon, "no!"));
+    client.add_temp_root(&item()).unwrap();
+    let mut client = client_told(&failure);
+    client.export(&item()).unwrap();
+    assert_eq!(client.read_export(&mut [0; 8]).unwrap_err().kind(), ErrorKind::Daemon);
+    client.add_temp_root(&item()).unwrap();
+}
+
+#[test]
+fn failures_of_builds_are_told_from_those_of_daemons() {
+    for (message, status, kind) in [
+        ("build of `/gnu/store/x.drv' failed", 100, ErrorKind::BuildFailed),
+        ("build of `/gnu/store/x.drv' failed", 101, ErrorKind::TimedOut),
+        ("build of `/gnu/store/x.drv' failed", 1, ErrorKind::BuildFailed),
+        ("some substitutes for the outputs failed", 1, ErrorKind::Daemon),
+        ("no space left on device", 1, ErrorKind::Daemon),
+    ] {
+        let mut bytes = Vec::new();
+        put_string(&mut bytes, message);
+        put_integer(&mut bytes, status);
+        let words = bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        let mut client = client_told(&[0x6378_7470].into_iter().chain(words).collect::<Vec<_>>());
+        assert_eq!(client.build(&item(), &mut |_| Ok(())).unwrap_err().kind(), kind, "{message} {status}");
+    }
+}
+
+#[test]
+fn who_is_not_guix_daemon_is_told_apart() {
+    for (words, complaint) in [
+        (vec![u64::from_le_bytes(*b"SSH-2.0-")], "not guix-daemon"),
+        (vec![SERVER_MAGIC, 0x110, LAST], "1.2.0 or later"),
+        (vec![SERVER_MAGIC, 0x264, LAST], "not 1.x"),
+    ] {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let Err(error) = Client::handshake(Box::new(Replay::saying(bytes)), &store()) else { panic!("{words:x?}") };
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(format!("{error} {:?}", error.hint_text()).contains(complaint), "{error}");
+    }
+}
