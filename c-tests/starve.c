@@ -31,8 +31,8 @@ static int32_t status_with(int spare, const guix_offload_machines *machines, con
         guix_offload_job_free(job);
     }
     guix_offload_engine_free(engine);
-    await_threads(threads);
     set_limit(1024);
+    await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
     if (status != GUIX_OFFLOAD_OK)
         printf("with %d: %d, %s\n", spare, (int) status, guix_offload_error_message(error));

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::sys::signal::{SigSet, Signal, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
