@@ -13,6 +13,19 @@ static void set_limit(rlim_t limit)
     CHECK(setrlimit(RLIMIT_NOFILE, &both) == 0);
 }
 
+/* Waits for a job, and says what became of one that does not end.  */
+static void await(const guix_offload_job *job)
+{
+    guix_offload_event *event;
+    if (guix_offload_job_wait(job, 60000))
+        return;
+    while ((event = guix_offload_job_next_event(job)) != NULL) {
+        fprintf(stderr, "event %d: %s\n", (int) guix_offload_event_kind(event), guix_offload_event_text(event, NULL));
+        guix_offload_event_free(event);
+    }
+    CHECK(!"the job does not end");
+}
+
 /* What came of a job with that many descriptors to spare.  */
 static int32_t status_with(int spare, const guix_offload_machines *machines, const guix_offload_request *request)
 {
@@ -26,7 +39,7 @@ static int32_t status_with(int spare, const guix_offload_machines *machines, con
     set_limit((rlim_t) (descriptors + spare));
     int32_t status = guix_offload_job_start(&job, &reply, engine, machines, request, &error);
     if (status == GUIX_OFFLOAD_OK) {
-        CHECK(guix_offload_job_wait(job, 60000) == 1);
+        await(job);
         status = guix_offload_job_result(job, &error);
         guix_offload_job_free(job);
     }
