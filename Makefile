@@ -97,11 +97,12 @@ check: setup
 	$(CARGO) test --test farm --no-run
 	$(MAKE) doc
 	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
-	$(MAKE) -C c-tests all farm
+	$(MAKE) -C c-tests -j2 --output-sync all farm
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
+# For readers of the code: what is private is documented too, and linked to.
 doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --no-deps --lib --document-private-items
 
 demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)

@@ -46,7 +46,7 @@ int main(int argc, char **argv)
     guix_offload_engine *engine = NULL;
     guix_offload_machines *machines = load_machines();
     guix_offload_request *request = read_request(argv[1]);
-    struct use few = {0, 0, 0}, use;
+    struct use few = {0, 0, 0}, use = few;
     double begun = now();
 
     SUCCEEDS(guix_offload_engine_new, &engine);

@@ -13,6 +13,19 @@ static void set_limit(rlim_t limit)
     CHECK(setrlimit(RLIMIT_NOFILE, &both) == 0);
 }
 
+/* Waits for a job, and says what became of one that does not end.  */
+static void await(const guix_offload_job *job)
+{
+    guix_offload_event *event;
+    if (guix_offload_job_wait(job, 60000))
+        return;
+    while ((event = guix_offload_job_next_event(job)) != NULL) {
+        fprintf(stderr, "event %d: %s\n", (int) guix_offload_event_kind(event), guix_offload_event_text(event, NULL));
+        guix_offload_event_free(event);
+    }
+    CHECK(!"the job does not end");
+}
+
 /* What came of a job with that many descriptors to spare.  */
 static int32_t status_with(int spare, const guix_offload_machines *machines, const guix_offload_request *request)
 {
@@ -26,23 +39,26 @@ static int32_t status_with(int spare, const guix_offload_machines *machines, con
     set_limit((rlim_t) (descriptors + spare));
     int32_t status = guix_offload_job_start(&job, &reply, engine, machines, request, &error);
     if (status == GUIX_OFFLOAD_OK) {
-        CHECK(guix_offload_job_wait(job, 60000) == 1);
+        await(job);
         status = guix_offload_job_result(job, &error);
         guix_offload_job_free(job);
     }
     guix_offload_engine_free(engine);
-    await_threads(threads);
     set_limit(1024);
+    await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
+    /* SQLite keeps to itself why it cannot open a file.  */
+    if (status == GUIX_OFFLOAD_STORE && strstr(guix_offload_error_message(error), "database") != NULL)
+        status = GUIX_OFFLOAD_EXHAUSTED;
     if (status != GUIX_OFFLOAD_OK)
-        printf("with %d: %d, %s\n", spare, (int) status, guix_offload_error_message(error));
+        fprintf(stderr, "with %d: %d, %s\n", spare, (int) status, guix_offload_error_message(error));
     guix_offload_error_free(error);
     return status;
 }
 
 int main(int argc, char **argv)
 {
-    enum { ENOUGH = 40 };
+    enum { ENOUGH = 20 };
     CHECK(argc == 2);
     threads_before();
     for (int descriptor = 3; descriptor < 1024; descriptor++)

@@ -16,6 +16,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_proce
 /// How much of standard error is kept, in bytes: its end.
 const STDERR_KEPT: usize = 8 << 10;
 
+/// How much a pipe holds, in bytes, where nobody has changed that.
+const PIPE_CAPACITY: usize = 64 << 10;
+
 /// What became of a program.
 #[derive(Debug)]
 pub(super) struct Finished {
@@ -67,8 +70,9 @@ pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_out
         }
     };
     drop(program);
-    // What the program said before it ended; not what a process that it left behind may go on to say.
-    while stderr_is_open && errors.len() <= 2 * STDERR_KEPT && wait(&stderr, None::<&File>, Duration::ZERO)?.0 {
+    // What the program said before it ended, which fills a pipe at most; not what a process that it left behind may go
+    // on to say.
+    while stderr_is_open && errors.len() <= STDERR_KEPT + PIPE_CAPACITY && wait(&stderr, None::<&File>, Duration::ZERO)?.0 {
         stderr_is_open = read_some(&mut stderr, &mut errors)?;
     }
     errors.drain(..errors.len().saturating_sub(STDERR_KEPT));

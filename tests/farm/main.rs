@@ -3,6 +3,7 @@
 //! in Cargo.toml); `make check` runs them, and so does
 //! `tests/lab/lab with-farm -- cargo test --offline --test farm -- --test-threads=1`.
 
+mod abi;
 mod afterwards;
 mod builds;
 mod by_hand;

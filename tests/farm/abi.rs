@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! C programs that use the installed library, on real hosts. `make -C c-tests farm` builds them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::lab::Host;
+
+const HEAD: Host = Host("head");
+const W1: Host = Host("w1");
+const PROGRAMS: &str = "/opt/guix-offload/c-tests";
+
+/// A build that nobody has done yet, as guix-daemon would ask for it.
+struct Request {
+    derivation: String,
+    outputs: Vec<String>,
+    inputs: Vec<String>,
+}
+
+impl Request {
+    fn new(mode: &str, settings: &[&str]) -> Request {
+        HEAD.offload_to(&[W1]);
+        let builds = HEAD.build(mode, &[&["build=0"], settings].concat());
+        let words: Vec<&str> = builds.results.split_whitespace().collect();
+        let ["request", _, derivation, ref items @ ..] = words[..] else {
+            panic!("no request in:\n{}{}", builds.log, builds.results)
+        };
+        let middle = items.iter().position(|item| *item == "--").unwrap();
+        let strings = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
+        let (outputs, inputs) = (strings(&items[..middle]), strings(&items[middle + 1..]));
+        Request { derivation: derivation.to_string(), outputs, inputs }
+    }
+
+    /// Runs a program that takes a request on its command line, and its inputs on the standard input.
+    fn run(&self, program: &str) -> String {
+        let inputs = on_head(&self.inputs.join("\n"));
+        let mut command = vec!["sh", "-c", "inputs=$1; shift; exec \"$@\" <$inputs", "sh", &inputs, program];
+        command.extend(["x86_64-linux", &self.derivation]);
+        command.extend(self.outputs.iter().map(String::as_str));
+        HEAD.sh(&command)
+    }
+
+    /// The request in a file on the head, as `c-tests/request.h` reads it.
+    fn file(&self) -> String {
+        on_head(&[&[self.derivation.clone(), self.outputs[0].clone()], &self.inputs[..]].concat().join("\n"))
+    }
+
+    /// The outputs are valid on the head and the same as on the machine, and the head's store is sound.
+    fn check_done(&self) {
+        for output in &self.outputs {
+            HEAD.sh(&["guix", "gc", "--references", output]);
+            assert_eq!(HEAD.sh(&["guix", "hash", "-r", output]), W1.sh(&["guix", "hash", "-r", output]));
+        }
+        HEAD.verify_store();
+    }
+}
+
+/// A new file on the head.
+fn on_head(text: &str) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("/root/request-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    std::fs::write(HEAD.file(&name), format!("{text}\n")).unwrap();
+    name
+}
+
+#[test]
+fn four_verbs_make_a_build() {
+    let request = Request::new("outputs", &["input-kib=64"]);
+    let said = request.run(&format!("{PROGRAMS}/verbs"));
+    assert!(said.contains(&format!("sent {}", request.derivation)), "{said}");
+    request.check_done();
+    assert!(!HEAD.file(&format!("{}.lock", request.outputs[0])).exists());
+}
+
+#[test]
+fn the_example_of_the_header_builds_linked_either_way() {
+    let installed = "LD_LIBRARY_PATH=/opt/guix-offload/lib";
+    let (dynamic, linked) = (Request::new("plain", &[]), Request::new("plain", &[]));
+    std::fs::write(HEAD.file("/root/dynamic"), format!("#!/bin/sh\n{installed} exec {PROGRAMS}/example \"$@\"\n"))
+        .unwrap();
+    HEAD.sh(&["chmod", "+x", "/root/dynamic"]);
+    dynamic.run("/root/dynamic");
+    dynamic.check_done();
+    linked.run(&format!("{PROGRAMS}/example-static"));
+    linked.check_done();
+}
+
+#[test]
+fn verbs_and_jobs_do_what_the_header_says() {
+    let requests = [
+        Request::new("plain", &["kib=512"]),
+        Request::new("fail", &[]),
+        Request::new("sleep", &["seconds=60", "chatty=1"]),
+    ];
+    let [plain, failing, talkative] = requests.each_ref().map(Request::file);
+    HEAD.sh(&[&format!("{PROGRAMS}/live"), &plain, &failing, &talkative]);
+    requests[0].check_done();
+}
+
+#[test]
+fn a_job_with_too_few_descriptors_says_so_and_leaves_none() {
+    let request = Request::new("plain", &[]);
+    println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/starve"), &request.file()]));
+    request.check_done();
+}
+
+#[test]
+fn a_thousand_jobs_leave_nothing_behind() {
+    let request = Request::new("plain", &[]);
+    println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/soak"), &request.file(), "1000"]));
+    request.check_done();
+}
