@@ -111,10 +111,11 @@ impl Engine {
         let Some(mut accepted) = self.accept(machines, request)? else {
             return Ok(Reply::Decline);
         };
-        let local = self.prepare(&request.derivation)?;
-        match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
-            Choice::Machine(lease) => (accepted.lease, accepted.local) = (Some(lease), Some(local)),
-            // While it waits, it keeps no connection to the local daemon.
+        let mut preparing = Preparing { engine: self, derivation: &request.derivation, observer, started: None };
+        match accepted.candidates.choose(|_| true, &self.remotes, cancel, &mut preparing)? {
+            Choice::Machine(lease) => {
+                (accepted.lease, accepted.local) = (Some(lease), preparing.started.transpose()?);
+            }
             Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
@@ -176,7 +177,12 @@ impl Engine {
         loop {
             let mut lease = match lease.take() {
                 Some(lease) => lease,
-                None => self.wait_for_machine(&mut candidates, &failed, cancel, observer)?,
+                None => {
+                    let mut preparing = Preparing { engine: self, derivation: &derivation, observer, started: None };
+                    let lease = self.wait_for_machine(&mut candidates, &failed, cancel, &mut preparing)?;
+                    local = preparing.started.transpose()?;
+                    lease
+                }
             };
             place = place.and(None); // a machine is better than a place in the queue
             let preparation = match local.take() {
@@ -217,7 +223,7 @@ impl Engine {
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
         cancel: &Cancel,
-        observer: &mut dyn Observer,
+        observer: &mut Preparing,
     ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
@@ -239,6 +245,7 @@ impl Engine {
             if !std::mem::replace(&mut queued, true) {
                 observer.event(&Event::Queued);
             }
+            observer.started = None; // hundreds of builds may wait
             cancel.sleep(pause)?;
         }
     }
@@ -255,6 +262,28 @@ impl Engine {
             local.prepare(&derivation)?;
             Ok(local)
         })
+    }
+}
+
+/// Gets the local daemon ready as soon as a slot is taken, while that machine is still being connected to. Not sooner:
+/// it costs a connection, which hundreds of builds that wait for a slot should not have each.
+struct Preparing<'a> {
+    engine: &'a Engine,
+    derivation: &'a StorePath,
+    observer: &'a mut dyn Observer,
+    started: Option<Result<Preparation>>,
+}
+
+impl Observer for Preparing<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        if matches!(event, Event::SlotTaken { .. }) && self.started.is_none() {
+            self.started = Some(self.engine.prepare(self.derivation));
+        }
+        self.observer.event(event);
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.observer.log(text)
     }
 }
 

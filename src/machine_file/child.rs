@@ -224,7 +224,7 @@ mod tests {
         let missing = run(Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
 
-        let child = Command::new("sleep").arg("0.05").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();
         let group = Group::led_by(&child).unwrap();
         assert!(group.has_its_number());
         let started = Instant::now();
@@ -233,5 +233,6 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!group.has_its_number(), "its number may be somebody else's by now");
+        assert!(child.wait().is_err());
     }
 }

@@ -11,6 +11,7 @@
 ;;;        sleep    a build that takes SECONDS, silently, or with chatty=1 a line every second
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
+;;;        offload=1 (0: the daemon asks no build hook)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
@@ -125,7 +126,7 @@
     (_ (error "no such mode" mode))))
 
 (with-store store
-  (apply set-build-options store #:use-substitutes? #f #:offload? #t #:keep-going? #t
+  (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
          #:max-build-jobs (number "jobs" 0)
          (append-map (match-lambda
                        ((key option) (match (assoc-ref settings key)
