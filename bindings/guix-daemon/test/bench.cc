@@ -2,12 +2,14 @@
 //
 // Times builds in a process that is like guix-daemon, on a head of the lab:
 //
-//   bench FILE [together]     the builds that builds.scm printed to FILE, one after the other, or all at once
+//   bench FILE              the builds that builds.scm printed to FILE, one after the other
+//   bench FILE together     all at once
+//   bench FILE COMMAND      one after the other, and before each this shell command, which is not timed
 //
-// Prints the seconds of each build, then of all.
+// Prints the seconds of each build, then of all. README.md beside offload-agent.hh says how to compile it.
 
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <iostream>
 
 #include "worker.hh"
@@ -19,14 +21,17 @@ static void finish(Worker& worker)
 
 int main(int argc, char** argv)
 try {
-    if (argc < 2 || (argc > 2 && std::strcmp(argv[2], "together") != 0)) throw std::runtime_error("see bench.cc for usage");
+    if (argc < 2) throw std::runtime_error("see bench.cc for usage");
+    const std::string between = argc > 2 ? argv[2] : "true";
+    const bool together = between == "together";
     auto goals = readGoals(argv[1]);
-    Offloader offloader((OffloadSettings()));
+    Offloader offloader((OffloadDirectories()));
     Worker worker(offloader);
     double begun = now();
     for (auto& goal : goals) {
-        if (!worker.tryBuildHook(goal)) throw std::runtime_error("refused: " + goal.derivation);
-        if (argc == 2) finish(worker);
+        if (!together && std::system(between.c_str()) != 0) throw std::runtime_error(between);
+        if (!worker.tryBuildHook(goal)) throw std::runtime_error("refused: " + goal.build.derivation);
+        if (!together) finish(worker);
     }
     finish(worker);
     double total = now() - begun;
