@@ -13,7 +13,7 @@ use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
 use crate::pool::Pool;
 use crate::remote::Remote;
-use crate::slot::{Lock, LockDirectory};
+use crate::slot::{Lock, LockDirectory, Slots};
 use crate::store::{Directories, StorePath};
 use crate::thread;
 use crate::transfer::{self, Local};
@@ -43,6 +43,7 @@ pub struct Engine {
     directories: Directories,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
+    slots: Slots,
 }
 
 /// What is to be built.
@@ -90,7 +91,7 @@ type Preparation = JoinHandle<Result<Local>>;
 impl Engine {
     /// Starts nothing yet.
     pub fn new(directories: Directories) -> Self {
-        Engine { directories, remotes: Pool::default(), locals: Pool::default() }
+        Engine { directories, remotes: Pool::default(), locals: Pool::default(), slots: Slots::default() }
     }
 
     /// Where things are on this host.
@@ -152,7 +153,7 @@ impl Engine {
 
     fn candidates(&self, machines: &[BuildMachine], requirements: &Requirements) -> Result<Option<Candidates>> {
         let matching: Vec<_> = machines.iter().filter(|m| m.matches(requirements)).cloned().collect();
-        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching).map(Some) }
+        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching, &self.slots).map(Some) }
     }
 
     /// Keeps a connection for the next build, if it is good for one.
