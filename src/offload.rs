@@ -41,9 +41,9 @@ const FULL: u64 = 10 << 20;
 /// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
 pub struct Engine {
     directories: Directories,
+    slots: Slots,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
-    slots: Slots,
 }
 
 /// What is to be built.

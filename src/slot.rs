@@ -205,6 +205,20 @@ sys.stdin.read()";
     }
 
     #[test]
+    fn a_link_in_place_of_a_lock_file_is_not_followed() {
+        let state = tempfile::tempdir().unwrap();
+        let mut ours = slots(state.path(), 1);
+        std::os::unix::fs::symlink("/nonexistent/target", state.path().join("m:22/0")).unwrap();
+        assert!(ours.try_take().is_err());
+    }
+
+    #[test]
+    fn a_machine_without_slots_has_none_to_take() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(slots(state.path(), 0).try_take().unwrap().is_none());
+    }
+
+    #[test]
     fn builds_that_wait_for_the_same_machine_share_its_files() {
         let state = tempfile::tempdir().unwrap();
         let known = Slots::default();
@@ -218,19 +232,5 @@ sys.stdin.read()";
         drop(first);
         let _first = other.lock().try_take().unwrap().unwrap();
         assert!(shared(3).lock().try_take().unwrap().is_some(), "a machine that was given another slot has it");
-    }
-
-    #[test]
-    fn a_link_in_place_of_a_lock_file_is_not_followed() {
-        let state = tempfile::tempdir().unwrap();
-        let mut ours = slots(state.path(), 1);
-        std::os::unix::fs::symlink("/nonexistent/target", state.path().join("m:22/0")).unwrap();
-        assert!(ours.try_take().is_err());
-    }
-
-    #[test]
-    fn a_machine_without_slots_has_none_to_take() {
-        let state = tempfile::tempdir().unwrap();
-        assert!(slots(state.path(), 0).try_take().unwrap().is_none());
     }
 }

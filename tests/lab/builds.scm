@@ -11,10 +11,10 @@
 ;;;        sleep    a build that takes SECONDS, silently, or with chatty=1 a line every second
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
-;;;        offload=1 (0: the daemon asks no build hook)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
+;;;        offload=1 (0: the daemon asks no build hook)
 ;;;
 ;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
 ;;; `total BUILDS SECONDS`, the seconds of the build request alone. Exits with 1 when a build failed. The build log and
