@@ -14,7 +14,7 @@ use crate::observer::{Event, Observer};
 use crate::pool::Pool;
 use crate::remote::Remote;
 use crate::schedule::{self, Random};
-use crate::slot::{Lock, LockDirectory};
+use crate::slot::{Lock, SharedSlots, Slots};
 use crate::ssh::Session;
 use crate::store::Directories;
 use crate::thread;
@@ -64,7 +64,7 @@ pub enum Choice {
 pub struct Candidates {
     directories: Directories,
     machines: Vec<BuildMachine>,
-    slots: Vec<LockDirectory>,
+    slots: Vec<SharedSlots>,
     random: Random,
 }
 
@@ -88,9 +88,9 @@ struct Findings {
 
 impl Candidates {
     /// Takes `machines`, all of which match what the build requires.
-    pub fn new(directories: &Directories, machines: Vec<BuildMachine>) -> Result<Self> {
+    pub fn new(directories: &Directories, machines: Vec<BuildMachine>, slots: &Slots) -> Result<Self> {
         let state = directories.offload_state();
-        let slots = machines.iter().map(|machine| LockDirectory::slots(&state, machine)).collect::<Result<_>>()?;
+        let slots = machines.iter().map(|machine| slots.of(&state, machine)).collect::<Result<_>>()?;
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let random = Random::new(seed ^ u64::from(std::process::id()));
         Ok(Candidates { directories: directories.clone(), machines, slots, random })
@@ -124,7 +124,7 @@ impl Candidates {
             cancel.check()?;
             while attempts.is_empty() || Instant::now() >= next_start {
                 let Some(index) = queue.next() else { break };
-                let Some(slot) = self.slots[index].try_take()? else {
+                let Some(slot) = self.slots[index].lock().try_take()? else {
                     findings.busy = true;
                     continue;
                 };

@@ -14,7 +14,7 @@ use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
 use crate::pool::Pool;
 use crate::remote::Remote;
-use crate::slot::{Lock, LockDirectory};
+use crate::slot::{Lock, LockDirectory, Slots};
 use crate::store::{Directories, StorePath};
 use crate::thread;
 use crate::trace::{self, Tracer};
@@ -43,6 +43,7 @@ const FULL: u64 = 10 << 20;
 /// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
 pub struct Engine {
     directories: Directories,
+    slots: Slots,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
     trace: Option<File>,
@@ -93,7 +94,8 @@ type Preparation = JoinHandle<Result<Local>>;
 impl Engine {
     /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
     pub fn new(directories: Directories) -> Result<Self> {
-        Ok(Engine { directories, remotes: Pool::default(), locals: Pool::default(), trace: trace::open()? })
+        let (remotes, locals, slots) = (Pool::default(), Pool::default(), Slots::default());
+        Ok(Engine { directories, remotes, locals, slots, trace: trace::open()? })
     }
 
     /// Where things are on this host.
@@ -114,11 +116,12 @@ impl Engine {
         let Some(mut accepted) = self.accept(machines, request)? else {
             return Ok(Reply::Decline);
         };
-        let local = self.prepare(&request.derivation)?;
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
-        match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
-            Choice::Machine(lease) => (accepted.lease, accepted.local) = (Some(lease), Some(local)),
-            // While it waits, it keeps no connection to the local daemon.
+        let mut preparing = Preparing { engine: self, derivation: &request.derivation, observer, started: None };
+        match accepted.candidates.choose(|_| true, &self.remotes, cancel, &mut preparing)? {
+            Choice::Machine(lease) => {
+                (accepted.lease, accepted.local) = (Some(lease), preparing.started.transpose()?);
+            }
             Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
@@ -155,7 +158,7 @@ impl Engine {
 
     fn candidates(&self, machines: &[BuildMachine], requirements: &Requirements) -> Result<Option<Candidates>> {
         let matching: Vec<_> = machines.iter().filter(|m| m.matches(requirements)).cloned().collect();
-        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching).map(Some) }
+        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching, &self.slots).map(Some) }
     }
 
     /// Keeps a connection for the next build, if it is good for one.
@@ -185,7 +188,12 @@ impl Engine {
         loop {
             let mut lease = match lease.take() {
                 Some(lease) => lease,
-                None => self.wait_for_machine(&mut candidates, &failed, cancel, observer)?,
+                None => {
+                    let mut preparing = Preparing { engine: self, derivation: &derivation, observer, started: None };
+                    let lease = self.wait_for_machine(&mut candidates, &failed, cancel, &mut preparing)?;
+                    local = preparing.started.transpose()?;
+                    lease
+                }
             };
             place = place.and(None); // a machine is better than a place in the queue
             let preparation = match local.take() {
@@ -226,7 +234,7 @@ impl Engine {
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
         cancel: &Cancel,
-        observer: &mut dyn Observer,
+        observer: &mut Preparing,
     ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
@@ -248,6 +256,7 @@ impl Engine {
             if !std::mem::replace(&mut queued, true) {
                 observer.event(&Event::Queued);
             }
+            observer.started = None; // hundreds of builds may wait
             cancel.sleep(pause)?;
         }
     }
@@ -264,6 +273,28 @@ impl Engine {
             local.prepare(&derivation)?;
             Ok(local)
         })
+    }
+}
+
+/// Gets the local daemon ready as soon as a slot is taken, while that machine is still being connected to. Not sooner:
+/// it costs a connection, which hundreds of builds that wait for a slot should not have each.
+struct Preparing<'a> {
+    engine: &'a Engine,
+    derivation: &'a StorePath,
+    observer: &'a mut dyn Observer,
+    started: Option<Result<Preparation>>,
+}
+
+impl Observer for Preparing<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        if matches!(event, Event::SlotTaken { .. }) && self.started.is_none() {
+            self.started = Some(self.engine.prepare(self.derivation));
+        }
+        self.observer.event(event);
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.observer.log(text)
     }
 }
 

@@ -7,10 +7,13 @@
 //! closed, so a slot is free again however its holder died.
 #![allow(unsafe_code)] // fcntl(F_OFD_SETLK), which has no safe wrapper.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -32,6 +35,35 @@ impl Lock {
     /// The name of the lock's file.
     pub fn name(&self) -> &Path {
         &self.name
+    }
+}
+
+/// The build slots of the machines that a process knows. Builds that wait for the same machine share its open files:
+/// hundreds of them, each with its own, would be out of descriptors.
+#[derive(Debug, Default)]
+pub struct Slots(Mutex<HashMap<Key, SharedSlots>>);
+
+/// The slots of one machine.
+pub type SharedSlots = Arc<Mutex<LockDirectory>>;
+
+/// Name and port of a machine, and how many slots it has.
+type Key = (String, u16, u32);
+
+impl Slots {
+    /// Those of `machine`. `state` is where offloading keeps its state, always the same.
+    pub fn of(&self, state: &Path, machine: &BuildMachine) -> Result<SharedSlots> {
+        let key = (machine.name.clone(), machine.port, machine.parallel_builds);
+        self.share(key, || LockDirectory::slots(state, machine))
+    }
+
+    fn share(&self, key: Key, make: impl FnOnce() -> Result<LockDirectory>) -> Result<SharedSlots> {
+        let mut known = self.0.lock();
+        if let Some(slots) = known.get(&key) {
+            return Ok(Arc::clone(slots));
+        }
+        let slots = Arc::new(Mutex::new(make()?));
+        known.insert(key, Arc::clone(&slots));
+        Ok(slots)
     }
 }
 
@@ -243,5 +275,21 @@ sys.stdin.read()";
     fn a_machine_without_slots_has_none_to_take() {
         let state = tempfile::tempdir().unwrap();
         assert!(slots(state.path(), 0).try_take().unwrap().is_none());
+    }
+
+    #[test]
+    fn builds_that_wait_for_the_same_machine_share_its_files() {
+        let state = tempfile::tempdir().unwrap();
+        let known = Slots::default();
+        let shared = |count| known.share(("m".into(), 22, count), || Ok(slots(state.path(), count))).unwrap();
+        let (one, other) = (shared(2), shared(2));
+        assert!(Arc::ptr_eq(&one, &other));
+        let first = one.lock().try_take().unwrap().unwrap();
+        let second = other.lock().try_take().unwrap().unwrap();
+        assert_ne!(first.name(), second.name());
+        assert!(one.lock().try_take().unwrap().is_none());
+        drop(first);
+        let _first = other.lock().try_take().unwrap().unwrap();
+        assert!(shared(3).lock().try_take().unwrap().is_some(), "a machine that was given another slot has it");
     }
 }

@@ -55,6 +55,12 @@ static std::string message(const error& failure)
 OffloadAgent::OffloadAgent(guix_offload::job job, std::string derivation, pid_t id)
     : job_(std::move(job)), derivation_(std::move(derivation)), id_(id) {}
 
+OffloadAgent::~OffloadAgent()
+{
+    job_.cancel();
+    job_.wait();
+}
+
 OffloadOutput OffloadAgent::read()
 {
     OffloadOutput output;
@@ -80,9 +86,10 @@ OffloadOutput OffloadAgent::read()
     return output;
 }
 
-int OffloadAgent::wait() const
+int OffloadAgent::wait()
 {
     job_.wait();
+    id_ = -1;
     try {
         job_.result();
         return 0;
@@ -91,42 +98,36 @@ int OffloadAgent::wait() const
     }
 }
 
-Offloader::Offloader(const OffloadSettings& settings)
-    : settings_(settings), machineFile_(settings.confDir + "/machines.scm"), machinesVersion_(), lastId_(pidMaxLimit)
+Offloader::Offloader(const OffloadDirectories& directories)
+    : machineFile_(directories.configuration + "/machines.scm"), machinesVersion_(), lastId_(pidMaxLimit)
 {
-    engine_.set_directory(GUIX_OFFLOAD_STORE_DIRECTORY, settings.storeDir)
-        .set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, settings.stateDir)
-        .set_directory(GUIX_OFFLOAD_DATABASE_DIRECTORY, settings.dbDir)
-        .set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, settings.confDir)
-        .set_directory(GUIX_OFFLOAD_DAEMON_SOCKET, settings.daemonSocket);
+    engine_.set_directory(GUIX_OFFLOAD_STORE_DIRECTORY, directories.store)
+        .set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, directories.state)
+        .set_directory(GUIX_OFFLOAD_DATABASE_DIRECTORY, directories.database)
+        .set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, directories.configuration)
+        .set_directory(GUIX_OFFLOAD_DAEMON_SOCKET, directories.daemonSocket);
 }
 
-bool Offloader::accepts(const std::string& system, const Paths& features)
+bool Offloader::accepts(const std::string& system, const std::vector<std::string>& features)
 {
-    return request("", system, features).matches(machines()) > 0;
+    guix_offload::request request(system, "");
+    for (auto& feature : features) request.add_feature(feature);
+    return request.matches(machines()) > 0;
 }
 
-std::unique_ptr<OffloadAgent> Offloader::start(const std::string& derivation, const std::string& system,
-                                               const Paths& features, const Paths& inputs, const Paths& outputs)
+std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
 {
-    auto request = this->request(derivation, system, features);
-    for (auto& input : inputs) request.add_input(input);
-    for (auto& output : outputs) request.add_output(output);
-    request.set_limits(settings_.buildTimeout, settings_.maxSilentTime).set_build_trace(settings_.printBuildTrace);
+    guix_offload::request request(build.system, build.derivation);
+    for (auto& feature : build.features) request.add_feature(feature);
+    for (auto& input : build.inputs) request.add_input(input);
+    for (auto& output : build.outputs) request.add_output(output);
+    request.set_limits(build.buildTimeout, build.maxSilentTime).set_build_trace(build.printBuildTrace);
 
     guix_offload::job job;
     if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
     // More than select(2) can tell apart, in a process that may open so many.
     if (job.descriptor() >= FD_SETSIZE) return nullptr;
-    return std::unique_ptr<OffloadAgent>(new OffloadAgent(std::move(job), derivation, ++lastId_));
-}
-
-guix_offload::request Offloader::request(const std::string& derivation, const std::string& system,
-                                         const Paths& features)
-{
-    guix_offload::request request(system, derivation);
-    for (auto& feature : features) request.add_feature(feature);
-    return request;
+    return std::unique_ptr<OffloadAgent>(new OffloadAgent(std::move(job), build.derivation, ++lastId_));
 }
 
 // The list of machines, read again when the file has changed. While what is there is wrong, it is read, and the error

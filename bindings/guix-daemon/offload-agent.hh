@@ -3,8 +3,8 @@
 // Offloading inside guix-daemon: what takes the place of the `guix offload` processes and of `Agent` for them. README.md
 // beside this says where in nix/libstore/build.cc it goes.
 //
-// A Worker has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the thread
-// that runs the Worker's loop, and none blocks: the builds run in threads of the library, which block all signals.
+// A process has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the thread
+// that runs the Worker's loop. The builds run in threads of the library, which block all signals.
 
 #pragma once
 
@@ -17,15 +17,24 @@
 
 #include <guix-offload.hh>
 
-// What the daemon's settings say.
-struct OffloadSettings {
-    std::string storeDir = "/gnu/store";
-    std::string stateDir = "/var/guix";
-    std::string dbDir = "/var/guix/db";
-    std::string confDir = "/etc/guix";
+// Where the daemon has things.
+struct OffloadDirectories {
+    std::string store = "/gnu/store";
+    std::string state = "/var/guix";
+    std::string database = "/var/guix/db";
+    std::string configuration = "/etc/guix";
     std::string daemonSocket = "/var/guix/daemon-socket/socket";
-    std::uint64_t buildTimeout = 0;  // seconds; 0: no limit
-    std::uint64_t maxSilentTime = 0; // seconds; 0: no limit
+};
+
+// What a goal wants built.
+struct OffloadBuild {
+    std::string derivation;
+    std::string system;
+    std::vector<std::string> features;
+    std::vector<std::string> inputs;  // the closure of all that the build needs
+    std::vector<std::string> outputs; // those that are missing; the goal holds the locks on them
+    std::uint64_t buildTimeout = 0;   // seconds; 0: no limit
+    std::uint64_t maxSilentTime = 0;  // seconds; 0: no limit
     bool printBuildTrace = false;
 };
 
@@ -36,14 +45,17 @@ struct OffloadOutput {
     bool over = false;    // nothing more will come: OffloadAgent::wait() tells the status
 };
 
-// One build on another machine. Destroying it cancels the build: its slot is free and the build there dead within a
-// second, and the outputs are not touched any more after that.
+// One build on another machine.
 class OffloadAgent {
 public:
-    OffloadAgent(OffloadAgent&&) = default;
+    OffloadAgent(const OffloadAgent&) = delete;
 
-    // A number for the Worker's `children` and for build traces. It is no process's: larger than any is on Linux, so
-    // that a signal sent to it by mistake reaches nobody.
+    // Cancels the build unless it is over, and waits until nothing of it touches the outputs any more, as whoever gives
+    // up a goal gives up its locks next. That takes milliseconds; the build there is dead within a second.
+    ~OffloadAgent();
+
+    // A number for the Worker's `children` and for build traces; -1 after wait(). It is no process's: larger than any is
+    // on Linux, so that a signal sent to it by mistake reaches nobody.
     pid_t id() const { return id_; }
 
     // To be selected for reading. Not to be read from: read() does that.
@@ -54,7 +66,7 @@ public:
 
     // Waits for the end, which has come if read() said so, and returns the status of a `guix offload` process, as
     // waitpid(2) would: exit statuses 0, 1 (try again), 100 (the build failed) or 101 (it took too long).
-    int wait() const;
+    int wait();
 
 private:
     friend class Offloader;
@@ -66,25 +78,20 @@ private:
     std::set<std::string> said_;
 };
 
-// The offloading side of a Worker: connections to machines, kept between builds, and the list of machines.
+// What all goals of a process share: connections to machines, kept between builds, and the list of machines.
 class Offloader {
 public:
-    using Paths = std::vector<std::string>;
-
     // Does nothing yet. Throws guix_offload::error, as all below.
-    explicit Offloader(const OffloadSettings& settings);
+    explicit Offloader(const OffloadDirectories& directories);
 
     // Is there a machine for builds of this system that require these features? If not, the reply is "decline".
-    bool accepts(const std::string& system, const Paths& features);
+    bool accepts(const std::string& system, const std::vector<std::string>& features);
 
-    // Starts to build `derivation`. `inputs` is the closure of all it needs, and the goal holds the locks on `outputs`.
-    // NULL: not now, too many builds are running; the reply is "postpone".
-    std::unique_ptr<OffloadAgent> start(const std::string& derivation, const std::string& system, const Paths& features,
-                                        const Paths& inputs, const Paths& outputs);
+    // Starts to build. NULL: not now, too many builds are running; the reply is "postpone".
+    std::unique_ptr<OffloadAgent> start(const OffloadBuild& build);
 
 private:
     const guix_offload::machines& machines();
-    guix_offload::request request(const std::string& derivation, const std::string& system, const Paths& features);
 
     // What tells one state of a file from another without reading it.
     struct Version {
@@ -93,7 +100,6 @@ private:
     };
     static Version version(const std::string& file);
 
-    OffloadSettings settings_;
     guix_offload::engine engine_;
     std::string machineFile_;
     std::unique_ptr<guix_offload::machines> machines_;

@@ -72,7 +72,10 @@ pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_out
     drop(program);
     // What the program said before it ended, which fills a pipe at most; not what a process that it left behind may go
     // on to say.
-    while stderr_is_open && errors.len() <= STDERR_KEPT + PIPE_CAPACITY && wait(&stderr, None::<&File>, Duration::ZERO)?.0 {
+    while stderr_is_open
+        && errors.len() <= STDERR_KEPT + PIPE_CAPACITY
+        && wait(&stderr, None::<&File>, Duration::ZERO)?.0
+    {
         stderr_is_open = read_some(&mut stderr, &mut errors)?;
     }
     errors.drain(..errors.len().saturating_sub(STDERR_KEPT));
@@ -228,7 +231,7 @@ mod tests {
         let missing = run(Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
 
-        let child = Command::new("sleep").arg("0.05").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();
         let group = Group::led_by(&child).unwrap();
         assert!(group.has_its_number());
         let started = Instant::now();
@@ -237,5 +240,6 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!group.has_its_number(), "its number may be somebody else's by now");
+        assert!(child.wait().is_err());
     }
 }

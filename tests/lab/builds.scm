@@ -16,6 +16,7 @@
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
+;;;        offload=1 (0: the daemon asks no build hook)
 ;;;
 ;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
 ;;; `total BUILDS SECONDS`, the seconds of the build request alone. Exits with 1 when a build failed. The build log and
@@ -134,7 +135,7 @@
     (_ (error "no such mode" mode))))
 
 (with-store store
-  (apply set-build-options store #:use-substitutes? #f #:offload? #t #:keep-going? #t
+  (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
          #:max-build-jobs (number "jobs" 0)
          (append-map (match-lambda
                        ((key option) (match (assoc-ref settings key)

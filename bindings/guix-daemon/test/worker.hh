@@ -24,8 +24,7 @@ inline double now()
 }
 
 struct Goal {
-    std::string derivation, system;
-    std::vector<std::string> inputs, outputs;
+    OffloadBuild build;
 
     std::shared_ptr<OffloadAgent> hook;
     std::string messages, log;
@@ -45,9 +44,9 @@ inline std::vector<Goal> readGoals(const std::string& file)
         std::string kind, word;
         words >> kind;
         Goal& goal = goals.back();
-        if (kind == "derivation") words >> goal.system >> goal.derivation;
-        else if (kind == "input" && words >> word) goal.inputs.push_back(word);
-        else if (kind == "output" && words >> word) goal.outputs.push_back(word);
+        if (kind == "derivation") words >> goal.build.system >> goal.build.derivation;
+        else if (kind == "input" && words >> word) goal.build.inputs.push_back(word);
+        else if (kind == "output" && words >> word) goal.build.outputs.push_back(word);
         else if (kind == "end") goals.emplace_back();
         else throw std::runtime_error(file + ": " + line);
     }
@@ -61,11 +60,11 @@ public:
     explicit Worker(Offloader& offloader) : offloader_(offloader) {}
 
     // False: declined or postponed.
-    bool tryBuildHook(Goal& goal, const std::vector<std::string>& features = {})
+    bool tryBuildHook(Goal& goal)
     {
-        if (!offloader_.accepts(goal.system, features)) return false;
+        if (!offloader_.accepts(goal.build.system, goal.build.features)) return false;
         goal.started = now();
-        goal.hook = offloader_.start(goal.derivation, goal.system, features, goal.inputs, goal.outputs);
+        goal.hook = offloader_.start(goal.build);
         if (!goal.hook) return false;
         children_[goal.hook->id()] = &goal;
         return true;
@@ -73,7 +72,7 @@ public:
 
     void killChild(Goal& goal)
     {
-        children_.erase(goal.hook->id());
+        if (goal.hook && goal.hook->id() != -1) children_.erase(goal.hook->id());
         goal.hook.reset();
     }
 
@@ -108,8 +107,10 @@ public:
 private:
     void buildDone(Goal& goal)
     {
+        pid_t savedPid = goal.hook->id();
         goal.status = goal.hook->wait();
         goal.ended = now();
+        children_.erase(savedPid);
         killChild(goal);
     }
 
