@@ -163,15 +163,15 @@
   (parameterize ((current-output-port port))
     (thunk)))
 
-(define* (build-machines #:optional (file %machine-file))
-  "The list of build machines that FILE returns; there are none if it does not exist."
+(define* (build-machines #:optional (file %machine-file) #:key (time-limit %time-limit))
+  "The list of build machines that FILE returns, within TIME-LIMIT seconds; there are none if it does not exist."
   (match (catch #t
            (lambda ()
-             (call-with-time-limit %time-limit
+             (call-with-time-limit time-limit
                (lambda () (evaluate file))
                (lambda ()
                  (leave (G_ "failed to load machine file '~a': ~a~%") file
-                        (format #f "it takes longer than ~a seconds" %time-limit)))))
+                        (format #f "it takes longer than ~a seconds" time-limit)))))
            (lambda (key . args)
              (explain-failure file key args)))
     (((? build-machine? machines) ...)
@@ -307,14 +307,14 @@ if all are reachable."
   "Serve the requests of guix-daemon, whose child this process is, and return the status to exit with."
   ;; A hook that gets no request need not know the machines.
   (select '(0) '() '())
-  (serve-hook (make-hook (make-engine)
-                         #:machine-file %machine-file
-                         #:evaluate (lambda (file)
-                                      (machine-handles file (const #t)))
-                         #:timeout build-timeout
-                         #:max-silent-time max-silent-time
-                         #:print-build-trace? print-build-trace?)
-              0 1 4))
+  (serve-build-hook (make-build-hook (make-engine)
+                                     #:machine-file %machine-file
+                                     #:evaluate (lambda (file)
+                                                  (machine-handles file (const #t)))
+                                     #:timeout build-timeout
+                                     #:max-silent-time max-silent-time
+                                     #:print-build-trace? print-build-trace?)
+                    0 1 4))
 
 (define (seconds text)
   (match (string->number text)
