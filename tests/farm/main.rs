@@ -3,5 +3,7 @@
 //! in Cargo.toml); `make check` runs them, and so does
 //! `tests/lab/lab with-farm -- cargo test --offline --test farm -- --test-threads=1`.
 
+mod guile;
 mod lab;
+mod machines;
 mod stock;

@@ -42,12 +42,20 @@
 (define store (open-connection))
 (define %random-state (random-state-from-platform))
 
-(define* (derivation-of script #:key (name "verbs"))
+(define %busybox
+  ;; It goes by the name of its file, which must be "busybox".
+  (let ((directory (string-append "/tmp/verbs-" (number->string (getpid)))))
+    (mkdir directory)
+    (copy-file "/bin/busybox" (string-append directory "/busybox"))
+    (chmod (string-append directory "/busybox") #o555)
+    (add-to-store store "busybox" #t "sha256" directory)))
+
+(define (derivation-of script)
   "A derivation that runs SCRIPT, which is never the same."
-  (let ((busybox (add-to-store store "busybox" #t "sha256" "/bin/busybox")))
-    (derivation store name busybox
-                (list "sh" "-c" (string-append script "\n: " (number->string (random (expt 10 18) %random-state))))
-                #:inputs (list (list busybox)))))
+  (let ((nonce (number->string (random (expt 10 18) %random-state))))
+    (derivation store "verbs" (string-append %busybox "/busybox")
+                (list "sh" "-c" (string-append script "\n: " nonce))
+                #:sources (list %busybox))))
 
 (define* (request-for drv #:key (outputs (list (derivation->output-path drv))))
   (let ((file (derivation-file-name drv)))
