@@ -72,6 +72,8 @@ check: setup
 	$(CARGO) test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
+	  bindings/guile/tests/binding.scm include/guix-offload.h
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
 demo: setup

@@ -212,10 +212,10 @@ evaluated by another Guile process."
 (define-foreign choose int "guix_offload_choose" '* '* '* '* '* '*)
 (define-foreign lease-free void "guix_offload_lease_free" '*)
 (define-foreign %lease-connection '* "guix_offload_lease_connection" '*)
-(define-foreign connect int "guix_offload_connect" '* '* '* '*)
+(define-foreign %connect int "guix_offload_connect" '* '* '* '*)
 (define-foreign connection-free void "guix_offload_connection_free" '*)
 (define-foreign %connection-machine '* "guix_offload_connection_machine" '*)
-(define-foreign send int "guix_offload_send" '* '* '* '* '* '*)
+(define-foreign %send int "guix_offload_send" '* '* '* '* '* '*)
 (define-foreign items-get '* "guix_offload_items_get" '* size_t)
 (define-foreign items-free void "guix_offload_items_free" '*)
 (define-foreign build int "guix_offload_build" '* '* int '* '* '*)
@@ -241,7 +241,7 @@ evaluated by another Guile process."
 
 (define (offload-connect engine machine)
   "A connection to MACHINE, without a build slot."
-  (call-for-handle 'connection connection-free connect engine machine))
+  (call-for-handle 'connection connection-free %connect engine machine))
 
 (define (connection-machine connection)
   (make-handle 'machine (%connection-machine connection) #:owner connection))
@@ -260,7 +260,7 @@ evaluated by another Guile process."
     (lambda (progress)
       (let* ((items (call-for-handle 'items items-free
                                      (lambda (sent connection request progress error)
-                                       (send connection request progress #f sent error))
+                                       (%send connection request progress #f sent error))
                                      connection request progress))
              (names (texts items-get items)))
         (free! items)

@@ -38,35 +38,40 @@ fn bindings() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bindings/guile"))
 }
 
-/// Has the daemon of `HEAD`, started with `environment`, build on `W1`.
+/// Has the daemon of `head`, started with `environment`, build on `W1`.
 #[track_caller]
-fn offload_with(environment: &[&str]) {
-    HEAD.offload_to(&[W1]);
-    let restart = [&["restart-daemon", HEAD.0], environment, &["--", "--max-jobs=0"]].concat();
+fn offload_with(head: Host, environment: &[&str]) {
+    head.offload_to(&[W1]);
+    let restart = [&["restart-daemon", head.0], environment, &["--", "--max-jobs=0"]].concat();
     lab(&restart);
     for (mode, outputs) in [("plain", 1), ("outputs", 3)] {
-        let builds = HEAD.build(mode, &["kib=16", "input-kib=16"]);
+        let builds = head.build(mode, &["kib=16", "input-kib=16"]);
         assert!(builds.succeeded && builds.log.contains("done with offloaded"), "{}", builds.log);
         // The script does not say how large what it retrieves is.
         assert!(builds.log.contains("(0 MiB) from 'w1'..."), "this is not our hook:\n{}", builds.log);
         let name = if mode == "plain" { "plain-0" } else { mode };
         assert_eq!(builds.outputs(name).len(), outputs, "{}", builds.results);
     }
-    let failing = HEAD.build("fail", &[]);
+    let failing = head.build("fail", &[]);
     assert!(failing.results.starts_with("failed fail\nerror "), "{}", failing.results);
     // The daemon was told that it is the build that failed, not the machine.
     assert!(failing.log.contains("failed with exit code 100"), "{}", failing.log);
-    HEAD.verify_store();
+    head.verify_store();
 }
 
 #[test]
 fn the_daemon_offloads_through_the_program_for_guile() {
-    offload_with(&HOOK);
+    offload_with(HEAD, &HOOK);
+}
+
+#[test]
+fn a_daemon_without_privileges_does_too() {
+    offload_with(Host("uhead"), &HOOK);
 }
 
 #[test]
 fn the_daemon_offloads_through_modules_that_the_environment_names() {
-    offload_with(&ENVIRONMENT);
+    offload_with(HEAD, &ENVIRONMENT);
 }
 
 #[test]
