@@ -48,15 +48,13 @@ install: all
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
 	install -m 644 include/guix-offload.h $(prefix)/include/
-	install -m 755 $(release)/guix-offload $(prefix)/libexec/
+	install -m 755 $(release)/guix-offload bindings/guile/guix-offload-guile $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \
 	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
 	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
 	done; done
-	sed -e 's|@MODULES@|$(PREFIX)/share/guile/site/3.0|' bindings/guile/guix-offload-guile.in >$(prefix)/libexec/guix-offload-guile
-	chmod 755 $(prefix)/libexec/guix-offload-guile
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }

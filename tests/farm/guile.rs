@@ -11,11 +11,7 @@ const OLD: Host = Host("old");
 
 /// Where the heads see what is installed.
 const MODULES: &str = "/opt/guix-offload/share/guile/site/3.0";
-/// As installed, it would know where its modules are; the farm has them in another place.
-const HOOK: [&str; 2] = [
-    "GUIX_OFFLOAD_MODULES=/opt/guix-offload/share/guile/site/3.0",
-    "GUIX=/opt/guix-offload/libexec/guix-offload-guile",
-];
+const HOOK: [&str; 1] = ["GUIX=/opt/guix-offload/libexec/guix-offload-guile"];
 /// Debian's guix looks at GUILE_LOAD_PATH last, and only without GUIX_UNINSTALLED at its own modules first of all.
 const ENVIRONMENT: [&str; 2] = [
     "GUIX_UNINSTALLED=1",

@@ -13,12 +13,7 @@ const W2: Host = Host("w2");
 const W3: Host = Host("w3");
 
 const C: &[&str] = &["/opt/guix-offload/libexec/guix-offload", "offload"];
-const GUILE: &[&str] = &[
-    "env",
-    "GUIX_OFFLOAD_MODULES=/opt/guix-offload/share/guile/site/3.0",
-    "/opt/guix-offload/libexec/guix-offload-guile",
-    "offload",
-];
+const GUILE: &[&str] = &["/opt/guix-offload/libexec/guix-offload-guile", "offload"];
 
 /// Runs a program on `HEAD`: whether it succeeded, and what it said on standard output and on standard error.
 #[track_caller]

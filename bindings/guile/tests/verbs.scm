@@ -5,6 +5,7 @@
 (load "runner.scm")
 (use-modules (guix-offload)
              (guix derivations)
+             (guix diagnostics)
              (guix store)
              (ice-9 match)
              (rnrs bytevectors)
@@ -91,6 +92,28 @@
 
 (test-assert "the older field 'system' gives the same machines"
   (same-machines-in? "(list (build-machine (name \"m\") (system \"i686-linux\") (user \"u\") (host-key key)))"))
+
+(test-equal "a field with a wrong value is an error in its place"
+  '((exit 1) (exit 1) (exit 1))
+  (map (lambda (fields complaint)
+         (let ((file "/tmp/wrong-machines.scm") (result #f))
+           (call-with-output-file file
+             (lambda (port)
+               (format port "(list\n  (build-machine (systems '()) (user \"u\") ~a))" fields)))
+           (let ((said (call-with-output-string
+                         (lambda (port)
+                           (parameterize ((guix-warning-port port) (current-error-port port))
+                             (set! result (catch 'quit
+                                            (lambda () (same-machines? file))
+                                            (lambda (key . status) (cons 'exit status)))))))))
+             (if (and (string-contains said "wrong-machines.scm:2:2: error: ") (string-contains said complaint))
+                 result
+                 said))))
+       (list "(name 42) (host-key \"k\")"
+             (format #f "(name \"m\") (host-key ~s) (port 0)" %key)
+             "(name \"m\") (host-key \"k\")")
+       '("field 'name': expected a string, got 42" "field 'port': expected a number from 1 to 65535"
+         "hint: copy the line from /etc/ssh")))
 
 (test-assert "a machine is chosen, sent to, builds, and its output comes back"
   (let* ((drv (derivation-of "echo from the builder; echo hello > $out"))
