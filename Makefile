@@ -53,15 +53,13 @@ install: all
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
 	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
-	install -m 755 $(release)/guix-offload $(prefix)/libexec/
+	install -m 755 $(release)/guix-offload bindings/guile/guix-offload-guile $(prefix)/libexec/
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \
 	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
 	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
 	done; done
-	sed -e 's|@MODULES@|$(PREFIX)/share/guile/site/3.0|' bindings/guile/guix-offload-guile.in >$(prefix)/libexec/guix-offload-guile
-	chmod 755 $(prefix)/libexec/guix-offload-guile
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
@@ -98,6 +96,8 @@ check: setup
 	$(MAKE) doc
 	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
 	$(MAKE) -C c-tests -j2 --output-sync all farm
+	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
+	  bindings/guile/tests/binding.scm include/guix-offload.h
 	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
 # For readers of the code: what is private is documented too, and linked to.

@@ -16,8 +16,19 @@ static const char *default_file(void)
     return file;
 }
 
-/* Makes *MACHINES the machines of FILE whose names match PATTERN, an extended regular expression, unless that is
-   NULL.  */
+/* Is MACHINE among MACHINES already, as for another system?  */
+static int is_listed(const guix_offload_machines *machines, const guix_offload_machine *machine)
+{
+    const guix_offload_machine *other;
+    for (size_t i = 0; (other = guix_offload_machines_get(machines, i)) != NULL; i++)
+        if (strcmp(guix_offload_machine_name(other), guix_offload_machine_name(machine)) == 0
+            && guix_offload_machine_port(other) == guix_offload_machine_port(machine))
+            return 1;
+    return 0;
+}
+
+/* Makes *MACHINES the machines of FILE, each once, whose names match PATTERN, an extended regular expression, unless
+   that is NULL.  */
 static guix_offload_status load(guix_offload_machines **machines, const char *file, const regex_t *pattern,
                                 guix_offload_error **error)
 {
@@ -28,7 +39,8 @@ static guix_offload_status load(guix_offload_machines **machines, const char *fi
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_machines_new(&some, error);
     for (size_t i = 0; status == GUIX_OFFLOAD_OK && (machine = guix_offload_machines_get(all, i)) != NULL; i++)
-        if (pattern == NULL || regexec(pattern, guix_offload_machine_name(machine), 0, NULL, 0) == 0)
+        if (!is_listed(some, machine)
+            && (pattern == NULL || regexec(pattern, guix_offload_machine_name(machine), 0, NULL, 0) == 0))
             status = guix_offload_machines_add(some, machine, error);
     guix_offload_machines_free(all);
     if (status == GUIX_OFFLOAD_OK)

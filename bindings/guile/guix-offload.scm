@@ -40,8 +40,8 @@
             job-descriptor job-wait job-cancel! job-result
             job-next-event
 
-            make-hook hook?
-            serve-hook
+            make-build-hook build-hook?
+            serve-build-hook
 
             test-machines
             machines-status
@@ -212,10 +212,10 @@ evaluated by another Guile process."
 (define-foreign choose int "guix_offload_choose" '* '* '* '* '* '*)
 (define-foreign lease-free void "guix_offload_lease_free" '*)
 (define-foreign %lease-connection '* "guix_offload_lease_connection" '*)
-(define-foreign connect int "guix_offload_connect" '* '* '* '*)
+(define-foreign %connect int "guix_offload_connect" '* '* '* '*)
 (define-foreign connection-free void "guix_offload_connection_free" '*)
 (define-foreign %connection-machine '* "guix_offload_connection_machine" '*)
-(define-foreign send int "guix_offload_send" '* '* '* '* '* '*)
+(define-foreign %send int "guix_offload_send" '* '* '* '* '* '*)
 (define-foreign items-get '* "guix_offload_items_get" '* size_t)
 (define-foreign items-free void "guix_offload_items_free" '*)
 (define-foreign build int "guix_offload_build" '* '* int '* '* '*)
@@ -241,7 +241,7 @@ evaluated by another Guile process."
 
 (define (offload-connect engine machine)
   "A connection to MACHINE, without a build slot."
-  (call-for-handle 'connection connection-free connect engine machine))
+  (call-for-handle 'connection connection-free %connect engine machine))
 
 (define (connection-machine connection)
   (make-handle 'machine (%connection-machine connection) #:owner connection))
@@ -260,7 +260,7 @@ evaluated by another Guile process."
     (lambda (progress)
       (let* ((items (call-for-handle 'items items-free
                                      (lambda (sent connection request progress error)
-                                       (send connection request progress #f sent error))
+                                       (%send connection request progress #f sent error))
                                      connection request progress))
              (names (texts items-get items)))
         (free! items)
@@ -342,7 +342,7 @@ nothing did as yet."
 ;;; Build hook.
 ;;;
 
-(define hook? (handle-of 'hook))
+(define build-hook? (handle-of 'hook))
 
 (define-foreign hook-new int "guix_offload_hook_new" '* '* '*)
 (define-foreign hook-free void "guix_offload_hook_free" '*)
@@ -352,7 +352,7 @@ nothing did as yet."
 (define-foreign hook-set-build-trace int "guix_offload_hook_set_build_trace" '* int '*)
 (define-foreign hook-serve int "guix_offload_hook_serve" '* int int int '* '*)
 
-(define* (make-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
+(define* (make-build-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
   "A build hook.  EVALUATE, if not #f, is called with MACHINE-FILE, or with #f, and returns the machines in it, a list."
   (let ((hook (call-for-handle 'hook hook-free hook-new engine)))
     (when machine-file
@@ -366,12 +366,10 @@ nothing did as yet."
     (call hook-set-build-trace hook (if print-build-trace? 1 0))
     hook))
 
-(define (serve-hook hook input output log)
+(define (serve-build-hook hook input output log)
   "Serve guix-daemon's requests on the descriptors INPUT and OUTPUT, with the build log going to LOG.  Return the status
 to exit with."
-  (call-for-integer (lambda (hook input output log status error)
-                      (hook-serve hook input output log status error))
-                    hook input output log))
+  (call-for-integer hook-serve hook input output log))
 
 
 ;;;

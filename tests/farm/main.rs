@@ -7,6 +7,8 @@ mod abi;
 mod afterwards;
 mod builds;
 mod by_hand;
+mod commands;
+mod guile;
 mod hosts;
 mod killed;
 mod lab;

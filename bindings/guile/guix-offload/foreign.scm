@@ -250,15 +250,18 @@ raises something, which goes on when BODY is done: nothing may jump over the fra
                                             (set! raised exception)
                                             1)))
                                       types)))
-    (catch #t
-      (lambda ()
-        (call-with-values (lambda () (body pointer))
-          (lambda results
-            (when raised
-              (apply throw raised))
-            (apply values results))))
-      (lambda exception
-        (apply throw (or raised exception))))))
+    (define (go-on key . args)
+      ;; In Guile 3.0 this is the key of what `raise' raises, in 2.2 it is an ordinary one.
+      (if (eq? key '%exception)
+          (raise (first args))
+          (apply throw key args)))
+    (guard (c ((and raised (guix-offload-error? c))
+               (apply go-on raised)))
+      (call-with-values (lambda () (body pointer))
+        (lambda results
+          (when raised
+            (apply go-on raised))
+          (apply values results))))))
 
 
 ;;;

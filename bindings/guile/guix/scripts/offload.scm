@@ -1,8 +1,17 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; The command 'guix offload', done by libguix_offload: put the directory that this file is in, two levels up, first in
-;; Guile's load path, and guix-daemon offloads through the library.  In place of Guix's own module of that name, this one
-;; has the same machines.scm, the same records, and the same commands.
+;; The command 'guix offload', done by libguix_offload.  In place of Guix's own module of that name, this one has the same
+;; machines.scm, the same records, and the same commands: guix-daemon offloads through it if the directory two levels up
+;; is before Guix's own modules in Guile's load path.  How to get there depends on the 'guix' that guix-daemon runs:
+;;
+;;   GUIX=PREFIX/libexec/guix-offload-guile       in the daemon's environment: any guix, whatever its load path
+;;   GUIX_UNINSTALLED=1
+;;   GUILE_SYSTEM_PATH=PREFIX/share/guile/site/3.0:/usr/share/guile/3.0:/usr/share/guile/site/3.0
+;;                                                Debian's guix 1.5.0, which appends what GUILE_LOAD_PATH says
+;;   GUIX_UNINSTALLED=1
+;;   GUILE_LOAD_PATH=PREFIX/share/guile/site/2.2  Debian's guix 1.2.0
+;;
+;; The last two work if this file is younger than the compiled module of Guix, and have Guile say so each time.
 ;;
 ;; machines.scm is evaluated here, by the Guile that runs 'guix', as any program; its machines are handed to the library
 ;; one by one.  For Guix 1.2.0 and later.
@@ -163,15 +172,15 @@
   (parameterize ((current-output-port port))
     (thunk)))
 
-(define* (build-machines #:optional (file %machine-file))
-  "The list of build machines that FILE returns; there are none if it does not exist."
+(define* (build-machines #:optional (file %machine-file) #:key (time-limit %time-limit))
+  "The list of build machines that FILE returns, within TIME-LIMIT seconds; there are none if it does not exist."
   (match (catch #t
            (lambda ()
-             (call-with-time-limit %time-limit
+             (call-with-time-limit time-limit
                (lambda () (evaluate file))
                (lambda ()
                  (leave (G_ "failed to load machine file '~a': ~a~%") file
-                        (format #f "it takes longer than ~a seconds" %time-limit)))))
+                        (format #f "it takes longer than ~a seconds" time-limit)))))
            (lambda (key . args)
              (explain-failure file key args)))
     (((? build-machine? machines) ...)
@@ -227,8 +236,9 @@
     (and (integer? value) (exact? value) (<= 0 value 4294967295)))
   (define (load? value)
     (or (not value) (and (real? value) (>= value 0))))
-  (guard (c ((guix-offload-error? c)
-             (leave (build-machine-location machine) (G_ "~a~%") (condition-message c))))
+  (guard (c ((and (guix-offload-error? c)
+                  (memq (guix-offload-error-code c) '(invalid-argument configuration)))
+             (leave-with-hint (build-machine-location machine) c)))
     (make-machine (field 'name build-machine-name string? "a string")
                   (field 'user build-machine-user string? "a string")
                   (field 'host-key build-machine-host-key string? "a string")
@@ -249,16 +259,27 @@
   "The machines in FILE that satisfy PRED, as the library has them."
   (map machine->handle (filter pred (build-machines file))))
 
+(define (distinct-machine-handles file pred)
+  "As `machine-handles', with those that are listed again, as for another system, only once."
+  (define (same? one other)
+    (and (equal? (build-machine-name one) (build-machine-name other))
+         (equal? (build-machine-port one) (build-machine-port other))))
+  (map machine->handle (delete-duplicates (filter pred (build-machines file)) same?)))
+
+(define (leave-with-hint location condition)
+  "Exit with what the library says in CONDITION, about LOCATION if that is not #f, as a build hook would."
+  (report-error location (G_ "~a~%") (condition-message condition))
+  (when (guix-offload-error-hint condition)
+    (format (current-error-port) (G_ "hint: ~a~%") (guix-offload-error-hint condition)))
+  (exit (guix-offload-error-exit-status condition)))
+
 (define-syntax-rule (with-offload-errors exp ...)
   "Evaluate EXP..., and exit with what the library says, and its hint, if it fails."
   (call-with-offload-errors (lambda () exp ...)))
 
 (define (call-with-offload-errors thunk)
   (guard (c ((guix-offload-error? c)
-             (report-error (G_ "~a~%") (condition-message c))
-             (when (guix-offload-error-hint c)
-               (format (current-error-port) (G_ "hint: ~a~%") (guix-offload-error-hint c)))
-             (exit (guix-offload-error-exit-status c))))
+             (leave-with-hint #f c)))
     (with-error-handling
       (thunk))))
 
@@ -269,7 +290,7 @@
 
 (define (check-machine-availability machine-file pred)
   "Test the machines in MACHINE-FILE that satisfy PRED, all at once.  Return true if all are usable."
-  (let ((machines (machine-handles machine-file pred)))
+  (let ((machines (distinct-machine-handles machine-file pred)))
     (info (G_ "testing ~a build machines defined in '~a'...~%") (length machines) machine-file)
     (let ((report (test-machines (make-engine) machines)))
       (display (report-text report) (current-error-port))
@@ -278,7 +299,7 @@
 (define* (check-machine-status machine-file pred #:key json?)
   "Show how the machines in MACHINE-FILE that satisfy PRED are doing, for people, or if JSON? for programs.  Return true
 if all are reachable."
-  (let ((machines (machine-handles machine-file pred)))
+  (let ((machines (distinct-machine-handles machine-file pred)))
     (unless json?
       (info (G_ "getting status of ~a build machines defined in '~a'...~%") (length machines) machine-file))
     (let ((report (machines-status (make-engine) machines)))
@@ -307,14 +328,14 @@ if all are reachable."
   "Serve the requests of guix-daemon, whose child this process is, and return the status to exit with."
   ;; A hook that gets no request need not know the machines.
   (select '(0) '() '())
-  (serve-hook (make-hook (make-engine)
-                         #:machine-file %machine-file
-                         #:evaluate (lambda (file)
-                                      (machine-handles file (const #t)))
-                         #:timeout build-timeout
-                         #:max-silent-time max-silent-time
-                         #:print-build-trace? print-build-trace?)
-              0 1 4))
+  (serve-build-hook (make-build-hook (make-engine)
+                                     #:machine-file %machine-file
+                                     #:evaluate (lambda (file)
+                                                  (machine-handles file (const #t)))
+                                     #:timeout build-timeout
+                                     #:max-silent-time max-silent-time
+                                     #:print-build-trace? print-build-trace?)
+                    0 1 4))
 
 (define (seconds text)
   (match (string->number text)

@@ -1,0 +1,194 @@
+;; SPDX-License-Identifier: GPL-3.0-or-later
+;;
+;; Tests of (guix-offload) that need the library, but neither Guix nor another machine.  With the directory above in the
+;; load path, GUIX_OFFLOAD_LIBRARY set, and the header's name as argument: guile binding.scm HEADER
+(load "runner.scm")
+(use-modules (guix-offload)
+             (ice-9 match)
+             (ice-9 rdelim)
+             (ice-9 regex)
+             (ice-9 textual-ports)
+             (rnrs bytevectors)
+             (srfi srfi-1)
+             (srfi srfi-11)
+             (srfi srfi-34)
+             (srfi srfi-35))
+
+(define %key
+  "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI")
+(define %derivation
+  "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv")
+(define %directory
+  (let ((name (string-append (or (getenv "TMPDIR") "/tmp") "/guix-offload-guile-" (number->string (getpid)))))
+    (mkdir name)
+    name))
+
+(define (in-directory name)
+  (string-append %directory "/" name))
+
+(define (write-file name text)
+  (call-with-output-file (in-directory name)
+    (lambda (port) (display text port)))
+  (in-directory name))
+
+(define-syntax-rule (failure exp ...)
+  "The condition that EXP... raises."
+  (guard (c ((guix-offload-error? c) c))
+    exp ...
+    #f))
+
+(define (away)
+  "A machine to which nobody answers."
+  (make-machine "127.0.0.1" "root" %key #:port 1 #:systems '("x86_64-linux") #:parallel-builds 3
+                #:private-key (write-file "id" "")))
+
+(define engine
+  (make-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket")))
+
+(test-begin "binding")
+
+(test-assert "every function of the header is bound"
+  (let* ((directory (dirname (search-path %load-path "guix-offload.scm")))
+         (text (lambda (file) (call-with-input-file file get-string-all)))
+         (bound (string-append (text (string-append directory "/guix-offload.scm"))
+                               (text (string-append directory "/guix-offload/foreign.scm"))))
+         (functions (map (lambda (match) (match:substring match 1))
+                         (list-matches "(guix_offload_[a-z_]+)\\(" (text (second (command-line))))))
+         (unbound (remove (lambda (name)
+                            (or (string-contains bound (string-append "\"" name "\""))
+                                ;; The manual names functions too; and these a list of Scheme needs not.
+                                (member name '("guix_offload_machines_count"))))
+                          (delete-duplicates functions))))
+    (for-each (lambda (name) (format #t "not bound: ~a~%" name)) unbound)
+    (and (> (length functions) 100) (null? unbound))))
+
+(test-assert "the library has a version"
+  (string-match "^[0-9]+\\.[0-9]+\\.[0-9]+$" (offload-version)))
+
+(test-equal "a machine has what it was given, and defaults"
+  '("m" 2222 "u" "ssh-ed25519" "/k" "none" 9 "/s" 5 2.5 #f ("a" "b") ("kvm" "größer"))
+  (let ((m (make-machine "m" "u" %key #:port 2222 #:private-key "/k" #:compression "none" #:compression-level 9
+                         #:daemon-socket "/s" #:parallel-builds 5 #:speed 2.5 #:overload-threshold #f
+                         #:systems '("a" "b") #:features '("kvm" "größer"))))
+    (list (machine-name m) (machine-port m) (machine-user m)
+          (first (string-split (machine-host-key m) #\space)) (machine-private-key m) (machine-compression m)
+          (machine-compression-level m) (machine-daemon-socket m) (machine-parallel-builds m) (machine-speed m)
+          (machine-overload-threshold m) (machine-systems m) (machine-features m))))
+
+(test-equal "what is not given is Guix's default"
+  '(22 "zlib@openssh.com,zlib" 3 "/var/guix/daemon-socket/socket" 1 1.0 0.8 () ())
+  (let ((m (make-machine "m" "u" %key)))
+    (list (machine-port m) (machine-compression m) (machine-compression-level m) (machine-daemon-socket m)
+          (machine-parallel-builds m) (machine-speed m) (machine-overload-threshold m) (machine-systems m)
+          (machine-features m))))
+
+(test-equal "an error is a condition with a message"
+  '(invalid-argument "m" 1 #t)
+  (let ((c (failure (make-machine "m" "u" %key #:port 0))))
+    (list (guix-offload-error-code c) (guix-offload-error-machine c) (guix-offload-error-exit-status c)
+          (and (message-condition? c) (string-contains (condition-message c) "'port'") #t))))
+
+(test-assert "an error has a hint"
+  (string-contains (guix-offload-error-hint (failure (make-machine "m" "u" "no key"))) "ssh_host_ed25519_key.pub"))
+
+(test-equal "a string with a NUL character is refused"
+  'invalid-argument
+  (guix-offload-error-code (failure (make-machine "m\x00;" "u" %key))))
+
+(test-equal "a machine file is read by the library"
+  '(("one" 22 ("x86_64-linux")) ("two" 2222 ("i686-linux")))
+  (map (lambda (m) (list (machine-name m) (machine-port m) (machine-systems m)))
+       (load-machines
+        (write-file "machines.scm"
+                    (format #f "(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
+      (build-machine (name \"two\") (port 2222) (systems '(\"i686-linux\")) (user \"u\") (host-key ~s)))" %key %key)))))
+
+(test-assert "what is wrong with a machine file is said with its place"
+  (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1)"))))
+                   "broken.scm:2:0: "))
+
+(test-equal "what was freed cannot be used"
+  "this machine was freed"
+  (let ((m (make-machine "m" "u" %key)))
+    (free! m)
+    (free! m)
+    (condition-message (failure (machine-name m)))))
+
+(test-assert "garbage is freed, and what is not is kept"
+  (let ((kept (load-machines (in-directory "machines.scm"))))
+    (do ((i 0 (+ i 1))) ((= i 5000))
+      (make-machine "m" "u" %key))
+    (gc)
+    (equal? '("one" "two") (map machine-name kept))))
+
+(test-equal "no machine of the list can do it"
+  '((decline #f) (decline #f))
+  (let ((request (make-request "i686-linux" %derivation #:features '("kvm") #:timeout 1)))
+    (map (lambda (start)
+           (let-values (((reply handle) (start engine (list (away)) request)))
+             (list reply handle)))
+         (list offload-choose start-job))))
+
+(test-equal "the machines are asked, and one that is away says so"
+  '("unreachable" #f configuration 0 #f)
+  (match (report->list (machines-status engine (list (away))))
+    ((one)
+     (list (assq-ref one 'state) (assq-ref one 'reachable?) (guix-offload-error-code (assq-ref one 'error))
+           (assq-ref one 'slots-taken) (assq-ref one 'load)))))
+
+(test-assert "a report is text, and JSON"
+  (let ((report (test-machines engine (list (away) (away)))))
+    (and (= 1 (report-failures report))           ;the same machine twice is tested once
+         (string-contains (report-text report) "guix offload: error: ")
+         (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
+
+(test-equal "connecting to a machine that is away fails"
+  'configuration
+  (guix-offload-error-code (failure (offload-connect engine (away)))))
+
+(test-equal "a job fails, with events on the way"
+  '(#t done #t)
+  (let*-values (((reply job) (start-job engine (list (away)) (make-request "x86_64-linux" %derivation)))
+                ((over?) (job-wait job 60000)))
+    (list over?
+          (let loop ((last #f))
+            (match (job-next-event job)
+              (#f (assq-ref last 'kind))
+              (event (loop event))))
+          (guix-offload-error? (failure (job-result job))))))
+
+(test-equal "a job is cancelled"
+  #t
+  (let-values (((reply job) (start-job engine (list (away)) (make-request "x86_64-linux" %derivation))))
+    (job-cancel! job)
+    (and (integer? (job-descriptor job)) (job-wait job 60000))))
+
+(define (ask-hook hook . lines)
+  "What HOOK answers to LINES, a list of lines, and the status to exit with."
+  (match (list (pipe) (pipe))
+    (((input . requests) (answers . output))
+     (for-each (lambda (line) (display line requests) (newline requests)) lines)
+     (close-port requests)
+     (let ((status (serve-build-hook hook (fileno input) (fileno output) (fileno output))))
+       (close-port output)
+       (list status (string-split (string-trim-right (get-string-all answers)) #\newline))))))
+
+(test-equal "a hook declines what its machines cannot do"
+  '(0 ("# decline" "# decline"))
+  (ask-hook (make-build-hook engine #:machine-file (in-directory "none.scm")
+                             #:evaluate (lambda (file) (list (away))))
+            (string-append "0 i686-linux " %derivation " ")
+            (string-append "0 x86_64-linux " %derivation " kvm")))
+
+(test-equal "a hook uses the machines that it was given, as long as the file does not change"
+  '((1 #t) (0 ("# decline")))
+  (let* ((file (write-file "changing.scm" "(list)"))
+         (hook (make-build-hook engine #:machine-file file #:evaluate (lambda (file) (list (away)))))
+         (request (string-append "0 x86_64-linux " %derivation " "))
+         (before (ask-hook hook request)))
+    (write-file "changing.scm" "(list )")
+    (list (list (first before) (->bool (any (lambda (line) (string-contains line "127.0.0.1")) (second before))))
+          (ask-hook hook request))))
+
+(system* "rm" "-rf" %directory)
+(finish)

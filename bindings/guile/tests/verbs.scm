@@ -1,0 +1,193 @@
+;; SPDX-License-Identifier: GPL-3.0-or-later
+;;
+;; Tests of (guix-offload) and (guix scripts offload) on a host with Guix that has one build machine, listed in
+;; /etc/guix/machines.scm, and may offload to it.  With the directory above first in the load path: guile verbs.scm
+(load "runner.scm")
+(use-modules (guix-offload)
+             (guix derivations)
+             (guix diagnostics)
+             (guix store)
+             (ice-9 match)
+             (rnrs bytevectors)
+             (srfi srfi-1)
+             (srfi srfi-11)
+             (srfi srfi-34))
+
+(define %fields
+  (list machine-name machine-port machine-user machine-private-key machine-host-key machine-compression
+        machine-compression-level machine-daemon-socket machine-parallel-builds machine-speed
+        machine-overload-threshold machine-systems machine-features))
+
+(define (fields machine)
+  (map (lambda (field) (field machine)) %fields))
+
+(define (same-machines? file)
+  "Is what Guile makes of FILE what the library, and so the C program, makes of it?"
+  (let ((ours (map fields ((@@ (guix scripts offload) machine-handles) file (const #t))))
+        (theirs (map fields (load-machines file))))
+    (or (and (pair? ours) (equal? ours theirs))
+        (begin
+          (format #t "    Guile:   ~s~%    library: ~s~%" ours theirs)
+          #f))))
+
+(define %machine-file "/etc/guix/machines.scm")
+(define %key (machine-host-key (first (load-machines %machine-file))))
+
+(define (same-machines-in? text)
+  (let ((file "/tmp/same-machines.scm"))
+    (call-with-output-file file
+      (lambda (port)
+        (format port "(define key ~s)~%~a" %key text)))
+    (same-machines? file)))
+
+(define store (open-connection))
+(define %random-state (random-state-from-platform))
+
+(define %busybox
+  ;; It goes by the name of its file, which must be "busybox".
+  (let ((directory (string-append "/tmp/verbs-" (number->string (getpid)))))
+    (mkdir directory)
+    (copy-file "/bin/busybox" (string-append directory "/busybox"))
+    (chmod (string-append directory "/busybox") #o555)
+    (add-to-store store "busybox" #t "sha256" directory)))
+
+(define (derivation-of script)
+  "A derivation that runs SCRIPT, which is never the same."
+  (let ((nonce (number->string (random (expt 10 18) %random-state))))
+    (derivation store "verbs" (string-append %busybox "/busybox")
+                (list "sh" "-c" (string-append script "\n: " nonce))
+                #:sources (list %busybox))))
+
+(define* (request-for drv #:key (outputs (list (derivation->output-path drv))))
+  (let ((file (derivation-file-name drv)))
+    (make-request "x86_64-linux" file
+                  #:inputs (requisites store (list file))
+                  #:outputs outputs
+                  #:timeout 60)))
+
+(define engine (make-engine))
+(define machines (load-machines %machine-file))
+
+(define-syntax-rule (failure exp ...)
+  (guard (c ((guix-offload-error? c) c))
+    exp ...
+    #f))
+
+(test-begin "verbs")
+
+(test-assert "the host's machine file gives the same machines in Guile and in C"
+  (same-machines? %machine-file))
+
+(test-assert "a program gives the same machines in Guile and in C"
+  (same-machines-in? "
+(use-modules (srfi srfi-1))
+(define (worker number)
+  (build-machine (name (string-append \"w\" (number->string number))) (port (+ 2000 number))
+                 (systems (list \"x86_64-linux\" \"i686-linux\")) (user (or (getenv \"NOBODY\") \"me\")) (host-key key)))
+(define workers (map worker (iota 3)))
+(cons (build-machine (inherit (first workers)) (name \"big\") (speed 5/2) (overload-threshold #f) (parallel-builds 8)
+                     (features '(\"kvm\")) (private-key \"/k\") (compression \"none\") (compression-level 0)
+                     (daemon-socket \"/s\"))
+      workers)"))
+
+(test-assert "the older field 'system' gives the same machines"
+  (same-machines-in? "(list (build-machine (name \"m\") (system \"i686-linux\") (user \"u\") (host-key key)))"))
+
+(test-equal "a field with a wrong value is an error in its place"
+  '((exit 1) (exit 1) (exit 1))
+  (map (lambda (fields complaint)
+         (let ((file "/tmp/wrong-machines.scm") (result #f))
+           (call-with-output-file file
+             (lambda (port)
+               (format port "(list\n  (build-machine (systems '()) (user \"u\") ~a))" fields)))
+           (let ((said (call-with-output-string
+                         (lambda (port)
+                           (parameterize ((guix-warning-port port) (current-error-port port))
+                             (set! result (catch 'quit
+                                            (lambda () (same-machines? file))
+                                            (lambda (key . status) (cons 'exit status)))))))))
+             (if (and (string-contains said "wrong-machines.scm:2:2: error: ") (string-contains said complaint))
+                 result
+                 said))))
+       (list "(name 42) (host-key \"k\")"
+             (format #f "(name \"m\") (host-key ~s) (port 0)" %key)
+             "(name \"m\") (host-key \"k\")")
+       '("field 'name': expected a string, got 42" "field 'port': expected a number from 1 to 65535"
+         "hint: copy the line from /etc/ssh")))
+
+(test-assert "a machine is chosen, sent to, builds, and its output comes back"
+  (let* ((drv (derivation-of "echo from the builder; echo hello > $out"))
+         (request (request-for drv))
+         (log '())
+         (moved '()))
+    (define (progress bytes total)
+      (set! moved (cons bytes moved))
+      #t)
+    (let-values (((reply lease) (offload-choose engine machines request)))
+      (let* ((connection (lease-connection lease))
+             (sent (offload-send connection request #:progress progress)))
+        (offload-build connection request
+                       #:log (lambda (piece)
+                               (set! log (cons (utf8->string piece) log))))
+        (offload-retrieve connection request #:progress progress)
+        (free! lease)
+        (and (eq? reply 'accept)
+             (member (derivation-file-name drv) sent)
+             (pair? moved)
+             (string-contains (string-concatenate-reverse log) "from the builder")
+             (valid-path? store (derivation->output-path drv)))))))
+
+(test-equal "a build that fails is a condition that says so"
+  '(build-failed 100)
+  (let* ((request (request-for (derivation-of "exit 3")))
+         (connection (offload-connect engine (first machines))))
+    (offload-send connection request)
+    (let ((c (failure (offload-build connection request))))
+      (list (guix-offload-error-code c) (guix-offload-error-exit-status c)))))
+
+(test-equal "a function that returns #f cancels"
+  'cancelled
+  (let* ((request (request-for (derivation-of "echo now; while :; do :; done")))
+         (connection (offload-connect engine (first machines))))
+    (offload-send connection request)
+    (guix-offload-error-code (failure (offload-build connection request #:log (const #f))))))
+
+(test-equal "what a function raises comes out"
+  '(my-exception 1 2)
+  (let* ((request (request-for (derivation-of "echo now")))
+         (connection (offload-connect engine (first machines))))
+    (offload-send connection request)
+    (catch 'my-exception
+      (lambda ()
+        (offload-build connection request #:log (lambda (piece) (throw 'my-exception 1 2)))
+        #f)
+      list)))
+
+(test-equal "a job tells what happens, and makes the output valid"
+  '(#t (chosen sending building retrieving done) #t #t)
+  (let* ((drv (derivation-of "echo hello > $out")))
+    (let*-values (((reply job) (start-job engine machines (request-for drv)))
+                  ((over?) (job-wait job 60000)))
+      (let ((kinds (let loop ((kinds '()))
+                     (match (job-next-event job)
+                       (#f (reverse kinds))
+                       (event (loop (cons (assq-ref event 'kind) kinds)))))))
+        (list over?
+              (remove (lambda (kind) (memq kind '(transferred log))) kinds)
+              (job-result job)
+              (valid-path? store (derivation->output-path drv)))))))
+
+(test-equal "the machine passes the test, and says how it is"
+  '(0 "ready" #t "1.5.0" 0)
+  (let ((tested (test-machines engine machines))
+        (status (first (report->list (machines-status engine machines)))))
+    (list (report-failures tested) (assq-ref status 'state) (> (assq-ref status 'free-space) 0)
+          (assq-ref status 'guix-version) (assq-ref status 'slots-taken))))
+
+(test-assert "a slot that is taken is counted"
+  (let-values (((reply lease) (offload-choose engine machines (make-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0"))))))
+    (let ((status (first (report->list (machines-status engine machines)))))
+      (free! lease)
+      (= 1 (assq-ref status 'slots-taken)))))
+
+(finish)

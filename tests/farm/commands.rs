@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! `guix offload test` and `status`, of the C program and of the Guile module: all machines at once, of which each has
+//! something wrong with it.
+
+use std::time::{Duration, Instant};
+
+use crate::lab::{Host, lab};
+
+const HEAD: Host = Host("head");
+const UHEAD: Host = Host("uhead");
+const W1: Host = Host("w1");
+const W2: Host = Host("w2");
+const W3: Host = Host("w3");
+
+const C: &[&str] = &["/opt/guix-offload/libexec/guix-offload", "offload"];
+const GUILE: &[&str] = &["/opt/guix-offload/libexec/guix-offload-guile", "offload"];
+
+/// Runs a program on `HEAD`: whether it succeeded, and what it said on standard output and on standard error.
+#[track_caller]
+fn run(program: &[&str], arguments: &[&str]) -> (bool, String, String) {
+    run_on(HEAD, program, arguments)
+}
+
+#[track_caller]
+fn run_on(host: Host, program: &[&str], arguments: &[&str]) -> (bool, String, String) {
+    let output = host.run(&[program, arguments].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn assert_says(text: &str, expected: &[&str]) {
+    for words in expected {
+        assert!(text.contains(words), "{words:?} is missing in:\n{text}");
+    }
+}
+
+/// Restores what a test changed, also when it fails.
+struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
+#[test]
+fn usable_machines_pass_and_leave_the_stores_whole() {
+    HEAD.offload_to(&[W1, W2]);
+    for program in [C, GUILE] {
+        let (passed, _, said) = run(program, &["test"]);
+        assert!(passed, "{said}");
+        assert_says(
+            &said,
+            &[
+                "guix offload: testing 2 build machines defined in '/etc/guix/machines.scm'...\n",
+                "guix offload: Guix is usable on 'w1' (test returned \"/gnu/store/",
+                "guix offload: 'w2' successfully imported '/gnu/store/",
+                "-import-test' from 'w2'\n",
+                "guix offload: all 2 build machines are usable\n",
+            ],
+        );
+    }
+    let (passed, _, said) = run(C, &["test", "/etc/guix/machines.scm", "^w[13]$"]);
+    assert!(passed && !said.contains("w2"), "{said}");
+    assert_says(&said, &["'w1' is running GNU Guix 1.5.0\n", "guix offload: the build machine is usable\n"]);
+    // Root sees the store of this one read-only: only its daemon can import.
+    UHEAD.offload_to(&[W1]);
+    let (passed, _, said) = run_on(UHEAD, C, &["test"]);
+    assert!(passed, "{said}");
+    for host in [HEAD, UHEAD, W1] {
+        host.verify_store();
+    }
+}
+
+#[test]
+fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
+    HEAD.offload_to(&[W1, W2, W3]);
+    let file = HEAD.file("/etc/guix/machines.scm");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let key = |number: usize| text.split("(host-key ").nth(number).unwrap().split(')').next().unwrap().to_string();
+    // Down, and a wrong host key: under the names of addresses.
+    let more = |name: &str, port: u32, key: &str| {
+        format!(
+            "(build-machine (name \"{name}\") (port {port}) (systems '(\"x86_64-linux\")) (user \"root\")\n  \
+             (host-key {key}) (private-key \"/etc/guix/offload_key\"))\n"
+        )
+    };
+    let address = lab(&["address", W1.0]).trim().to_string();
+    let text = format!(
+        "(append {text} (list {} {}))",
+        more("127.0.0.1", 1, &key(1)), // nobody listens there
+        more(&address, 22, &key(2)),   // w1 with the key of w2
+    );
+    std::fs::write(&file, text).unwrap();
+
+    // w1 has a full store, w2 does not know our key, w3 drops all packets.
+    W1.sh(&["mount", "-t", "tmpfs", "-o", "size=50m", "full", "/mnt"]);
+    W1.sh(&["mount", "--bind", "/mnt", "/gnu/store"]);
+    let acl = W2.file("/etc/guix/acl");
+    let keys = std::fs::read(&acl).unwrap();
+    std::fs::write(&acl, "(acl)").unwrap();
+    lab(&["cut", W3.0, "on"]);
+    let _undo = Undo(|| {
+        lab(&["cut", W3.0, "off"]);
+        std::fs::write(&acl, &keys).unwrap();
+        W1.sh(&["umount", "/gnu/store", "/mnt"]);
+    });
+
+    // Side by side, as each takes as long as w3 is waited for.
+    let begun = Instant::now();
+    let ask = |program: &'static [&'static str], arguments: &'static [&'static str]| move || run(program, arguments);
+    let (tests, table, json) = std::thread::scope(|scope| {
+        let tests = [C, GUILE].map(|program| scope.spawn(ask(program, &["test"])));
+        let table = scope.spawn(ask(C, &["status"]));
+        let json = scope.spawn(ask(GUILE, &["status", "--json"]));
+        (tests.map(|test| test.join().unwrap()), table.join().unwrap(), json.join().unwrap())
+    });
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+
+    for (passed, _, said) in tests {
+        assert!(!passed, "{said}");
+        assert_says(
+            &said,
+            &[
+                "error: machine 'w1': it is low on disk space (50.0 MiB free)\nhint: free some space there: ssh root@w1 guix gc",
+                "error: sending files to 'w2': unauthorized public key: (public-key (ecc",
+                "\nhint: authorize this host's key there: ssh root@w2 guix archive --authorize < /etc/guix/signing-key.pub\n",
+                "error: cannot connect to 'w3', port 22: no ",
+                "error: cannot connect to '127.0.0.1', port 1: Connection refused",
+                &format!("error: the host key of '{address}' is SHA256:"),
+                "but the machine file says SHA256:",
+                "error: 5 of 5 build machines cannot be used\n",
+            ],
+        );
+    }
+
+    let (all_reached, table, said) = table;
+    assert!(!all_reached && said.contains("getting status of 5 build machines"), "{said}");
+    let line = |name: &str| {
+        let found = table.lines().find(|line| line.split(' ').next() == Some(name));
+        let found = found.unwrap_or_else(|| panic!("no line for {name} in:\n{table}"));
+        found.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(line("w1").starts_with("w1 low on space 0/2 "), "{table}");
+    assert!(line("w2").starts_with("w2 ready 0/2 ") && line("w2").ends_with(" 1.5.0"), "{table}");
+    for name in ["w3", "127.0.0.1", address.as_str()] {
+        assert!(line(name).starts_with(&format!("{name} unreachable 0/")), "{table}");
+    }
+    assert_says(
+        &table,
+        &["\nw2\n  kernel: Linux ", "\n  architecture: ", "\n  normalized load: ", "\n  time difference: "],
+    );
+    assert_says(
+        &json.1,
+        &["\"name\": \"w1\"", "\"state\": \"low on space\"", "\"freeSpace\": 52428800", "\"reachable\": false"],
+    );
+}
+
+#[test]
+fn refused_forwarding_a_refused_key_and_unknown_signatures_are_explained() {
+    HEAD.offload_to(&[W1, W2]);
+    let (sshd, keys) = (W1.file("/etc/ssh/sshd_config.d/zz-test.conf"), W2.file("/root/.ssh/authorized_keys"));
+    let (acl, authorized) = (HEAD.file("/etc/guix/acl"), std::fs::read(&keys).unwrap());
+    let trusted = std::fs::read(&acl).unwrap();
+    let reload = || W1.sh(&["pkill", "-HUP", "-o", "-x", "sshd"]);
+    std::fs::write(&sshd, "AllowStreamLocalForwarding no\n").unwrap();
+    reload();
+    std::fs::write(&keys, "").unwrap();
+    let _undo = Undo(|| {
+        std::fs::remove_file(&sshd).unwrap();
+        reload();
+        std::fs::write(&keys, &authorized).unwrap();
+        std::fs::write(&acl, &trusted).unwrap();
+    });
+
+    let (passed, _, said) = run(C, &["test"]);
+    assert!(!passed, "{said}");
+    assert_says(
+        &said,
+        &[
+            "successfully imported '/gnu/store/",
+            "warning: the SSH server of 'w1' does not forward sockets",
+            "error: 'w2' does not let user root in with the key /etc/guix/offload_key\n",
+            "error: 1 of 2 build machines cannot be used\n",
+        ],
+    );
+    std::fs::write(&acl, "(acl)").unwrap();
+    let (passed, _, said) = run(C, &["test", "/etc/guix/machines.scm", "w1"]);
+    assert!(!passed, "{said}");
+    assert_says(
+        &said,
+        &["authorize its key here, as root: ssh root@w1 cat /etc/guix/signing-key.pub | guix archive --authorize\n"],
+    );
+}
+
+#[test]
+fn the_command_line_is_checked() {
+    let machines = "/etc/guix/machines.scm";
+    for (arguments, complaint) in [
+        (&["test", machines, "w[1"][..], "'w[1' is not a regular expression"),
+        (&["status", "a", "b", "c"], "arguments"),
+        (&["nonsense"], "invalid arguments"),
+    ] {
+        for program in [C, GUILE] {
+            let (passed, _, said) = run(program, arguments);
+            assert!(!passed && said.contains(complaint), "{arguments:?}: {said}");
+        }
+    }
+    for program in [C, GUILE] {
+        assert_says(
+            &run(program, &["--help"]).1,
+            &["Usage: guix", "offload SYSTEM MAX-SILENT-TIME", "status [FILE [REGEXP]] [--json]"],
+        );
+        assert_says(&run(program, &["--version"]).1, &["guix offload (", "GPL"]);
+    }
+}
