@@ -112,7 +112,10 @@ impl Remote {
     /// Those of `paths` that the machine lacks, in one round trip.
     pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
         self.be_patient();
+        let begun = Instant::now();
         let valid: HashSet<StorePath> = self.link.client.valid_paths(paths).map_err(|e| self.name(e))?;
+        // A better estimate than the greeting's, for which the daemon starts a process.
+        self.link.round_trip = self.link.round_trip.min(begun.elapsed());
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
     }
 
