@@ -73,10 +73,11 @@ cxx-test: library
 	    bindings/cxx/test.cc -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN'; \
 	  target/cxx-test/test $(CURDIR)/target/cxx-test/state; done
 
-# Runs on the lab's heads, whose C++ library may be another one.
-$(stage)/libexec/goals: install $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.* bindings/cxx/*.hh)
+# These run on the lab's heads, whose C++ library may be another one.
+seam := $(stage)/libexec/goals $(stage)/libexec/bench
+$(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.hh)
 	$(CXX) -std=c++11 $(cxx_flags) -Ibindings/guix-daemon -o $@ \
-	  bindings/guix-daemon/test/goals.cc bindings/guix-daemon/offload-agent.cc \
+	  bindings/guix-daemon/test/$*.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
 setup:
@@ -94,7 +95,7 @@ check: setup
 	$(MAKE) cxx-test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) doc
-	$(MAKE) install $(stage)/libexec/goals DESTDIR= PREFIX=$(stage)
+	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
@@ -110,8 +111,8 @@ demo: setup
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run
-	$(MAKE) install DESTDIR= PREFIX=$(stage)
-	LAB_INSTALL=$(stage) $(lab) with-farm shead head w1 w2 -- $(CARGO) bench --offline --bench farm
+	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 -- $(CARGO) bench --offline --bench farm
 
 clean:
 	$(CARGO) clean

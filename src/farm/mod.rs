@@ -86,7 +86,7 @@ pub fn test(directories: &Directories, machines: &[BuildMachine]) -> Vec<Report>
     examine(directories, machines, check::test)
 }
 
-/// Asks each of `machines` how it is doing. Otherwise as [`test`], but nothing is changed anywhere.
+/// Asks each of `machines` how it is doing. Otherwise as [`test()`], but nothing is changed anywhere.
 pub fn status(directories: &Directories, machines: &[BuildMachine]) -> Vec<Report> {
     examine(directories, machines, check::status)
 }
