@@ -69,7 +69,10 @@ pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_out
     drop(program);
     // What the program said before it ended, which fills a pipe at most; not what a process that it left behind may go
     // on to say.
-    while stderr_is_open && errors.len() <= STDERR_KEPT + PIPE_CAPACITY && wait(&stderr, None::<&File>, Duration::ZERO)?.0 {
+    while stderr_is_open
+        && errors.len() <= STDERR_KEPT + PIPE_CAPACITY
+        && wait(&stderr, None::<&File>, Duration::ZERO)?.0
+    {
         stderr_is_open = read_some(&mut stderr, &mut errors)?;
     }
     errors.drain(..errors.len().saturating_sub(STDERR_KEPT));
