@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use lab::{Host, lab};
 
 /// A head whose daemon has the stock script for a hook, one whose daemon has ours, one whose daemon has our Guile module,
-/// and one whose daemon builds by itself.
+/// and one that builds by itself.
 const STOCK: Host = Host("shead");
 const OURS: Host = Host("head");
 const GUILE: Host = Host("ghead");
@@ -66,7 +66,14 @@ const ROWS: [Row; 9] = [
     row("1 tiny build", HOOKS, STOCK_AND_HOOK, 1, &[], None),
     row("1 tiny build", ["stock", "Guile"], [Contender::Daemon(STOCK), Contender::Daemon(GUILE)], 1, &[], None),
     row("next tiny build", ["stock", "job"], [Contender::Daemon(STOCK), Contender::Jobs], 1, &[], None),
-    row("next tiny build", ["local", "job"], [Contender::Daemon(ALONE), Contender::Jobs], 1, &["jobs=1"], None),
+    row(
+        "next tiny build",
+        ["local", "job"],
+        [Contender::Daemon(ALONE), Contender::Jobs],
+        1,
+        &["jobs=1", "offload=0"],
+        None,
+    ),
     row("16 tiny builds, 2 machines x 2 slots", HOOKS, STOCK_AND_HOOK, 2, &["count=16"], None),
     row("256 MiB of input", HOOKS, STOCK_AND_HOOK, 1, &["input-kib=262144"], Some(256.0)),
     row("256 MiB of output", HOOKS, STOCK_AND_HOOK, 1, &["kib=262144"], Some(256.0)),
@@ -121,7 +128,6 @@ fn main() {
     let runs: usize = std::env::var("BENCH_RUNS").ok().map_or(5, |runs| runs.parse().expect("BENCH_RUNS is a number"));
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     lab(&["restart-daemon", STOCK.0, "--", "--max-jobs=0"]);
-    lab(&["restart-daemon", ALONE.0, "--", "--no-offload"]);
     for (head, hook) in [(OURS, "guix-offload"), (GUILE, "guix-offload-guile")] {
         lab(&["restart-daemon", head.0, &format!("GUIX={PROGRAMS}/{hook}"), "--", "--max-jobs=0"]);
     }

@@ -95,7 +95,7 @@ pub fn serve(engine: &Arc<Engine>, options: &Options, input: File, output: File,
     let finished = Arc::clone(&done);
     // In a thread of our own, because there a pipe without a reader raises no signal.
     let worker = thread::spawn("guix-offload", move || {
-        let mut reporter = Reporter::new(output, log);
+        let mut reporter = Reporter::new(output, log, hook.options.build.max_silent_time);
         let result = catch_unwind(AssertUnwindSafe(|| hook.converse(&mut BufReader::new(input), &mut reporter)))
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the hook panicked")));
         finished.raise();
@@ -129,7 +129,7 @@ impl Hook {
         while let Some(line) = read_line(input, MAX_REQUEST)? {
             let request = parse_request(&line, &self.engine.directories().store)?;
             let reply = match self.options.machines.load()? {
-                Some(machines) => self.engine.ask(&machines, &request, &self.cancel, reporter)?,
+                Some(machines) => self.engine.ask(&machines, &request, &self.options.build, &self.cancel, reporter)?,
                 None => Reply::Decline,
             };
             match reply {

@@ -82,6 +82,8 @@ struct State {
     /// Bytes of log in `events`.
     log: usize,
     result: Option<Result<()>>,
+    /// Whether it was said that the job waits.
+    queued: bool,
     cancelled: bool,
 }
 
@@ -197,12 +199,15 @@ struct Reporter(Arc<Shared>);
 
 impl Reporter {
     fn push(&self, state: &mut State, event: JobEvent) {
+        let queued = event == JobEvent::Queued;
         match (state.events.back_mut(), &event) {
+            (_, JobEvent::Queued) if state.queued => return,
             // Of progress, only the latest counts.
             (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
             (Some(JobEvent::Log(last)), JobEvent::Log(text)) if last.len() < LOG_PIECE => last.extend_from_slice(text),
             _ => state.events.push_back(event),
         }
+        state.queued |= queued;
         self.0.ready.raise();
     }
 

@@ -35,7 +35,7 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a Error,
     },
-    /// All machines are busy; the build waits for one.
+    /// All machines are busy; the build waits for one. Happens again and again while it waits.
     Queued,
     /// This machine will do the build.
     Chosen {

@@ -27,6 +27,10 @@ const POLL_SHORTEST: Duration = Duration::from_millis(10);
 /// ... nor less often than this.
 const POLL_LONGEST: Duration = Duration::from_millis(250);
 
+/// Builds that may take less time than this, in seconds, are postponed rather than queued: guix-daemon counts the time
+/// that a hook waits after it has accepted as the build's.
+const SHORT_TIMEOUT: u64 = 60 * 60;
+
 /// How long an accepted build waits before it tries machines again that were all down or overloaded.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -110,6 +114,7 @@ impl Engine {
         &self,
         machines: &[BuildMachine],
         request: &Request,
+        options: &BuildOptions,
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Reply> {
@@ -122,6 +127,7 @@ impl Engine {
             Choice::Machine(lease) => {
                 (accepted.lease, accepted.local) = (Some(lease), preparing.started.transpose()?);
             }
+            Choice::Busy if (1..SHORT_TIMEOUT).contains(&options.timeout) => return Ok(Reply::Postpone),
             Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
@@ -238,7 +244,6 @@ impl Engine {
     ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
-        let mut queued = false;
         loop {
             let pause = match candidates.choose(|index| !failed.contains(&index), &self.remotes, cancel, observer)? {
                 Choice::Machine(lease) => return Ok(lease),
@@ -253,9 +258,7 @@ impl Engine {
                 }
                 Choice::Nobody => RETRY_INTERVAL,
             };
-            if !std::mem::replace(&mut queued, true) {
-                observer.event(&Event::Queued);
-            }
+            observer.event(&Event::Queued);
             observer.started = None; // hundreds of builds may wait
             cancel.sleep(pause)?;
         }

@@ -25,6 +25,10 @@ pub struct Reporter {
     /// one look to the next.
     said: HashSet<(String, String)>,
     transfer: Option<Transfer>,
+    /// After how long without a message there has to be another one.
+    patience: Option<Duration>,
+    spoke: Instant,
+    queued: bool,
 }
 
 /// A transfer that is under way, shown on a terminal.
@@ -35,20 +39,30 @@ struct Transfer {
 }
 
 impl Reporter {
-    /// Takes the files to write to.
-    pub fn new(messages: File, log: File) -> Self {
-        Reporter { messages, log, said: HashSet::new(), transfer: None }
+    /// Takes the files to write to, and after how many seconds without a message guix-daemon kills its hook, because
+    /// it takes it for a silent build; 0: it does not.
+    pub fn new(messages: File, log: File, max_silent_time: u64) -> Self {
+        let patience = (max_silent_time > 0).then(|| Duration::from_secs(max_silent_time) / 3);
+        let (said, spoke) = (HashSet::new(), Instant::now());
+        Reporter { messages, log, said, transfer: None, patience, spoke, queued: false }
+    }
+
+    /// Is it time to say something, if only that all is well?
+    fn is_overdue(&self) -> bool {
+        self.patience.is_some_and(|patience| self.spoke.elapsed() >= patience)
     }
 
     /// Writes `text` and a newline as one piece. Whoever reads messages may be gone: that stops no build.
     pub fn say(&mut self, text: &str) {
         self.end_transfer();
+        self.spoke = Instant::now();
         let _ = self.messages.write_all(format!("{text}\n").as_bytes());
     }
 
     /// Reports an error, and what to do about it.
     pub fn error(&mut self, error: &Error) {
-        if error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error))) {
+        let misconfigured = matches!(error.kind(), ErrorKind::Configuration | ErrorKind::Authentication);
+        if misconfigured && error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error))) {
             self.say("guix offload: error: no machine that could do the build can be used as it is configured");
             return;
         }
@@ -138,7 +152,11 @@ impl Observer for Reporter {
                     }
                 }
             }
-            Event::Queued => self.say("guix offload: all build machines are busy, waiting for a build slot"),
+            Event::Queued if self.queued && !self.is_overdue() => {}
+            Event::Queued => {
+                self.queued = true;
+                self.say("guix offload: all build machines are busy, waiting for a build slot");
+            }
             Event::Sending { machine, items, bytes } => {
                 self.say(&format!("guix offload: sending {} to '{machine}'...", amount(items, bytes)));
                 self.begin_transfer(bytes);
@@ -153,6 +171,9 @@ impl Observer for Reporter {
             }
             // Said by the event that follows.
             Event::Chosen { .. } | Event::Built | Event::Received => {}
+            Event::Transferred { bytes } if self.transfer.is_none() && self.is_overdue() => {
+                self.say(&format!("guix offload: {} MiB have moved so far", bytes >> 20));
+            }
             Event::Transferred { bytes } => self.draw(bytes),
             Event::Verified { item } => self.say(&format!("found valid signature for '{item}'")),
             Event::Retrying { machine, reason } => {
@@ -183,7 +204,7 @@ mod tests {
     #[test]
     fn a_reason_is_given_once_whatever_the_numbers() {
         let mut file = tempfile::tempfile().unwrap();
-        let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap());
+        let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 0);
         for (machine, text) in [("a", "load 0.93"), ("a", "load 1.02"), ("b", "load 1.02"), ("b", "wrong key")] {
             let reason = Error::new(ErrorKind::Configuration, text).on_machine(machine).hint("look");
             reporter.event(&Event::PassedOver { machine, reason: &reason });
@@ -199,6 +220,28 @@ mod tests {
         );
         assert!(lines.len() == 4 && lines[3].starts_with("guix offload: error: no machine"), "{said}");
         assert_eq!(said.matches("hint: look").count(), 3);
+    }
+
+    #[test]
+    fn waiting_is_said_once_and_again_before_it_is_taken_for_silence() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 3);
+        let said = |file: &mut File| {
+            let mut text = String::new();
+            file.rewind().unwrap();
+            file.read_to_string(&mut text).unwrap();
+            text.lines().count()
+        };
+        reporter.event(&Event::Queued);
+        reporter.event(&Event::Queued);
+        reporter.event(&Event::Transferred { bytes: 1 });
+        assert_eq!(said(&mut file), 1);
+        reporter.spoke -= Duration::from_secs(1);
+        reporter.event(&Event::Queued);
+        assert_eq!(said(&mut file), 2);
+        reporter.spoke -= Duration::from_secs(1);
+        reporter.event(&Event::Transferred { bytes: 1 });
+        assert_eq!(said(&mut file), 3);
     }
 
     #[test]

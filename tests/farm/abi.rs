@@ -19,15 +19,15 @@ struct Request {
 impl Request {
     fn new(mode: &str, settings: &[&str]) -> Request {
         HEAD.offload_to(&[W1]);
-        let builds = HEAD.build(mode, &[&["build=0"], settings].concat());
-        let words: Vec<&str> = builds.results.split_whitespace().collect();
-        let ["request", _, derivation, ref items @ ..] = words[..] else {
-            panic!("no request in:\n{}{}", builds.log, builds.results)
+        let builds = HEAD.build(mode, &[&["print=1"], settings].concat());
+        let all = |word: &str| {
+            let lines = builds.results.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+            lines.map(str::to_string).collect::<Vec<_>>()
         };
-        let middle = items.iter().position(|item| *item == "--").unwrap();
-        let strings = |items: &[&str]| items.iter().map(|item| item.to_string()).collect();
-        let (outputs, inputs) = (strings(&items[..middle]), strings(&items[middle + 1..]));
-        Request { derivation: derivation.to_string(), outputs, inputs }
+        let [derivation] = &all("derivation x86_64-linux")[..] else {
+            panic!("one derivation expected in:\n{}{}", builds.log, builds.results)
+        };
+        Request { derivation: derivation.clone(), outputs: all("output"), inputs: all("input") }
     }
 
     /// Runs a program that takes a request on its command line, and its inputs on the standard input.

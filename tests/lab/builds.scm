@@ -12,7 +12,6 @@
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
 ;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
-;;;        build=1 (0: build nothing, but print `request NAME DERIVATION OUTPUT... -- INPUT...` for each, its closure)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
@@ -154,19 +153,12 @@
     (exit 0))
 
   (let* ((builds (all-builds store))
-         (only-requests? (string=? (setting "build" "1") "0"))
          (start  (now))
          (error  (guard (c ((store-protocol-error? c) (store-protocol-error-message c)))
-                   (unless only-requests? (build-derivations store builds))
+                   (build-derivations store builds)
                    #f))
          (elapsed (- (now) start))
          (ok?    (lambda (drv) (every (lambda (output) (valid-path? store (cdr output))) (derivation->output-paths drv)))))
-    (when only-requests?
-      (for-each (lambda (drv)
-                  (format #t "request ~a ~a ~{~a ~}-- ~{~a~^ ~}~%" (derivation-name drv) (derivation-file-name drv)
-                          (map cdr (derivation->output-paths drv)) (requisites store (list (derivation-file-name drv)))))
-                builds)
-      (exit 0))
     (for-each (lambda (drv)
                 (if (ok? drv)
                     (format #t "ok ~a ~{~a~^ ~}~%" (derivation-name drv) (map cdr (derivation->output-paths drv)))
