@@ -25,9 +25,9 @@ static int status_of_child(int executes)
 static void a_child_may_exec_or_exit(void)
 {
     enum { JOBS = 4 };
+    int threads = THREADS(), descriptors = DESCRIPTORS();
     struct world world = new_world(SILENT);
     guix_offload_job *jobs[JOBS];
-    int threads = THREADS(), descriptors = DESCRIPTORS();
     int inherited = status_of_child(1); /* what a child has after exec without any jobs */
     int32_t reply;
 
@@ -45,9 +45,9 @@ static void a_child_may_exec_or_exit(void)
         FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_job_result, jobs[i]);
         guix_offload_job_free(jobs[i]);
     }
+    free_world(&world); /* the engine keeps the files of build slots open */
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
-    free_world(&world);
 }
 
 int main(int argc, char **argv)

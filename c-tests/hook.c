@@ -147,6 +147,9 @@ static void bad_arguments_are_rejected(void)
     REJECTS(guix_offload_hook_set_machine_file, daemon.hook, NULL);
     REJECTS(guix_offload_hook_set_machine_file, daemon.hook, NOT_UTF8);
     REJECTS(guix_offload_hook_set_machine_file, daemon.hook, too_long());
+    REJECTS(guix_offload_hook_set_machines, NULL, daemon.world.machines);
+    REJECTS(guix_offload_hook_set_machines, daemon.hook, NULL);
+    SUCCEEDS(guix_offload_hook_set_machines, daemon.hook, daemon.world.machines);
     REJECTS(guix_offload_hook_set_limits, NULL, 0, 0);
     SUCCEEDS(guix_offload_hook_set_limits, daemon.hook, UINT64_MAX, 0);
     REJECTS(guix_offload_hook_set_build_trace, NULL, 0);

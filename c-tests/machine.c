@@ -95,7 +95,8 @@ static void no_machine_is_made_of_bad_texts(void)
     REJECTS(guix_offload_machine_new, NULL, "m", "x86_64-linux", "u", HOST_KEY);
     for (int i = 0; i < 3; i++) {
         REJECTS(guix_offload_machine_new, &machine, bad[i], "x86_64-linux", "u", HOST_KEY);
-        REJECTS(guix_offload_machine_new, &machine, "m", bad[i], "u", HOST_KEY);
+        if (bad[i] != NULL) /* a system may come later */
+            REJECTS(guix_offload_machine_new, &machine, "m", bad[i], "u", HOST_KEY);
         REJECTS(guix_offload_machine_new, &machine, "m", "x86_64-linux", bad[i], HOST_KEY);
         REJECTS(guix_offload_machine_new, &machine, "m", "x86_64-linux", "u", bad[i]);
     }

@@ -21,6 +21,24 @@ static void a_request_is_filled(void)
     guix_offload_request_free(request);
 }
 
+static void a_request_matches_what_offers_its_system(void)
+{
+    guix_offload_request *request = new_request();
+    guix_offload_machines *machines = NULL;
+    guix_offload_machine *machine = NULL;
+    SUCCEEDS(guix_offload_machines_new, &machines);
+    CHECK(guix_offload_request_matches(request, machines) == 0);
+    SUCCEEDS(guix_offload_machine_new, &machine, "m", "x86_64-linux", "u", HOST_KEY);
+    SUCCEEDS(guix_offload_machines_add, machines, machine);
+    CHECK(guix_offload_request_matches(request, machines) == 1);
+    SUCCEEDS(guix_offload_request_add_feature, request, "kvm");
+    CHECK(guix_offload_request_matches(request, machines) == 0);
+    CHECK(guix_offload_request_matches(NULL, machines) == 0 && guix_offload_request_matches(request, NULL) == 0);
+    guix_offload_machine_free(machine);
+    guix_offload_machines_free(machines);
+    guix_offload_request_free(request);
+}
+
 static void bad_arguments_are_rejected(void)
 {
     guix_offload_request *request = UNTOUCHED;
@@ -55,6 +73,7 @@ static void setters_want_a_request(void)
 int main(void)
 {
     RUN(a_request_is_filled);
+    RUN(a_request_matches_what_offers_its_system);
     RUN(bad_arguments_are_rejected);
     RUN(setters_want_a_request);
     return 0;

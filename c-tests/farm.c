@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-3.0-or-later */
+/* Reports on all machines at once, as far as they go when no machine can be reached.  */
+#include "world.h"
+
+/* What is known of a machine that does not answer, and of one that is not in the report.  */
+static void check_nothing_known(const guix_offload_report *report, size_t index)
+{
+    CHECK(guix_offload_report_reachable(report, index) == 0);
+    CHECK(guix_offload_report_load(report, index) == -1);
+    CHECK(guix_offload_report_cores(report, index) == 0);
+    CHECK(guix_offload_report_free_space(report, index) == 0);
+    CHECK(guix_offload_report_clock_difference(report, index) == 0);
+    CHECK(guix_offload_report_guix_version(report, index) == NULL);
+    CHECK(guix_offload_report_kernel(report, index) == NULL);
+    CHECK(guix_offload_report_architecture(report, index) == NULL);
+    CHECK(guix_offload_report_host_name(report, index) == NULL);
+    CHECK(guix_offload_report_passed(report, index, 0) == NULL);
+    CHECK(guix_offload_report_note(report, index, 0) == NULL);
+    CHECK(guix_offload_report_note_hint(report, index, 0) == NULL);
+}
+
+static void accessors_of_no_report(void)
+{
+    CHECK(guix_offload_report_text(NULL) == NULL && guix_offload_report_json(NULL) == NULL);
+    CHECK(guix_offload_report_count(NULL) == 0 && guix_offload_report_failures(NULL) == 0);
+    CHECK(guix_offload_report_machine(NULL, 0) == NULL && guix_offload_report_error(NULL, 0) == NULL);
+    CHECK(guix_offload_report_state(NULL, 0) == NULL);
+    CHECK(guix_offload_report_slots_taken(NULL, 0) == -1);
+    check_nothing_known(NULL, 0);
+    guix_offload_report_free(NULL);
+}
+
+/* A machine that refuses connections fails, and the report says so.  */
+static void a_machine_that_is_down_is_reported(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *reports[2] = {NULL, NULL};
+    const char *name = guix_offload_machine_name(guix_offload_machines_get(world.machines, 0));
+
+    SUCCEEDS(guix_offload_farm_status, &reports[0], world.engine, world.machines);
+    SUCCEEDS(guix_offload_farm_test, &reports[1], world.engine, world.machines);
+    for (int i = 0; i < 2; i++) {
+        const guix_offload_report *report = reports[i];
+        CHECK(guix_offload_report_count(report) == 1 && guix_offload_report_failures(report) == 1);
+        CHECK_TEXT(guix_offload_machine_name(guix_offload_report_machine(report, 0)), name);
+        CHECK_TEXT(guix_offload_report_state(report, 0), "unreachable");
+        CHECK(guix_offload_error_code(guix_offload_report_error(report, 0)) == GUIX_OFFLOAD_UNAVAILABLE);
+        CHECK(strstr(guix_offload_report_text(report), name) != NULL);
+        CHECK(strstr(guix_offload_report_json(report), "\"machines\"") != NULL);
+        check_nothing_known(report, 0);
+        /* There is no second machine.  */
+        CHECK(guix_offload_report_machine(report, 1) == NULL && guix_offload_report_error(report, 1) == NULL);
+        CHECK(guix_offload_report_state(report, 1) == NULL && guix_offload_report_slots_taken(report, 1) == -1);
+        check_nothing_known(report, 1);
+        guix_offload_report_free(reports[i]);
+    }
+    free_world(&world);
+}
+
+static void bad_arguments_are_rejected(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = UNTOUCHED;
+    REJECTS(guix_offload_farm_test, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_test, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_test, &report, world.engine, NULL);
+    REJECTS(guix_offload_farm_status, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_status, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_status, &report, world.engine, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
+int main(void)
+{
+    int threads = threads_before(), descriptors = DESCRIPTORS();
+    RUN(accessors_of_no_report);
+    RUN(a_machine_that_is_down_is_reported);
+    RUN(bad_arguments_are_rejected);
+    await_threads(threads);
+    CHECK(DESCRIPTORS() == descriptors);
+    return 0;
+}
