@@ -26,7 +26,7 @@
             load-machines
 
             make-engine engine?
-            make-request request?
+            make-request request? request-matches
 
             offload-choose
             lease? lease-connection
@@ -200,6 +200,14 @@ evaluated by another Guile process."
     (call request-set-limits request timeout max-silent-time)
     (call request-set-build-trace request (if print-build-trace? 1 0))
     request))
+
+(define-foreign %request-matches size_t "guix_offload_request_matches" '* '*)
+
+(define (request-matches request machines)
+  "How many of MACHINES offer what REQUEST requires, whether they can be reached or not."
+  (call-with-machines machines
+    (lambda (machines)
+      (%request-matches request machines))))
 
 
 ;;;

@@ -129,6 +129,12 @@
              (list reply handle)))
          (list offload-choose start-job))))
 
+(test-equal "a request matches machines of its system"
+  '(1 0)
+  (map (lambda (system)
+         (request-matches (make-request system %derivation) (list (away))))
+       '("x86_64-linux" "i686-linux")))
+
 (test-equal "the machines are asked, and one that is away says so"
   '("unreachable" #f configuration 0 #f)
   (match (report->list (machines-status engine (list (away))))
