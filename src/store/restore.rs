@@ -15,8 +15,8 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fallocate, fchmod, futimens, mkdirat,
-    openat, symlinkat, utimensat,
+    AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fallocate, fchmod, fstatvfs, futimens,
+    mkdirat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -100,6 +100,13 @@ impl Visitor for Restorer<'_> {
         let file: File =
             openat(&self.here, &self.name, flags, Mode::RUSR | Mode::WUSR).io_context(ErrorKind::Store, what)?.into();
         if size >= MIN_PREALLOCATED {
+            // A size that is a lie must not take the whole disk away from others, if only for a moment.
+            let room = fstatvfs(&file).io_context(ErrorKind::Store, what)?;
+            let free = room.f_bavail.saturating_mul(room.f_frsize);
+            if size > free {
+                let message = format!("{}: it has {} MiB, but only {} are free", what(), size >> 20, free >> 20);
+                return Err(Error::new(ErrorKind::Store, message));
+            }
             match fallocate(&file, FallocateFlags::empty(), 0, size) {
                 // Not every file system can; a full disk is better known now than later.
                 Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}

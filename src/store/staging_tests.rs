@@ -143,7 +143,7 @@ fn an_item_that_is_cut_off_leaves_nothing_wherever_it_ends() {
     let cuts = (0..FIRST.len()).map(|n| (&FIRST[..n], first()));
     for (part, expected) in cuts.chain((0..SECOND.len()).step_by(101).map(|n| (&SECOND[..n], second()))) {
         let error = staging.receive(&mut &part[..], &host.acl, &expected, None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
         let text = error.to_string();
         assert!(
             text.starts_with(&format!("receiving {expected}: archive is cut off after byte {}", part.len())),
