@@ -134,7 +134,7 @@ impl Recording {
         assert_eq!(client.version(), self.version);
         let valid = client.valid_paths(&[self.derivation.clone(), self.failing.clone()])?;
         assert_eq!(valid, HashSet::from([self.failing.clone()]));
-        assert_eq!(client.import(&mut &self.bundle[..])?, [self.derivation.clone()]);
+        assert_eq!(client.import(&mut &self.bundle[..])?, std::slice::from_ref(&self.derivation));
         let info = client.path_info(&self.derivation)?;
         assert!(info.deriver.is_none() && info.nar_size > 500 && info.references.len() == 1, "{info:?}");
         client.add_temp_root(&self.derivation)?;
