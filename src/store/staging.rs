@@ -14,7 +14,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, fchmod, mkdirat, open, openat, renameat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, fchmod, mkdirat, open, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -71,7 +71,10 @@ impl Staging {
                         .map(|()| staging);
                 }
                 Err(Errno::NOENT) => rooted?,
-                Err(error) => return Err(error).io_context(ErrorKind::Store, what),
+                Err(error) => {
+                    let _ = unlinkat(&store, path.base_name(), AtFlags::REMOVEDIR);
+                    return Err(error).io_context(ErrorKind::Store, what);
+                }
             }
         }
         Err(Error::new(ErrorKind::Store, format!("directories in {} disappear at once", store_dir.as_str())))
@@ -159,8 +162,12 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is garbage: it has the name of an item which is not valid.
-        let _ = remove_tree(self.store.as_fd(), self.path.base_name().as_bytes());
+        // An empty directory, the usual case, goes even when there are no descriptors left to look into it. What cannot
+        // be removed now is garbage: it has the name of an item which is not valid.
+        let name = self.path.base_name();
+        if unlinkat(&self.store, name, AtFlags::REMOVEDIR).is_err() {
+            let _ = remove_tree(self.store.as_fd(), name.as_bytes());
+        }
         self.links.remove_unused();
     }
 }
