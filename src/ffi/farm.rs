@@ -10,7 +10,10 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
 use super::string::for_c;
+use crate::error::Result;
 use crate::farm::{self, Report, State, json, text};
+use crate::machine::BuildMachine;
+use crate::store::Directories;
 
 /// What was found out about machines, each of which has an index, counted from 0. Does not change: any number of
 /// threads may read it. Everything that it gives lives as long as it does.
@@ -76,13 +79,7 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let out = Out::new(report, "report")?;
-        let engine = handle::borrow(engine, "engine")?.share();
-        let machines = handle::borrow(machines, "machines")?.to_vec();
-        let reports = farm::test(engine.directories(), &machines);
-        let text = text::test(&reports);
-        out.give(guix_offload_report::new(reports, &text));
-        Ok(())
+        make_report(report, engine, machines, farm::test, text::test)
     }
 }
 
@@ -95,13 +92,7 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let out = Out::new(report, "report")?;
-        let engine = handle::borrow(engine, "engine")?.share();
-        let machines = handle::borrow(machines, "machines")?.to_vec();
-        let reports = farm::status(engine.directories(), &machines);
-        let text = text::status(&reports);
-        out.give(guix_offload_report::new(reports, &text));
-        Ok(())
+        make_report(report, engine, machines, farm::status, text::status)
     }
 }
 
@@ -110,6 +101,23 @@ export! {
     pub fn guix_offload_report_free(report: *mut guix_offload_report) {
         handle::free(report);
     }
+}
+
+/// Examines machines and hands the report to the caller.
+fn make_report(
+    report: *mut *mut guix_offload_report,
+    engine: *const guix_offload_engine,
+    machines: *const guix_offload_machines,
+    examine: fn(&Directories, &[BuildMachine]) -> Vec<Report>,
+    describe: fn(&[Report]) -> String,
+) -> Result<()> {
+    let out = Out::new(report, "report")?;
+    let engine = handle::borrow(engine, "engine")?.share();
+    let machines = handle::borrow(machines, "machines")?.to_vec();
+    let reports = examine(engine.directories(), &machines);
+    let text = describe(&reports);
+    out.give(guix_offload_report::new(reports, &text));
+    Ok(())
 }
 
 /// Looks at a report, if there is one.
