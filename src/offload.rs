@@ -201,7 +201,7 @@ impl Engine {
                     lease
                 }
             };
-            place = place.and(None); // a machine is better than a place in the queue
+            drop(place.take()); // others may queue now
             let preparation = match local.take() {
                 Some(preparation) => preparation,
                 None => self.prepare(&derivation)?,
@@ -328,7 +328,15 @@ impl Attempt<'_> {
             .map_err(|error| blame_full_disk(error, remote))?;
         observer.event(&Event::Built);
         cancel.check()?;
-        transfer::retrieve_files(&self.engine.directories, local, remote, self.derivation, self.outputs, observer)
+        transfer::retrieve_files(
+            &self.engine.directories,
+            local,
+            remote,
+            self.derivation,
+            self.outputs,
+            cancel,
+            observer,
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use crate::archive::{self, Acl, Visitor};
+use crate::cancel::Cancel;
 use crate::daemon::{self, Client};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::observer::{Event, Observer};
@@ -45,11 +46,11 @@ impl Local {
         if self.client.path_info(derivation)?.nar_size > MAX_PREPARED as u64 {
             return Ok(());
         }
-        self.client.export(derivation).map_err(|e| ours(e, derivation))?;
+        self.client.export(derivation).map_err(|e| ours(e, &format!("export '{derivation}'")))?;
         let mut item = Vec::new();
         daemon::Export(&mut self.client)
             .read_to_end(&mut item)
-            .map_err(|e| ours(Error::io(ErrorKind::Store, "reading", e), derivation))?;
+            .map_err(|e| ours(Error::io(ErrorKind::Store, "reading", e), &format!("export '{derivation}'")))?;
         self.prepared = Some((derivation.clone(), item));
         Ok(())
     }
@@ -80,7 +81,7 @@ fn references_first(client: &mut Client, items: Vec<StorePath>) -> Result<(Vec<S
     let mut references: HashMap<StorePath, Vec<StorePath>> = HashMap::new();
     let members: HashSet<StorePath> = items.iter().cloned().collect();
     for item in &items {
-        let mut info = client.path_info(item).context(|| format!("looking up '{item}'"))?;
+        let mut info = client.path_info(item).map_err(|e| ours(e, &format!("look up '{item}'")))?;
         bytes += info.nar_size;
         info.references.retain(|reference| reference != item && members.contains(reference));
         references.insert(item.clone(), info.references);
@@ -129,7 +130,7 @@ impl<'a, I: Iterator<Item = &'a StorePath>> Bundle<'a, I> {
             Some(item) => match self.local.prepared.take_if(|(prepared, _)| prepared == item) {
                 Some((_, prepared)) => self.pending.extend_from_slice(&prepared),
                 None => {
-                    self.local.client.export(item).map_err(|e| ours(e, item))?;
+                    self.local.client.export(item).map_err(|e| ours(e, &format!("export '{item}'")))?;
                     self.exporting = true;
                 }
             },
@@ -146,7 +147,7 @@ impl<'a, I: Iterator<Item = &'a StorePath>> Bundle<'a, I> {
                 return Ok(length);
             }
             if self.exporting {
-                match self.local.client.read_export(buffer)? {
+                match self.local.client.read_export(buffer).map_err(|e| ours(e, "export"))? {
                     0 => self.exporting = false,
                     length => return Ok(length),
                 }
@@ -168,9 +169,10 @@ impl<'a, I: Iterator<Item = &'a StorePath>> Read for Bundle<'a, I> {
     }
 }
 
-/// A failure of the local daemon: no other machine would do better.
-fn ours(error: Error, item: &StorePath) -> Error {
-    Error::new(ErrorKind::Store, format!("the local daemon cannot export '{item}': {error}"))
+/// A failure of the local daemon, which could not do `what`: no machine is to blame, and no other would do better.
+fn ours(error: Error, what: &str) -> Error {
+    let kind = if error.kind() == ErrorKind::Exhausted { ErrorKind::Exhausted } else { ErrorKind::Store };
+    Error::new(kind, format!("the local daemon cannot {what}: {error}"))
 }
 
 /// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
@@ -182,6 +184,7 @@ pub fn retrieve_files(
     remote: &mut Remote,
     derivation: &StorePath,
     outputs: &[StorePath],
+    cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let machine = remote.machine().name.clone();
@@ -193,7 +196,9 @@ pub fn retrieve_files(
     }
     require_space(directories, bytes)?;
     observer.event(&Event::Retrieving { machine: &machine, items: outputs.len(), bytes });
-    let mut staging = Staging::new(directories, &mut |path| local.client.add_temp_root(path))?;
+    let mut staging = Staging::new(directories, &mut |path| {
+        local.client.add_temp_root(path).map_err(|e| ours(e, "protect a temporary directory"))
+    })?;
     let mut received = 0;
     for output in outputs {
         let archive = remote.export(output).context(|| format!("retrieving '{output}'"))?;
@@ -206,6 +211,8 @@ pub fn retrieve_files(
         observer.event(&Event::Verified { item: output });
     }
     observer.event(&Event::Received);
+    // Whoever cancels may have lost the locks on the outputs.
+    cancel.check()?;
     staging.commit(&mut database).map(|_| ()).context(|| format!("registering the outputs of '{derivation}'"))
 }
 

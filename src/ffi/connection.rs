@@ -13,6 +13,7 @@ use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{descriptor, export};
+use crate::cancel::Cancel;
 use crate::choose::{Choice, Lease};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::observer::{Event, Observer};
@@ -336,7 +337,7 @@ export! {
         let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
         connection.transfer(progress, data, |engine, local, remote, observer| {
             let directories = engine.directories();
-            transfer::retrieve_files(directories, local, remote, &request.derivation, &work.outputs, observer)
+            transfer::retrieve_files(directories, local, remote, &request.derivation, &work.outputs, &Cancel::default(), observer)
         })
     }
 }
