@@ -325,7 +325,11 @@ impl Attempt<'_> {
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote
             .build(self.derivation, options, &mut |text| observer.log(text))
-            .map_err(|error| blame_full_disk(error, remote))?;
+            .map_err(|error| blame_full_disk(error, remote))
+            .map_err(|error| match is_machines_fault(&error) {
+                true => error.context(format!("building '{}' on '{}'", self.derivation, remote.machine().name)),
+                false => error,
+            })?;
         observer.event(&Event::Built);
         cancel.check()?;
         transfer::retrieve_files(
