@@ -175,6 +175,11 @@ fn ours(error: Error, what: &str) -> Error {
     Error::new(kind, format!("the local daemon cannot {what}: {error}"))
 }
 
+/// Is this host, not the machine at the other end, to blame?
+fn is_ours(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Store | ErrorKind::Exhausted | ErrorKind::Configuration | ErrorKind::Internal)
+}
+
 /// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
 ///
 /// Whoever calls holds the locks on the outputs, as guix-daemon does for its hook.
@@ -203,7 +208,10 @@ pub fn retrieve_files(
     for output in outputs {
         let archive = remote.export(output).context(|| format!("retrieving '{output}'"))?;
         let mut archive = Counted { inner: archive, bytes: &mut received, observer };
-        staging.receive(&mut archive, &acl, output, Some(derivation)).context(|| format!("retrieving '{output}'"))?;
+        staging
+            .receive(&mut archive, &acl, output, Some(derivation))
+            .map_err(|error| if is_ours(&error) { error } else { error.on_machine(&machine) })
+            .context(|| format!("retrieving '{output}'"))?;
         // What the daemon says after the item: that it is complete.
         if archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || format!("retrieving '{output}'"))? != 0 {
             return Err(Error::new(ErrorKind::Protocol, format!("'{machine}' sent bytes after '{output}'")));

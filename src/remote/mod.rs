@@ -77,8 +77,17 @@ impl Remote {
             }
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
+            let mut answer = None;
+            if forwarded.wait_open().is_err() && session.failure().is_none() {
+                // The server may allow one session at a time: the helper's can begin when the probe's has ended.
+                answer = Some(probe::answer(&mut probe)?);
+                probe.exit_status()?;
+            }
             let mut link = Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?;
-            let answer = probe::answer(&mut probe)?;
+            let answer = match answer {
+                Some(answer) => answer,
+                None => probe::answer(&mut probe)?,
+            };
             // The helper looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
                 socket = link::socket_file(&name)?.to_string();

@@ -149,10 +149,10 @@ pub fn close_idle(lane: &mut Lane) -> Undo {
     configure_sshd(lane.machine, "ChannelTimeout *=1\n")
 }
 
-/// OpenSSH sends a banner in one packet, and no packet is larger than that.
+/// No SSH packet has to be much larger than that (RFC 4253, section 6.1).
 pub fn banner(lane: &mut Lane) -> Undo {
     let (machine, file) = (lane.machine, "/etc/ssh/banner");
-    std::fs::write(machine.file(file), "All work and no play.\n".repeat((255 << 10) / 22)).unwrap();
+    std::fs::write(machine.file(file), "All work and no play.\n".repeat((32 << 10) / 22)).unwrap();
     configure_sshd(machine, &format!("Banner {file}\n"))
 }
 
@@ -198,6 +198,13 @@ fn talk(mut client: TcpStream, target: &str, lines: usize) {
     });
     let _ = copy(&mut server, &mut client);
     let _ = client.shutdown(Shutdown::Write);
+}
+
+/// No limit to the rate.
+pub fn fast(lane: &mut Lane) -> Undo {
+    let machine = lane.machine;
+    lab(&["link", machine.0, "off"]);
+    Undo::with(move || limit(machine))
 }
 
 /// 1 KiB/s each way, for a machine that has all inputs.

@@ -92,10 +92,12 @@ impl Build {
         match self.news.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(News::Log(text)) => {
                 self.logged += text.len() as u64;
-                self.log += &String::from_utf8_lossy(&text);
-                if self.retried.is_none() && self.log.contains("failed, trying another one") {
-                    self.retried = Some(Instant::now());
+                // What is looked for comes in one piece.
+                let text = String::from_utf8_lossy(&text);
+                if text.contains("failed, trying another one") {
+                    self.retried.get_or_insert_with(Instant::now);
                 }
+                self.log += &text;
                 if self.log.len() > 2 * KEPT {
                     self.log = String::from_utf8_lossy(&self.log.as_bytes()[self.log.len() - KEPT..]).into_owned();
                 }

@@ -50,6 +50,7 @@ pub enum Effect {
 }
 
 /// Ends a fault when dropped.
+#[derive(Default)]
 pub struct Undo(Option<Box<dyn FnOnce()>>);
 
 impl Undo {
@@ -140,10 +141,10 @@ pub fn faults(short: bool) -> Vec<Fault> {
         ("sshd allows one session", Kind::Usual, one_session, Effect::Nothing(done)),
         ("sshd forwards no sockets and allows one session", Kind::Usual, one_session_only, Effect::Nothing(done)),
         ("sshd closes idle channels", Kind::Silent, close_idle, Effect::Machine),
-        ("banner of 256 KiB, the largest that sshd sends", Kind::Usual, banner, Effect::Nothing(done)),
+        ("login banner of 32 KiB", Kind::Usual, banner, Effect::Nothing(done)),
         ("100 MB of lines before SSH begins", Kind::Usual, chatter, Effect::Nothing(done)),
         ("network at 1 KiB/s", Kind::Small, slow, Effect::Nothing(done)),
-        ("log of 2 GiB without a newline", loud, |_| Undo::nothing(), Effect::Nothing(done)),
+        ("log of 2 GiB without a newline", loud, fast, Effect::Nothing(done)),
         ("clock of the machine an hour behind", Kind::Usual, clock_behind, Effect::Nothing("seconds behind")),
     ];
     for (name, kind, condition, effect) in conditions {

@@ -48,7 +48,7 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
 
     lane.look();
 
-    let condition = (fault.condition)(lane);
+    let mut condition = (fault.condition)(lane);
     let mut build = Build::start(lane.head, &derivation);
     let in_time = reach(lane, &mut build, fault.phase, fault.within, random);
     let struck = Instant::now();
@@ -60,6 +60,8 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     }
     let mut report = judge(lane, fault, &ending, with_spare, struck);
     drop(strike);
+    let failing = (fault.phase == Phase::Never && fault.effect == Effect::Machine).then_some(&mut condition);
+    drop(failing.map(std::mem::take));
 
     if ending.outcome != Outcome::Succeeded {
         let again = Build::start(lane.head, &derivation).finish();
