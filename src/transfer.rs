@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
-use crate::archive::{self, Acl, Visitor};
+use crate::archive::Acl;
 use crate::cancel::Cancel;
 use crate::daemon::{self, Client};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
@@ -39,6 +39,13 @@ impl Local {
     /// Adds a text file to the local store, protected from the garbage collector while the connection lives.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
         self.client.add_text(name, text).context(|| "adding a file to the local store")
+    }
+
+    /// Imports `archive`, a bundle that holds `item`, which is then protected from the garbage collector while the
+    /// connection lives.
+    pub fn import(&mut self, item: &StorePath, mut archive: &[u8]) -> Result<()> {
+        let imported = self.client.add_temp_root(item).and_then(|()| self.client.import(&mut archive));
+        imported.map(|_| ()).map_err(|e| ours(e, &format!("import '{item}'")))
     }
 
     /// Exports `derivation` ahead of time.
@@ -214,75 +221,6 @@ pub fn retrieve_files(
     // Whoever cancels may have lost the locks on the outputs.
     cancel.check()?;
     staging.commit(&mut database).map(|_| ()).context(|| format!("registering the outputs of '{derivation}'"))
-}
-
-/// Brings the small item `item`, without references, into the store by way of the local daemon: for a caller who has no
-/// locks, nor, as the daemon may be the only one to have, a store that can be written to.
-///
-/// The archive is verified here too, as [`retrieve_files`] does.
-pub fn retrieve_through_daemon(
-    directories: &Directories,
-    local: &mut Local,
-    remote: &mut Remote,
-    item: &StorePath,
-) -> Result<()> {
-    let retrieving = || format!("retrieving '{item}'");
-    let acl = Acl::load(&directories.acl_file())?;
-    let mut archive = 1u64.to_le_bytes().to_vec();
-    let mut export = remote.export(item).context(retrieving)?;
-    let length = (&mut export)
-        .take(MAX_PREPARED as u64 + 1)
-        .read_to_end(&mut archive)
-        .io_context(ErrorKind::Protocol, retrieving)?;
-    if length > MAX_PREPARED {
-        return Err(Error::new(ErrorKind::Protocol, format!("'{item}' is larger than {MAX_PREPARED} bytes")));
-    }
-    let mut rest = &archive[8..];
-    let found = archive::read_item(&mut rest, &directories.store, &mut Unseen).context(retrieving)?;
-    archive::verify(found.signature.as_deref(), &found.signed_hash, &acl, &found.path)?;
-    if found.path != *item || !rest.is_empty() {
-        return Err(Error::new(ErrorKind::Untrusted, format!("'{}' came instead of '{item}'", found.path)));
-    }
-    archive.extend_from_slice(&0u64.to_le_bytes());
-    local
-        .client
-        .add_temp_root(item)
-        .and_then(|()| local.client.import(&mut &archive[..]))
-        .map_err(|error| Error::new(ErrorKind::Store, format!("the local daemon does not import '{item}': {error}")))?;
-    Ok(())
-}
-
-/// Takes no notice of what is in an archive.
-struct Unseen;
-
-impl Visitor for Unseen {
-    fn directory(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn entry(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn end_directory(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn file(&mut self, _: bool, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn data(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn end_file(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Refuses early what could only fill the disk.

@@ -3,6 +3,7 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::retrieve::retrieve_through_daemon;
 use super::{Note, Report, State};
 use crate::choose::CLOCK_TOLERANCE;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -42,7 +43,7 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
     send(&mut local, remote, &ours, directories)?;
     report.passed.push(format!("'{name}' successfully imported '{ours}'"));
 
-    transfer::retrieve_through_daemon(directories, &mut local, remote, &theirs)
+    retrieve_through_daemon(directories, &mut local, remote, &theirs)
         .map_err(|error| explain_untrusted(error, &report.machine))?;
     report.passed.push(format!("successfully imported '{theirs}' from '{name}'"));
     Ok(())

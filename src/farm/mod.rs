@@ -9,6 +9,7 @@
 
 mod check;
 pub mod json;
+mod retrieve;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
