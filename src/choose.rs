@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
+use crate::panic_point;
 use crate::pool::Pool;
 use crate::remote::Remote;
 use crate::schedule::{self, Random};
@@ -56,7 +57,7 @@ pub enum Choice {
     Busy,
     /// None now: nobody can be reached, or all are overloaded.
     Nobody,
-    /// None ever: what is wrong with every machine is a matter of configuration. The first such error.
+    /// None ever: with every machine something is wrong that waiting does not mend. The first such error.
     Misconfigured(Error),
 }
 
@@ -192,8 +193,11 @@ impl Candidates {
         let session = Remote::start(&machine)?;
         let (ours, store, answers) = (session.clone(), self.directories.store.clone(), answers.clone());
         thread::spawn("guix-offload-connect", move || {
-            let established = catch_unwind(AssertUnwindSafe(|| Remote::establish(session, &machine, &store)))
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "connecting panicked")));
+            let established = catch_unwind(AssertUnwindSafe(|| {
+                panic_point::pass("connect");
+                Remote::establish(session, &machine, &store)
+            }))
+            .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
             // Nobody listens any more when another machine was faster.
             let _ = answers.send((index, established));
         })?;
@@ -230,7 +234,7 @@ impl Candidates {
         let machine = &self.machines[index];
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
         match error.kind() {
-            ErrorKind::Configuration | ErrorKind::Authentication => {
+            ErrorKind::Configuration | ErrorKind::Authentication | ErrorKind::Internal => {
                 findings.misconfigured.get_or_insert(error);
                 return Ok(());
             }

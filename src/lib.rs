@@ -39,6 +39,7 @@ pub mod machine;
 pub mod machine_file;
 pub mod observer;
 pub mod offload;
+mod panic_point;
 pub mod pool;
 pub mod progress;
 pub mod remote;

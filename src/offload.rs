@@ -12,6 +12,7 @@ use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
+use crate::panic_point;
 use crate::pool::Pool;
 use crate::remote::Remote;
 use crate::slot::{Lock, LockDirectory, Slots};
@@ -206,9 +207,7 @@ impl Engine {
                 Some(preparation) => preparation,
                 None => self.prepare(&derivation)?,
             };
-            let mut local = preparation
-                .join()
-                .map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
+            let mut local = preparation.join().map_err(|panic| Error::panicked(&*panic))??;
             let attempt = Attempt { engine: self, derivation: &derivation, items: &items, outputs: &outputs };
             let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
             if local.is_usable() {
@@ -269,10 +268,14 @@ impl Engine {
         let idle = self.locals.take(Local::is_usable);
         let (directories, derivation) = (self.directories.clone(), derivation.clone());
         thread::spawn("guix-offload-local", move || {
-            let mut local = match idle {
-                Some(local) => local,
-                None => Local::connect(&directories)?,
-            };
+            panic_point::pass("local");
+            if let Some(mut local) = idle
+                && local.prepare(&derivation).is_ok()
+            {
+                return Ok(local);
+            }
+            // None, or one to a daemon that was restarted meanwhile.
+            let mut local = Local::connect(&directories)?;
             local.prepare(&derivation)?;
             Ok(local)
         })

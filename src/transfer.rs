@@ -28,7 +28,8 @@ pub struct Local {
 impl Local {
     /// Connects to the local daemon.
     pub fn connect(directories: &Directories) -> Result<Self> {
-        Ok(Local { client: daemon::connect(directories)?, prepared: None })
+        let client = daemon::connect(directories).map_err(|e| ours(e, "be used"))?;
+        Ok(Local { client, prepared: None })
     }
 
     /// Can it be used for another build, as far as is known?
@@ -50,7 +51,8 @@ impl Local {
 
     /// Exports `derivation` ahead of time.
     pub fn prepare(&mut self, derivation: &StorePath) -> Result<()> {
-        if self.client.path_info(derivation)?.nar_size > MAX_PREPARED as u64 {
+        let info = self.client.path_info(derivation).map_err(|e| ours(e, &format!("look up '{derivation}'")))?;
+        if info.nar_size > MAX_PREPARED as u64 {
             return Ok(());
         }
         self.client.export(derivation).map_err(|e| ours(e, &format!("export '{derivation}'")))?;
@@ -78,8 +80,12 @@ pub fn send_files(
     let machine = remote.machine().name.clone();
     observer.event(&Event::Sending { machine: &machine, items: order.len(), bytes });
     let mut bundle = Bundle::new(local, order.iter(), observer);
-    remote.import(&mut bundle, bytes).context(|| format!("sending files to '{machine}'"))?;
-    Ok(order)
+    let imported = remote.import(&mut bundle, bytes);
+    // What the local daemon could not do came up during the import, but says nothing of the machine.
+    match bundle.failure {
+        Some(failure) => Err(failure),
+        None => imported.context(|| format!("sending files to '{machine}'")).map(|()| order),
+    }
 }
 
 /// `items` with what each refers to before it, and the size of their nars in bytes.
@@ -119,12 +125,15 @@ struct Bundle<'a, I> {
     exporting: bool,
     ended: bool,
     sent: u64,
+    /// What the local daemon could not do.
+    failure: Option<Error>,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a, I: Iterator<Item = &'a StorePath>> Bundle<'a, I> {
     fn new(local: &'a mut Local, items: I, observer: &'a mut dyn Observer) -> Self {
-        Bundle { local, items, pending: Vec::new(), position: 0, exporting: false, ended: false, sent: 0, observer }
+        let (pending, position, exporting, ended) = (Vec::new(), 0, false, false);
+        Bundle { local, items, pending, position, exporting, ended, sent: 0, failure: None, observer }
     }
 
     /// Begins the next item, or ends the bundle.
@@ -169,7 +178,7 @@ impl<'a, I: Iterator<Item = &'a StorePath>> Bundle<'a, I> {
 
 impl<'a, I: Iterator<Item = &'a StorePath>> Read for Bundle<'a, I> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.next_bytes(buffer)?;
+        let length = self.next_bytes(buffer).inspect_err(|error| self.failure = Some(error.clone()))?;
         self.sent += length as u64;
         self.observer.event(&Event::Transferred { bytes: self.sent });
         Ok(length)

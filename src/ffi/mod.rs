@@ -36,7 +36,7 @@ mod test_panic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use error::{guix_offload_error, guix_offload_status};
 
 /// Defines functions of the ABI. One that returns a `guix_offload_status` has the error as its last parameter, and its
@@ -68,7 +68,7 @@ pub(crate) use last;
 
 /// Runs a fallible body, and hands its error, or panic, to the caller through `out`.
 fn report(out: *mut *mut guix_offload_error, body: impl FnOnce() -> Result<()>) -> guix_offload_status {
-    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(describe_panic(&*panic)));
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
     match result {
         Ok(()) => guix_offload_status::GUIX_OFFLOAD_OK,
         Err(error) => {
@@ -111,14 +111,4 @@ zero_on_panic!(i32, i64, u32, u64, usize, f64);
 /// Runs an infallible body.
 fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| T::on_panic())
-}
-
-/// A caught panic as an error.
-fn describe_panic(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    Error::new(
-        ErrorKind::Internal,
-        format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message")),
-    )
-    .hint("report this message to the authors of the library")
 }
