@@ -88,8 +88,8 @@ static void verbs_whose_threads_panic_fail(void)
     guix_offload_report *report = NULL;
     int32_t reply = 77;
     SUCCEEDS(guix_offload_test_panic_at, "session");
-    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_connect, &connection, world.engine, machine_of(&world));
-    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request);
+    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_connect, &connection, world.engine, machine_of(&world), NULL);
+    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request, NULL);
     CHECK(connection == UNTOUCHED && lease == UNTOUCHED && reply == 77);
     SUCCEEDS(guix_offload_test_panic_at, "farm");
     SUCCEEDS(guix_offload_farm_status, &report, world.engine, world.machines);
@@ -103,7 +103,7 @@ static void the_library_works_afterwards(void)
     struct world world = new_world(CLOSED);
     guix_offload_connection *connection = UNTOUCHED;
     SUCCEEDS(guix_offload_test_panic_at, "");
-    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_connect, &connection, world.engine, machine_of(&world));
+    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_connect, &connection, world.engine, machine_of(&world), NULL);
     CHECK(connection == UNTOUCHED);
     free_world(&world);
 }

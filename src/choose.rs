@@ -29,6 +29,12 @@ pub const CLOCK_TOLERANCE: i64 = 2;
 /// How old the answer of a machine may be that is still connected since the last build.
 const PROBE_LIFETIME: Duration = Duration::from_secs(30);
 
+/// How long a connection may have been idle that is taken to be alive without asking.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long the machine of any other may take to answer before it is connected to anew.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A connected machine and a build slot on it. Dropping it closes the connection and frees the slot.
 pub struct Lease {
     /// The machine.
@@ -130,8 +136,7 @@ impl Candidates {
                     continue;
                 };
                 observer.event(&Event::SlotTaken { slot: slot.name() });
-                if let Some(remote) = self.idle_connection(index, pool, observer) {
-                    let guard = guard(cancel, remote.session());
+                if let Some((remote, guard)) = self.idle_connection(index, pool, cancel, observer) {
                     return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, _guard: guard }, observer));
                 }
                 match self.attempt(index, &answers) {
@@ -178,13 +183,25 @@ impl Candidates {
     }
 
     /// A connection to a candidate that is idle and whose machine is still suitable.
-    fn idle_connection(&self, index: usize, pool: &Pool<Remote>, observer: &mut dyn Observer) -> Option<Remote> {
-        while let Some(mut remote) = pool.take(|remote| *remote.machine() == self.machines[index]) {
-            if remote.is_usable() && remote.probe_again(PROBE_LIFETIME).is_ok() {
-                return self.is_suitable(index, &remote, observer).then_some(remote);
+    fn idle_connection(
+        &self,
+        index: usize,
+        pool: &Pool<Remote>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Option<(Remote, Guard)> {
+        loop {
+            let (mut remote, idle) = pool.take(|remote| *remote.machine() == self.machines[index])?;
+            if !remote.is_usable() {
+                continue;
             }
+            let guard = guard(cancel, remote.session());
+            // A connection can be lost without a sign: then a new one says whether the machine is away.
+            let alive = idle < TRUSTED || remote.answers(PATIENCE);
+            let suitable =
+                alive && remote.probe_again(PROBE_LIFETIME).is_ok() && self.is_suitable(index, &remote, observer);
+            return suitable.then_some((remote, guard));
         }
-        None
     }
 
     /// Starts to connect to a candidate, whose answer will go to `answers`.
@@ -249,7 +266,7 @@ impl Candidates {
 }
 
 /// Cuts `session` off when cancelled.
-fn guard(cancel: &Cancel, session: &Session) -> Guard {
+pub fn guard(cancel: &Cancel, session: &Session) -> Guard {
     let session = session.clone();
     cancel.guard(move |error| session.abort(error))
 }

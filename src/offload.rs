@@ -51,6 +51,7 @@ pub struct Engine {
     slots: Slots,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
+    idle_limit: Duration,
     trace: Option<File>,
 }
 
@@ -97,10 +98,18 @@ pub struct Accepted {
 type Preparation = JoinHandle<Result<Local>>;
 
 impl Engine {
+    /// How long connections wait for the next build, unless something else is said.
+    pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
     /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
-    pub fn new(directories: Directories) -> Result<Self> {
-        let (remotes, locals, slots) = (Pool::default(), Pool::default(), Slots::default());
-        Ok(Engine { directories, remotes, locals, slots, trace: trace::open()? })
+    pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
+        let (remotes, locals) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
+        Ok(Engine { directories, remotes, locals, slots: Slots::default(), idle_limit, trace: trace::open()? })
+    }
+
+    /// How long connections wait for the next build.
+    pub fn idle_limit(&self) -> Duration {
+        self.idle_limit
     }
 
     /// Where things are on this host.
@@ -123,7 +132,8 @@ impl Engine {
             return Ok(Reply::Decline);
         };
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
-        let mut preparing = Preparing { engine: self, derivation: &request.derivation, observer, started: None };
+        let derivation = &request.derivation;
+        let mut preparing = Preparing { engine: self, derivation, cancel, observer, started: None };
         match accepted.candidates.choose(|_| true, &self.remotes, cancel, &mut preparing)? {
             Choice::Machine(lease) => {
                 (accepted.lease, accepted.local) = (Some(lease), preparing.started.transpose()?);
@@ -145,12 +155,13 @@ impl Engine {
         &self,
         machines: &[BuildMachine],
         requirements: &Requirements,
+        cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Option<Choice>> {
         let Some(mut candidates) = self.candidates(machines, requirements)? else {
             return Ok(None);
         };
-        candidates.choose(|_| true, &self.remotes, &Cancel::default(), observer).map(Some)
+        candidates.choose(|_| true, &self.remotes, cancel, observer).map(Some)
     }
 
     /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
@@ -196,7 +207,8 @@ impl Engine {
             let mut lease = match lease.take() {
                 Some(lease) => lease,
                 None => {
-                    let mut preparing = Preparing { engine: self, derivation: &derivation, observer, started: None };
+                    let derivation = &derivation;
+                    let mut preparing = Preparing { engine: self, derivation, cancel, observer, started: None };
                     let lease = self.wait_for_machine(&mut candidates, &failed, cancel, &mut preparing)?;
                     local = preparing.started.transpose()?;
                     lease
@@ -205,9 +217,10 @@ impl Engine {
             drop(place.take()); // others may queue now
             let preparation = match local.take() {
                 Some(preparation) => preparation,
-                None => self.prepare(&derivation)?,
+                None => self.prepare(&derivation, cancel)?,
             };
-            let mut local = preparation.join().map_err(|panic| Error::panicked(&*panic))??;
+            let prepared = preparation.join().map_err(|panic| Error::panicked(&*panic))?;
+            let mut local = prepared.or_else(|error| cancel.check().and(Err(error)))?;
             let attempt = Attempt { engine: self, derivation: &derivation, items: &items, outputs: &outputs };
             let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
             if local.is_usable() {
@@ -264,20 +277,20 @@ impl Engine {
     }
 
     /// Gets the local daemon ready while the machine is still being connected to.
-    fn prepare(&self, derivation: &StorePath) -> Result<Preparation> {
+    fn prepare(&self, derivation: &StorePath, cancel: &Cancel) -> Result<Preparation> {
         let idle = self.locals.take(Local::is_usable);
-        let (directories, derivation) = (self.directories.clone(), derivation.clone());
+        let (directories, derivation, cancel) = (self.directories.clone(), derivation.clone(), cancel.clone());
         thread::spawn("guix-offload-local", move || {
             panic_point::pass("local");
-            if let Some(mut local) = idle
-                && local.prepare(&derivation).is_ok()
-            {
-                return Ok(local);
+            let prepare = |mut local: Local| {
+                let _guard = local.guard(&cancel);
+                local.prepare(&derivation).map(|()| local)
+            };
+            // An idle one may be to a daemon that was restarted meanwhile.
+            match idle.and_then(|(local, _)| prepare(local).ok()) {
+                Some(local) => Ok(local),
+                None => prepare(Local::connect(&directories, &cancel)?),
             }
-            // None, or one to a daemon that was restarted meanwhile.
-            let mut local = Local::connect(&directories)?;
-            local.prepare(&derivation)?;
-            Ok(local)
         })
     }
 }
@@ -287,6 +300,7 @@ impl Engine {
 struct Preparing<'a> {
     engine: &'a Engine,
     derivation: &'a StorePath,
+    cancel: &'a Cancel,
     observer: &'a mut dyn Observer,
     started: Option<Result<Preparation>>,
 }
@@ -294,7 +308,7 @@ struct Preparing<'a> {
 impl Observer for Preparing<'_> {
     fn event(&mut self, event: &Event<'_>) {
         if matches!(event, Event::SlotTaken { .. }) && self.started.is_none() {
-            self.started = Some(self.engine.prepare(self.derivation));
+            self.started = Some(self.engine.prepare(self.derivation, self.cancel));
         }
         self.observer.event(event);
     }
@@ -322,6 +336,7 @@ impl Attempt<'_> {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<()> {
+        let _guard = local.guard(cancel);
         cancel.check()?;
         transfer::send_files(local, remote, self.items, observer)?;
         cancel.check()?;

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use crate::archive::Acl;
-use crate::cancel::Cancel;
-use crate::daemon::{self, Client};
+use crate::cancel::{Cancel, Guard};
+use crate::daemon::{self, Client, LocalStream};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::observer::{Event, Observer};
 use crate::remote::Remote;
@@ -21,15 +21,25 @@ const MAX_PREPARED: usize = 1 << 20;
 /// connection is set up.
 pub struct Local {
     client: Client,
+    stream: LocalStream,
     /// An item exported ahead of time.
     prepared: Option<(StorePath, Vec<u8>)>,
 }
 
 impl Local {
-    /// Connects to the local daemon.
-    pub fn connect(directories: &Directories) -> Result<Self> {
-        let client = daemon::connect(directories).map_err(|e| ours(e, "be used"))?;
-        Ok(Local { client, prepared: None })
+    /// Connects to the local daemon; `cancel` cuts that off.
+    pub fn connect(directories: &Directories, cancel: &Cancel) -> Result<Self> {
+        let unusable = |error| ours(error, "be used");
+        let stream = LocalStream::connect(directories).map_err(unusable)?;
+        let _guard = guard(cancel, &stream);
+        let client = Client::handshake(Box::new(stream.clone()), &directories.store).map_err(unusable)?;
+        Ok(Local { client, stream, prepared: None })
+    }
+
+    /// Cuts the connection off when cancelled, for as long as the guard lives.
+    #[must_use]
+    pub fn guard(&self, cancel: &Cancel) -> Guard {
+        guard(cancel, &self.stream)
     }
 
     /// Can it be used for another build, as far as is known?
@@ -63,6 +73,11 @@ impl Local {
         self.prepared = Some((derivation.clone(), item));
         Ok(())
     }
+}
+
+fn guard(cancel: &Cancel, stream: &LocalStream) -> Guard {
+    let stream = stream.clone();
+    cancel.guard(move |_| stream.cut_off())
 }
 
 /// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent.

@@ -14,9 +14,11 @@ pub use client::{Addition, BuildOptions, Client, Export, PathInfo};
 pub(crate) use wire::{padding, read_fully};
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use crate::error::{Context, ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, IoContext, Result};
 use crate::store::Directories;
 
 /// A connection to a daemon: the stream beneath a [`Client`].
@@ -44,10 +46,39 @@ pub trait Stream: Read + Write + Send {
 
 impl Stream for UnixStream {}
 
-/// Connects to the daemon of this host, whose directories are `directories`.
-pub fn connect(directories: &Directories) -> Result<Client> {
-    let socket = &directories.daemon_socket;
-    let stream = UnixStream::connect(socket)
-        .io_context(ErrorKind::Store, || format!("connecting to the local daemon at '{}'", socket.display()))?;
-    Client::handshake(Box::new(stream), &directories.store).context(|| "local daemon")
+/// A connection to the daemon of this host, which any thread can cut off.
+#[derive(Clone)]
+pub struct LocalStream(Arc<UnixStream>);
+
+impl LocalStream {
+    /// Connects to the daemon of this host, whose directories are `directories`.
+    pub fn connect(directories: &Directories) -> Result<Self> {
+        let socket = &directories.daemon_socket;
+        let stream = UnixStream::connect(socket)
+            .io_context(ErrorKind::Store, || format!("connecting to '{}'", socket.display()))?;
+        Ok(LocalStream(Arc::new(stream)))
+    }
+
+    /// Has whatever waits on it fail.
+    pub fn cut_off(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
+
+impl Read for LocalStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+impl Write for LocalStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for LocalStream {}

@@ -5,6 +5,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::retrieve::retrieve_through_daemon;
 use super::{Note, Report, State};
+use crate::cancel::Cancel;
 use crate::choose::CLOCK_TOLERANCE;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::BuildMachine;
@@ -36,7 +37,7 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
         report.passed.push(format!("'{name}' is running GNU Guix {version}"));
     }
 
-    let mut local = Local::connect(directories)?;
+    let mut local = Local::connect(directories, &Cancel::default())?;
     let host = rustix::system::uname();
     let ours = local.add_text("export-test", &nonce(&host.nodename().to_string_lossy())?)?;
     remote.add_temp_root(&ours)?;

@@ -6,6 +6,7 @@
 //! - [`machine`], [`machines`]: build machines, and lists of them
 //! - [`engine`]: where things are on this host, and the connections that builds share
 //! - [`request`]: what is to be built
+//! - [`cancellation`]: stopping verbs that block
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
@@ -17,6 +18,7 @@
 #![allow(non_camel_case_types)] // Types are named as in C.
 #![allow(clippy::missing_safety_doc)] // Safety is what the header says of each function.
 
+pub mod cancellation;
 pub mod connection;
 pub mod engine;
 pub mod error;

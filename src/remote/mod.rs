@@ -230,6 +230,12 @@ impl Remote {
         survey::survey(&mut channel).map_err(|e| self.name(e))
     }
 
+    /// Does the daemon there answer `within` that time? One round trip.
+    pub fn answers(&mut self, within: Duration) -> bool {
+        self.link.channel.set_deadline(Some(Instant::now() + within));
+        self.link.client.valid_paths(&[]).is_ok()
+    }
+
     /// Whether the helper is between us and the daemon there.
     pub fn is_relayed(&self) -> bool {
         self.link.relayed
