@@ -9,7 +9,9 @@ use std::io::{self, BufReader, Read};
 
 use super::Stream;
 use super::frame::{Frame, read_frame};
-use super::wire::{broken,  lost, put_integer, put_string, read_fully, read_integer, read_padding, read_text, read_texts};
+use super::wire::{
+    broken, lost, put_integer, put_string, read_fully, read_integer, read_padding, read_text, read_texts,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::store::{Contents, StoreDir, StorePath};
 
@@ -78,7 +80,7 @@ pub struct Addition<'a> {
     /// What the item is called: its file name without the hash.
     pub name: &'a str,
     /// What it is made of.
-    pub contents: Contents<'a>,
+    pub contents: &'a Contents,
     /// What it refers to, all of which must be valid. Empty, if it is made of a nar.
     pub references: &'a [StorePath],
 }
@@ -177,6 +179,13 @@ impl Client {
         self.finish();
         let deriver = if deriver.is_empty() { None } else { Some(self.store.parse(&deriver)?) };
         Ok(PathInfo { deriver, references, nar_size })
+    }
+
+    /// Adds a file named `name` with the content `text` and no references, as [`Client::add`] does.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        let contents = &Contents::Text(text.into());
+        let mut names = self.add(&[Addition { name, contents, references: &[] }])?;
+        names.pop().ok_or_else(|| broken("the daemon named nothing"))
     }
 
     /// Adds `items`, in this order, and returns their names. They are protected from the garbage collector for as long

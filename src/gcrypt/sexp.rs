@@ -31,6 +31,9 @@ unsafe extern "C" {
 /// A list. It never changes.
 pub struct Sexp(*mut c_void);
 
+// SAFETY: a list is memory of its own, without ties to a thread.
+unsafe impl Send for Sexp {}
+
 impl Sexp {
     /// Reads a list in either form.
     pub fn parse(text: &[u8]) -> Result<Self> {

@@ -140,6 +140,12 @@ impl Remote {
         self.link.client.add(items).map_err(|e| self.name(e))
     }
 
+    /// Adds a text file to the store there, as [`Remote::add`] does.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        self.be_patient();
+        self.link.client.add_text(name, text).map_err(|e| self.name(e))
+    }
+
     /// Imports the bundle that `archive` reads.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<()> {
         self.be_patient();

@@ -17,26 +17,26 @@ use crate::gcrypt::sha256;
 use crate::store::{StoreDir, ValidPath};
 
 /// What a daemon makes an item of without a signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contents<'a> {
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
     /// The contents of a file that is not executable. The item may have references.
-    Text(&'a [u8]),
+    Text(Vec<u8>),
     /// The nar of any file or tree. The item has no references.
-    Source(&'a [u8]),
+    Source(Vec<u8>),
 }
 
 /// The contents of `item`, whose nar is `nar`, if its name follows from them. A derivation that made it would be
 /// forgotten, so what has one does not count.
-pub fn contents<'a>(item: &ValidPath, nar: &'a [u8], directory: &StoreDir) -> Result<Option<Contents<'a>>> {
+pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
     if item.deriver.is_some() {
         return Ok(None);
     }
-    if let Some(text) = text_of(nar)
+    if let Some(text) = text_of(&nar)
         && is_named(item, directory, &text_kind(item), &sha256(text)?)?
     {
-        return Ok(Some(Contents::Text(text)));
+        return Ok(Some(Contents::Text(text.to_vec())));
     }
-    let is_source = item.references.is_empty() && is_named(item, directory, "source", &sha256(nar)?)?;
+    let is_source = item.references.is_empty() && is_named(item, directory, "source", &sha256(&nar)?)?;
     Ok(is_source.then_some(Contents::Source(nar)))
 }
 
@@ -87,8 +87,8 @@ mod tests {
         [&before, text, &after].concat()
     }
 
-    fn contents_of<'a>(item: &ValidPath, nar: &'a [u8]) -> Option<Contents<'a>> {
-        contents(item, nar, &StoreDir::new("/gnu/store").unwrap()).unwrap()
+    fn contents_of(item: &ValidPath, nar: &[u8]) -> Option<Contents> {
+        contents(item, nar.to_vec(), &StoreDir::new("/gnu/store").unwrap()).unwrap()
     }
 
     const REFERENCES: [&str; 2] = ["2kral4vsqqrvi0xdbq6nlmdry1d7z2z0-two", "iw7wvpzggzmz39bzh6brgvv9fysklfjk-one"];
@@ -96,23 +96,41 @@ mod tests {
     #[test]
     fn texts_are_known_by_their_names() {
         let nar = nar(false, b"some text\n");
-        let text = Some(Contents::Text(b"some text\n"));
+        let text = Some(Contents::Text(b"some text\n".to_vec()));
         assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &nar), text);
-        assert_eq!(contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[1], REFERENCES[0]]), &nar), text);
+        assert_eq!(
+            contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[1], REFERENCES[0]]), &nar),
+            text
+        );
         assert_eq!(contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[0]]), &nar), None);
-        assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(true, b"some text\n")), None);
-        assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(false, b"some other\n")), None);
+        assert_eq!(
+            contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(true, b"some text\n")),
+            None
+        );
+        assert_eq!(
+            contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(false, b"some other\n")),
+            None
+        );
         assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &nar[..nar.len() - 1]), None);
         let deriver = Some(item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text.drv", &[]).path);
-        assert_eq!(contents_of(&ValidPath { deriver, ..item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]) }, &nar), None);
+        assert_eq!(
+            contents_of(&ValidPath { deriver, ..item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]) }, &nar),
+            None
+        );
     }
 
     #[test]
     fn sources_are_known_by_their_names() {
         let nar = nar(true, b"#!/bin/sh\n");
-        assert_eq!(contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &nar), Some(Contents::Source(&nar)));
+        assert_eq!(
+            contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &nar),
+            Some(Contents::Source(nar.clone()))
+        );
         assert_eq!(contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[REFERENCES[0]]), &nar), None);
-        assert_eq!(contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &self::nar(true, b"#!/bin/bash\n")), None);
+        assert_eq!(
+            contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &self::nar(true, b"#!/bin/bash\n")),
+            None
+        );
     }
 
     #[test]

@@ -42,7 +42,11 @@ impl Row {
             path: path.clone(),
             nar_hash: self.hash.strip_prefix("sha256:").and_then(unhex).ok_or_else(wrong)?,
             nar_size: self.nar_size.unwrap_or(0).try_into().map_err(|_| wrong())?,
-            deriver: self.deriver.filter(|deriver| !deriver.is_empty()).map(|deriver| store.parse(&deriver)).transpose()?,
+            deriver: self
+                .deriver
+                .filter(|deriver| !deriver.is_empty())
+                .map(|deriver| store.parse(&deriver))
+                .transpose()?,
             references: self.references.iter().map(|reference| store.parse(reference)).collect::<Result<_>>()?,
         })
     }
@@ -114,9 +118,9 @@ impl Database {
             .query_row([path.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?;
         let Some((id, hash, deriver, nar_size)) = found else { return Ok(None) };
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path")?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path",
+        )?;
         let references = statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(Some(Row { hash, deriver, nar_size, references }))
     }

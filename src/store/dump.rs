@@ -32,7 +32,8 @@ pub struct Dump {
 impl Dump {
     /// Begins with `item` in the directory `store`.
     pub fn new(store: BorrowedFd, item: &StorePath) -> Result<Self> {
-        let here = openat(store, ".", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, || "opening the store")?;
+        let here =
+            openat(store, ".", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, || "opening the store")?;
         let (levels, file, pending, position) = (Vec::new(), None, Vec::new(), 0);
         let mut dump = Dump { item: item.clone(), here, levels, file, pending, position };
         dump.words(&[b"nix-archive-1"]);
@@ -66,7 +67,8 @@ impl Dump {
                 self.file = Some((file.into(), size, size));
             }
             FileType::Directory => {
-                let directory = openat(&self.here, name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
+                let directory =
+                    openat(&self.here, name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
                 let mut names = Vec::new();
                 for entry in Dir::read_from(&directory).io_context(ErrorKind::Store, what)? {
                     let name = entry.io_context(ErrorKind::Store, what)?.file_name().to_bytes().to_vec();
@@ -84,7 +86,12 @@ impl Dump {
                 self.words(&[b"(", b"type", b"symlink", b"target", target.as_bytes(), b")"]);
                 self.end_entry();
             }
-            _ => return Err(Error::new(ErrorKind::Store, format!("{}: it is of a kind that no archive can hold", what()))),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Store,
+                    format!("{}: it is of a kind that no archive can hold", what()),
+                ));
+            }
         }
         Ok(())
     }
@@ -112,7 +119,8 @@ impl Dump {
             }
             None => {
                 let what = || format!("leaving a directory of {}", self.item);
-                self.here = openat(&self.here, "..", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
+                self.here =
+                    openat(&self.here, "..", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
                 self.levels.pop();
                 self.words(&[b")"]);
                 self.end_entry();
@@ -193,7 +201,10 @@ mod tests {
     #[test]
     fn a_lone_file_and_a_lone_link_are_dumped() {
         let (before, after) = crate::archive::nar::around_file(false, 5);
-        assert_eq!(dump(|top| std::fs::write(top, b"hello").unwrap()).unwrap(), [&before, &b"hello"[..], &after].concat());
+        assert_eq!(
+            dump(|top| std::fs::write(top, b"hello").unwrap()).unwrap(),
+            [&before, &b"hello"[..], &after].concat()
+        );
         let link = dump(|top| symlink("target", top).unwrap()).unwrap();
         let mut expected = Vec::new();
         [&b"nix-archive-1"[..], b"(", b"type", b"symlink", b"target", b"target", b")"]
