@@ -33,6 +33,9 @@ const MAX_PREAMBLE: u64 = 64 << 10;
 /// Size of the pieces of an import, in bytes: what the daemon asks for at once.
 const CHUNK: usize = 32 << 10;
 
+/// So many of them are handed to the connection at once.
+const CHUNKS: usize = 8;
+
 /// What is read ahead, in bytes.
 const READ_AHEAD: usize = 128 << 10;
 
@@ -137,17 +140,24 @@ impl Relay {
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        let mut chunk = vec![0; 8 + CHUNK];
-        loop {
-            let length = read_fully(archive, &mut chunk[8..])?;
-            chunk[..8].copy_from_slice(&(length as u64).to_le_bytes());
-            let end = 8 + length;
-            let padded = end + padding(length as u64);
-            chunk[end..padded].fill(0);
-            channel.write_all(&chunk[..padded])?;
-            if length == 0 {
-                return channel.flush();
+        let mut buffer = Vec::with_capacity(CHUNKS * (8 + CHUNK));
+        let mut length = CHUNK;
+        while length == CHUNK {
+            buffer.clear();
+            while length == CHUNK && buffer.len() < CHUNKS * (8 + CHUNK) {
+                let start = buffer.len();
+                buffer.resize(start + 8 + CHUNK, 0);
+                length = read_fully(archive, &mut buffer[start + 8..])?;
+                buffer[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
+                let end = start + 8 + length;
+                buffer.truncate(end);
+                buffer.resize(end + padding(length as u64), 0);
             }
+            channel.write_all(&buffer)?;
         }
+        if length > 0 {
+            channel.write_all(&0u64.to_le_bytes())?;
+        }
+        channel.flush()
     }
 }
