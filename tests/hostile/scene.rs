@@ -87,7 +87,7 @@ impl Scene {
         let path = self.path(name);
         fs::write(path.as_str(), contents).unwrap();
         let hash: String = crate::words::sha256(nar).iter().map(|byte| format!("{byte:02x}")).collect();
-        let row = rusqlite::params![path.as_str(), format!("sha256:{hash}"), nar.len()];
+        let row = rusqlite::params![path.as_str(), format!("sha256:{hash}"), nar.len() as i64];
         let database = Connection::open(self.at("db.sqlite")).unwrap();
         database
             .execute("INSERT INTO ValidPaths (path, hash, registrationTime, narSize) VALUES (?, ?, 1, ?)", row)
