@@ -12,7 +12,7 @@ use crate::remote::Remote;
 use crate::store::{Directories, Staging, StorePath};
 
 /// Most that comes beside the nar of an item, in bytes: its name, references and signature.
-const MAX_BESIDE_NAR: u64 = 32 << 20;
+const MAX_BESIDE_NAR: u64 = 8 << 20;
 
 /// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
 ///

@@ -18,6 +18,7 @@ mod memory;
 mod outcomes;
 mod protocol;
 mod seam;
+mod slots;
 mod stock;
 mod together;
 mod unusable;

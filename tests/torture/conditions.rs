@@ -3,7 +3,6 @@
 
 use std::io::{Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
-use crate::daemon::{Build, Outcome};
+use crate::daemon::{self, Build, Outcome};
 use crate::faults::Undo;
 use crate::lab::{Host, lab};
 use crate::lane::{Kind, Lane, limit, start_head, start_machine};
@@ -49,14 +48,14 @@ pub fn small_machine_store(lane: &mut Lane) -> Undo {
 
 pub fn small_head_store(lane: &mut Lane) -> Undo {
     let head = lane.head;
-    head.sh(&["guix", "gc"]);
+    daemon::collect_garbage(head);
     shrink(head, "/gnu/store", 64);
     start_head(head);
     Undo::with(move || {
         // What was built meanwhile.
         shell(head, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
         start_head(head);
-        head.sh(&["guix", "gc"]);
+        daemon::collect_garbage(head);
     })
 }
 
@@ -78,9 +77,8 @@ pub fn small_head_database(lane: &mut Lane) -> Undo {
 
 /// Fills the small file system, but for up to 32 KiB.
 pub fn fill(lane: &Lane, random: &mut Random) -> Undo {
-    let inside = |host: Host| PathBuf::from(format!("/proc/{}/root{SMALL}", lab(&["pid", host.0]).trim()));
-    let host = [lane.machine, lane.head].into_iter().find(|host| inside(*host).join("it").exists());
-    let name = inside(host.expect("a small file system")).join("fill");
+    let small = [lane.machine, lane.head].map(|host| lane.inside(host, SMALL));
+    let name = small.iter().find(|place| place.join("it").exists()).expect("a small file system").join("fill");
     let file = std::fs::File::create(&name).unwrap();
     loop {
         let left = fstatvfs(&file).unwrap();
@@ -102,7 +100,7 @@ pub fn collect_garbage(lane: &mut Lane) -> Undo {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                host.sh(&["guix", "gc"]);
+                daemon::collect_garbage(host);
             }
         })
     });
