@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
 use crate::daemon::{self, Build, Outcome};
@@ -29,7 +30,7 @@ fn shrink(host: Host, place: &str, mib: u32) {
     shell(
         host,
         &format!(
-            "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
+            "pkill -x guix-daemon || true; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
              mount -t tmpfs -o size={mib}m small {SMALL}; cp -a {place} {SMALL}/it; mount --bind {SMALL}/it {place}"
         ),
     );
@@ -61,13 +62,18 @@ pub fn small_head_store(lane: &mut Lane) -> Undo {
 
 pub fn small_head_database(lane: &mut Lane) -> Undo {
     let head = lane.head;
+    shell(head, "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done");
+    // The last to close it leaves no log behind that has room for more.
+    let database = Connection::open(head.file("/var/guix/db/db.sqlite")).unwrap();
+    database.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(database);
     shrink(head, "/var/guix/db", 16);
     start_head(head);
     Undo::with(move || {
         shell(
             head,
             &format!(
-                "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
+                "pkill -x guix-daemon || true; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
                  umount /var/guix/db; rm -rf /var/guix/db/*; cp -a {SMALL}/it/. /var/guix/db; umount {SMALL}"
             ),
         );
@@ -75,7 +81,7 @@ pub fn small_head_database(lane: &mut Lane) -> Undo {
     })
 }
 
-/// Fills the small file system, but for up to 32 KiB.
+/// Fills the small file system, but for a page or none.
 pub fn fill(lane: &Lane, random: &mut Random) -> Undo {
     let small = [lane.machine, lane.head].map(|host| lane.inside(host, SMALL));
     let name = small.iter().find(|place| place.join("it").exists()).expect("a small file system").join("fill");
@@ -83,10 +89,10 @@ pub fn fill(lane: &Lane, random: &mut Random) -> Undo {
     loop {
         let left = fstatvfs(&file).unwrap();
         let free = left.f_bavail * left.f_frsize;
-        let take = free.saturating_sub(random.below(32 << 10));
+        let take = free.saturating_sub(random.below(8 << 10));
         // Somebody else may have been faster.
         let size = file.metadata().unwrap().len();
-        if free < 64 << 10 || fallocate(&file, FallocateFlags::empty(), size, take).is_ok() {
+        if free < 8 << 10 || fallocate(&file, FallocateFlags::empty(), size, take).is_ok() {
             break;
         }
     }

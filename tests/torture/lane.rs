@@ -72,7 +72,8 @@ impl Lane {
             [head, machine, spare, second] => (head, machine, spare, Some(second)),
             _ => panic!("not HEAD:MACHINE:SPARE: {names}"),
         };
-        let mut lane = Lane { head, machine, spare, second, fresh: HashMap::new(), mounts: Vec::new(), inits: Vec::new() };
+        let mut lane =
+            Lane { head, machine, spare, second, fresh: HashMap::new(), mounts: Vec::new(), inits: Vec::new() };
         lane.use_machines(false);
         start_head(head);
         limit_buffers(head);

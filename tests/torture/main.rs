@@ -4,7 +4,7 @@
 //!
 //! `TORTURE_RUNS` is how often each fault is run (1). `TORTURE_SEED` repeats the moments of an earlier run, whose seed
 //! it printed. `TORTURE_ONLY` is a part of the names of the faults to run. `TORTURE_LANES` lists the hosts to use, as
-//! `HEAD:MACHINE:SPARE[:HEAD]`: so many runs go on at once.
+//! `HEAD:MACHINE:SPARE[:HEAD]`: so many runs go on at once. After `TORTURE_MINUTES` no more runs are begun.
 
 #[path = "../farm/afterwards.rs"]
 #[allow(dead_code)] // the tests of tests/farm use more of it
@@ -32,7 +32,7 @@ mod table;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use faults::{Fault, faults};
 use lane::Lane;
@@ -64,18 +64,19 @@ fn main() {
 
     let rows: Vec<Mutex<Row>> = faults.iter().map(|_| Mutex::default()).collect();
     let queue = Mutex::new(queue(&faults, runs));
+    let end = setting("TORTURE_MINUTES").map(|text| {
+        Instant::now() + Duration::from_secs(60 * text.parse::<u64>().expect("TORTURE_MINUTES is a number"))
+    });
     let lanes = setting("TORTURE_LANES").unwrap_or(LANES.into());
     let (peak, begun) = (Mutex::new(0), Instant::now());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = lanes
-            .split(' ')
-            .map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed)))
-            .collect();
+        let workers: Vec<_> =
+            lanes.split(' ').map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed, end))).collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             let mut peak = peak.lock().unwrap();
             *peak = memory::peak_of_hooks().max(*peak);
             drop(peak);
-            std::thread::sleep(std::time::Duration::from_millis(400));
+            std::thread::sleep(Duration::from_millis(400));
         }
     });
 
@@ -83,7 +84,11 @@ fn main() {
     let rows: Vec<Row> = rows.into_iter().map(|row| row.into_inner().unwrap()).collect();
     let peak = peak.into_inner().unwrap();
     print!("{}", table::table(names.zip(&rows)));
-    println!("\nmost memory of any hook: {:.1} MiB; took {} s", peak as f64 / (1 << 20) as f64, begun.elapsed().as_secs());
+    println!(
+        "\nmost memory of any hook: {:.1} MiB; took {} s",
+        peak as f64 / (1 << 20) as f64,
+        begun.elapsed().as_secs()
+    );
     let breaches: usize = rows.iter().map(|row| row.breaches).sum();
     assert!(peak < MEMORY, "a hook took too much memory");
     assert!(breaches == 0, "{breaches} breaches");
@@ -99,9 +104,16 @@ fn queue(faults: &[Fault], runs: usize) -> VecDeque<(usize, usize)> {
 }
 
 /// Does what is in the queue on one lane.
-fn work(names: &str, queue: &Mutex<VecDeque<(usize, usize)>>, faults: &[Fault], rows: &[Mutex<Row>], seed: u64) {
+fn work(
+    names: &str,
+    queue: &Mutex<VecDeque<(usize, usize)>>,
+    faults: &[Fault],
+    rows: &[Mutex<Row>],
+    seed: u64,
+    end: Option<Instant>,
+) {
     let mut lane = Lane::new(names);
-    loop {
+    while end.is_none_or(|end| Instant::now() < end) {
         let next = {
             let mut queue = queue.lock().unwrap();
             let fits = |(index, _): &(usize, usize)| lane.second.is_some() || faults[*index].scenario.is_none();

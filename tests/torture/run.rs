@@ -70,7 +70,13 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
 
     if ending.outcome != Outcome::Succeeded {
         let again = Build::start(lane.head, &derivation).finish();
-        assert_eq!(again.outcome, Outcome::Succeeded, "the same build again:\n{}\nat first:\n{}", again.log, ending.log);
+        assert_eq!(
+            again.outcome,
+            Outcome::Succeeded,
+            "the same build again:\n{}\nat first:\n{}",
+            again.log,
+            ending.log
+        );
     }
     drop(condition);
     // What was killed leaves garbage, like any other that is killed: on the machine its daemon, here the hook.
@@ -101,13 +107,14 @@ fn reach(lane: &Lane, build: &mut Build, phase: Phase, within: u64, random: &mut
             // The hook can verify everything, but not register it.
             let lock = lock_database(lane.head);
             let verified = build.wait_for("found valid signature");
-            // Then either it waits for its turn, or is in the midst of it.
+            // Then either it waits for its turn, or, as finding whom to kill takes a moment, is in the midst of it.
+            std::thread::sleep(pause);
             if random.below(2) == 0 {
-                std::thread::sleep(pause);
-                lock.execute_batch("ROLLBACK").expect("unlocking the database");
-                std::thread::sleep(Duration::from_micros(random.below(20_000)));
-            } else {
-                std::thread::sleep(pause);
+                let moment = Duration::from_micros(20_000 + random.below(80_000));
+                std::thread::spawn(move || {
+                    std::thread::sleep(moment);
+                    lock.execute_batch("ROLLBACK").expect("unlocking the database");
+                });
             }
             return verified;
         }
