@@ -8,6 +8,7 @@
 mod bytes;
 mod double;
 mod lies;
+mod refusing;
 mod scene;
 #[path = "../support/sshd.rs"]
 #[allow(dead_code)] // the tests of `ssh` use more of it

@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Of a long log, this much of the end is kept, in bytes.
 const KEPT: usize = 1 << 20;
 
+/// How many pieces of log wait to be looked at.
+const QUEUED: usize = 1024;
+
 /// What came of a build, in the words of the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -60,7 +63,7 @@ impl Build {
     /// Asks `head` to build `derivation`, by its hook and not by itself.
     pub fn start(head: Host, derivation: &str) -> Build {
         let stream = UnixStream::connect(head.file("/var/guix/daemon-socket/socket")).expect("the head's daemon");
-        let (sender, news) = mpsc::channel();
+        let (sender, news) = mpsc::sync_channel(QUEUED);
         let (ours, derivation) = (stream.try_clone().unwrap(), derivation.to_string());
         std::thread::spawn(move || {
             let outcome = build(&ours, &derivation, &mut |text| drop(sender.send(News::Log(text))));

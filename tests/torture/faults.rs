@@ -83,16 +83,17 @@ const REGISTERING: (Phase, u64) = (Phase::Registering, 300);
 
 type Strike = fn(&Lane, &mut Random) -> Undo;
 type Condition = fn(&mut Lane) -> Undo;
+type Kill = (&'static str, &'static [(Phase, u64)], Strike, Effect);
 
 /// Every fault there is; in a `short` run, some are less.
 pub fn faults(short: bool) -> Vec<Fault> {
-    let all: &[_] = &[SENDING, BUILDING, RETRIEVING, REGISTERING];
-    let network: &[_] = &[SENDING, BUILDING, RETRIEVING];
-    let kills: [(&str, &[(Phase, u64)], Strike, Effect); 6] = [
+    let all: &'static [_] = &[SENDING, BUILDING, RETRIEVING, REGISTERING];
+    let network: &'static [_] = &[SENDING, BUILDING, RETRIEVING];
+    let kills: [Kill; 6] = [
         ("hook killed", all, kill_hook, Effect::Hook),
         ("the head's guix-daemon killed", all, kill_head_daemon, Effect::Daemon),
         ("the machine's sshd session killed", network, kill_session, Effect::Machine),
-        ("the machine's guix-daemon killed", network, kill_machine_daemon, Effect::Machine),
+        ("the machine's guix-daemon killed", &[SENDING, BUILDING], kill_machine_daemon, Effect::Machine),
         ("machine rebooted", &[BUILDING], reboot, Effect::Machine),
         ("network cut", network, cut, Effect::Machine),
     ];
@@ -119,6 +120,18 @@ pub fn faults(short: bool) -> Vec<Fault> {
         }
     }
 
+    // What is on its way is no longer the daemon's: up to 8 MiB.
+    faults.push(Fault {
+        name: "the machine's guix-daemon killed while retrieving".into(),
+        kind: Kind::Large,
+        condition: brisk,
+        phase: Phase::Retrieving,
+        within: 400,
+        strike: kill_machine_daemon,
+        effect: Effect::Machine,
+        ..usual
+    });
+
     // No file that could have had its room on the disk before.
     let full: [(&str, Condition, (Phase, u64), Effect); 3] = [
         ("disk of the machine full while importing", small_machine_store, (Phase::Sending, 800), Effect::Machine),
@@ -140,7 +153,8 @@ pub fn faults(short: bool) -> Vec<Fault> {
         faults.push(Fault { name, kind: Kind::Many, condition, phase, within, strike: fill, effect, ..usual });
     }
 
-    let loud = Kind::Loud(if short { 64 } else { 2048 });
+    let mib = if short { 64 } else { 2048 };
+    let endless = format!("log of {mib} MiB without a newline");
     let done = "done with offloaded";
     let conditions: [(&str, Kind, Condition, Effect); 10] = [
         ("garbage collectors running on both sides", Kind::Usual, collect_garbage, Effect::Nothing(done)),
@@ -151,7 +165,7 @@ pub fn faults(short: bool) -> Vec<Fault> {
         ("login banner of 32 KiB", Kind::Usual, banner, Effect::Nothing(done)),
         ("100 MB of lines before SSH begins", Kind::Usual, chatter, Effect::Nothing(done)),
         ("network at 1 KiB/s", Kind::Small, slow, Effect::Nothing(done)),
-        ("log of 2 GiB without a newline", loud, fast, Effect::Nothing(done)),
+        (&endless, Kind::Loud(mib), fast, Effect::Nothing(done)),
         ("clock of the machine an hour behind", Kind::Usual, clock_behind, Effect::Nothing("seconds behind")),
     ];
     for (name, kind, condition, effect) in conditions {

@@ -39,6 +39,8 @@ pub struct Lane {
 pub enum Kind {
     /// Some 4 MiB to send, 1 s to build, 4 MiB to retrieve.
     Usual,
+    /// The same, but 20 MiB to retrieve.
+    Large,
     /// The same, but 40 files to retrieve.
     Many,
     /// Nothing much to send or retrieve, but silent for 4 s.
@@ -53,6 +55,7 @@ impl Kind {
     fn settings(self) -> Vec<String> {
         let (input, seconds, log, files, kib) = match self {
             Kind::Usual => (2000, 1, 0, 1, 4000),
+            Kind::Large => (2000, 1, 0, 1, 20_000),
             Kind::Many => (2000, 1, 0, 40, 100),
             Kind::Silent => (0, 4, 0, 1, 1),
             Kind::Small => (0, 0, 0, 1, 1),

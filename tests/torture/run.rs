@@ -59,8 +59,11 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     let struck = Instant::now();
     let strike = in_time.then(|| (fault.strike)(lane, random));
     let ending = build.finish();
-    let missed = ending.outcome == Outcome::Succeeded && ending.retried.is_none();
-    if missed && fault.phase != Phase::Never {
+    let unharmed = ending.outcome == Outcome::Succeeded && ending.retried.is_none();
+    let avoided = ending.log.contains(&format!("skipping machine '{}'", lane.machine.0));
+    // Or the spare machine was the better choice at that time.
+    let missed = unharmed && (fault.phase != Phase::Never || fault.effect == Effect::Machine && !avoided);
+    if missed {
         return None;
     }
     let mut report = judge(lane, fault, &ending, with_spare, struck);
@@ -143,12 +146,16 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
             Report { outcome: "succeeds", stores: 0, noticed: None }
         }
         (Effect::Machine, Outcome::Succeeded) => {
-            let said = line(log, "failed, trying another one: ");
-            assert!(with_spare && said.contains(&machine), "{log}");
-            assert!(PHASES.iter().any(|phase| said.contains(phase)), "no phase is named: {said}\n{log}");
+            assert!(with_spare, "{log}");
+            let skipped = log.contains(&format!("skipping machine {machine}"));
+            if !skipped {
+                let said = line(log, "failed, trying another one: ");
+                assert!(said.contains(&machine), "{log}");
+                assert!(PHASES.iter().any(|phase| said.contains(phase)), "no phase is named: {said}\n{log}");
+            }
             assert!(log.contains(&format!("@ build-remote {} {}", derivation(log), lane.spare.0)), "{log}");
-            let retried = ending.retried.expect("another attempt");
-            Report { outcome: "done elsewhere", stores: 0, noticed: Some(retried.saturating_duration_since(struck)) }
+            let noticed = ending.retried.map(|retried| retried.saturating_duration_since(struck));
+            Report { outcome: "done elsewhere", stores: 0, noticed }
         }
         (effect, Outcome::Failed { status, message }) => {
             let noticed = Some(ending.at.saturating_duration_since(struck));

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The lies are told, through a real sshd and all layers up to the outcome of the build.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, UNIX_EPOCH};
+
+use guix_offload::error::{Class, ErrorKind};
+
+use crate::alone;
+use crate::double::{Plan, says, says_for_ever};
+use crate::lies::{Lie, lies, with};
+use crate::scene::Scene;
+use crate::sshd::Sshd;
+use crate::telling::{NAME, Told, machine, tell};
+use crate::words::*;
+
+/// A build of these takes a moment; a lie must not make it much more.
+const PROMPTLY: Duration = Duration::from_secs(20);
+
+#[track_caller]
+fn assert_refused(scene: &Scene, lie: &Lie, told: Told) {
+    let Lie { name, kind, words, .. } = lie;
+    assert!(told.time < PROMPTLY, "{name}: it took {:?}", told.time);
+    let error = told.error().unwrap_or_else(|| panic!("{name}: it was believed"));
+    assert_eq!(error.kind(), *kind, "{name}: {error}");
+    assert_eq!(error.class(), Class::Transient, "{name}: {error}");
+    words.iter().for_each(|word| assert!(error.to_string().contains(word), "{name}: {word:?} not in: {error}"));
+    assert!(!error.to_string().contains('\x1b'), "{name}: {error}");
+    if *kind != ErrorKind::Store {
+        assert_eq!(error.machine(), Some(NAME), "{name}: {error}");
+    }
+    assert!(!scene.database().is_valid(&scene.path("output")).unwrap(), "{name}: it is valid");
+    assert_eq!(scene.names(), [scene.path("asked.drv").base_name()], "{name}: what is in the store");
+    // What a link in an archive could have led to.
+    let victim = fs::metadata(scene.at("victim/kept")).unwrap();
+    assert_eq!((victim.mode() & 0o7777, victim.mtime(), victim.len()), (0o640, 1000, 5), "{name}: another's file");
+    assert_eq!(fs::read_dir(scene.at("victim")).unwrap().count(), 1, "{name}: another's directory");
+}
+
+/// A scene with a derivation to send and something to harm.
+fn scene() -> Scene {
+    let scene = Scene::new();
+    // No name that follows from the contents: it has to be exported.
+    scene.register("asked.drv", b"derive", &nar(file(b"derive")));
+    let victim = scene.at("victim");
+    fs::create_dir(&victim).unwrap();
+    let kept = fs::File::create(victim.join("kept")).unwrap();
+    (&kept).write_all(b"kept\n").unwrap();
+    kept.set_permissions(PermissionsExt::from_mode(0o640)).unwrap();
+    kept.set_modified(UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+    scene
+}
+
+#[test]
+fn no_lie_of_a_machine_is_believed() {
+    let _alone = alone();
+    let (scene, sshd) = (scene(), Sshd::start(&[]));
+    let machine = machine(&sshd, &scene);
+    let lies = lies(&scene);
+    let mut table = String::new();
+    for lie in &lies {
+        let told = tell(&scene, &machine, lie.plan.clone(), 0);
+        table += &format!("{:>6} ms  {}\n", told.time.as_millis(), lie.name);
+        assert_refused(&scene, lie, told);
+    }
+    println!("{table}{} lies", lies.len());
+}
+
+#[test]
+fn an_honest_machine_is_believed_and_its_links_are_not_followed() {
+    let _alone = alone();
+    let (scene, sshd) = (scene(), Sshd::start(&[]));
+    let machine = machine(&sshd, &scene);
+    let kept = scene.at("victim/kept");
+    let victim = scene.at("victim");
+    let nodes = [
+        symlink(kept.to_str().unwrap()),
+        symlink(victim.to_str().unwrap()),
+        directory(&[
+            (b"a", symlink(victim.to_str().unwrap())),
+            (b"b", symlink(kept.to_str().unwrap())),
+            (b"c", file(b"x")),
+        ]),
+    ];
+    for node in nodes {
+        let mut plan = Plan::honest(&scene.output(nar(node)).signed(&scene.trusted));
+        // Nobody who says this is from the future that matters.
+        plan.greeting = says([number(0x6478_696f), number(0x1ff)].concat());
+        let told = tell(&scene, &machine, plan, 0);
+        told.result.unwrap();
+        assert!(scene.database().is_valid(&scene.path("output")).unwrap());
+        let before = fs::metadata(&kept).unwrap();
+        assert_eq!((before.mode() & 0o7777, before.mtime()), (0o640, 1000));
+        // Removing does not follow them either.
+        scene.forget_output();
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn what_has_no_end_is_ended() {
+    // Beside other tests, as most of it is waiting; together they stay within what one may use.
+    std::thread::scope(|scope| {
+        scope.spawn(an_endless_log);
+        scope.spawn(endless_words_before_ssh);
+    });
+}
+
+/// It ends with the time that the build may take.
+fn an_endless_log() {
+    let (scene, sshd) = (scene(), Sshd::start(&[]));
+    let frames = [number(NEXT), string([b'x'; 4096])].concat();
+    let plan = with(|plan| plan.build = says_for_ever(vec![], frames));
+    let told = tell(&scene, &machine(&sshd, &scene), plan, 1);
+    assert!(told.log > 1 << 20, "{} bytes of log", told.log);
+    assert!(told.time < PROMPTLY, "{:?}", told.time);
+    assert_eq!(told.error().unwrap().class(), Class::Timeout);
+}
+
+fn endless_words_before_ssh() {
+    let (scene, sshd) = (scene(), Sshd::start(&[]));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut machine = machine(&sshd, &scene);
+    machine.port = listener.local_addr().unwrap().port();
+    let talker = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut sent = 0u64;
+        while client.write_all(&[b'x'; 64 << 10]).is_ok() {
+            sent += 64 << 10;
+        }
+        sent
+    });
+    let told = tell(&scene, &machine, Plan::honest(&[]), 0);
+    assert!(talker.join().unwrap() > 1 << 20);
+    assert!(told.time < PROMPTLY, "{:?}", told.time);
+    let error = told.error().expect("no SSH");
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Protocol), "{error}");
+}
+
+#[test]
+fn a_banner_that_is_too_long_is_said_to_be_one() {
+    let _alone = alone();
+    let scene = scene();
+    let file = scene.at("banner");
+    fs::write(&file, "All work and no play.\n".repeat((255 << 10) / 22)).unwrap();
+    let sshd = Sshd::start(&[&format!("Banner {}", file.display())]);
+    let error = tell(&scene, &machine(&sshd, &scene), Plan::honest(&[]), 0).error().expect("a failure");
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("Banner")), "{error}");
+}
