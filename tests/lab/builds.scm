@@ -24,7 +24,7 @@
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
              ((guix build utils) #:select (delete-file-recursively))
-             (ice-9 match) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+             (ice-9 match) (rnrs bytevectors) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
   (match (cdr (command-line))
@@ -48,6 +48,26 @@
     (delete-file-recursively directory)
     result))
 
+;; Words and numbers of log files: as random as text is.
+(define words
+  (list->vector
+    (map (lambda (i) (string->utf8 (string-append (string-pad (number->string (* i 7919) 36) (+ 3 (modulo i 7)) #\e) " ")))
+         (iota 512))))
+
+(define (kibibyte random)
+  (if (string=? (setting "input-text" "0") "0")
+      (get-bytevector-n random 1024)
+      (let ((dice (get-bytevector-n random 512))
+            (text (make-bytevector 1024 32)))
+        (let loop ((i 0) (end 0))
+          (let* ((word (vector-ref words (modulo (bytevector-u16-ref dice (* 2 i) (endianness little)) 512)))
+                 (next (+ end (bytevector-length word))))
+            (if (> next 1024)
+                text
+                (begin
+                  (bytevector-copy! word 0 text end (bytevector-length word))
+                  (loop (modulo (1+ i) 256) next))))))))
+
 (define (random-file store name kib)
   (call-with-scratch-name
     (lambda (file)
@@ -57,7 +77,7 @@
             (lambda (random)
               (let loop ((kib kib))
                 (unless (zero? kib)
-                  (put-bytevector port (get-bytevector-n random 1024))
+                  (put-bytevector port (kibibyte random))
                   (loop (1- kib)))))
             #:binary #t))
         #:binary #t)
@@ -84,7 +104,7 @@
     (derivation store name busybox
                 (list "sh" "-ec"
                       (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
-                                     "for i in $inputs; do cat $i >/dev/null; done\n" script))
+                                     "cat $inputs >/dev/null\n" script))
                 #:system (setting "system" (%current-system))
                 #:env-vars `(("nonce" . ,nonce)
                              ("kib" . ,(setting "kib" "1"))
