@@ -45,13 +45,16 @@ pub struct Lease {
     pub reused: bool,
     /// The slot.
     pub slot: Lock,
-    _guard: Guard,
+    guard: Guard,
 }
 
 impl Lease {
-    /// Frees the slot; the connection is left.
-    pub fn release(self) -> Remote {
-        self.remote
+    /// Gives the connection to `keep`, and then frees the slot: so whoever takes that finds the connection.
+    pub fn release(self, keep: impl FnOnce(Remote)) {
+        let Lease { remote, slot, guard, .. } = self;
+        drop(guard);
+        keep(remote);
+        drop(slot);
     }
 }
 
@@ -137,7 +140,7 @@ impl Candidates {
                 };
                 observer.event(&Event::SlotTaken { slot: slot.name() });
                 if let Some((remote, guard)) = self.idle_connection(index, pool, cancel, observer) {
-                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, _guard: guard }, observer));
+                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, guard }, observer));
                 }
                 match self.attempt(index, &answers) {
                     Ok(session) => {
@@ -166,10 +169,7 @@ impl Candidates {
                     for (_, other) in attempts {
                         other.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
                     }
-                    return Ok(chosen(
-                        Lease { remote, candidate: index, reused: false, slot, _guard: guard },
-                        observer,
-                    ));
+                    return Ok(chosen(Lease { remote, candidate: index, reused: false, slot, guard }, observer));
                 }
                 Ok(_) => findings.waiting_helps = true,
                 Err(error) => self.pass_over(index, error, &mut findings, observer)?,

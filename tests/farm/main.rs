@@ -15,6 +15,7 @@ mod lab;
 mod large;
 mod machines;
 mod outcomes;
+mod pooled;
 mod protocol;
 mod seam;
 mod stock;
