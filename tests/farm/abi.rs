@@ -21,20 +21,32 @@ pub struct Request {
 
 impl Request {
     pub fn new(mode: &str, settings: &[&str]) -> Request {
+        let mut requests = Request::several(mode, settings);
+        assert_eq!(requests.len(), 1);
+        requests.remove(0)
+    }
+
+    /// As many as `settings` ask for.
+    pub fn several(mode: &str, settings: &[&str]) -> Vec<Request> {
         HEAD.offload_to(&[W1]);
         let builds = HEAD.build(mode, &[&["print=1"], settings].concat());
+        assert!(builds.succeeded, "{}", builds.log);
+        builds.results.split_inclusive("end\n").map(Request::read).collect()
+    }
+
+    fn read(printed: &str) -> Request {
         let all = |word: &str| {
-            let lines = builds.results.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+            let lines = printed.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
             lines.map(str::to_string).collect::<Vec<_>>()
         };
         let [derivation] = &all("derivation x86_64-linux")[..] else {
-            panic!("one derivation expected in:\n{}{}", builds.log, builds.results)
+            panic!("one derivation expected in:\n{printed}")
         };
         Request {
             derivation: derivation.clone(),
             outputs: all("output"),
             inputs: all("input"),
-            printed: builds.results,
+            printed: printed.to_string(),
         }
     }
 
@@ -50,6 +62,11 @@ impl Request {
     /// The request in a file on the head, as `c-tests/request.h` reads it.
     pub fn file(&self) -> String {
         on_head(&self.printed)
+    }
+
+    /// The outputs are there, on the head.
+    pub fn check_present(&self) {
+        assert!(self.outputs.iter().all(|output| HEAD.file(output).exists()), "{:?}", self.outputs);
     }
 
     /// The outputs are valid on the head and the same as on the machine, and the head's store is sound.

@@ -64,7 +64,7 @@ impl Jobs {
     fn run(&mut self, request: &Request) {
         self.start(request);
         self.succeed();
-        request.check_done();
+        request.check_present();
     }
 
     /// Ends the process, which looks for what was left open.
@@ -79,10 +79,6 @@ impl Jobs {
 fn sessions() -> Vec<String> {
     let listed = W1.run(&["pgrep", "-f", "^sshd.*: root@notty"]);
     String::from_utf8_lossy(&listed.stdout).lines().map(str::to_string).collect()
-}
-
-fn new_build() -> Request {
-    Request::new("plain", &[])
 }
 
 /// Nobody else is connected to the machine.
@@ -102,7 +98,7 @@ fn let_it_idle() {
 #[test]
 fn a_session_that_died_between_two_jobs_is_replaced() {
     await_no_session();
-    let builds: Vec<Request> = (0..6).map(|_| new_build()).collect();
+    let builds = Request::several("plain", &["count=6"]);
     let mut jobs = Jobs::new("60");
     jobs.run(&builds[0]);
     let first = sessions();
@@ -127,15 +123,17 @@ fn a_session_that_died_between_two_jobs_is_replaced() {
     let third = sessions();
     lab(&["kill", W1.0]);
     lab(&["start", W1.0]);
+    let_it_idle();
     jobs.run(&builds[5]);
     assert!(sessions().len() == 1 && sessions() != third);
     jobs.end();
+    HEAD.verify_store();
 }
 
 #[test]
 fn a_connection_is_closed_when_its_idle_limit_is_over() {
     await_no_session();
-    let builds = [new_build(), new_build()];
+    let builds = Request::several("plain", &["count=2"]);
     let mut jobs = Jobs::new("1");
     for build in &builds {
         jobs.run(build);
@@ -148,7 +146,7 @@ fn a_connection_is_closed_when_its_idle_limit_is_over() {
 #[test]
 fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
     await_no_session();
-    let builds: Vec<Request> = (0..3).map(|_| new_build()).collect();
+    let builds = Request::several("plain", &["count=3"]);
     let mut jobs = Jobs::new("60");
     jobs.run(&builds[0]);
     for (build, seconds) in builds[1..].iter().zip([1, 3]) {
@@ -158,7 +156,7 @@ fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
         std::thread::sleep(Duration::from_secs(seconds));
         lab(&["cut", W1.0, "off"]);
         jobs.succeed();
-        build.check_done();
+        build.check_present();
     }
     jobs.end();
 }
