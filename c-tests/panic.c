@@ -61,25 +61,6 @@ static void a_job_that_panics_fails(void)
     check_job("session");
 }
 
-static void a_panic_beside_a_job_does_it_no_harm(void)
-{
-    struct world world = new_world(CLOSED);
-    guix_offload_job *job = NULL;
-    guix_offload_event *event;
-    int32_t reply = 77;
-    SUCCEEDS(guix_offload_test_panic_at, "local");
-    SUCCEEDS(guix_offload_job_start, &job, &reply, world.engine, world.machines, world.request);
-    while ((event = guix_offload_job_next_event(job)) == NULL)
-        pause_ms(1);
-    CHECK(guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_PASSED_OVER); /* as without: the machine is away */
-    guix_offload_event_free(event);
-    guix_offload_job_cancel(job);
-    CHECK(guix_offload_job_wait(job, 20000) == 1);
-    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_job_result, job);
-    guix_offload_job_free(job);
-    free_world(&world);
-}
-
 static void verbs_whose_threads_panic_fail(void)
 {
     struct world world = new_world(CLOSED);
@@ -114,7 +95,6 @@ int main(void)
     RUN(a_panic_is_an_error);
     RUN(without_a_status_it_is_nothing);
     RUN(a_job_that_panics_fails);
-    RUN(a_panic_beside_a_job_does_it_no_harm);
     RUN(verbs_whose_threads_panic_fail);
     RUN(the_library_works_afterwards);
     await_threads(threads);

@@ -9,7 +9,9 @@ mod client;
 mod frame;
 mod wire;
 
-pub use client::{BuildOptions, Client, Export, PathInfo};
+pub use client::{Addition, BuildOptions, Client, Export, PathInfo};
+
+pub(crate) use wire::{padding, read_fully};
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -28,6 +30,16 @@ pub trait Stream: Read + Write + Send {
     /// an import costs a round trip for each 32 KiB. `None`: there is no such peer, and nothing was sent or read.
     fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
         let _ = (request, archive);
+        None
+    }
+
+    /// Hands over `requests`, each of which the daemon answers with one string, to a peer that gives it one after the
+    /// other, if there is one. The answers come in the same order.
+    ///
+    /// Without such a peer each request costs a round trip, for the daemon takes a request that comes before it has
+    /// answered the last one as an error. `None`: there is no such peer, and nothing was sent.
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        let _ = requests;
         None
     }
 }

@@ -6,9 +6,9 @@ use std::io::Read;
 
 use crate::archive::{self, Acl, Visitor};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::local::Local;
 use crate::remote::Remote;
 use crate::store::{Directories, StorePath};
-use crate::transfer::Local;
 
 /// Largest item that is retrieved, as a bundle item in bytes.
 const MAX_ITEM: usize = 1 << 20;

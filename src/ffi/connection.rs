@@ -17,12 +17,13 @@ use super::{descriptor, export};
 use crate::cancel::{Cancel, Guard};
 use crate::choose::{self, Choice, Lease};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::local::Local;
 use crate::observer::{Event, Observer};
 use crate::offload::Engine;
 use crate::remote::Remote;
 use crate::slot::Lock;
 use crate::ssh::Session;
-use crate::transfer::{self, Local};
+use crate::transfer;
 
 /// What becomes of a request.
 #[repr(C)]
@@ -81,7 +82,7 @@ impl guix_offload_connection {
         &mut self,
         progress: guix_offload_progress_function,
         data: *mut c_void,
-        verb: impl FnOnce(&Engine, &mut Local, &mut Remote, &Cancel, &mut dyn Observer) -> Result<T>,
+        verb: impl FnOnce(&mut Local, &mut Remote, &Cancel, &mut dyn Observer) -> Result<T>,
     ) -> Result<T> {
         let cancel = &self.cancel;
         cancel.check()?;
@@ -92,7 +93,7 @@ impl guix_offload_connection {
         let guard = local.guard(cancel);
         let session = self.remote.session().clone();
         let mut callbacks = Callbacks { session, progress, log: Log::None, data, total: 0, cancelled: false };
-        let result = verb(&self.engine, &mut local, &mut self.remote, cancel, &mut callbacks);
+        let result = verb(&mut local, &mut self.remote, cancel, &mut callbacks);
         drop(guard);
         if result.is_err() {
             cancel.check()?;
@@ -298,7 +299,7 @@ export! {
         let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
         let mut items = work.inputs;
         items.push(request.derivation);
-        let names = connection.transfer(progress, data, |_, local, remote, _, observer| {
+        let names = connection.transfer(progress, data, |local, remote, _, observer| {
             transfer::send_files(local, remote, &items, observer)
         })?;
         if let Ok(out) = Out::new(sent, "sent") {
@@ -358,9 +359,8 @@ export! {
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
         let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
-        connection.transfer(progress, data, |engine, local, remote, cancel, observer| {
-            let directories = engine.directories();
-            transfer::retrieve_files(directories, local, remote, &request.derivation, &work.outputs, cancel, observer)
+        connection.transfer(progress, data, |local, remote, cancel, observer| {
+            transfer::retrieve_files(local, remote, &request.derivation, &work.outputs, cancel, observer)
         })
     }
 }

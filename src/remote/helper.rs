@@ -9,7 +9,9 @@
 //! integer LENGTH, LENGTH bytes             the socket's name, once; the answer is a line, MARK and "ready"
 //! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
 //! integer 1, integer LENGTH, LENGTH bytes,
-//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes
+//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes, at most
+//!                                          32768, and zero bytes up to a multiple of 8, as the daemon wants it
+//! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
 //! ```
 //!
 //! What it writes is what the daemon writes, less the READ frames of imports. These begin as soon as the daemon has the
@@ -17,7 +19,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use crate::daemon::Stream;
+use crate::daemon::{Stream, padding, read_fully};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ssh::Channel;
 
@@ -28,11 +30,18 @@ const MARK: &str = "guix-offload-relay: ";
 /// Most that may come before its line, in bytes.
 const MAX_PREAMBLE: u64 = 64 << 10;
 
-/// Size of the pieces in which an import is handed over, in bytes.
-const CHUNK: usize = 128 << 10;
+/// Size of the pieces of an import, in bytes: what the daemon asks for at once.
+const CHUNK: usize = 32 << 10;
+
+/// So many of them are handed to the connection at once.
+const CHUNKS: usize = 8;
+
+/// What is read ahead, in bytes.
+const READ_AHEAD: usize = 128 << 10;
 
 const BYTES: u64 = 0;
 const IMPORT: u64 = 1;
+const REQUEST: u64 = 2;
 
 /// A connection to the daemon through the helper.
 pub struct Relay {
@@ -47,7 +56,7 @@ impl Relay {
 
     /// Has the helper, which [`Relay::COMMAND`] starts on the fresh `channel`, connect to the socket named `socket`.
     pub fn start(channel: Channel, socket: &str) -> Result<Self> {
-        let mut relay = Relay { channel: BufReader::with_capacity(CHUNK, channel) };
+        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel) };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -114,6 +123,10 @@ impl Stream for Relay {
     fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
         Some(self.send(IMPORT, request).and_then(|()| self.feed_chunks(archive)))
     }
+
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        Some(requests.iter().try_for_each(|request| self.send(REQUEST, request)))
+    }
 }
 
 impl Relay {
@@ -127,18 +140,24 @@ impl Relay {
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        let mut chunk = vec![0; 8 + CHUNK];
-        loop {
-            let length = match archive.read(&mut chunk[8..]) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            chunk[..8].copy_from_slice(&(length as u64).to_le_bytes());
-            channel.write_all(&chunk[..8 + length])?;
-            if length == 0 {
-                return channel.flush();
+        let mut buffer = Vec::with_capacity(CHUNKS * (8 + CHUNK));
+        let mut length = CHUNK;
+        while length == CHUNK {
+            buffer.clear();
+            while length == CHUNK && buffer.len() < CHUNKS * (8 + CHUNK) {
+                let start = buffer.len();
+                buffer.resize(start + 8 + CHUNK, 0);
+                length = read_fully(archive, &mut buffer[start + 8..])?;
+                buffer[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
+                let end = start + 8 + length;
+                buffer.truncate(end);
+                buffer.resize(end + padding(length as u64), 0);
             }
+            channel.write_all(&buffer)?;
         }
+        if length > 0 {
+            channel.write_all(&0u64.to_le_bytes())?;
+        }
+        channel.flush()
     }
 }

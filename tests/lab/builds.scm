@@ -10,8 +10,10 @@
 ;;;        fail     a build that says something and exits with status 3
 ;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
+;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
+;;;                 directory of FILES files
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
-;;;        fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
+;;;        log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
@@ -88,6 +90,8 @@
                              ("kib" . ,(setting "kib" "1"))
                              ("fill" . ,(setting "fill" "urandom"))
                              ("seconds" . ,(setting "seconds" "1"))
+                             ("logmib" . ,(setting "log-mib" "0"))
+                             ("files" . ,(setting "files" "1"))
                              ("inputs" . ,(string-join inputs))
                              ,@(match (setting "features" "")
                                  ("" '())
@@ -131,6 +135,15 @@
                                 "i=0; while [ $i -lt $seconds ]; do i=$((i + 1)); echo $i; sleep 1; done"
                                 "sleep $seconds")
                             "; dd if=/dev/$fill of=$out bs=1024 count=$kib 2>/dev/null"))))
+    ('work
+     (map (lambda (i)
+            (build (format #f "work-~a" i)
+                   "dd if=/dev/zero bs=1048576 count=$logmib 2>/dev/null | $b tr '\\0' .
+                    sleep $seconds
+                    if [ $files = 1 ]; then dd if=/dev/$fill of=$out bs=1024 count=$kib 2>/dev/null; else
+                      mkdir $out; i=0; while [ $i -lt $files ]; do
+                        dd if=/dev/$fill of=$out/$i bs=1024 count=$kib 2>/dev/null; i=$((i + 1)); done; fi"))
+          (iota (number "count" 1))))
     (_ (error "no such mode" mode))))
 
 (with-store store
