@@ -90,7 +90,8 @@ impl Lane {
 
     /// Gets ready to kill processes at once.
     pub fn look(&mut self) {
-        let namespace = |host: Host| read_link(format!("/proc/{}/ns/pid", lab(&["pid", host.0]).trim())).expect("a namespace");
+        let namespace =
+            |host: Host| read_link(format!("/proc/{}/ns/pid", lab(&["pid", host.0]).trim())).expect("a namespace");
         self.namespaces = self.hosts().map(|host| (host, namespace(host))).to_vec();
     }
 

@@ -64,10 +64,8 @@ fn main() {
     let lanes = setting("TORTURE_LANES").unwrap_or(LANES.into());
     let (peak, begun) = (Mutex::new(0), Instant::now());
     std::thread::scope(|scope| {
-        let workers: Vec<_> = lanes
-            .split(' ')
-            .map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed)))
-            .collect();
+        let workers: Vec<_> =
+            lanes.split(' ').map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed))).collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             let mut peak = peak.lock().unwrap();
             *peak = memory::peak_of_hooks().max(*peak);
@@ -80,7 +78,11 @@ fn main() {
     let rows: Vec<Row> = rows.into_iter().map(|row| row.into_inner().unwrap()).collect();
     let peak = peak.into_inner().unwrap();
     print!("{}", table::table(names.zip(&rows)));
-    println!("\nmost memory of any hook: {:.1} MiB; took {} s", peak as f64 / (1 << 20) as f64, begun.elapsed().as_secs());
+    println!(
+        "\nmost memory of any hook: {:.1} MiB; took {} s",
+        peak as f64 / (1 << 20) as f64,
+        begun.elapsed().as_secs()
+    );
     let breaches: usize = rows.iter().map(|row| row.breaches).sum();
     assert!(peak < MEMORY, "a hook took too much memory");
     assert!(breaches == 0, "{breaches} breaches");

@@ -65,7 +65,13 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
 
     if ending.outcome != Outcome::Succeeded {
         let again = Build::start(lane.head, &derivation).finish();
-        assert_eq!(again.outcome, Outcome::Succeeded, "the same build again:\n{}\nat first:\n{}", again.log, ending.log);
+        assert_eq!(
+            again.outcome,
+            Outcome::Succeeded,
+            "the same build again:\n{}\nat first:\n{}",
+            again.log,
+            ending.log
+        );
     }
     drop(condition);
     // What was killed leaves garbage, like any other that is killed: on the machine its daemon, here the hook.
