@@ -229,8 +229,8 @@ int main(int argc, char **argv)
     RUN(each_verb_does_its_part);
     RUN(a_lease_holds_a_slot);
     RUN(a_failing_build_is_told_from_other_failures);
-    RUN(a_cancellation_stops_a_build_and_lets_go_of_the_slot);
     RUN(callbacks_can_cancel);
+    RUN(a_cancellation_stops_a_build_and_lets_go_of_the_slot);
     RUN(a_log_that_nobody_reads_cancels_without_a_signal);
     RUN(a_job_tells_what_happens);
     guix_offload_request_free(talkative);

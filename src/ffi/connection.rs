@@ -230,8 +230,9 @@ export! {
     /// Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
     pub fn guix_offload_lease_free(lease: *mut guix_offload_lease) {
         if let Some(guix_offload_lease { connection, slot }) = handle::take(lease) {
-            drop((slot, connection.guard));
+            drop(connection.guard);
             connection.engine.keep(connection.remote);
+            drop(slot); // not sooner: whoever takes it finds the connection
         }
     }
 }

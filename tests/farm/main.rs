@@ -16,6 +16,7 @@ mod large;
 mod machines;
 mod memory;
 mod outcomes;
+mod pooled;
 mod protocol;
 mod seam;
 mod stock;
