@@ -19,7 +19,8 @@ CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
 soname  := libguix_offload.so.$(firstword $(subst ., ,$(version)))
-release := target/release
+target  := target
+release := $(target)/release
 stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab

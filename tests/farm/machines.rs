@@ -8,6 +8,28 @@ use crate::lab::{Host, lab};
 /// The hook that this project installs, on heads.
 pub const PROGRAM: &str = "/opt/guix-offload/libexec/guix-offload";
 
+/// The ways to replace the script in a guix-daemon that nobody patched: by its environment.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// The C program.
+    Program,
+    /// The Guile module, as an extension of the `guix` that the daemon runs anyway.
+    Guile,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Hook; 2] = [Hook::Program, Hook::Guile];
+
+    /// The variable of guix-daemon's environment.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Hook::Program => "GUIX=/opt/guix-offload/libexec/guix-offload",
+            Hook::Guile => "GUIX_EXTENSIONS_PATH=/opt/guix-offload/share/guix/extensions",
+        }
+    }
+}
+
 /// A `build-machine` form: the fields that reach a host of the farm, but for those that a test replaces.
 #[derive(Clone)]
 pub struct Machine(BTreeMap<&'static str, String>);
@@ -72,10 +94,17 @@ impl Host {
         std::fs::write(self.file("/etc/guix/machines.scm"), text).expect("writing machines.scm");
     }
 
-    /// Has this head's guix-daemon offload through our hook, to these machines, and build nothing itself.
+    /// Has this head's guix-daemon offload through our program, to these machines, and build nothing itself.
     #[track_caller]
     pub fn offload_with_our_hook(self, machines: &[Machine]) {
+        self.offload_through(Hook::Program, machines);
+    }
+
+    /// As [`Host::offload_with_our_hook`], through either of our hooks.
+    #[track_caller]
+    pub fn offload_through(self, hook: Hook, machines: &[Machine]) {
+        println!("{} offloads through {hook:?}", self.0); // shown if the test fails
         self.write_machines(machines);
-        lab(&["restart-daemon", self.0, &format!("GUIX={PROGRAM}"), "--", "--max-jobs=0"]);
+        lab(&["restart-daemon", self.0, hook.variable(), "--", "--max-jobs=0"]);
     }
 }
