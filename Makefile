@@ -25,7 +25,10 @@ stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
-guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/run.scm guix/scripts/offload.scm
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm guix/scripts/offload.scm
+
+# Which compile the modules, each for its own version, if they are there.
+guiles := guile-2.2 guile-3.0
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
@@ -58,9 +61,13 @@ install: all
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \
-	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
-	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
+	  file=$(prefix)/share/guile/site/$$version/$$module; \
+	  install -d $$(dirname $$file) && sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$$file.new && \
+	  if cmp -s $$file.new $$file; then rm $$file.new; else mv $$file.new $$file; fi || exit 1; \
 	done; done
+	install -D -m 644 bindings/guile/extension.scm $(prefix)/share/guix/extensions/offload.scm
+	for guile in $(guiles); do ! command -v $$guile >/dev/null || \
+	  $$guile --no-auto-compile bindings/guile/compile.scm $(prefix) >/dev/null || exit 1; done
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 

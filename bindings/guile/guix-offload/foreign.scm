@@ -11,6 +11,7 @@
   #:use-module (srfi srfi-34)
   #:use-module (srfi srfi-35)
   #:export (define-foreign
+            foreign-procedure                     ;what it expands to: Guile 3.0.8 drops what is not exported
             call
             call-for-handle
             call-for-integer
