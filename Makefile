@@ -88,6 +88,15 @@ $(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard b
 	  bindings/guix-daemon/test/$*.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
+# What the lab's heads have as /opt/guix-offload: compiled for the Guix there; with Guix 1.2.0, all was built there, by
+# `make install`, but not optimized, which would take longer than it saves.
+.PHONY: staged staged-old
+staged: $(seam)
+	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
+staged-old:
+	$(lab) run-on 1.2.0 $(stage)-1.2.0 env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
+	  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
+
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
 	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
@@ -103,11 +112,12 @@ check: setup
 	$(MAKE) cxx-test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) doc
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged-old
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
-	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
 # For readers of the code: what is private is documented too, and linked to.
 doc:
@@ -119,7 +129,7 @@ demo: setup
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 -- $(CARGO) bench --offline --bench farm
 
 clean:

@@ -40,7 +40,12 @@ fn outputs_that_refer_to_each_other_arrive_together() {
     for hook in Hook::ALL {
         HEAD.offload_through(hook, &[Machine::of(W1)]);
         let builds = HEAD.build("outputs", &[]);
-        assert!(builds.succeeded && builds.log.contains("retrieving 3 store items"), "{}{}", builds.log, builds.results);
+        assert!(
+            builds.succeeded && builds.log.contains("retrieving 3 store items"),
+            "{}{}",
+            builds.log,
+            builds.results
+        );
         let outputs = builds.outputs("outputs");
         let doc = outputs.iter().find(|output| output.ends_with("-doc")).unwrap();
         let out = outputs.iter().find(|output| output.ends_with("-outputs")).unwrap();
@@ -90,13 +95,22 @@ fn what_is_registered_is_what_the_stock_script_registers() {
             .collect();
         (outputs, finished.map(|(builds, _)| builds.log).concat())
     };
-    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    HEAD.offload_through(Hook::Program, &[Machine::of(W1)]);
     let (outputs, _) = build();
     let ours = registered(&outputs);
     assert!(ours.len() == 5 && ours.values().all(|item| item.contains(".drv")), "{ours:?}");
+    let forget = || {
+        HEAD.sh(&[&["guix", "gc", "--delete"], &outputs.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
+    };
 
-    // The machine keeps the outputs: the script retrieves the very same ones.
-    HEAD.sh(&[&["guix", "gc", "--delete"], &outputs.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+    // The machine keeps the outputs: the others retrieve the very same ones.
+    forget();
+    HEAD.offload_through(Hook::Guile, &[Machine::of(W1)]);
+    let (again, log) = build();
+    assert!(again == outputs && log.contains("found valid signature for"), "nothing was retrieved:\n{log}");
+    assert_eq!(registered(&outputs), ours);
+
+    forget();
     lab(&["restart-daemon", "head", "--", "--max-jobs=0"]);
     let (again, log) = build();
     assert!(again == outputs && log.contains("importing file or directory"), "the script did not retrieve:\n{log}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::afterwards::assert_clean;
 use crate::lab::Host;
-use crate::machines::Machine;
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
@@ -58,4 +58,15 @@ fn peak_of_hooks() -> u64 {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
     hooks.filter_map(peak).max().unwrap_or(0) * 1024
+}
+
+#[test]
+fn large_outputs_come_through_guile() {
+    HEAD.offload_through(Hook::Guile, &[Machine::of(W1)]);
+    let builds = HEAD.build("plain", &["kib=307200"]);
+    let transfer = "retrieving 1 store item (300 MiB)";
+    assert!(builds.succeeded && builds.log.contains(transfer), "{}{}", builds.log, builds.results);
+    assert_clean(&[HEAD], &[W1]);
+    HEAD.sh(&["guix", "gc"]);
+    W1.sh(&["guix", "gc"]);
 }

@@ -8,12 +8,12 @@ use crate::lab::{Host, lab};
 /// The hook that this project installs, on heads.
 pub const PROGRAM: &str = "/opt/guix-offload/libexec/guix-offload";
 
-/// The ways to replace the script in a guix-daemon that nobody patched: by its environment.
+/// The ways to replace the script for a guix-daemon that nobody patched: by a variable of its environment.
 #[derive(Clone, Copy, Debug)]
 pub enum Hook {
     /// The C program.
     Program,
-    /// The Guile module, as an extension of the `guix` that the daemon runs anyway.
+    /// The Guile module, for the `guix` that the daemon runs anyway.
     Guile,
 }
 
@@ -21,11 +21,19 @@ impl Hook {
     /// All of them.
     pub const ALL: [Hook; 2] = [Hook::Program, Hook::Guile];
 
-    /// The variable of guix-daemon's environment.
+    /// The variable.
     pub fn variable(self) -> &'static str {
         match self {
             Hook::Program => "GUIX=/opt/guix-offload/libexec/guix-offload",
             Hook::Guile => "GUIX_EXTENSIONS_PATH=/opt/guix-offload/share/guix/extensions",
+        }
+    }
+
+    /// What guix-daemon runs then, but for the arguments.
+    pub fn command(self) -> &'static [&'static str] {
+        match self {
+            Hook::Program => &[PROGRAM],
+            Hook::Guile => &["env", "GUIX_EXTENSIONS_PATH=/opt/guix-offload/share/guix/extensions", "guix"],
         }
     }
 }
@@ -58,6 +66,17 @@ impl Machine {
     }
 }
 
+/// A machine file.
+pub fn text(machines: &[Machine]) -> String {
+    let mut text = String::from("(list");
+    for Machine(fields) in machines {
+        text += "\n (build-machine";
+        fields.iter().for_each(|(field, value)| text += &format!(" ({field} {value})"));
+        text += ")";
+    }
+    text + ")\n"
+}
+
 /// A string in Scheme.
 pub fn quoted(text: &str) -> String {
     format!("\"{text}\"")
@@ -79,13 +98,7 @@ impl Host {
     /// Writes this head's machines.scm.
     #[track_caller]
     pub fn write_machines(self, machines: &[Machine]) {
-        let mut text = String::from("(list");
-        for Machine(fields) in machines {
-            text += "\n (build-machine";
-            fields.iter().for_each(|(field, value)| text += &format!(" ({field} {value})"));
-            text += ")";
-        }
-        self.write_machine_file(&(text + ")\n"));
+        self.write_machine_file(&text(machines));
     }
 
     /// Writes this head's machines.scm, whatever it says.

@@ -44,33 +44,30 @@ make_base() { # VERSION SUITE PACKAGES OPTION...
   mv "$dir.new" "$dir"
 }
 
-# `make install` of this checkout on the Debian of that Guix, into a directory that is /opt/guix-offload there. Rust and
-# the crates are this machine's; neither they nor the base are written to.
-install_on() { # VERSION DIR
-  local lower source; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd)
+# Runs a command in this checkout on the Debian of that Guix, with DIR as /opt/guix-offload, for what must be built there.
+# Rust and the crates are this machine's; but for DIR and /target, nothing that is written stays.
+run_on() { # VERSION DIR COMMAND...
+  local lower source target; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd); target=$source/target/guix-$1
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a mount namespace"
   base
-  mkdir -p "$2" "$source/target/guix-$1"
-  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/lab" _install_in \
-    "$lower" "$source" "$source/target/guix-$1" "$(cd "$2" && pwd)" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}"
+  mkdir -p "$2" "$target"
+  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/lab" _run_in "$lower" "$source" "$target" \
+    "$(cd "$2" && pwd)" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" "${@:3}"
 }
 
-_install_in() { # LOWER SOURCE TARGET STAGE RUST CARGO
-  local root=/mnt
-  mount -t tmpfs install "$root"
+_run_in() { # LOWER SOURCE TARGET DIR RUST CARGO COMMAND...
+  local root=/mnt directory
+  mount -t tmpfs run "$root"
   mkdir "$root"/{up,work,root}
   mount -t overlay overlay -o "lowerdir=$1,upperdir=$root/up,workdir=$root/work" "$root/root"
   root=$root/root
-  mkdir -p "$root"/{source,target,rust,cargo,opt/guix-offload}
-  mount --bind "$2" "$root/source" && mount -o remount,ro,bind "$root/source"
-  mount --bind "$3" "$root/target"
-  mount --bind "$4" "$root/opt/guix-offload"
-  mount --bind "$5" "$root/rust" && mount -o remount,ro,bind "$root/rust"
-  mount --bind "$6" "$root/cargo" && mount -o remount,ro,bind "$root/cargo"
+  for directory in source=$2 target=$3 opt/guix-offload=$4 rust=$5 cargo=$6; do
+    mkdir -p "$root/${directory%%=*}"
+    mount --bind "${directory#*=}" "$root/${directory%%=*}"
+  done
+  for directory in source rust cargo; do mount -o remount,ro,bind "$root/$directory"; done
   mount -t proc proc "$root/proc"
   make_dev "$root/dev"
-  # Optimizing would take longer than it saves.
-  exec env -i PATH=/rust/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin HOME=/root LC_ALL=C.UTF-8 CARGO_HOME=/cargo CARGO_TARGET_DIR=/target \
-    CARGO_NET_OFFLINE=true CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
-    chroot "$root" make -s -C /source install target=/target DESTDIR= PREFIX=/opt/guix-offload
+  exec env -i PATH=/rust/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin HOME=/root LC_ALL=C.UTF-8 CARGO_HOME=/cargo \
+    CARGO_TARGET_DIR=/target CARGO_NET_OFFLINE=true chroot "$root" sh -c 'cd /source && exec "$@"' sh "${@:7}"
 }

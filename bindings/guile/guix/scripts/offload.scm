@@ -278,9 +278,9 @@
   (call-with-offload-errors (lambda () exp ...)))
 
 (define (call-with-offload-errors thunk)
-  (guard (c ((guix-offload-error? c)
-             (leave-with-hint #f c)))
-    (with-error-handling
+  (with-error-handling
+    (guard (c ((guix-offload-error? c)
+               (leave-with-hint #f c)))
       (thunk))))
 
 
