@@ -18,6 +18,16 @@
     (make-directories (dirname name))
     (mkdir name)))
 
+;; What takes time is the expansion of macros, not what comes after: optimizing would take 15 times as long.
+(define %optimizations
+  (cond-expand
+    (guile-3
+     '(#:optimization-level 1))
+    (else
+     (let ((options (append ((@ (language tree-il optimize) tree-il-default-optimization-options))
+                            ((@ (language cps optimize) cps-default-optimization-options)))))
+       (list #:opts (map (lambda (option) (and (keyword? option) option)) options))))))
+
 (define (source name)
   (string-append modules "/" name ".scm"))
 
@@ -30,7 +40,7 @@
   (let ((output (string-append compiled "/" output ".go")))
     (unless (and (file-exists? output) (> (stat:mtime (stat output)) (changed)))
       (make-directories (dirname output))
-      (compile-file (source name) #:output-file output))))
+      (apply compile-file (source name) #:output-file output %optimizations))))
 
 (set! %load-path (cons modules %load-path))
 (when (file-exists? modules)

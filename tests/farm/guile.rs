@@ -130,8 +130,8 @@ fn a_library_that_cannot_be_loaded_is_explained() {
     }
 
     // One that was built for a newer C library.
-    std::fs::copy(HEAD.file("/opt/guix-offload/lib/libguix_offload.so"), OLDHEAD.file("/srv/libguix_offload.so"))
-        .unwrap();
+    HEAD.sh(&["cp", &format!("{INSTALLED}/lib/libguix_offload.so"), "/srv"]);
+    std::fs::copy(HEAD.file("/srv/libguix_offload.so"), OLDHEAD.file("/srv/libguix_offload.so")).unwrap();
     OLDHEAD.write_machines(&[Machine::of(W1)]);
     let program = format!("{INSTALLED}/libexec/guix-offload-guile");
     let newer = ["env", "GUIX_OFFLOAD_LIBRARY=/srv/libguix_offload.so", &program, "offload", "status"];
