@@ -19,12 +19,16 @@ CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
 soname  := libguix_offload.so.$(firstword $(subst ., ,$(version)))
-release := target/release
+target  := target
+release := $(target)/release
 stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
-guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/run.scm guix/scripts/offload.scm
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm guix/scripts/offload.scm
+
+# Which compile the modules, each for its own version, if they are there.
+guiles := guile-2.2 guile-3.0
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
@@ -57,9 +61,13 @@ install: all
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \
-	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
-	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
+	  file=$(prefix)/share/guile/site/$$version/$$module; \
+	  install -d $$(dirname $$file) && sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$$file.new && \
+	  if cmp -s $$file.new $$file; then rm $$file.new; else mv $$file.new $$file; fi || exit 1; \
 	done; done
+	install -D -m 644 bindings/guile/extension.scm $(prefix)/share/guix/extensions/offload.scm
+	for guile in $(guiles); do ! command -v $$guile >/dev/null || \
+	  $$guile --no-auto-compile bindings/guile/compile.scm $(prefix) >/dev/null || exit 1; done
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
@@ -80,6 +88,15 @@ $(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard b
 	  bindings/guix-daemon/test/$*.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
+# What the lab's heads have as /opt/guix-offload: compiled for the Guix there; with Guix 1.2.0, all was built there, by
+# `make install`, but not optimized, which would take longer than it saves.
+.PHONY: staged staged-old
+staged: $(seam)
+	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
+staged-old:
+	$(lab) run-on 1.2.0 $(stage)-1.2.0 env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
+	  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
+
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
 	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
@@ -95,11 +112,12 @@ check: setup
 	$(MAKE) cxx-test
 	$(CARGO) test --test farm --no-run
 	$(MAKE) doc
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged-old
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
-	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 
 # For readers of the code: what is private is documented too, and linked to.
 doc:
@@ -111,7 +129,7 @@ demo: setup
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
 clean:

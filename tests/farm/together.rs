@@ -3,7 +3,7 @@
 
 use crate::afterwards::assert_clean;
 use crate::lab::{Builds, Host, lab};
-use crate::machines::Machine;
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
 const MACHINES: [Host; 2] = [Host("w1"), Host("w2")];
@@ -12,18 +12,16 @@ const SLOTS: usize = 2;
 #[test]
 fn slots_are_shared_with_the_stock_script() {
     HEAD.offload_with_our_hook(&MACHINES.map(Machine::of));
-    // A second daemon of the same store and state, whose hook is the script.
-    let socket = "/var/guix/stock/socket";
-    let daemon = format!(
-        "setsid guix-daemon --no-substitutes --build-users-group=guixbuild --max-jobs=0 --listen={socket} \
-         >/var/log/guix-daemon-stock.log 2>&1 </dev/null & until [ -S {socket} ]; do sleep 0.05; done; echo $!"
-    );
-    HEAD.sh(&["sh", "-c", &daemon]);
+    let guile = another_daemon("guile", Hook::Guile.variable());
+    let stock = another_daemon("stock", "STOCK=1");
     // The script takes seconds of processor time for each.
-    let with_ours = HEAD.start_build("stamp", &["count=14", "seconds=1"]);
-    let with_script = HEAD.start_build_through(socket, "stamp", &["count=6", "seconds=1"]);
-    let finished = [(with_ours.finish(), 14), (with_script.finish(), 6)];
-    lab(&["restart-daemon", "head"]); // which ends both
+    let builds = |socket: &str, count: usize| {
+        let count_setting = format!("count={count}");
+        (HEAD.start_build_through(socket, "stamp", &[&count_setting, "seconds=1"]), count)
+    };
+    let running = [builds("/var/guix/daemon-socket/socket", 8), builds(&guile, 6), builds(&stock, 6)];
+    let finished = running.map(|(building, count)| (building.finish(), count));
+    lab(&["restart-daemon", "head"]); // which ends all
 
     let mut spans: Vec<Vec<(f64, f64)>> = vec![Vec::new(); MACHINES.len()];
     for (builds, count) in &finished {
@@ -39,6 +37,18 @@ fn slots_are_shared_with_the_stock_script() {
         assert!((1..=SLOTS).contains(&most), "{most} builds at once on {}: {spans:?}", machine.0);
     }
     assert_clean(&[HEAD], &MACHINES);
+}
+
+/// Starts one more daemon of the same store and state on `HEAD`. Returns its socket.
+#[track_caller]
+fn another_daemon(name: &str, variable: &str) -> String {
+    let socket = format!("/var/guix/{name}/socket");
+    let daemon = format!(
+        "{variable} setsid guix-daemon --no-substitutes --build-users-group=guixbuild --max-jobs=0 --listen={socket} \
+         >/var/log/guix-daemon-{name}.log 2>&1 </dev/null & until [ -S {socket} ]; do sleep 0.05; done; echo $!"
+    );
+    HEAD.sh(&["sh", "-c", &daemon]);
+    socket
 }
 
 /// Which machine a build went to, as an index.

@@ -25,7 +25,7 @@
 ;;; `total BUILDS SECONDS`, the seconds of the build request alone. Exits with 1 when a build failed. The build log and
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
-             ((guix build utils) #:select (delete-file-recursively))
+             ((guix build utils) #:select (delete-file-recursively)) ((guix build syscalls) #:select (mkdtemp!))
              (ice-9 match) (rnrs bytevectors) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
@@ -45,7 +45,7 @@
 (define nonce (setting "nonce" (format #f "~a-~a" (getpid) (now))))
 
 (define (call-with-scratch-name proc)
-  (let* ((directory (mkdtemp "/tmp/builds-XXXXXX"))
+  (let* ((directory (mkdtemp! "/tmp/builds-XXXXXX"))
          (result    (proc (string-append directory "/it"))))
     (delete-file-recursively directory)
     result))
@@ -194,17 +194,17 @@
           (iota (number "count" 1))))
     (_ (error "no such mode" mode))))
 
+(define (print-build store drv)
+  ;; As guix-daemon does: all that the derivation and its inputs refer to.
+  (let ((inputs (append-map derivation-input-output-paths (derivation-inputs drv))))
+    (format #t "derivation ~a ~a~%" (derivation-system drv) (derivation-file-name drv))
+    (format #t "~{input ~a~%~}" (requisites store (cons (derivation-file-name drv) inputs)))
+    (format #t "~{output ~a~%~}end~%" (map cdr (derivation->output-paths drv)))))
+
 (with-store store
   (set-options store)
-  ;; As guix-daemon does: all that the derivation and its inputs refer to.
-  (define (print-build drv)
-    (let ((inputs (append-map derivation-input-output-paths (derivation-inputs drv))))
-      (format #t "derivation ~a ~a~%" (derivation-system drv) (derivation-file-name drv))
-      (format #t "~{input ~a~%~}" (requisites store (cons (derivation-file-name drv) inputs)))
-      (format #t "~{output ~a~%~}end~%" (map cdr (derivation->output-paths drv)))))
-
   (when (string=? (setting "print" "0") "1")
-    (for-each print-build (all-builds store))
+    (for-each (lambda (drv) (print-build store drv)) (all-builds store))
     (exit 0))
 
   (let* ((builds (all-builds store))
