@@ -19,6 +19,7 @@ mod fields;
 mod guile;
 mod plain;
 mod source;
+mod spawn;
 mod value;
 
 use std::cell::OnceCell;
