@@ -31,17 +31,21 @@ pub struct Answer {
 
 /// Sends the program down `channel`, on which [`COMMAND`] runs.
 pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
+    let what = || "asking for load and free space";
+    channel.write_all(program(store).as_bytes()).io_context(ErrorKind::Unavailable, what)?;
+    channel.close_write()
+}
+
+fn program(store: &StoreDir) -> String {
     let store = store.as_str().replace('\'', r"'\''");
-    let program = format!(
+    format!(
         "read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
          echo time $(date +%s)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n"
-    );
-    channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
-    channel.close_write()
+    )
 }
 
 /// Reads the answer.
@@ -97,6 +101,21 @@ mod tests {
         assert_eq!(answer.probe.load, 1.0);
         assert!(answer.offloads);
         assert_eq!(answer.daemon_socket.as_deref(), Some("/run/guix.sock"));
+    }
+
+    #[test]
+    fn the_shell_takes_the_name_of_the_store_as_a_name() {
+        use std::process::{Command, Stdio};
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().join("it's$(touch${IFS}pwned)`touch${IFS}pwned`;touch${IFS}pwned\"#*");
+        std::fs::create_dir(&store).unwrap();
+        let mut shell =
+            Command::new(COMMAND).current_dir(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let program = program(&StoreDir::new(store.to_str().unwrap()).unwrap());
+        shell.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
+        let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+        assert!(Answer::parse(&said, 0).is_some(), "{said}");
+        assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
     }
 
     #[test]
