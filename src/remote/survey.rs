@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, IoContext, Result, line};
 use crate::ssh::Channel;
 
 /// `guix` gets no standard input, or it would read the rest of the program.
@@ -50,7 +50,7 @@ impl Survey {
     pub fn parse(text: &str) -> Self {
         let value = |word: &str| {
             let found = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-            found.unwrap_or_default().trim().to_string()
+            line(found.unwrap_or_default().trim().to_string())
         };
         Survey {
             kernel: value("kernel"),
@@ -75,6 +75,11 @@ mod tests {
         assert_eq!((survey.kernel.as_str(), survey.architecture.as_str()), ("Linux 6.1.0", "x86_64"));
         assert_eq!((survey.host_name.as_str(), survey.cores), ("w1", 4));
         assert_eq!(survey.guix_version, "1.5.0-2.abc");
+    }
+
+    #[test]
+    fn an_answer_does_nothing_to_a_terminal() {
+        assert_eq!(Survey::parse("host a\x1b[2J\rb\n").host_name, "a [2J b");
     }
 
     #[test]

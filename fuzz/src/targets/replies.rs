@@ -67,7 +67,9 @@ fn shell(answer: &[u8]) {
         assert!(answer.probe.load.is_finite() && !answer.daemon_socket.is_some_and(|name| name.is_empty()));
     }
     let survey = Survey::parse(&text);
-    assert!(!survey.guix_version.contains('\n'));
+    for text in [&survey.kernel, &survey.architecture, &survey.host_name, &survey.guix_version] {
+        assert_printable(text);
+    }
 }
 
 fn daemon(script: Script, requests: &[u8]) {
