@@ -5,6 +5,7 @@
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
 #   make bench      offloaded builds, timed against the stock script
 #   make check      every test; what .ci/run runs
+#   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make doc        the documentation of the Rust code, into target/doc
 #   make setup      install what the above need, on Debian; check and demo do it themselves
 #   make lab-clean  remove the lab's hosts and the root file systems they are made from
@@ -38,7 +39,7 @@ packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev lib
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check doc demo bench clean lab-clean
+.PHONY: all library setup install check doc demo bench fuzz clean lab-clean
 all: $(release)/guix-offload $(release)/verbs
 
 library:
@@ -131,6 +132,14 @@ bench: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= restore replies machine_file signature request abi
+
+# AddressSanitizer is for nightly toolchains, or for those that are told that they are one.
+fuzz:
+	set -e; for target in $(FUZZ_TARGETS); do RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -malloc_limit_mb=256; done
 
 clean:
 	$(CARGO) clean

@@ -22,6 +22,7 @@ use crate::ssh::{Channel, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 
+pub use probe::Answer;
 pub use survey::Survey;
 
 /// How long a machine may take to answer each of its first requests.

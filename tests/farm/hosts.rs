@@ -103,7 +103,7 @@ fn a_socket_that_the_remote_users_environment_names_is_used() {
 
 /// Has the SSH server of `host` go by these lines as well; those of the last time are gone.
 #[track_caller]
-fn configure_ssh(host: Host, lines: &str) {
+pub fn configure_ssh(host: Host, lines: &str) {
     std::fs::write(host.file("/etc/ssh/sshd_config.d/test.conf"), format!("{lines}\n")).unwrap();
     host.sh(&["sh", "-c", "sshd -t && kill -HUP $(pgrep -o -x sshd)"]);
     // It closes its socket and opens another one.
