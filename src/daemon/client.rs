@@ -25,6 +25,9 @@ const OLDEST_MINOR: u64 = 0x61;
 /// What is read ahead from the stream, in bytes.
 const READ_AHEAD: usize = 64 << 10;
 
+/// Most log that one request other than a build may have, in bytes: the daemon has next to none.
+const MAX_IGNORED: usize = 1 << 20;
+
 /// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
 #[derive(Clone, Copy, Debug)]
 enum Operation {
@@ -50,6 +53,8 @@ pub struct Client {
     left: u64,
     /// Of an export: length of the current frame, whose padding is still to be read; 0: none.
     padded: u64,
+    /// Of the request being worked on: bytes of log that nobody was told of.
+    ignored: usize,
 }
 
 /// What the daemon knows about a valid store item.
@@ -123,6 +128,7 @@ impl Client {
             unfinished: None,
             left: 0,
             padded: 0,
+            ignored: 0,
         };
         client.greet().context(|| "greeting the daemon")?;
         Ok(client)
@@ -146,7 +152,7 @@ impl Client {
         put_integer(&mut hello, 0); // no processor affinity
         put_integer(&mut hello, 0); // no space reserved for the garbage collector
         self.send(&hello)?;
-        self.wait(&mut |_| Ok(()))
+        self.wait_quietly()
     }
 
     /// The version of the protocol that the daemon speaks, such as 0x164.
@@ -159,7 +165,7 @@ impl Client {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, paths);
         self.begin(Operation::QueryValidPaths, &arguments)?;
-        self.wait(&mut |_| Ok(()))?;
+        self.wait_quietly()?;
         let valid = self.read_paths()?;
         self.finish();
         Ok(valid.into_iter().collect())
@@ -170,7 +176,7 @@ impl Client {
         let mut arguments = Vec::new();
         put_string(&mut arguments, path.as_str());
         self.begin(Operation::QueryPathInfo, &arguments)?;
-        self.wait(&mut |_| Ok(()))?;
+        self.wait_quietly()?;
         let deriver = read_text(&mut self.stream, "a deriver")?;
         read_text(&mut self.stream, "a hash")?;
         let references = self.read_paths()?;
@@ -203,7 +209,7 @@ impl Client {
             if one_by_one {
                 self.send(request)?;
             }
-            let answer = self.wait(&mut |_| Ok(())).and_then(|()| read_text(&mut self.stream, "a store file name"));
+            let answer = self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name"));
             match answer {
                 Err(error) if self.unfinished.is_some() => return Err(error),
                 answer => answers.push(answer),
@@ -219,7 +225,7 @@ impl Client {
         let mut arguments = Vec::new();
         put_string(&mut arguments, path.as_str());
         self.begin(Operation::AddTempRoot, &arguments)?;
-        self.wait(&mut |_| Ok(()))?;
+        self.wait_quietly()?;
         self.acknowledge()
     }
 
@@ -247,7 +253,7 @@ impl Client {
             put_string(&mut arguments, value.to_string());
         }
         self.begin(Operation::SetOptions, &arguments)?;
-        self.wait(&mut |_| Ok(()))?;
+        self.wait_quietly()?;
         self.finish();
         Ok(())
     }
@@ -293,7 +299,8 @@ impl Client {
         read_padding(&mut self.stream, std::mem::take(&mut self.padded))?;
         loop {
             match read_frame(&mut self.stream)? {
-                Frame::Log(_) | Frame::Gives(0) => {}
+                Frame::Log(text) => self.ignore(&text)?,
+                Frame::Gives(0) => {}
                 Frame::Gives(length) => {
                     (self.left, self.padded) = (length, length);
                     return Ok(true);
@@ -319,7 +326,7 @@ impl Client {
         let mut buffer = Vec::new();
         loop {
             match read_frame(&mut self.stream)? {
-                Frame::Log(_) => {}
+                Frame::Log(text) => self.ignore(&text)?,
                 Frame::Wants(most) => {
                     buffer.resize(most, 0);
                     let length = read_fully(archive, &mut buffer).map_err(lost)?;
@@ -365,7 +372,7 @@ impl Client {
                 format!("the connection to the daemon is unusable since its {unfinished:?} request broke off"),
             ));
         }
-        self.unfinished = Some(operation);
+        (self.unfinished, self.ignored) = (Some(operation), 0);
         Ok(())
     }
 
@@ -400,6 +407,18 @@ impl Client {
         }
     }
 
+    /// As [`Client::wait`], for a request that has no log to speak of.
+    fn wait_quietly(&mut self) -> Result<()> {
+        let mut ignored = std::mem::take(&mut self.ignored);
+        let result = self.wait(&mut |text| count_ignored(&mut ignored, text));
+        self.ignored = ignored;
+        result
+    }
+
+    fn ignore(&mut self, text: &[u8]) -> Result<()> {
+        count_ignored(&mut self.ignored, text)
+    }
+
     /// The daemon refused the request: it is ready for the next one.
     fn refused(&mut self, message: String) -> Error {
         self.finish();
@@ -427,6 +446,15 @@ fn kind_of_failure(message: &str, status: u64) -> ErrorKind {
         _ if message.starts_with("build of ") && message.ends_with(" failed") => ErrorKind::BuildFailed,
         _ => ErrorKind::Daemon,
     }
+}
+
+/// Adds a piece of log to what was ignored. A daemon must not talk for ever.
+fn count_ignored(ignored: &mut usize, text: &[u8]) -> Result<()> {
+    *ignored += 8 + text.len();
+    if *ignored > MAX_IGNORED {
+        return Err(broken(format!("the daemon sent more than {} KiB of log that is of no build", MAX_IGNORED >> 10)));
+    }
+    Ok(())
 }
 
 fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {

@@ -131,7 +131,7 @@ impl Database {
     /// Registers `items`, but for those that are valid already, and returns which ones that were. All are registered,
     /// or, after an error, none.
     ///
-    /// What an item refers to must be valid or be registered with it. `install` is called for each before it is
+    /// What an item refers to must be valid or be registered with it, or the items are [`ErrorKind::Untrusted`]. `install` is called for each before it is
     /// registered, to put it in place: the database is locked then, so nobody else can register the item meanwhile.
     pub fn register(
         &mut self,
@@ -206,12 +206,12 @@ fn unresolved(connection: &Connection, items: &[&ValidPath]) -> rusqlite::Result
             let comes_with_it = items.iter().any(|other| other.path == *reference);
             if !comes_with_it && find(connection, reference)?.is_none() {
                 let why = format!("{} refers to {reference}, which is not in the store", item.path);
-                return Ok(Error::new(ErrorKind::Store, why));
+                return Ok(Error::new(ErrorKind::Untrusted, why));
             }
         }
     }
     let names: Vec<_> = items.iter().map(|item| item.path.as_str()).collect();
-    Ok(Error::new(ErrorKind::Store, format!("store items refer to each other in a circle: {}", names.join(", "))))
+    Ok(Error::new(ErrorKind::Untrusted, format!("store items refer to each other in a circle: {}", names.join(", "))))
 }
 
 fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {

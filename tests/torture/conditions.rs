@@ -149,6 +149,11 @@ pub fn close_idle(lane: &mut Lane) -> Undo {
     configure_sshd(lane.machine, "ChannelTimeout *=1\n")
 }
 
+/// It notices by itself that the network is dead, and ends what was begun.
+pub fn noticing(lane: &mut Lane) -> Undo {
+    configure_sshd(lane.machine, "ClientAliveInterval 10\nClientAliveCountMax 3\n")
+}
+
 /// No SSH packet has to be much larger than that (RFC 4253, section 6.1).
 pub fn banner(lane: &mut Lane) -> Undo {
     let (machine, file) = (lane.machine, "/etc/ssh/banner");

@@ -108,7 +108,9 @@ pub fn faults(short: bool) -> Vec<Fault> {
         for &(phase, within) in moments {
             let name = format!("{name} while {}", format!("{phase:?}").to_lowercase());
             let long = name.starts_with("network");
-            faults.push(Fault { name, phase, within, strike, effect: effect.clone(), long, ..usual });
+            // Nothing that happens here can tell the machine.
+            let condition: Condition = if long { noticing } else { usual.condition };
+            faults.push(Fault { name, condition, phase, within, strike, effect: effect.clone(), long, ..usual });
         }
     }
 

@@ -97,17 +97,19 @@ impl Lane {
 
     /// Kills every process of this name on `host`, at once: `lab sh` takes too long to hit a moment.
     pub fn kill(&self, host: Host, name: &str) {
-        let namespace = &self.namespaces.iter().find(|(other, _)| other.0 == host.0).expect("a host of the lane").1;
-        let mut killed = 0;
-        for entry in read_dir("/proc").unwrap().flatten() {
-            let Ok(number) = entry.file_name().to_string_lossy().parse() else { continue };
-            let is_it = read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-                && read_link(entry.path().join("ns/pid")).is_ok_and(|theirs| theirs == *namespace);
-            if is_it && let Some(process) = Pid::from_raw(number) {
-                killed += usize::from(kill_process(process, Signal::KILL).is_ok());
-            }
-        }
+        let processes = self.processes(host, name);
+        let killed = processes.iter().filter(|process| kill_process(**process, Signal::KILL).is_ok()).count();
         assert!(killed > 0, "no {name} runs on {}", host.0);
+    }
+
+    /// The processes of this name on `host`.
+    pub fn processes(&self, host: Host, name: &str) -> Vec<Pid> {
+        let namespace = &self.namespaces.iter().find(|(other, _)| other.0 == host.0).expect("a host of the lane").1;
+        let processes = read_dir("/proc").unwrap().flatten().filter(|entry| {
+            read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+                && read_link(entry.path().join("ns/pid")).is_ok_and(|theirs| theirs == *namespace)
+        });
+        processes.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
     }
 
     /// A derivation that nobody has built yet.

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The host that is lied to: a store and a database in a scratch directory, and a daemon that does nothing wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guix_offload::archive::KeyPair;
+use guix_offload::store::{Database, Directories, StoreDir, StorePath};
+use rusqlite::Connection;
+
+use crate::double::{Machine, Plan};
+use crate::words::Item;
+
+/// The tables of the store's database that matter here.
+const TABLES: &str = "
+    CREATE TABLE ValidPaths (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, path TEXT UNIQUE NOT NULL,
+        hash TEXT NOT NULL, registrationTime INTEGER NOT NULL, deriver TEXT, narSize INTEGER);
+    CREATE TABLE Refs (
+        referrer INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE CASCADE,
+        reference INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE RESTRICT,
+        PRIMARY KEY (referrer, reference));";
+
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive");
+
+pub struct Scene {
+    scratch: tempfile::TempDir,
+    pub directories: Directories,
+    /// The key whose archives may come in, and another one.
+    pub trusted: KeyPair,
+    pub stranger: KeyPair,
+    /// Serves the local daemon's socket.
+    _daemon: Machine,
+}
+
+impl Scene {
+    pub fn new() -> Scene {
+        let scratch = tempfile::Builder::new().prefix("guix-offload-hostile").tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir(at("store")).unwrap();
+        let database = Connection::open(at("db.sqlite")).unwrap();
+        database.pragma_update(None, "journal_mode", "wal").unwrap();
+        database.execute_batch(TABLES).unwrap();
+        fs::write(at("schema"), "7").unwrap();
+        let keys = |name: &str| {
+            fs::create_dir(at(name)).unwrap();
+            for half in ["pub", "sec"] {
+                fs::copy(format!("{KEYS}/{name}.{half}"), at(name).join(format!("signing-key.{half}"))).unwrap();
+            }
+            KeyPair::load(&at(name)).unwrap()
+        };
+        let (trusted, stranger) = (keys("signing-ecc"), keys("signing-rsa"));
+        let key = fs::read_to_string(at("signing-ecc/signing-key.pub")).unwrap();
+        fs::write(at("acl"), format!("(acl (entry {key} (tag (guix import))))")).unwrap();
+        ["pub", "sec"].iter().for_each(|half| {
+            let name = format!("signing-key.{half}");
+            fs::copy(at("signing-ecc").join(&name), at(&name)).unwrap();
+        });
+        let directories = Directories {
+            store: StoreDir::new(at("store").to_str().unwrap()).unwrap(),
+            state: scratch.path().into(),
+            database: scratch.path().into(),
+            configuration: scratch.path().into(),
+            daemon_socket: at("daemon"),
+        };
+        let daemon = Machine::at(&directories.daemon_socket, Plan::honest(&[]));
+        Scene { scratch, directories, trusted, stranger, _daemon: daemon }
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// A name in the store.
+    pub fn path(&self, name: &str) -> StorePath {
+        let store = &self.directories.store;
+        let digit = name.bytes().fold(0u8, |sum, byte| sum.wrapping_add(byte)) % 10;
+        store.parse(&format!("{}/{}-{name}", store.as_str(), digit.to_string().repeat(32))).unwrap()
+    }
+
+    /// The item that is asked for: `nar` under the name of the output.
+    pub fn output(&self, nar: Vec<u8>) -> Item {
+        Item { nar, path: self.path("output").as_str().into(), references: Vec::new(), deriver: String::new() }
+    }
+
+    /// Makes an item valid that has this nar.
+    pub fn register(&self, name: &str, contents: &[u8], nar: &[u8]) -> StorePath {
+        let path = self.path(name);
+        fs::write(path.as_str(), contents).unwrap();
+        let hash: String = crate::words::sha256(nar).iter().map(|byte| format!("{byte:02x}")).collect();
+        let row = rusqlite::params![path.as_str(), format!("sha256:{hash}"), nar.len() as i64];
+        let database = Connection::open(self.at("db.sqlite")).unwrap();
+        database
+            .execute("INSERT INTO ValidPaths (path, hash, registrationTime, narSize) VALUES (?, ?, 1, ?)", row)
+            .unwrap();
+        path
+    }
+
+    pub fn database(&self) -> Database {
+        Database::open(&self.directories).unwrap()
+    }
+
+    /// What is in the store, but for `.links`, which must be empty.
+    pub fn names(&self) -> Vec<String> {
+        let list = |directory: &Path| {
+            let entries = fs::read_dir(directory).into_iter().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let store = self.at("store");
+        assert_eq!(list(&store.join(".links")), [""; 0], ".links");
+        list(&store).into_iter().filter(|name| name != ".links").collect()
+    }
+
+    /// Takes the output out of the store again.
+    pub fn forget_output(&self) {
+        let path = self.path("output");
+        Connection::open(self.at("db.sqlite"))
+            .unwrap()
+            .execute("DELETE FROM ValidPaths WHERE path = ?", [path.as_str()])
+            .unwrap();
+        let store = fs::File::open(self.at("store")).unwrap();
+        guix_offload::store::remove_tree(std::os::fd::AsFd::as_fd(&store), path.base_name().as_bytes()).unwrap();
+    }
+}

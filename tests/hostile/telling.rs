@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Has the double behind sshd tell a lie to a whole build, and looks at what comes of it.
+
+use std::time::{Duration, Instant};
+
+use guix_offload::cancel::Cancel;
+use guix_offload::daemon::BuildOptions;
+use guix_offload::error::{Error, Result};
+use guix_offload::machine::{BuildMachine, HostKey, Requirements};
+use guix_offload::observer::{Event, Observer};
+use guix_offload::offload::{Engine, Reply, Request, Work};
+
+use crate::double::{Machine, Plan};
+use crate::scene::Scene;
+use crate::sshd::Sshd;
+
+/// How the machine is called in errors.
+pub const NAME: &str = "127.0.0.1";
+
+/// More memory than this no lie may cost, in bytes: an SSH window is 8 MiB, and the double is in this process, too.
+const MEMORY: u64 = 32 << 20;
+
+/// What came of it.
+pub struct Told {
+    pub result: Result<()>,
+    /// Why the machine was passed over, if it was.
+    pub passed_over: Option<Error>,
+    pub log: usize,
+    pub time: Duration,
+}
+
+impl Told {
+    /// The error: of the build, or of connecting.
+    pub fn error(self) -> Option<Error> {
+        self.result.err().or(self.passed_over)
+    }
+}
+
+#[derive(Default)]
+struct Listener {
+    passed_over: Option<Error>,
+    log: usize,
+}
+
+impl Observer for Listener {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Event::PassedOver { reason, .. } = event {
+            self.passed_over = Some((*reason).clone());
+        }
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.log += text.len();
+        Ok(())
+    }
+}
+
+/// The machine that `sshd` leads to, with the double's socket in `scene`.
+pub fn machine(sshd: &Sshd, scene: &Scene) -> BuildMachine {
+    BuildMachine {
+        name: NAME.into(),
+        port: sshd.port(),
+        systems: vec!["x86_64-linux".into()],
+        user: "root".into(),
+        private_key: sshd.user_key(),
+        host_key: HostKey::parse(&sshd.host_key()).unwrap(),
+        compression: BuildMachine::DEFAULT_COMPRESSION.into(),
+        compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
+        daemon_socket: scene.at("machine").to_str().unwrap().into(),
+        parallel_builds: 1,
+        speed: 1.0,
+        features: Vec::new(),
+        overload_threshold: None,
+    }
+}
+
+/// Has a build done by a machine that acts by `plan`, within so many seconds.
+pub fn tell(scene: &Scene, machine: &BuildMachine, plan: Plan, timeout: u64) -> Told {
+    let _double = Machine::at(&scene.at("machine"), plan);
+    // What is remembered of the machine would have it left alone.
+    let _ = std::fs::remove_dir_all(scene.at("offload"));
+    let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
+    let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
+    let request = Request { requirements, derivation: scene.path("asked.drv") };
+    let options = BuildOptions { max_silent_time: 0, timeout, print_build_trace: false };
+    let (mut listener, begun) = (Listener::default(), Instant::now());
+    let cancel = Cancel::default();
+    let before = reset_peak();
+    let result = engine.ask(std::slice::from_ref(machine), &request, &options, &cancel, &mut listener).and_then(|reply| {
+        let Reply::Accept(accepted) = reply else { return Ok(()) };
+        let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
+        engine.run(*accepted, work, &cancel, &mut listener)
+    });
+    drop(engine);
+    let time = begun.elapsed();
+    let used = peak().saturating_sub(before);
+    assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);
+    Told { result, passed_over: listener.passed_over, log: listener.log, time }
+}
+
+/// Makes the memory that is used now the most that was ever used, and returns it, in bytes.
+pub fn reset_peak() -> u64 {
+    std::fs::write("/proc/self/clear_refs", "5").expect("resetting the peak of memory");
+    peak()
+}
+
+/// The most memory used since, in bytes.
+pub fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak of memory");
+    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+}
