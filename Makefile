@@ -130,7 +130,7 @@ demo: setup
 bench: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
-	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 -- $(CARGO) bench --offline --bench farm
+	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
 clean:
 	$(CARGO) clean

@@ -5,6 +5,7 @@
 //! from the outside in), and what the user can do about it (the hint). Its kind decides its [`Class`], which is
 //! what guix-daemon wants to know: may this build be tried again?
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -108,6 +109,13 @@ impl Error {
                 Error::new(if exhausted { ErrorKind::Exhausted } else { kind }, format!("{what}: {error}"))
             }
         }
+    }
+
+    /// An error from a caught panic.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message"));
+        Error::new(ErrorKind::Internal, message).hint("report this message to the authors of the library")
     }
 
     /// Adds what was being done, outside of what is said already.

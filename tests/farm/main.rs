@@ -14,6 +14,7 @@ mod killed;
 mod lab;
 mod large;
 mod machines;
+mod memory;
 mod outcomes;
 mod protocol;
 mod seam;
