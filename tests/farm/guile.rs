@@ -74,8 +74,10 @@ fn the_daemon_offloads_through_our_program_or_load_path() {
 fn a_head_with_guix_1_2_0_offloads() {
     assert!(OLDHEAD.sh(&["guix-daemon", "--version"]).contains("1.2.0"));
     let modes = [("plain", "plain-0"), ("outputs", "outputs"), ("tree", "tree"), ("chain", "chain-2")];
-    for environment in [&PROGRAM[..], &[Hook::Program.variable()], &OLD_LOAD_PATH] {
-        offload_with(OLDHEAD, environment, &modes);
+    for (environment, modes) in
+        [(&PROGRAM[..], &modes[..]), (&OLD_LOAD_PATH, &modes[..1]), (&[Hook::Program.variable()], &modes[..1])]
+    {
+        offload_with(OLDHEAD, environment, modes);
         let failing = OLDHEAD.build("fail", &[]);
         assert!(failing.results.starts_with("failed fail\nerror "), "{}", failing.results);
         assert!(failing.log.contains("about to fail"), "{}", failing.log);
