@@ -113,7 +113,7 @@ demo: setup
 bench: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
-	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 -- $(CARGO) bench --offline --bench farm
+	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= restore replies machine_file signature request abi

@@ -10,14 +10,14 @@ static void the_verbs_want_handles(void)
     guix_offload_items *items = UNTOUCHED;
     int32_t reply = 77;
 
-    REJECTS(guix_offload_choose, NULL, &reply, world.engine, world.machines, world.request);
-    REJECTS(guix_offload_choose, &lease, NULL, world.engine, world.machines, world.request);
-    REJECTS(guix_offload_choose, &lease, &reply, NULL, world.machines, world.request);
-    REJECTS(guix_offload_choose, &lease, &reply, world.engine, NULL, world.request);
-    REJECTS(guix_offload_choose, &lease, &reply, world.engine, world.machines, NULL);
-    REJECTS(guix_offload_connect, NULL, world.engine, machine_of(&world));
-    REJECTS(guix_offload_connect, &connection, NULL, machine_of(&world));
-    REJECTS(guix_offload_connect, &connection, world.engine, NULL);
+    REJECTS(guix_offload_choose, NULL, &reply, world.engine, world.machines, world.request, NULL);
+    REJECTS(guix_offload_choose, &lease, NULL, world.engine, world.machines, world.request, NULL);
+    REJECTS(guix_offload_choose, &lease, &reply, NULL, world.machines, world.request, NULL);
+    REJECTS(guix_offload_choose, &lease, &reply, world.engine, NULL, world.request, NULL);
+    REJECTS(guix_offload_choose, &lease, &reply, world.engine, world.machines, NULL, NULL);
+    REJECTS(guix_offload_connect, NULL, world.engine, machine_of(&world), NULL);
+    REJECTS(guix_offload_connect, &connection, NULL, machine_of(&world), NULL);
+    REJECTS(guix_offload_connect, &connection, world.engine, NULL, NULL);
     REJECTS(guix_offload_send, NULL, world.request, NULL, NULL, &items);
     REJECTS(guix_offload_build, NULL, world.request, -1, NULL, NULL);
     REJECTS(guix_offload_retrieve, NULL, world.request, NULL, NULL);
@@ -37,7 +37,7 @@ static void a_closed_port_is_unavailable(void)
     struct world world = new_world(CLOSED);
     guix_offload_connection *connection = UNTOUCHED;
     guix_offload_error *error = NULL;
-    CHECK(guix_offload_connect(&connection, world.engine, machine_of(&world), &error) == GUIX_OFFLOAD_UNAVAILABLE);
+    CHECK(guix_offload_connect(&connection, world.engine, machine_of(&world), NULL, &error) == GUIX_OFFLOAD_UNAVAILABLE);
     CHECK_TEXT(guix_offload_error_machine(error), "127.0.0.1");
     CHECK(strstr(guix_offload_error_message(error), "refused") != NULL);
     CHECK(strstr(guix_offload_error_hint(error), "is up") != NULL);
@@ -53,8 +53,8 @@ static void a_missing_key_is_a_matter_of_configuration(void)
     guix_offload_connection *connection = UNTOUCHED;
     guix_offload_lease *lease = UNTOUCHED;
     int32_t reply = 77;
-    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_connect, &connection, world.engine, machine_of(&world));
-    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request);
+    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_connect, &connection, world.engine, machine_of(&world), NULL);
+    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request, NULL);
     CHECK(lease == UNTOUCHED && connection == UNTOUCHED && reply == 77);
     free_world(&world);
 }
@@ -65,7 +65,7 @@ static int32_t reply_of(enum machine_kind kind, int other)
     struct world world = new_world(kind);
     guix_offload_lease *lease = UNTOUCHED;
     int32_t reply = 77;
-    SUCCEEDS(guix_offload_choose, &lease, &reply, world.engine, world.machines, other ? world.other : world.request);
+    SUCCEEDS(guix_offload_choose, &lease, &reply, world.engine, world.machines, other ? world.other : world.request, NULL);
     CHECK(lease == UNTOUCHED);
     free_world(&world);
     return reply;
@@ -84,7 +84,7 @@ static void a_state_directory_that_is_none_is_reported(void)
     guix_offload_lease *lease = UNTOUCHED;
     int32_t reply = 77;
     SUCCEEDS(guix_offload_engine_set_directory, world.engine, GUIX_OFFLOAD_STATE_DIRECTORY, "/dev/null");
-    FAILS(GUIX_OFFLOAD_STORE, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request);
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request, NULL);
     CHECK(lease == UNTOUCHED && reply == 77);
     free_world(&world);
 }

@@ -19,6 +19,16 @@ static void directories_are_set(void)
     guix_offload_engine_free(engine);
 }
 
+static void the_idle_limit_is_any_number(void)
+{
+    guix_offload_engine *engine = NULL;
+    SUCCEEDS(guix_offload_engine_new, &engine);
+    SUCCEEDS(guix_offload_engine_set_idle_limit, engine, 0);
+    SUCCEEDS(guix_offload_engine_set_idle_limit, engine, UINT32_MAX);
+    REJECTS(guix_offload_engine_set_idle_limit, NULL, 60);
+    guix_offload_engine_free(engine);
+}
+
 static void the_environment_is_looked_at(void)
 {
     guix_offload_engine *engine = UNTOUCHED;
@@ -63,6 +73,7 @@ int main(void)
 {
     RUN(engines_come_and_go);
     RUN(directories_are_set);
+    RUN(the_idle_limit_is_any_number);
     RUN(the_environment_is_looked_at);
     RUN(bad_arguments_are_rejected);
     RUN(an_engine_may_be_freed_before_what_was_made_with_it);

@@ -73,7 +73,7 @@ static int choose(struct world *world)
     guix_offload_error *error = NULL;
     int32_t reply = 77;
     guix_offload_status status =
-        guix_offload_choose(&lease, &reply, world->engine, world->machines, world->request, &error);
+        guix_offload_choose(&lease, &reply, world->engine, world->machines, world->request, NULL, &error);
     int exhausted = is_exhausted(status, error);
     CHECK(lease == UNTOUCHED && reply == (exhausted ? 77 : GUIX_OFFLOAD_POSTPONE));
     return exhausted;

@@ -12,7 +12,7 @@ static guix_offload_lease *choose(void)
 {
     guix_offload_lease *lease = NULL;
     int32_t reply = 77;
-    SUCCEEDS(guix_offload_choose, &lease, &reply, engine, machines, plain);
+    SUCCEEDS(guix_offload_choose, &lease, &reply, engine, machines, plain, NULL);
     CHECK(reply == GUIX_OFFLOAD_ACCEPT && lease != NULL);
     return lease;
 }
@@ -20,7 +20,7 @@ static guix_offload_lease *choose(void)
 static guix_offload_connection *connect_to_first(void)
 {
     guix_offload_connection *connection = NULL;
-    SUCCEEDS(guix_offload_connect, &connection, engine, guix_offload_machines_get(machines, 0));
+    SUCCEEDS(guix_offload_connect, &connection, engine, guix_offload_machines_get(machines, 0), NULL);
     return connection;
 }
 
@@ -95,7 +95,7 @@ static void a_lease_holds_a_slot(void)
     CHECK(slots <= 8 && guix_offload_machines_count(machines) == 1);
     for (uint32_t i = 0; i < slots; i++)
         leases[i] = choose();
-    SUCCEEDS(guix_offload_choose, &none, &reply, engine, machines, plain);
+    SUCCEEDS(guix_offload_choose, &none, &reply, engine, machines, plain, NULL);
     CHECK(reply == GUIX_OFFLOAD_POSTPONE && none == UNTOUCHED);
     guix_offload_lease_free(leases[0]);
     leases[0] = choose();
@@ -114,6 +114,54 @@ static void a_failing_build_is_told_from_other_failures(void)
     CHECK(calls.bytes > 0);
     guix_offload_error_free(error);
     guix_offload_connection_free(connection);
+}
+
+struct stopping {
+    guix_offload_connection *connection;
+    guix_offload_cancellation *cancellation;
+    int pieces;
+    double cancelled;
+};
+
+static int note_log(void *data, const char *text, size_t length)
+{
+    struct stopping *stopping = data;
+    CHECK(text != NULL && length > 0);
+    __atomic_add_fetch(&stopping->pieces, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
+static void *cancel_when_building(void *data)
+{
+    struct stopping *stopping = data;
+    while (__atomic_load_n(&stopping->pieces, __ATOMIC_SEQ_CST) == 0)
+        pause_ms(1);
+    stopping->cancelled = now();
+    guix_offload_cancellation_cancel(stopping->cancellation);
+    return NULL;
+}
+
+static void a_cancellation_stops_a_build_and_lets_go_of_the_slot(void)
+{
+    struct stopping stopping = {NULL, NULL, 0, 0};
+    guix_offload_lease *lease = NULL;
+    int32_t reply = 77;
+    pthread_t thread;
+    SUCCEEDS(guix_offload_cancellation_new, &stopping.cancellation);
+    SUCCEEDS(guix_offload_choose, &lease, &reply, engine, machines, talkative, stopping.cancellation);
+    stopping.connection = guix_offload_lease_connection(lease);
+    SUCCEEDS(guix_offload_send, stopping.connection, talkative, NULL, NULL, NULL);
+    CHECK(pthread_create(&thread, NULL, cancel_when_building, &stopping) == 0);
+    CHECK(guix_offload_build(stopping.connection, talkative, -1, note_log, &stopping, NULL) == GUIX_OFFLOAD_CANCELLED);
+    double returned = now();
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(returned - stopping.cancelled < 1);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_retrieve, stopping.connection, talkative, NULL, NULL);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_send, stopping.connection, talkative, NULL, NULL, NULL);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_build, stopping.connection, talkative, -1, NULL, NULL);
+    guix_offload_cancellation_free(stopping.cancellation);
+    guix_offload_lease_free(lease);
+    a_lease_holds_a_slot(); /* all of them can be had */
 }
 
 static void callbacks_can_cancel(void)
@@ -181,6 +229,7 @@ int main(int argc, char **argv)
     RUN(each_verb_does_its_part);
     RUN(a_lease_holds_a_slot);
     RUN(a_failing_build_is_told_from_other_failures);
+    RUN(a_cancellation_stops_a_build_and_lets_go_of_the_slot);
     RUN(callbacks_can_cancel);
     RUN(a_log_that_nobody_reads_cancels_without_a_signal);
     RUN(a_job_tells_what_happens);

@@ -474,7 +474,7 @@ typedef enum {
 
 /**
  * What all builds of a process share: where things are on this host, and connections to machines, which are kept for
- * a minute after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
+ * a while after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
  * be freed before them.
  */
 typedef struct guix_offload_engine guix_offload_engine;
@@ -504,6 +504,16 @@ guix_offload_status guix_offload_engine_set_directory(guix_offload_engine *engin
                                                       int32_t which,
                                                       const char *name,
                                                       guix_offload_error **error);
+
+/**
+ * Sets for how many seconds a connection waits for the next build before it is closed: 60 by default. No other
+ * thread may use the engine meanwhile. What was made with it before keeps the old limit.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
+ */
+guix_offload_status guix_offload_engine_set_idle_limit(guix_offload_engine *engine,
+                                                       uint32_t seconds,
+                                                       guix_offload_error **error);
 
 
 /* Requests */
@@ -584,6 +594,36 @@ size_t guix_offload_request_matches(const guix_offload_request *request,
                                     const guix_offload_machines *machines);
 
 
+/* Cancellation */
+
+/**
+ * A way to stop verbs that block: it is given to `guix_offload_choose` or `guix_offload_connect`, and holds for what is
+ * done with the connection that comes of it, too. One may be given to any number of calls. What was made with it keeps
+ * what it needs of it: it may be freed before.
+ */
+typedef struct guix_offload_cancellation guix_offload_cancellation;
+
+/**
+ * Makes a cancellation. The caller frees it with `guix_offload_cancellation_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `cancellation` is NULL.
+ */
+guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **cancellation,
+                                                  guix_offload_error **error);
+
+/**
+ * Cancels, for good: the calls under way that it was given to, or whose connection was made with it, return with
+ * `GUIX_OFFLOAD_CANCELLED`, as a rule within a second, and later ones fail so at once. A build that is under way on
+ * a machine is stopped. Any thread, at any time, but not a signal handler. NULL is fine.
+ */
+void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
+
+/**
+ * Frees a cancellation, which cancels nothing. NULL is fine.
+ */
+void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
+
+
 /* The verbs: choose, connect, send, build, retrieve */
 
 /**
@@ -636,17 +676,19 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  * Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
  * is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
  * the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
- * answer.
+ * answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
+ * stops this call, and what is done with the lease.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
- * `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, and with `GUIX_OFFLOAD_STORE`
- * if the state directory cannot be used.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
+ * `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if
+ * the state directory cannot be used, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         int32_t *reply,
                                         const guix_offload_engine *engine,
                                         const guix_offload_machines *machines,
                                         const guix_offload_request *request,
+                                        const guix_offload_cancellation *cancellation,
                                         guix_offload_error **error);
 
 /**
@@ -660,15 +702,18 @@ guix_offload_connection *guix_offload_lease_connection(guix_offload_lease *lease
 void guix_offload_lease_free(guix_offload_lease *lease);
 
 /**
- * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. The caller frees the
- * connection with `guix_offload_connection_free`.
+ * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may
+ * be NULL; else it stops this call, and what is done with the connection. The caller frees the connection with
+ * `guix_offload_connection_free`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE`,
- * `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
+ * `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had, and with
+ * `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          const guix_offload_engine *engine,
                                          const guix_offload_machine *machine,
+                                         const guix_offload_cancellation *cancellation,
                                          guix_offload_error **error);
 
 /**

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::history::History;
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
+use crate::panic_point;
 use crate::pool::Pool;
 use crate::remote::Remote;
 use crate::schedule::{self, Random};
@@ -19,14 +20,24 @@ use crate::ssh::Session;
 use crate::store::Directories;
 use crate::thread;
 
-/// How long the best machine may take to answer before the next one is tried beside it.
+/// How long the best machine may take to answer before the next one is tried beside it. Each one after it gets half of
+/// what the one before it got, ...
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// ... but not less than this: so ten dead machines before a good one cost two thirds of a second.
+const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
 
 /// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
 pub const CLOCK_TOLERANCE: i64 = 2;
 
 /// How old the answer of a machine may be that is still connected since the last build.
 const PROBE_LIFETIME: Duration = Duration::from_secs(30);
+
+/// How long a connection may have been idle that is taken to be alive without asking.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long the machine of any other may take to answer before it is connected to anew.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A connected machine and a build slot on it. Dropping it closes the connection and frees the slot.
 pub struct Lease {
@@ -56,7 +67,7 @@ pub enum Choice {
     Busy,
     /// None now: nobody can be reached, or all are overloaded.
     Nobody,
-    /// None ever: what is wrong with every machine is a matter of configuration. The first such error.
+    /// None ever: with every machine something is wrong that waiting does not mend. The first such error.
     Misconfigured(Error),
 }
 
@@ -119,6 +130,7 @@ impl Candidates {
         let (answers, inbox) = mpsc::channel::<Answer>();
         let mut attempts: HashMap<usize, Attempt> = HashMap::new();
         let mut next_start = Instant::now();
+        let mut head_start = HEAD_START;
         let mut findings = Findings::default();
         loop {
             cancel.check()?;
@@ -129,15 +141,15 @@ impl Candidates {
                     continue;
                 };
                 observer.event(&Event::SlotTaken { slot: slot.name() });
-                if let Some(remote) = self.idle_connection(index, pool, observer) {
-                    let guard = guard(cancel, remote.session());
+                if let Some((remote, guard)) = self.idle_connection(index, pool, cancel, observer) {
                     return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, _guard: guard }, observer));
                 }
                 match self.attempt(index, &answers) {
                     Ok(session) => {
                         let guard = guard(cancel, &session);
                         attempts.insert(index, Attempt { session, slot, guard });
-                        next_start = Instant::now() + HEAD_START;
+                        next_start = Instant::now() + head_start;
+                        head_start = (head_start / 2).max(SHORTEST_HEAD_START);
                     }
                     Err(error) => self.pass_over(index, error, &mut findings, observer)?,
                 }
@@ -177,13 +189,25 @@ impl Candidates {
     }
 
     /// A connection to a candidate that is idle and whose machine is still suitable.
-    fn idle_connection(&self, index: usize, pool: &Pool<Remote>, observer: &mut dyn Observer) -> Option<Remote> {
-        while let Some(mut remote) = pool.take(|remote| *remote.machine() == self.machines[index]) {
-            if remote.is_usable() && remote.probe_again(PROBE_LIFETIME).is_ok() {
-                return self.is_suitable(index, &remote, observer).then_some(remote);
+    fn idle_connection(
+        &self,
+        index: usize,
+        pool: &Pool<Remote>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Option<(Remote, Guard)> {
+        loop {
+            let (mut remote, idle) = pool.take(|remote| *remote.machine() == self.machines[index])?;
+            if !remote.is_usable() {
+                continue;
             }
+            let guard = guard(cancel, remote.session());
+            // A connection can be lost without a sign: then a new one says whether the machine is away.
+            let alive = idle < TRUSTED || remote.answers(PATIENCE);
+            let suitable =
+                alive && remote.probe_again(PROBE_LIFETIME).is_ok() && self.is_suitable(index, &remote, observer);
+            return suitable.then_some((remote, guard));
         }
-        None
     }
 
     /// Starts to connect to a candidate, whose answer will go to `answers`.
@@ -192,8 +216,11 @@ impl Candidates {
         let session = Remote::start(&machine)?;
         let (ours, store, answers) = (session.clone(), self.directories.store.clone(), answers.clone());
         thread::spawn("guix-offload-connect", move || {
-            let established = catch_unwind(AssertUnwindSafe(|| Remote::establish(session, &machine, &store)))
-                .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "connecting panicked")));
+            let established = catch_unwind(AssertUnwindSafe(|| {
+                panic_point::pass("connect");
+                Remote::establish(session, &machine, &store)
+            }))
+            .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
             // Nobody listens any more when another machine was faster.
             let _ = answers.send((index, established));
         })?;
@@ -230,7 +257,7 @@ impl Candidates {
         let machine = &self.machines[index];
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
         match error.kind() {
-            ErrorKind::Configuration | ErrorKind::Authentication => {
+            ErrorKind::Configuration | ErrorKind::Authentication | ErrorKind::Internal => {
                 findings.misconfigured.get_or_insert(error);
                 return Ok(());
             }
@@ -245,7 +272,7 @@ impl Candidates {
 }
 
 /// Cuts `session` off when cancelled.
-fn guard(cancel: &Cancel, session: &Session) -> Guard {
+pub fn guard(cancel: &Cancel, session: &Session) -> Guard {
     let session = session.clone();
     cancel.guard(move |error| session.abort(error))
 }

@@ -8,6 +8,7 @@
 //! Each text is a single line without control characters. A machine's words may be among it, and these must neither
 //! reach a terminal as commands nor guix-daemon as a line of their own, which could be a reply of its hook.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -112,6 +113,13 @@ impl Error {
                 Error::new(if exhausted { ErrorKind::Exhausted } else { kind }, format!("{what}: {error}"))
             }
         }
+    }
+
+    /// An error from a caught panic.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message"));
+        Error::new(ErrorKind::Internal, message).hint("report this message to the authors of the library")
     }
 
     /// Adds what was being done, outside of what is said already.

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
 use crate::offload::{Engine, Request, Work};
+use crate::panic_point;
 use crate::thread;
 use crate::wake::Wake;
 
@@ -108,13 +109,14 @@ impl Job {
         let mut reporter = Reporter(Arc::clone(&shared));
         thread::spawn("guix-offload-job", move || {
             let result = catch_unwind(AssertUnwindSafe(|| {
+                panic_point::pass("job");
                 let cancel = reporter.0.cancel.clone();
                 match engine.accept(&machines, &request)? {
                     Some(accepted) => engine.run(accepted, work, &cancel, &mut reporter),
                     None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
                 }
             }))
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the job panicked")));
+            .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
             // What the result tells to be over is over: connections, threads and the place among the running.
             drop((engine, running));
             reporter.finish(result);

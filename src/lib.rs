@@ -11,8 +11,8 @@
 //! | `machines.scm` is read | [`machine_file`] makes [`machine::BuildMachine`]s |
 //! | a machine is chosen | [`choose`], by the rules of [`schedule`]; [`slot`] locks its build slot, [`history`] remembers it, both in [`state`] |
 //! | it is connected to | [`remote`], through [`ssh`] to the daemon there, in the protocol of [`daemon`] |
-//! | items are sent and retrieved | [`transfer`]; [`archive`] takes apart what comes (nar, bundle, signature, ACL) |
-//! | outputs become valid | [`store`]: restored, deduplicated, registered |
+//! | items are sent and retrieved | [`transfer`], from and to [`local`]; [`archive`] is their form (nar, bundle, signature, ACL) |
+//! | outputs become valid | [`store`]: restored, deduplicated, registered; inputs are dumped and exported |
 //!
 //! [`farm`] looks at all machines at once: are they usable, and how are they doing?
 //!
@@ -35,10 +35,12 @@ mod gcrypt;
 pub mod history;
 pub mod hook;
 pub mod job;
+pub mod local;
 pub mod machine;
 pub mod machine_file;
 pub mod observer;
 pub mod offload;
+mod panic_point;
 pub mod pool;
 pub mod progress;
 pub mod remote;

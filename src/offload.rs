@@ -3,22 +3,21 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
 use crate::choose::{Candidates, Choice, Lease};
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::Local;
 use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
 use crate::pool::Pool;
 use crate::remote::Remote;
 use crate::slot::{Lock, LockDirectory, Slots};
 use crate::store::{Directories, StorePath};
-use crate::thread;
 use crate::trace::{self, Tracer};
-use crate::transfer::{self, Local};
+use crate::transfer;
 
 /// How often a build waiting in the queue looks for a free slot: this share of the time it has waited already ...
 const POLL_SHARE: u32 = 20;
@@ -50,6 +49,7 @@ pub struct Engine {
     slots: Slots,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
+    idle_limit: Duration,
     trace: Option<File>,
 }
 
@@ -89,17 +89,21 @@ pub struct Accepted {
     candidates: Candidates,
     lease: Option<Box<Lease>>,
     place: Option<Lock>,
-    local: Option<Preparation>,
 }
 
-/// A thread that gets the local daemon ready.
-type Preparation = JoinHandle<Result<Local>>;
-
 impl Engine {
+    /// How long connections wait for the next build, unless something else is said.
+    pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
     /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
-    pub fn new(directories: Directories) -> Result<Self> {
-        let (remotes, locals, slots) = (Pool::default(), Pool::default(), Slots::default());
-        Ok(Engine { directories, remotes, locals, slots, trace: trace::open()? })
+    pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
+        let (remotes, locals) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
+        Ok(Engine { directories, remotes, locals, slots: Slots::default(), idle_limit, trace: trace::open()? })
+    }
+
+    /// How long connections wait for the next build.
+    pub fn idle_limit(&self) -> Duration {
+        self.idle_limit
     }
 
     /// Where things are on this host.
@@ -122,11 +126,8 @@ impl Engine {
             return Ok(Reply::Decline);
         };
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
-        let mut preparing = Preparing { engine: self, derivation: &request.derivation, observer, started: None };
-        match accepted.candidates.choose(|_| true, &self.remotes, cancel, &mut preparing)? {
-            Choice::Machine(lease) => {
-                (accepted.lease, accepted.local) = (Some(lease), preparing.started.transpose()?);
-            }
+        match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
+            Choice::Machine(lease) => accepted.lease = Some(lease),
             Choice::Busy if (1..SHORT_TIMEOUT).contains(&options.timeout) => return Ok(Reply::Postpone),
             Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
                 Some(place) => accepted.place = Some(place),
@@ -144,12 +145,13 @@ impl Engine {
         &self,
         machines: &[BuildMachine],
         requirements: &Requirements,
+        cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Option<Choice>> {
         let Some(mut candidates) = self.candidates(machines, requirements)? else {
             return Ok(None);
         };
-        candidates.choose(|_| true, &self.remotes, &Cancel::default(), observer).map(Some)
+        candidates.choose(|_| true, &self.remotes, cancel, observer).map(Some)
     }
 
     /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
@@ -158,7 +160,7 @@ impl Engine {
         let candidates = self.candidates(machines, &request.requirements)?;
         Ok(candidates.map(|candidates| {
             let request = request.clone();
-            Accepted { request, candidates, lease: None, place: None, local: None }
+            Accepted { request, candidates, lease: None, place: None }
         }))
     }
 
@@ -179,8 +181,7 @@ impl Engine {
     ///
     /// A failure that is the machine's, not the build's, has the build tried on another machine.
     pub fn run(&self, accepted: Accepted, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
-        let Accepted { request: Request { derivation, .. }, mut candidates, mut lease, mut place, mut local } =
-            accepted;
+        let Accepted { request: Request { derivation, .. }, mut candidates, mut lease, mut place } = accepted;
         let Work { inputs: mut items, outputs, options } = work;
         if !items.contains(&derivation) {
             items.push(derivation.clone());
@@ -194,22 +195,11 @@ impl Engine {
         loop {
             let mut lease = match lease.take() {
                 Some(lease) => lease,
-                None => {
-                    let mut preparing = Preparing { engine: self, derivation: &derivation, observer, started: None };
-                    let lease = self.wait_for_machine(&mut candidates, &failed, cancel, &mut preparing)?;
-                    local = preparing.started.transpose()?;
-                    lease
-                }
+                None => self.wait_for_machine(&mut candidates, &failed, cancel, observer)?,
             };
             drop(place.take()); // others may queue now
-            let preparation = match local.take() {
-                Some(preparation) => preparation,
-                None => self.prepare(&derivation)?,
-            };
-            let mut local = preparation
-                .join()
-                .map_err(|_| Error::new(ErrorKind::Internal, "preparing to send files panicked"))??;
-            let attempt = Attempt { engine: self, derivation: &derivation, items: &items, outputs: &outputs };
+            let mut local = self.local(cancel)?;
+            let attempt = Attempt { derivation: &derivation, items: &items, outputs: &outputs };
             let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
             if local.is_usable() {
                 self.locals.put(local);
@@ -240,7 +230,7 @@ impl Engine {
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
         cancel: &Cancel,
-        observer: &mut Preparing,
+        observer: &mut dyn Observer,
     ) -> Result<Box<Lease>> {
         let begun = Instant::now();
         let mut last_hope = begun;
@@ -259,51 +249,26 @@ impl Engine {
                 Choice::Nobody => RETRY_INTERVAL,
             };
             observer.event(&Event::Queued);
-            observer.started = None; // hundreds of builds may wait
             cancel.sleep(pause)?;
         }
     }
 
-    /// Gets the local daemon ready while the machine is still being connected to.
-    fn prepare(&self, derivation: &StorePath) -> Result<Preparation> {
-        let idle = self.locals.take(Local::is_usable);
-        let (directories, derivation) = (self.directories.clone(), derivation.clone());
-        thread::spawn("guix-offload-local", move || {
-            let mut local = match idle {
-                Some(local) => local,
-                None => Local::connect(&directories)?,
-            };
-            local.prepare(&derivation)?;
-            Ok(local)
-        })
-    }
-}
-
-/// Gets the local daemon ready as soon as a slot is taken, while that machine is still being connected to. Not sooner:
-/// it costs a connection, which hundreds of builds that wait for a slot should not have each.
-struct Preparing<'a> {
-    engine: &'a Engine,
-    derivation: &'a StorePath,
-    observer: &'a mut dyn Observer,
-    started: Option<Result<Preparation>>,
-}
-
-impl Observer for Preparing<'_> {
-    fn event(&mut self, event: &Event<'_>) {
-        if matches!(event, Event::SlotTaken { .. }) && self.started.is_none() {
-            self.started = Some(self.engine.prepare(self.derivation));
+    /// This host's own Guix, as an earlier build left it, or anew.
+    fn local(&self, cancel: &Cancel) -> Result<Local> {
+        if let Some((mut local, _)) = self.locals.take(Local::is_usable) {
+            let guard = local.guard(cancel);
+            let answers = local.answers();
+            drop(guard);
+            if answers {
+                return Ok(local);
+            }
         }
-        self.observer.event(event);
-    }
-
-    fn log(&mut self, text: &[u8]) -> Result<()> {
-        self.observer.log(text)
+        Local::connect(&self.directories, cancel).or_else(|error| cancel.check().and(Err(error)))
     }
 }
 
 /// One build on one machine.
 struct Attempt<'a> {
-    engine: &'a Engine,
     derivation: &'a StorePath,
     items: &'a [StorePath],
     outputs: &'a [StorePath],
@@ -319,24 +284,21 @@ impl Attempt<'_> {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<()> {
+        let _guard = local.guard(cancel);
         cancel.check()?;
         transfer::send_files(local, remote, self.items, observer)?;
         cancel.check()?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote
             .build(self.derivation, options, &mut |text| observer.log(text))
-            .map_err(|error| blame_full_disk(error, remote))?;
+            .map_err(|error| blame_full_disk(error, remote))
+            .map_err(|error| match is_machines_fault(&error) {
+                true => error.context(format!("building '{}' on '{}'", self.derivation, remote.machine().name)),
+                false => error,
+            })?;
         observer.event(&Event::Built);
         cancel.check()?;
-        transfer::retrieve_files(
-            &self.engine.directories,
-            local,
-            remote,
-            self.derivation,
-            self.outputs,
-            cancel,
-            observer,
-        )
+        transfer::retrieve_files(local, remote, self.derivation, self.outputs, cancel, observer)
     }
 }
 

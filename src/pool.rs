@@ -8,9 +8,6 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::thread;
 
-/// How long a connection may wait unused before it is closed.
-pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
-
 /// Idle connections. Dropping the pool closes them.
 ///
 /// A thread closes those whose time is over; it exists only while there are any.
@@ -28,23 +25,19 @@ struct State<T> {
     swept: bool,
 }
 
-impl<T: Send + 'static> Default for Pool<T> {
-    fn default() -> Self {
-        Self::with_limit(IDLE_LIMIT)
-    }
-}
-
 impl<T: Send + 'static> Pool<T> {
-    fn with_limit(limit: Duration) -> Self {
+    /// One in which a connection may wait unused for `limit` before it is closed.
+    pub fn with_limit(limit: Duration) -> Self {
         let state = Mutex::new(State { idle: Vec::new(), swept: false });
         Pool(Arc::new(Shared { limit, state, changed: Condvar::new() }))
     }
 
-    /// Takes the connection out that was used last, of those that are `suitable`.
-    pub fn take(&self, suitable: impl Fn(&T) -> bool) -> Option<T> {
+    /// Takes the connection out that was used last, of those that are `suitable`, and says how long it was idle.
+    pub fn take(&self, suitable: impl Fn(&T) -> bool) -> Option<(T, Duration)> {
         let mut state = self.0.state.lock();
         let index = state.idle.iter().rposition(|(_, connection)| suitable(connection))?;
-        Some(state.idle.remove(index).1)
+        let (since, connection) = state.idle.remove(index);
+        Some((connection, since.elapsed()))
     }
 
     /// Keeps `connection` for the next use.
@@ -98,10 +91,11 @@ mod tests {
         for number in 1..=4 {
             pool.put(number);
         }
-        assert_eq!(pool.take(|number| number % 2 == 1), Some(3));
-        assert_eq!(pool.take(|number| number % 2 == 1), Some(1));
-        assert_eq!(pool.take(|number| number % 2 == 1), None);
-        assert_eq!(pool.take(|_| true), Some(4));
+        let take = |suitable: fn(&i32) -> bool| pool.take(suitable).map(|(number, _)| number);
+        assert_eq!(take(|number| number % 2 == 1), Some(3));
+        assert_eq!(take(|number| number % 2 == 1), Some(1));
+        assert_eq!(take(|number| number % 2 == 1), None);
+        assert_eq!(take(|_| true), Some(4));
     }
 
     /// Waits until `count` clones are left.

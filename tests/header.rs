@@ -5,13 +5,14 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 10] = [
+const NOUNS: [(&str, &str); 11] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("machine", "Machines"),
     ("machines", "Lists of machines"),
     ("engine", "Engine"),
     ("request", "Requests"),
+    ("cancellation", "Cancellation"),
     ("connection", "The verbs: choose, connect, send, build, retrieve"),
     ("job", "Jobs"),
     ("hook", "Build hook"),

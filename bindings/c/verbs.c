@@ -66,7 +66,7 @@ static int offload(const guix_offload_engine *engine, const guix_offload_machine
     guix_offload_connection *machine;
     guix_offload_items *sent = NULL;
     int32_t reply;
-    int status = guix_offload_choose(&lease, &reply, engine, machines, request, error);
+    int status = guix_offload_choose(&lease, &reply, engine, machines, request, NULL, error);
 
     if (status != GUIX_OFFLOAD_OK)
         return status;

@@ -215,6 +215,11 @@ public:
         detail::check(guix_offload_engine_set_directory, handle_.get(), which, name.c_str());
         return *this;
     }
+    engine& set_idle_limit(std::uint32_t seconds)
+    {
+        detail::check(guix_offload_engine_set_idle_limit, handle_.get(), seconds);
+        return *this;
+    }
     guix_offload_engine* get() const noexcept { return handle_.get(); }
 
 private:
@@ -362,11 +367,27 @@ private:
     guix_offload_connection* handle_;
 };
 
+// Stops verbs that it was given to, and what is done with their connections, from any thread.
+class cancellation {
+public:
+    cancellation() : handle_(detail::make<owner>(guix_offload_cancellation_new)) {}
+    void cancel() const noexcept { guix_offload_cancellation_cancel(handle_.get()); }
+    const guix_offload_cancellation* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_cancellation, guix_offload_cancellation_free>;
+    owner handle_;
+};
+
+namespace detail {
+inline const guix_offload_cancellation* get(const cancellation* it) noexcept { return it ? it->get() : nullptr; }
+} // namespace detail
+
 // A connection of one's own, without a build slot.
 class connection {
 public:
-    connection(const engine& engine, machine_view machine)
-        : handle_(detail::make<owner>(guix_offload_connect, engine.get(), machine.get())) {}
+    connection(const engine& engine, machine_view machine, const cancellation* cancellation = nullptr)
+        : handle_(detail::make<owner>(guix_offload_connect, engine.get(), machine.get(), detail::get(cancellation))) {}
     connection_view view() const noexcept { return connection_view(handle_.get()); }
 
 private:
@@ -378,11 +399,13 @@ private:
 class lease {
 public:
     // Chooses; this lease is touched only if the reply is GUIX_OFFLOAD_ACCEPT.
-    guix_offload_reply choose(const engine& engine, const machines& machines, const request& request)
+    guix_offload_reply choose(const engine& engine, const machines& machines, const request& request,
+                              const cancellation* cancellation = nullptr)
     {
         guix_offload_lease* handle = nullptr;
         std::int32_t reply = GUIX_OFFLOAD_DECLINE;
-        detail::check(guix_offload_choose, &handle, &reply, engine.get(), machines.get(), request.get());
+        detail::check(guix_offload_choose, &handle, &reply, engine.get(), machines.get(), request.get(),
+                      detail::get(cancellation));
         if (handle != nullptr) handle_.reset(handle);
         return static_cast<guix_offload_reply>(reply);
     }

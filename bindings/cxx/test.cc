@@ -117,9 +117,16 @@ static void testVerbs()
     engine e;
     machine m = makeMachine();
     m.set_port(1).set_private_key("/nowhere/key");
+    e.set_idle_limit(1);
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
     CHECK(!lease() && items()[0] == nullptr);
+    cancellation c;
+    c.cancel();
+    machines list;
+    list.add(m);
+    CHECK(failure([&] { connection(e, m, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { lease().choose(e, list, request("x86_64-linux", "x.drv"), &c); }).code() == GUIX_OFFLOAD_CANCELLED);
     hook h(e);
     h.set_limits(1, 2).set_build_trace(true).set_machine_file("/nowhere");
     CHECK(failure([&] { h.serve(-1, 1, 2); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);

@@ -28,6 +28,8 @@
             make-engine engine?
             make-request request? request-matches
 
+            make-cancellation cancellation? cancel!
+
             offload-choose
             lease? lease-connection
             offload-connect
@@ -166,15 +168,19 @@ evaluated by another Guile process."
 (define-foreign engine-new int "guix_offload_engine_new" '* '*)
 (define-foreign engine-free void "guix_offload_engine_free" '*)
 (define-foreign engine-set-directory int "guix_offload_engine_set_directory" '* int32 '* '*)
+(define-foreign engine-set-idle-limit int "guix_offload_engine_set_idle_limit" '* uint32 '*)
 
-(define* (make-engine #:key store state database configuration daemon-socket)
-  "What all builds of a process share.  What is #f is what the environment says, or Guix's default."
+(define* (make-engine #:key store state database configuration daemon-socket idle-limit)
+  "What all builds of a process share.  What is #f is what the environment says, or Guix's default.  Connections wait
+IDLE-LIMIT seconds for the next build, a minute if that is #f."
   (let ((engine (call-for-handle 'engine engine-free engine-new)))
     (for-each (lambda (which name)
                 (when name
                   (call engine-set-directory engine which name)))
               (iota 5)
               (list store state database configuration daemon-socket))
+    (when idle-limit
+      (call engine-set-idle-limit engine idle-limit))
     engine))
 
 (define request? (handle-of 'request))
@@ -217,10 +223,20 @@ evaluated by another Guile process."
 (define lease? (handle-of 'lease))
 (define connection? (handle-of 'connection))
 
-(define-foreign choose int "guix_offload_choose" '* '* '* '* '* '*)
+(define cancellation? (handle-of 'cancellation))
+
+(define-foreign cancellation-new int "guix_offload_cancellation_new" '* '*)
+(define-foreign cancellation-free void "guix_offload_cancellation_free" '*)
+(define-foreign cancel! void "guix_offload_cancellation_cancel" '*)
+
+(define (make-cancellation)
+  "With what another thread can stop the verbs that it was given to, and those of their connections, by `cancel!'."
+  (call-for-handle 'cancellation cancellation-free cancellation-new))
+
+(define-foreign choose int "guix_offload_choose" '* '* '* '* '* '* '*)
 (define-foreign lease-free void "guix_offload_lease_free" '*)
 (define-foreign %lease-connection '* "guix_offload_lease_connection" '*)
-(define-foreign %connect int "guix_offload_connect" '* '* '* '*)
+(define-foreign %connect int "guix_offload_connect" '* '* '* '* '*)
 (define-foreign connection-free void "guix_offload_connection_free" '*)
 (define-foreign %connection-machine '* "guix_offload_connection_machine" '*)
 (define-foreign %send int "guix_offload_send" '* '* '* '* '* '*)
@@ -237,19 +253,19 @@ evaluated by another Guile process."
     (values (vector-ref %replies reply)
             (make-handle type pointer #:free free))))
 
-(define (offload-choose engine machines request)
+(define* (offload-choose engine machines request #:optional cancellation)
   "Choose one of MACHINES for REQUEST.  Two values: `decline', `postpone' or `accept', and for the last, a lease."
   (call-with-machines machines
     (lambda (machines)
-      (reply-and-handle 'lease lease-free choose engine machines request))))
+      (reply-and-handle 'lease lease-free choose engine machines request cancellation))))
 
 (define (lease-connection lease)
   "The connection of LEASE, to which it belongs."
   (make-handle 'connection (%lease-connection lease) #:owner lease))
 
-(define (offload-connect engine machine)
+(define* (offload-connect engine machine #:optional cancellation)
   "A connection to MACHINE, without a build slot."
-  (call-for-handle 'connection connection-free %connect engine machine))
+  (call-for-handle 'connection connection-free %connect engine machine cancellation))
 
 (define (connection-machine connection)
   (make-handle 'machine (%connection-machine connection) #:owner connection))

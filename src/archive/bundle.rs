@@ -17,7 +17,7 @@
 
 use std::io::Read;
 
-use super::input::Input;
+use super::input::{Input, encode};
 use super::nar::{self, Visitor};
 use crate::error::Result;
 use crate::store::{StoreDir, StorePath};
@@ -69,6 +69,25 @@ pub fn read_item(reader: &mut dyn Read, store: &StoreDir, visitor: &mut dyn Visi
         other => return Err(Input::malformed(start, format!("{other} instead of 0 or 1 before the signature"))),
     };
     Ok(ExportedItem { path, references, deriver, signature, nar_hash, nar_size, signed_hash })
+}
+
+/// What comes between the nar of an item and its signature.
+pub fn description(path: &StorePath, references: &[StorePath], deriver: Option<&StorePath>) -> Vec<u8> {
+    let mut references: Vec<_> = references.iter().map(StorePath::as_str).collect();
+    references.sort_unstable();
+    let mut bytes = MAGIC.to_le_bytes().to_vec();
+    encode(path.as_str().as_bytes(), &mut bytes);
+    bytes.extend_from_slice(&(references.len() as u64).to_le_bytes());
+    references.iter().for_each(|reference| encode(reference.as_bytes(), &mut bytes));
+    encode(deriver.map_or("", StorePath::as_str).as_bytes(), &mut bytes);
+    bytes
+}
+
+/// A signature as it follows the description.
+pub fn signed(signature: &[u8]) -> Vec<u8> {
+    let mut bytes = 1u64.to_le_bytes().to_vec();
+    encode(signature, &mut bytes);
+    bytes
 }
 
 fn read_references(input: &mut Input, store: &StoreDir) -> Result<Vec<StorePath>> {
@@ -139,6 +158,22 @@ mod tests {
         assert_eq!(second.references, [second.path.clone(), first.path]);
         assert_eq!(second.deriver.unwrap().base_name(), "d5zb8bajm7msg9xsg99fk7zj50gfcyda-fixture.drv");
         assert_eq!(second.nar_size, 9888);
+    }
+
+    #[test]
+    fn items_are_described_as_the_daemon_does() {
+        let mut rest = &BUNDLE[NAR..];
+        let first = read_item(&mut rest, &store(), &mut Recorder::default()).unwrap();
+        let bytes = description(&first.path, &first.references, first.deriver.as_ref());
+        assert_eq!(bytes, &BUNDLE[MAGIC_AT..SIGNATURE]);
+        let bytes = signed(&first.signature.unwrap());
+        assert_eq!(bytes, &BUNDLE[SIGNATURE..SIGNATURE + bytes.len()]);
+
+        let start = BUNDLE.len() - rest.len() + 8;
+        let second = read_item(&mut &BUNDLE[start..], &store(), &mut Recorder::default()).unwrap();
+        let unsorted: Vec<_> = second.references.iter().rev().cloned().collect();
+        let bytes = description(&second.path, &unsorted, second.deriver.as_ref());
+        assert_eq!(bytes, &BUNDLE[start + second.nar_size as usize..][..bytes.len()]);
     }
 
     #[test]

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What travels between stores: archives of store items, and who vouches for them.
 //!
-//! Nothing here touches a file system, but for the ACL being read from its file: archives are read from any
+//! Nothing here touches a file system, but for keys being read from their files: archives are read from any
 //! [`Read`](std::io::Read), and what they hold is told to a [`Visitor`].
 
 mod acl;
 mod bundle;
 pub(crate) mod input;
+mod key_pair;
 pub mod nar;
 mod signature;
 
 pub use acl::{Acl, PublicKey};
-pub use bundle::{ExportedItem, read_item};
+pub use bundle::{ExportedItem, description, read_item, signed};
 pub use input::Input;
+pub use key_pair::KeyPair;
 pub use nar::Visitor;
 pub use signature::verify;

@@ -9,9 +9,11 @@ use std::io::{self, BufReader, Read};
 
 use super::Stream;
 use super::frame::{Frame, read_frame};
-use super::wire::{broken, lost, put_integer, put_string, read_integer, read_padding, read_text, read_texts};
+use super::wire::{
+    broken, lost, put_integer, put_string, read_fully, read_integer, read_padding, read_text, read_texts,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::store::{StoreDir, StorePath};
+use crate::store::{Contents, StoreDir, StorePath};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
 const SERVER_MAGIC: u64 = 0x6478_696f;
@@ -26,6 +28,7 @@ const READ_AHEAD: usize = 64 << 10;
 /// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
 #[derive(Clone, Copy, Debug)]
 enum Operation {
+    AddToStore = 7,
     AddTextToStore = 8,
     BuildPaths = 9,
     AddTempRoot = 11,
@@ -69,6 +72,45 @@ pub struct BuildOptions {
     pub timeout: u64,
     /// Whether lines for machines (`@ build-started …`) appear in the log.
     pub print_build_trace: bool,
+}
+
+/// What the daemon is to make an item of; its name follows from that, so no signature is needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Addition<'a> {
+    /// What the item is called: its file name without the hash.
+    pub name: &'a str,
+    /// What it is made of.
+    pub contents: &'a Contents,
+    /// What it refers to, all of which must be valid. Empty, if it is made of a nar.
+    pub references: &'a [StorePath],
+}
+
+impl Addition<'_> {
+    fn operation(&self) -> Operation {
+        match self.contents {
+            Contents::Text(_) => Operation::AddTextToStore,
+            Contents::Source(_) => Operation::AddToStore,
+        }
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let mut request = Vec::new();
+        put_integer(&mut request, self.operation() as u64);
+        put_string(&mut request, self.name);
+        match self.contents {
+            Contents::Text(text) => {
+                put_string(&mut request, text);
+                put_paths(&mut request, self.references);
+            }
+            Contents::Source(nar) => {
+                put_integer(&mut request, 1); // what follows is meant
+                put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
+                put_string(&mut request, "sha256");
+                request.extend_from_slice(nar);
+            }
+        }
+        request
+    }
 }
 
 impl Client {
@@ -139,18 +181,37 @@ impl Client {
         Ok(PathInfo { deriver, references, nar_size })
     }
 
-    /// Adds a file named `name` with the content `text` and no references. It is protected from the garbage collector
-    /// for as long as the connection is open.
+    /// Adds a file named `name` with the content `text` and no references, as [`Client::add`] does.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
-        let mut arguments = Vec::new();
-        put_string(&mut arguments, name);
-        put_string(&mut arguments, text);
-        put_paths(&mut arguments, &[]);
-        self.begin(Operation::AddTextToStore, &arguments)?;
-        self.wait(&mut |_| Ok(()))?;
-        let path = read_text(&mut self.stream, "a store file name")?;
+        let contents = &Contents::Text(text.into());
+        let mut names = self.add(&[Addition { name, contents, references: &[] }])?;
+        names.pop().ok_or_else(|| broken("the daemon named nothing"))
+    }
+
+    /// Adds `items`, in this order, and returns their names. They are protected from the garbage collector for as long
+    /// as the connection is open. The first one that fails is the error; those after it are tried all the same.
+    pub fn add(&mut self, items: &[Addition]) -> Result<Vec<StorePath>> {
+        let Some(first) = items.first() else { return Ok(Vec::new()) };
+        let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
+        self.start(first.operation())?;
+        let submitted = self.stream.get_mut().submit(&requests);
+        let one_by_one = submitted.is_none();
+        submitted.unwrap_or(Ok(())).map_err(lost)?;
+
+        let mut answers = Vec::with_capacity(items.len());
+        for request in &requests {
+            if one_by_one {
+                self.send(request)?;
+            }
+            let answer = self.wait(&mut |_| Ok(())).and_then(|()| read_text(&mut self.stream, "a store file name"));
+            match answer {
+                Err(error) if self.unfinished.is_some() => return Err(error),
+                answer => answers.push(answer),
+            }
+            self.unfinished = Some(first.operation());
+        }
         self.finish();
-        self.parse_path(&path)
+        answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
     }
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
@@ -289,6 +350,15 @@ impl Client {
 
     /// The bytes of a request, which is under way from now on.
     fn prepare(&mut self, operation: Operation, arguments: &[u8]) -> Result<Vec<u8>> {
+        self.start(operation)?;
+        let mut request = Vec::with_capacity(8 + arguments.len());
+        put_integer(&mut request, operation as u64);
+        request.extend_from_slice(arguments);
+        Ok(request)
+    }
+
+    /// Notes that a request is under way from now on.
+    fn start(&mut self, operation: Operation) -> Result<()> {
         if let Some(unfinished) = self.unfinished {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -296,10 +366,7 @@ impl Client {
             ));
         }
         self.unfinished = Some(operation);
-        let mut request = Vec::with_capacity(8 + arguments.len());
-        put_integer(&mut request, operation as u64);
-        request.extend_from_slice(arguments);
-        Ok(request)
+        Ok(())
     }
 
     fn finish(&mut self) {
@@ -367,20 +434,6 @@ fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
     for path in paths {
         put_string(to, path.as_str());
     }
-}
-
-/// Reads until `buffer` is full or `from` ends; returns how much.
-fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match from.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(length)
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`].

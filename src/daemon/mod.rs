@@ -9,12 +9,16 @@ mod client;
 mod frame;
 mod wire;
 
-pub use client::{BuildOptions, Client, Export, PathInfo};
+pub use client::{Addition, BuildOptions, Client, Export, PathInfo};
+
+pub(crate) use wire::{padding, read_fully};
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use crate::error::{Context, ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, IoContext, Result};
 use crate::store::Directories;
 
 /// A connection to a daemon: the stream beneath a [`Client`].
@@ -28,14 +32,53 @@ pub trait Stream: Read + Write + Send {
         let _ = (request, archive);
         None
     }
+
+    /// Hands over `requests`, each of which the daemon answers with one string, to a peer that gives it one after the
+    /// other, if there is one. The answers come in the same order.
+    ///
+    /// Without such a peer each request costs a round trip, for the daemon takes a request that comes before it has
+    /// answered the last one as an error. `None`: there is no such peer, and nothing was sent.
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        let _ = requests;
+        None
+    }
 }
 
 impl Stream for UnixStream {}
 
-/// Connects to the daemon of this host, whose directories are `directories`.
-pub fn connect(directories: &Directories) -> Result<Client> {
-    let socket = &directories.daemon_socket;
-    let stream = UnixStream::connect(socket)
-        .io_context(ErrorKind::Store, || format!("connecting to the local daemon at '{}'", socket.display()))?;
-    Client::handshake(Box::new(stream), &directories.store).context(|| "local daemon")
+/// A connection to the daemon of this host, which any thread can cut off.
+#[derive(Clone)]
+pub struct LocalStream(Arc<UnixStream>);
+
+impl LocalStream {
+    /// Connects to the daemon of this host, whose directories are `directories`.
+    pub fn connect(directories: &Directories) -> Result<Self> {
+        let socket = &directories.daemon_socket;
+        let stream = UnixStream::connect(socket)
+            .io_context(ErrorKind::Store, || format!("connecting to '{}'", socket.display()))?;
+        Ok(LocalStream(Arc::new(stream)))
+    }
+
+    /// Has whatever waits on it fail.
+    pub fn cut_off(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
+
+impl Read for LocalStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+impl Write for LocalStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for LocalStream {}

@@ -38,6 +38,20 @@ pub fn lost(error: io::Error) -> Error {
     }
 }
 
+/// Reads until `buffer` is full or `from` ends; returns how much.
+pub fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match from.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(length)
+}
+
 pub fn read_integer(from: &mut impl Read) -> Result<u64> {
     let mut bytes = [0; 8];
     from.read_exact(&mut bytes).map_err(lost)?;

@@ -3,15 +3,18 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::retrieve::retrieve_through_daemon;
 use super::{Note, Report, State};
+use crate::cancel::Cancel;
 use crate::choose::CLOCK_TOLERANCE;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::local::Local;
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
 use crate::remote::Remote;
 use crate::schedule::Unsuitable;
 use crate::store::{Directories, StorePath, base32};
-use crate::transfer::{self, Local};
+use crate::transfer;
 
 /// Asks the machine how it is doing.
 pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
@@ -35,14 +38,14 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
         report.passed.push(format!("'{name}' is running GNU Guix {version}"));
     }
 
-    let mut local = Local::connect(directories)?;
+    let mut local = Local::connect(directories, &Cancel::default())?;
     let host = rustix::system::uname();
     let ours = local.add_text("export-test", &nonce(&host.nodename().to_string_lossy())?)?;
     remote.add_temp_root(&ours)?;
     send(&mut local, remote, &ours, directories)?;
     report.passed.push(format!("'{name}' successfully imported '{ours}'"));
 
-    transfer::retrieve_through_daemon(directories, &mut local, remote, &theirs)
+    retrieve_through_daemon(directories, &mut local, remote, &theirs)
         .map_err(|error| explain_untrusted(error, &report.machine))?;
     report.passed.push(format!("successfully imported '{theirs}' from '{name}'"));
     Ok(())
@@ -88,7 +91,7 @@ fn note_oddities(report: &mut Report, remote: &Remote) {
 /// Has the machine import `item`, and sees whether it did.
 fn send(local: &mut Local, remote: &mut Remote, item: &StorePath, directories: &Directories) -> Result<()> {
     let machine = remote.machine().clone();
-    transfer::send_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
+    transfer::import_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
         match error.kind() {
             ErrorKind::Daemon => explain_refused(error, &machine, directories),
             ErrorKind::Store => error.hint(format!(

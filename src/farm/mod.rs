@@ -9,6 +9,7 @@
 
 mod check;
 pub mod json;
+mod retrieve;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
+use crate::panic_point;
 use crate::remote::{Remote, Survey};
 use crate::schedule::{Probe, Unsuitable, accept};
 use crate::slot::LockDirectory;
@@ -162,10 +164,11 @@ fn distinct(machines: &[BuildMachine]) -> Vec<&BuildMachine> {
 fn examine_one(machine: BuildMachine, session: Session, directories: &Directories, check: Check) -> Report {
     let mut report = Report::new(machine, directories);
     let result = catch_unwind(AssertUnwindSafe(|| {
+        panic_point::pass("farm");
         let mut remote = Remote::establish(session, &report.machine, &directories.store)?;
         check(&mut report, &mut remote, directories)
     }))
-    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "looking at the machine panicked")));
+    .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
     report.failure = result.err().map(|error| error.on_machine(&report.machine.name));
     report
 }

@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
@@ -13,15 +14,16 @@ use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{descriptor, export};
-use crate::cancel::Cancel;
-use crate::choose::{Choice, Lease};
+use crate::cancel::{Cancel, Guard};
+use crate::choose::{self, Choice, Lease};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::local::Local;
 use crate::observer::{Event, Observer};
 use crate::offload::Engine;
 use crate::remote::Remote;
 use crate::slot::Lock;
 use crate::ssh::Session;
-use crate::transfer::{self, Local};
+use crate::transfer;
 
 /// What becomes of a request.
 #[repr(C)]
@@ -42,6 +44,8 @@ pub struct guix_offload_connection {
     machine: guix_offload_machine,
     /// The local daemon, once it is needed.
     local: Option<Local>,
+    cancel: Cancel,
+    guard: Guard,
 }
 
 /// A chosen machine, connected to, and a build slot on it.
@@ -67,9 +71,10 @@ pub type guix_offload_log_function =
     Option<unsafe extern "C" fn(data: *mut c_void, text: *const c_char, length: usize) -> c_int>;
 
 impl guix_offload_connection {
-    fn new(engine: &Arc<Engine>, remote: Remote) -> Self {
+    fn new(engine: &Arc<Engine>, remote: Remote, cancel: Cancel) -> Self {
         let machine = guix_offload_machine::new(remote.machine().clone());
-        guix_offload_connection { engine: Arc::clone(engine), remote, machine, local: None }
+        let guard = choose::guard(&cancel, remote.session());
+        guix_offload_connection { engine: Arc::clone(engine), remote, machine, local: None, cancel, guard }
     }
 
     /// Runs a transfer with the local daemon and the machine.
@@ -77,15 +82,22 @@ impl guix_offload_connection {
         &mut self,
         progress: guix_offload_progress_function,
         data: *mut c_void,
-        verb: impl FnOnce(&Engine, &mut Local, &mut Remote, &mut dyn Observer) -> Result<T>,
+        verb: impl FnOnce(&mut Local, &mut Remote, &Cancel, &mut dyn Observer) -> Result<T>,
     ) -> Result<T> {
+        let cancel = &self.cancel;
+        cancel.check()?;
         let mut local = match self.local.take() {
             Some(local) => local,
-            None => Local::connect(self.engine.directories())?,
+            None => Local::connect(self.engine.directories(), cancel).or_else(|e| cancel.check().and(Err(e)))?,
         };
+        let guard = local.guard(cancel);
         let session = self.remote.session().clone();
         let mut callbacks = Callbacks { session, progress, log: Log::None, data, total: 0, cancelled: false };
-        let result = verb(&self.engine, &mut local, &mut self.remote, &mut callbacks);
+        let result = verb(&mut local, &mut self.remote, cancel, &mut callbacks);
+        drop(guard);
+        if result.is_err() {
+            cancel.check()?;
+        }
         if local.is_usable() {
             self.local = Some(local);
         }
@@ -172,30 +184,33 @@ export! {
     /// Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
     /// is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
     /// the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
-    /// answer.
+    /// answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
+    /// stops this call, and what is done with the lease.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
-    /// `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, and with `GUIX_OFFLOAD_STORE`
-    /// if the state directory cannot be used.
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
+    /// `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if
+    /// the state directory cannot be used, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_choose(
         lease: *mut *mut guix_offload_lease,
         reply: *mut i32,
         engine: *const guix_offload_engine,
         machines: *const guix_offload_machines,
         request: *const guix_offload_request,
+        cancellation: *const guix_offload_cancellation,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let (lease, reply) = (Out::new(lease, "lease")?, Out::new(reply, "reply")?);
         let engine = handle::borrow(engine, "engine")?.share();
         let machines = handle::borrow(machines, "machines")?.to_vec();
         let requirements = &handle::borrow(request, "request")?.requirements;
-        let answer = match engine.choose(&machines, requirements, &mut Silence)? {
+        let cancel = cancel_of(cancellation);
+        let answer = match engine.choose(&machines, requirements, &cancel, &mut Silence)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Some(Choice::Busy | Choice::Nobody) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),
             Some(Choice::Machine(chosen)) => {
                 let Lease { remote, slot, .. } = *chosen;
-                lease.give(guix_offload_lease { connection: guix_offload_connection::new(engine, remote), slot });
+                lease.give(guix_offload_lease { connection: guix_offload_connection::new(engine, remote, cancel), slot });
                 guix_offload_reply::GUIX_OFFLOAD_ACCEPT
             }
         };
@@ -215,29 +230,36 @@ export! {
     /// Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
     pub fn guix_offload_lease_free(lease: *mut guix_offload_lease) {
         if let Some(guix_offload_lease { connection, slot }) = handle::take(lease) {
-            drop(slot);
+            drop((slot, connection.guard));
             connection.engine.keep(connection.remote);
         }
     }
 }
 
 export! {
-    /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. The caller frees the
-    /// connection with `guix_offload_connection_free`.
+    /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may
+    /// be NULL; else it stops this call, and what is done with the connection. The caller frees the connection with
+    /// `guix_offload_connection_free`.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE`,
-    /// `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had.
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
+    /// `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had, and with
+    /// `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_connect(
         connection: *mut *mut guix_offload_connection,
         engine: *const guix_offload_engine,
         machine: *const guix_offload_machine,
+        cancellation: *const guix_offload_cancellation,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(connection, "connection")?;
         let engine = handle::borrow(engine, "engine")?.share();
         let machine = handle::borrow(machine, "machine")?.description();
-        let remote = Remote::establish(Remote::start(machine)?, machine, &engine.directories().store)?;
-        out.give(guix_offload_connection::new(engine, remote));
+        let cancel = cancel_of(cancellation);
+        cancel.check()?;
+        let session = Remote::start(machine)?;
+        let _guard = choose::guard(&cancel, &session);
+        let remote = Remote::establish(session, machine, &engine.directories().store)?;
+        out.give(guix_offload_connection::new(engine, remote, cancel));
         Ok(())
     }
 }
@@ -276,7 +298,7 @@ export! {
         let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
         let mut items = work.inputs;
         items.push(request.derivation);
-        let names = connection.transfer(progress, data, |_, local, remote, observer| {
+        let names = connection.transfer(progress, data, |local, remote, _, observer| {
             transfer::send_files(local, remote, &items, observer)
         })?;
         if let Ok(out) = Out::new(sent, "sent") {
@@ -305,6 +327,7 @@ export! {
         let connection = handle::borrow_mut(connection, "connection")?;
         let request = handle::borrow(request, "request")?;
         let derivation = request.derivation(&connection.engine.directories().store)?;
+        connection.cancel.check()?;
         let log = match log {
             Some(function) => Log::Function(function),
             None if log_descriptor == -1 => Log::None,
@@ -335,9 +358,8 @@ export! {
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
         let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
-        connection.transfer(progress, data, |engine, local, remote, observer| {
-            let directories = engine.directories();
-            transfer::retrieve_files(directories, local, remote, &request.derivation, &work.outputs, &Cancel::default(), observer)
+        connection.transfer(progress, data, |local, remote, cancel, observer| {
+            transfer::retrieve_files(local, remote, &request.derivation, &work.outputs, cancel, observer)
         })
     }
 }

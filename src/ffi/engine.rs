@@ -3,6 +3,7 @@
 
 use std::ffi::c_char;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
@@ -28,7 +29,7 @@ pub enum guix_offload_directory {
 }
 
 /// What all builds of a process share: where things are on this host, and connections to machines, which are kept for
-/// a minute after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
+/// a while after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
 /// be freed before them.
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
@@ -51,7 +52,7 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
         let directories = Directories::from_environment()?;
-        out.give(guix_offload_engine { engine: Arc::new(Engine::new(directories)?) });
+        out.give(guix_offload_engine { engine: Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?) });
         Ok(())
     }
 }
@@ -93,7 +94,24 @@ export! {
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
         }
-        engine.engine = Arc::new(Engine::new(directories)?);
+        engine.engine = Arc::new(Engine::new(directories, engine.engine.idle_limit())?);
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets for how many seconds a connection waits for the next build before it is closed: 60 by default. No other
+    /// thread may use the engine meanwhile. What was made with it before keeps the old limit.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
+    pub fn guix_offload_engine_set_idle_limit(
+        engine: *mut guix_offload_engine,
+        seconds: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let engine = handle::borrow_mut(engine, "engine")?;
+        let directories = engine.engine.directories().clone();
+        engine.engine = Arc::new(Engine::new(directories, Duration::from_secs(seconds.into()))?);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! - [`machine`], [`machines`]: build machines, and lists of them
 //! - [`engine`]: where things are on this host, and the connections that builds share
 //! - [`request`]: what is to be built
+//! - [`cancellation`]: stopping verbs that block
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
@@ -17,6 +18,7 @@
 #![allow(non_camel_case_types)] // Types are named as in C.
 #![allow(clippy::missing_safety_doc)] // Safety is what the header says of each function.
 
+pub mod cancellation;
 pub mod connection;
 pub mod engine;
 pub mod error;
@@ -36,7 +38,7 @@ mod test_panic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use error::{guix_offload_error, guix_offload_status};
 
 /// Defines functions of the ABI. One that returns a `guix_offload_status` has the error as its last parameter, and its
@@ -68,7 +70,7 @@ pub(crate) use last;
 
 /// Runs a fallible body, and hands its error, or panic, to the caller through `out`.
 fn report(out: *mut *mut guix_offload_error, body: impl FnOnce() -> Result<()>) -> guix_offload_status {
-    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(describe_panic(&*panic)));
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
     match result {
         Ok(()) => guix_offload_status::GUIX_OFFLOAD_OK,
         Err(error) => {
@@ -111,14 +113,4 @@ zero_on_panic!(i32, i64, u32, u64, usize, f64);
 /// Runs an infallible body.
 fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| T::on_panic())
-}
-
-/// A caught panic as an error.
-fn describe_panic(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    Error::new(
-        ErrorKind::Internal,
-        format!("defect in libguix_offload: {}", text.unwrap_or("a panic without a message")),
-    )
-    .hint("report this message to the authors of the library")
 }

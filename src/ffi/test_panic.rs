@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A function that panics, for the tests of the boundary. Only with the feature `test-panic`, and in no header.
+//! Functions that panic, for the tests of the boundary. Only with the feature `test-panic`, and in no header.
+
+use std::ffi::c_char;
 
 use super::error::guix_offload_error;
-use super::export;
+use super::{export, string};
+use crate::panic_point;
 
 export! {
     /// Panics: 0, with a fixed message; 1, with one that is made; else with something that is no message.
@@ -12,5 +15,41 @@ export! {
             1 => panic!("on purpose, {how}"),
             _ => std::panic::panic_any(how),
         }
+    }
+}
+
+export! {
+    /// Has the threads that pass `place` panic from now on, see [`crate::panic_point`]; "": none.
+    pub fn guix_offload_test_panic_at(place: *const c_char, error: *mut *mut guix_offload_error) -> guix_offload_status {
+        panic_point::arm(string::required(place, "place")?);
+        Ok(())
+    }
+}
+
+export! {
+    /// Panics instead of returning nothing.
+    pub fn guix_offload_test_panic_void() {
+        panic!("on purpose");
+    }
+}
+
+export! {
+    /// Panics instead of returning a pointer.
+    pub fn guix_offload_test_panic_pointer() -> *const c_char {
+        panic!("on purpose");
+    }
+}
+
+export! {
+    /// Panics instead of returning a number.
+    pub fn guix_offload_test_panic_number() -> i64 {
+        panic!("on purpose");
+    }
+}
+
+export! {
+    /// Panics instead of returning a fraction.
+    pub fn guix_offload_test_panic_fraction() -> f64 {
+        panic!("on purpose");
     }
 }

@@ -14,7 +14,7 @@ use once_cell::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub use sexp::{Sexp, verify};
+pub use sexp::{Sexp, sign, verify};
 
 // From gcrypt.h, whose numbers are part of its ABI.
 const GCRYCTL_DISABLE_SECMEM: c_int = 37;
@@ -50,7 +50,7 @@ fn initialise() -> Result<()> {
                 if gcry_check_version(c"1.8.0".as_ptr()).is_null() {
                     return Err(Error::new(ErrorKind::Internal, "libgcrypt is older than 1.8.0"));
                 }
-                // Only public keys are handled here: no secure memory is needed.
+                // The one private key is in a file that this process may read anyway: no secure memory is needed.
                 check("initialising libgcrypt", gcry_control(GCRYCTL_DISABLE_SECMEM, 0))?;
                 check("initialising libgcrypt", gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0))
             }

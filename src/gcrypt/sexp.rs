@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! S-expressions as libgcrypt reads and prints them, and the check of a signature, whose parts are s-expressions.
+//! S-expressions as libgcrypt reads and prints them, and signatures, whose parts are s-expressions.
 //!
 //! Two forms are read: the canonical one, `(3:tag4:data)`, which has one spelling for each value, and the advanced
 //! one, `(tag #64617461#)`, in which Guix keeps keys and signatures.
@@ -24,11 +24,15 @@ unsafe extern "C" {
     fn gcry_sexp_nth_data(list: *mut c_void, number: c_int, length: *mut usize) -> *const c_char;
     fn gcry_sexp_find_token(list: *mut c_void, token: *const c_char, length: usize) -> *mut c_void;
     fn gcry_sexp_sprint(sexp: *mut c_void, form: c_int, buffer: *mut c_void, length: usize) -> usize;
+    fn gcry_pk_sign(signature: *mut *mut c_void, data: *mut c_void, key: *mut c_void) -> GcryError;
     fn gcry_pk_verify(signature: *mut c_void, data: *mut c_void, key: *mut c_void) -> GcryError;
 }
 
 /// A list. It never changes.
 pub struct Sexp(*mut c_void);
+
+// SAFETY: a list is memory of its own, without ties to a thread.
+unsafe impl Send for Sexp {}
 
 impl Sexp {
     /// Reads a list in either form.
@@ -108,6 +112,17 @@ impl Drop for Sexp {
     fn drop(&mut self) {
         // SAFETY: the list is ours and not used after this.
         unsafe { gcry_sexp_release(self.0) }
+    }
+}
+
+/// Signs `data`, a `(data ...)`, with `key`, a `(private-key ...)`: a `(sig-val ...)`.
+pub fn sign(data: &Sexp, key: &Sexp) -> Result<Sexp> {
+    let mut signature = null_mut();
+    // SAFETY: the out pointer is valid for the write; both lists are alive and only read.
+    let error = unsafe { gcry_pk_sign(&mut signature, data.0, key.0) };
+    match Sexp::own(signature) {
+        Some(signature) if error == 0 => Ok(signature),
+        _ => Err(Error::new(ErrorKind::Store, format!("signing: {}", reason(error)))),
     }
 }
 

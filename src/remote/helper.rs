@@ -6,18 +6,24 @@
 //! What it reads then (integers as in [`crate::daemon`]):
 //!
 //! ```text
-//! integer LENGTH, LENGTH bytes             the socket's name, once; the answer is a line, MARK and "ready"
+//! integer 0 or 1, integer LENGTH, LENGTH bytes   once: whether there may be something to decompress, and the socket's
+//!                                          name; the answer is a line, MARK and "ready", or "ready zstd" if it can
 //! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
 //! integer 1, integer LENGTH, LENGTH bytes,
-//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes
+//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes, at most
+//!                                          32768, and zero bytes up to a multiple of 8, as the daemon wants it; or
+//!                                          integer 2^64-1, integer LENGTH, LENGTH bytes: a zstd frame of several CHUNKs
+//! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
 //! ```
 //!
 //! What it writes is what the daemon writes, less the READ frames of imports. These begin as soon as the daemon has the
 //! request: so the helper gets it with the announcement that an import follows, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::time::Instant;
 
-use crate::daemon::Stream;
+use super::pace::Pace;
+use crate::daemon::{Stream, padding, read_fully};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ssh::Channel;
 
@@ -28,26 +34,63 @@ const MARK: &str = "guix-offload-relay: ";
 /// Most that may come before its line, in bytes.
 const MAX_PREAMBLE: u64 = 64 << 10;
 
-/// Size of the pieces in which an import is handed over, in bytes.
-const CHUNK: usize = 128 << 10;
+/// Size of the pieces of an import, in bytes: what the daemon asks for at once.
+const CHUNK: usize = 32 << 10;
+
+/// So many of them are handed to the connection at once, compressed or not.
+const GROUP: usize = 32;
+
+/// Comes before a group that is compressed.
+const COMPRESSED: u64 = u64::MAX;
+
+/// What is read ahead, in bytes.
+const READ_AHEAD: usize = 128 << 10;
 
 const BYTES: u64 = 0;
 const IMPORT: u64 = 1;
+const REQUEST: u64 = 2;
+
+macro_rules! guile {
+    () => {
+        "exec guile --no-auto-compile -q -c \"(primitive-eval (read))\""
+    };
+}
+
+macro_rules! guix {
+    () => {
+        "exec guix repl -t machine"
+    };
+}
 
 /// A connection to the daemon through the helper.
 pub struct Relay {
     channel: BufReader<Channel>,
+    /// Level at which imports may be compressed.
+    compression: Option<i32>,
 }
 
 impl Relay {
-    /// Starts whichever Guile there is, in a way that is the same to every login shell.
-    pub const COMMAND: &str = "sh -c 'if command -v guile >/dev/null 2>&1; \
-         then exec guile --no-auto-compile -q -c \"(primitive-eval (read))\"; \
-         else exec guix repl -t machine; fi'";
+    /// Starts whichever Guile there is, in a way that is the same to every login shell. Guix's own takes longer to
+    /// start; it comes first if `compression` is wanted that the other may not know.
+    pub fn command(compression: Option<i32>) -> &'static str {
+        match compression {
+            None => concat!("sh -c 'if command -v guile >/dev/null 2>&1; then ", guile!(), "; else ", guix!(), "; fi'"),
+            Some(_) => concat!(
+                "sh -c 'if guile -c \"(use-modules (zstd))\" >/dev/null 2>&1; then ",
+                guile!(),
+                "; elif command -v guix >/dev/null 2>&1; then ",
+                guix!(),
+                "; else ",
+                guile!(),
+                "; fi'"
+            ),
+        }
+    }
 
-    /// Has the helper, which [`Relay::COMMAND`] starts on the fresh `channel`, connect to the socket named `socket`.
-    pub fn start(channel: Channel, socket: &str) -> Result<Self> {
-        let mut relay = Relay { channel: BufReader::with_capacity(CHUNK, channel) };
+    /// Has the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
+    /// `compression` is the level at which imports may be compressed.
+    pub fn start(channel: Channel, socket: &str, compression: Option<i32>) -> Result<Self> {
+        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), compression };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -58,6 +101,7 @@ impl Relay {
     fn introduce(&mut self, socket: &str) -> Result<()> {
         let mut hello: Vec<u8> =
             PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
+        hello.extend_from_slice(&u64::from(self.compression.is_some()).to_le_bytes());
         hello.extend_from_slice(&(socket.len() as u64).to_le_bytes());
         hello.extend_from_slice(socket.as_bytes());
         let channel = self.channel.get_mut();
@@ -74,7 +118,11 @@ impl Relay {
             }
             let text = String::from_utf8_lossy(&line);
             match text.trim_end().split_once(MARK) {
-                Some((_, "ready")) => return Ok(()),
+                Some((_, "ready zstd")) => return Ok(()),
+                Some((_, "ready")) => {
+                    self.compression = None;
+                    return Ok(());
+                }
                 Some((_, problem)) => {
                     return Err(Error::new(ErrorKind::Unavailable, format!("the helper {problem}"))
                         .hint("make sure that guix-daemon runs there, and that 'daemon-socket' names its socket"));
@@ -114,6 +162,10 @@ impl Stream for Relay {
     fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
         Some(self.send(IMPORT, request).and_then(|()| self.feed_chunks(archive)))
     }
+
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        Some(requests.iter().try_for_each(|request| self.send(REQUEST, request)))
+    }
 }
 
 impl Relay {
@@ -126,19 +178,45 @@ impl Relay {
     }
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
+        let mut pace = Pace::new(self.compression);
+        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
+        let mut length = CHUNK;
+        while length == CHUNK {
+            group.clear();
+            while length == CHUNK && group.len() < GROUP * (8 + CHUNK) {
+                length = put_chunk(archive, &mut group)?;
+            }
+            self.put_group(&group, &mut pace)?;
+        }
+        if length > 0 {
+            self.put_group(&0u64.to_le_bytes(), &mut pace)?;
+        }
+        self.channel.get_mut().flush()
+    }
+
+    fn put_group(&mut self, group: &[u8], pace: &mut Pace) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        let mut chunk = vec![0; 8 + CHUNK];
-        loop {
-            let length = match archive.read(&mut chunk[8..]) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            chunk[..8].copy_from_slice(&(length as u64).to_le_bytes());
-            channel.write_all(&chunk[..8 + length])?;
-            if length == 0 {
-                return channel.flush();
+        match pace.level() {
+            None => channel.write_all(group)?,
+            Some(level) => {
+                let frame = zstd::bulk::compress(group, level)?;
+                channel.write_all(&COMPRESSED.to_le_bytes())?;
+                channel.write_all(&(frame.len() as u64).to_le_bytes())?;
+                channel.write_all(&frame)?;
             }
         }
+        pace.note(group.len(), Instant::now());
+        Ok(())
     }
+}
+
+/// Appends the next chunk of `archive` to `group`; returns its length. 0: it was the last one.
+fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<usize> {
+    let start = group.len();
+    group.resize(start + 8 + CHUNK, 0);
+    let length = read_fully(archive, &mut group[start + 8..])?;
+    group[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
+    group.truncate(start + 8 + length);
+    group.resize(start + 8 + length + padding(length as u64), 0);
+    Ok(length)
 }

@@ -31,38 +31,79 @@
       (newline out)
       (force-output out))
 
-    ;; Answer the daemon's wishes with what comes in chunks from IN, up to a chunk of size zero, until it is done.
+    ;; Pass on a string that the daemon says.
+    (define (relay-string)
+      (let ((length (integer daemon)))
+        (put-integer out length)
+        (put-bytevector out (bytes daemon (+ length (padding length))))))
+
+    ;; Room for a chunk: its length, its bytes, padding.
+    (define answer (make-bytevector (+ 8 32768)))
+
+    ;; Where chunks come from: IN, or a port that decompresses some of them.
+    (define source in)
+    (define make-decompressor #f)
+
+    ;; Read the next chunk, and return its length; 0: there are no more.
+    (define (fetch)
+      (define (fill start count)
+        (eqv? count (get-bytevector-n! source answer start count)))
+      (define length
+        (and (fill 0 8) (bytevector-u64-ref answer 0 (endianness little))))
+      (cond ((eqv? length #xffffffffffffffff)
+             (set! source (make-decompressor (open-bytevector-input-port (bytes in (integer in)))))
+             (fetch))
+            ((and length (or (zero? length)
+                             (and (<= length 32768) (fill 8 (+ length (padding length))))))
+             length)
+            ((and (not length) (not (eq? source in)))
+             (close-port source)
+             (set! source in)
+             (fetch))
+            (else (primitive-exit 1))))
+
+    ;; Answer the daemon's wishes with the chunks that come from IN, until it is done.  A chunk is fetched before the
+    ;; daemon asks for it.  USED bytes of the current one, which has LENGTH, were given already.
     (define (import)
-      (let loop ((left 0) (ended? #f))
+      (let loop ((length (fetch)) (used 0))
         (let ((tag (integer daemon)))
           (cond ((= tag #x64617461)             ;READ
                  (let* ((wish (integer daemon))
-                        (left (if (and (zero? left) (not ended?)) (integer in) left))
-                        (count (min wish left)))
-                   (put-integer daemon count)
-                   (put-bytevector daemon (bytes in count))
-                   (put-bytevector daemon (make-bytevector (padding count) 0))
+                        (count (min wish (- length used))))
+                   (if (= count length)
+                       (put-bytevector daemon answer 0 (+ 8 length (padding length)))
+                       (begin
+                         (put-integer daemon count)
+                         (put-bytevector daemon answer (+ 8 used) count)
+                         (put-bytevector daemon (make-bytevector (padding count) 0))))
                    (force-output daemon)
-                   (loop (- left count) (zero? left))))
+                   (if (and (< 0 length) (= (+ used count) length))
+                       (loop (fetch) 0)
+                       (loop length (+ used count)))))
                 ((= tag #x6f6c6d67)             ;NEXT
-                 (let ((length (integer daemon)))
-                   (put-integer out tag)
-                   (put-integer out length)
-                   (put-bytevector out (bytes daemon (+ length (padding length))))
-                   (force-output out)
-                   (loop left ended?)))
+                 (put-integer out tag)
+                 (relay-string)
+                 (force-output out)
+                 (loop length used))
                 (else                           ;LAST or ERROR: what follows is relayed as it is
                  (put-integer out tag)
                  (force-output out)
-                 (let drain ((left left) (ended? ended?))
-                   (cond (ended? #t)
-                         ((> left 0)
-                          (let ((count (min left 65536)))
-                            (bytes in count)
-                            (drain (- left count) #f)))
-                         (else
-                          (let ((next (integer in)))
-                            (drain next (zero? next)))))))))))
+                 (let drain ((length length))
+                   (unless (zero? length) (drain (fetch)))))))))
+
+    ;; Pass on all that the daemon says to a request that it answers with a string.
+    (define (relay-answer)
+      (let ((tag (integer daemon)))
+        (put-integer out tag)
+        (cond ((= tag #x6f6c6d67)               ;NEXT
+               (relay-string)
+               (relay-answer))
+              ((= tag #x616c7473)               ;LAST
+               (relay-string))
+              ((= tag #x63787470)               ;ERROR
+               (relay-string)
+               (put-integer out (integer daemon)))
+              (else (primitive-exit 1)))))
 
     (define (relay)
       (let* ((ready (select (list in daemon) '() '()))
@@ -77,12 +118,20 @@
           (let ((type (integer in)))
             (put-bytevector daemon (bytes in (integer in)))
             (force-output daemon)
-            (when (= type 1) (import))))
+            (cond ((= type 1) (import))
+                  ((= type 2)
+                   (relay-answer)
+                   (unless (char-ready? in) (force-output out))))))
         (relay)))
 
     (setvbuf in 'block 65536)
     (setvbuf out 'block 65536)
     (setvbuf daemon 'block 65536)
+    (when (= 1 (integer in))
+      (set! make-decompressor
+        (catch #t
+          (lambda () (module-ref (resolve-interface '(zstd)) 'make-zstd-input-port))
+          (lambda _ #f))))
     (let* ((configured (utf8->string (bytes in (integer in))))
            (name (or (getenv "GUIX_DAEMON_SOCKET") configured))
            (file (cond ((string-prefix? "unix://" name) (substring name 7))
@@ -94,5 +143,5 @@
         (lambda args
           (say "guix-offload-relay: cannot connect to '" file "': " (strerror (system-error-errno args)))
           (primitive-exit 1)))
-      (say "guix-offload-relay: ready"))
+      (say "guix-offload-relay: ready" (if make-decompressor " zstd" "")))
     (relay)))

@@ -6,6 +6,7 @@
 
 mod helper;
 mod link;
+mod pace;
 mod probe;
 mod survey;
 
@@ -13,7 +14,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{BuildOptions, Export, PathInfo};
+use crate::daemon::{Addition, BuildOptions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::schedule::Probe;
@@ -34,10 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// How much longer than the daemon there we wait before we enforce a build's time limits ourselves.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What the helper costs: starting Guile, another connection, and the daemon's first verification on that one.
-const HELPER_COST: Duration = Duration::from_millis(250);
+/// What the helper costs: starting Guile, and another connection to the daemon.
+const HELPER_COST: Duration = Duration::from_millis(150);
 
-/// What the daemon asks for at once during an import, in bytes: each costs a round trip without the helper.
+/// How much, in bytes, has to be sent to make compressing worth the while.
+const MIN_COMPRESSED: u64 = 16 << 20;
+
+/// What the daemon asks for at once during an import, in bytes. Without the helper, that costs a round trip.
 const IMPORT_STEP: u64 = 32 << 10;
 
 /// A connected build machine. Used by one thread at a time.
@@ -78,8 +82,17 @@ impl Remote {
             }
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
+            let mut answer = None;
+            if forwarded.wait_open().is_err() && session.failure().is_none() {
+                // The server may allow one session at a time: the helper's can begin when the probe's has ended.
+                answer = Some(probe::answer(&mut probe)?);
+                probe.exit_status()?;
+            }
             let mut link = Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?;
-            let answer = probe::answer(&mut probe)?;
+            let answer = match answer {
+                Some(answer) => answer,
+                None => probe::answer(&mut probe)?,
+            };
             // The helper looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
                 socket = link::socket_file(&name)?.to_string();
@@ -120,17 +133,37 @@ impl Remote {
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
     }
 
-    /// Imports the bundle that `archive` reads, of some `size` bytes.
+    /// Gets ready to receive `items` store items, of some `bytes` bytes in all.
     ///
-    /// A large one goes through the helper, whose connection to the daemon replaces the one there was.
-    pub fn import(&mut self, archive: &mut dyn Read, size: u64) -> Result<()> {
-        let steps = u32::try_from(size / IMPORT_STEP).unwrap_or(u32::MAX);
+    /// Where that would take many round trips, the helper comes in between, with a connection to the daemon that
+    /// replaces the one there was.
+    pub fn expect(&mut self, items: usize, bytes: u64) {
+        let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
         if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
-            // A machine where no Guile can be started still imports, if slowly.
-            if let Ok(link) = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT) {
+            // A machine where no Guile can be started still receives, if slowly.
+            let compression = self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED);
+            let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, compression);
+            if let Ok(link) = link {
                 self.link = link;
             }
         }
+    }
+
+    /// Adds `items`, the names of which follow from what they are made of, and returns these. They are protected from
+    /// the garbage collector there while the connection lives.
+    pub fn add(&mut self, items: &[Addition]) -> Result<Vec<StorePath>> {
+        self.be_patient();
+        self.link.client.add(items).map_err(|e| self.name(e))
+    }
+
+    /// Adds a text file to the store there, as [`Remote::add`] does.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        self.be_patient();
+        self.link.client.add_text(name, text).map_err(|e| self.name(e))
+    }
+
+    /// Imports the bundle that `archive` reads.
+    pub fn import(&mut self, archive: &mut dyn Read) -> Result<()> {
         self.be_patient();
         let mut archive = Patient { inner: archive, channel: self.link.channel.clone() };
         self.link.client.import(&mut archive).map(|_| ()).map_err(|e| self.name(e))
@@ -175,12 +208,6 @@ impl Remote {
         })
     }
 
-    /// Adds a text file to the store there, protected from its garbage collector while the connection lives.
-    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
-        self.be_patient();
-        self.link.client.add_text(name, text).map_err(|e| self.name(e))
-    }
-
     /// Protects `path`, which need not exist yet, from the garbage collector there while the connection lives.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
         self.be_patient();
@@ -223,6 +250,12 @@ impl Remote {
         let mut channel = self.session.exec(probe::COMMAND);
         channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
         survey::survey(&mut channel).map_err(|e| self.name(e))
+    }
+
+    /// Does the daemon there answer `within` that time? One round trip.
+    pub fn answers(&mut self, within: Duration) -> bool {
+        self.link.channel.set_deadline(Some(Instant::now() + within));
+        self.link.client.valid_paths(&[]).is_ok()
     }
 
     /// Whether the helper is between us and the daemon there.

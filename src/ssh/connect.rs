@@ -191,6 +191,12 @@ impl Connecting<'_> {
         let outcome =
             self.drive("logging in", |session| session.userauth_pubkey_memory(user, None, private_key, None))?;
         outcome.map_err(|error| match error.code() {
+            // libssh2 says so, too, when it cannot read the answer at all.
+            ErrorCode::Session(codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED) if error.message().starts_with("Waiting") => {
+                let message = format!("logging in to '{name}' failed: what its SSH server answers cannot be read");
+                Error::new(ErrorKind::Protocol, message)
+                    .hint(format!("a login banner ('Banner' in sshd_config on '{name}') must be shorter than 35 KB"))
+            }
             ErrorCode::Session(
                 codes::LIBSSH2_ERROR_AUTHENTICATION_FAILED | codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED,
             ) => {

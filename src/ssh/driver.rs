@@ -19,6 +19,7 @@ use super::raw_channel::{RawChannel, Stop, Stream};
 use super::session::{Purpose, Request, SessionLink};
 use super::wire::Wire;
 use crate::error::{Error, ErrorKind, Result};
+use crate::panic_point;
 
 /// How much is copied at once between libssh2 and a channel's queues.
 const SCRATCH: usize = 256 << 10;
@@ -42,6 +43,7 @@ impl Keepalive {
 /// Connects, and serves the session of `link` until it fails or is no longer held.
 pub fn run(link: &SessionLink, deadline: Instant, keepalive: Keepalive) {
     let served = catch_unwind(AssertUnwindSafe(|| {
+        panic_point::pass("session");
         let connection = connect(link, deadline)?;
         link.set_ready();
         Driver::new(link, connection, keepalive).serve()
@@ -50,7 +52,7 @@ pub fn run(link: &SessionLink, deadline: Instant, keepalive: Keepalive) {
     link.fail(match served {
         Ok(Ok(())) => Error::new(ErrorKind::Cancelled, format!("the session with '{name}' was closed")),
         Ok(Err(error)) => error,
-        Err(_) => Error::new(ErrorKind::Internal, format!("the thread serving '{name}' has panicked")),
+        Err(panic) => Error::panicked(&*panic),
     });
 }
 

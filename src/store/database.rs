@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{Directories, StorePath};
+use super::{Directories, StoreDir, StorePath};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 const SCHEMA: &str = "7";
@@ -23,7 +23,43 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection to the database. For one thread at a time.
 pub struct Database {
     file: PathBuf,
+    store: StoreDir,
     connection: Connection,
+}
+
+/// What is in the tables about an item.
+struct Row {
+    hash: String,
+    deriver: Option<String>,
+    nar_size: Option<i64>,
+    references: Vec<String>,
+}
+
+impl Row {
+    fn into_info(self, path: &StorePath, store: &StoreDir) -> Result<ValidPath> {
+        let wrong = || Error::new(ErrorKind::Store, format!("what it says about {path} is malformed"));
+        Ok(ValidPath {
+            path: path.clone(),
+            nar_hash: self.hash.strip_prefix("sha256:").and_then(unhex).ok_or_else(wrong)?,
+            nar_size: self.nar_size.unwrap_or(0).try_into().map_err(|_| wrong())?,
+            deriver: self
+                .deriver
+                .filter(|deriver| !deriver.is_empty())
+                .map(|deriver| store.parse(&deriver))
+                .transpose()?,
+            references: self.references.iter().map(|reference| store.parse(reference)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// The bytes of a SHA-256 in base 16.
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    (digits.len() == 64).then_some(bytes)
 }
 
 /// What the database says about a valid item.
@@ -57,7 +93,7 @@ impl Database {
                 Ok(connection)
             })
             .map_err(|error| failed("opening the store database", error).context(file.display().to_string()))
-            .map(|connection| Database { file, connection })
+            .map(|connection| Database { file, store: directories.store.clone(), connection })
     }
 
     /// Is the item valid?
@@ -65,6 +101,28 @@ impl Database {
         find(&self.connection, path)
             .map(|id| id.is_some())
             .map_err(|error| failed(&format!("looking up {path}"), error).context(self.file.display().to_string()))
+    }
+
+    /// What is known about the item; `None`: it is not valid.
+    pub fn info(&self, path: &StorePath) -> Result<Option<ValidPath>> {
+        self.query_info(path)
+            .map_err(|error| failed(&format!("looking up {path}"), error))
+            .and_then(|row| row.map(|row| row.into_info(path, &self.store)).transpose())
+            .map_err(|error| error.context(self.file.display().to_string()))
+    }
+
+    fn query_info(&self, path: &StorePath) -> rusqlite::Result<Option<Row>> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, hash, deriver, narSize FROM ValidPaths WHERE path = ?")?;
+        let found = statement
+            .query_row([path.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        let Some((id, hash, deriver, nar_size)) = found else { return Ok(None) };
+        let mut statement = self.connection.prepare_cached(
+            "SELECT path FROM Refs JOIN ValidPaths ON reference = id WHERE referrer = ? ORDER BY path",
+        )?;
+        let references = statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(Some(Row { hash, deriver, nar_size, references }))
     }
 
     /// Registers `items`, but for those that are valid already, and returns which ones that were. All are registered,

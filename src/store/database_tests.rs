@@ -52,6 +52,21 @@ fn query(directories: &Directories, sql: &str) -> Vec<String> {
     rows.map(|row| row.unwrap()).collect()
 }
 
+#[test]
+fn what_was_registered_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Database::open(&create(directory.path())).unwrap();
+    let (a, b) = (item('a', ""), ValidPath { deriver: Some(item('a', "").path), ..item('b', "ab") });
+    assert_eq!(database.info(&a.path).unwrap(), None);
+    register(&mut database, &[a.clone(), b.clone()]).unwrap();
+    assert_eq!(database.info(&a.path).unwrap(), Some(a));
+    assert_eq!(database.info(&b.path).unwrap().as_ref(), Some(&b));
+
+    database.connection.execute("UPDATE ValidPaths SET hash = 'sha256:12' WHERE path = ?", [b.path.as_str()]).unwrap();
+    let error = database.info(&b.path).unwrap_err();
+    assert!(error.kind() == ErrorKind::Store && error.to_string().contains("malformed"), "{error}");
+}
+
 const ROWS: &str = "SELECT path || ' ' || hash || ' ' || ifnull(deriver, 'none') || ' ' || narSize FROM ValidPaths";
 const REFERENCES: &str = "SELECT substr(a.path, -1) || substr(b.path, -1) FROM Refs
     JOIN ValidPaths a ON referrer = a.id JOIN ValidPaths b ON reference = b.id ORDER BY 1";

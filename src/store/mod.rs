@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The local store: file names, directories, and how items get in without the daemon's help.
+//! The local store: file names, directories, and how items get in and out without the daemon's help.
 
+mod content_address;
 mod database;
 mod dedup;
 mod directories;
+mod dump;
+mod export;
 mod path;
 mod remove;
 mod restore;
 mod staging;
 
+pub use content_address::{Contents, contents};
 pub use database::{Database, ValidPath};
 pub use dedup::Links;
 pub use directories::Directories;
+pub use dump::Dump;
+pub use export::{Export, damaged};
 pub use path::{StoreDir, StorePath, base32};
 pub use remove::remove_tree;
 pub use restore::Restorer;

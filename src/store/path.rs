@@ -98,6 +98,16 @@ impl StorePath {
         &self.path[self.base..]
     }
 
+    /// The first part of the base name.
+    pub fn hash_part(&self) -> &str {
+        &self.base_name()[..HASH_LENGTH]
+    }
+
+    /// The last part of the base name: what somebody called the item.
+    pub fn name(&self) -> &str {
+        &self.base_name()[HASH_LENGTH + 1..]
+    }
+
     /// Is this the name of a derivation?
     pub fn is_derivation(&self) -> bool {
         self.path.ends_with(".drv")
@@ -138,6 +148,7 @@ mod tests {
         let store = StoreDir::new("/gnu/store").unwrap();
         let item = store.parse(&format!("/gnu/store/{HASH}-hello-2.12.drv")).unwrap();
         assert_eq!(item.base_name(), format!("{HASH}-hello-2.12.drv"));
+        assert_eq!((item.hash_part(), item.name()), (HASH, "hello-2.12.drv"));
         assert!(item.is_derivation());
     }
 

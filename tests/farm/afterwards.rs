@@ -26,8 +26,12 @@ pub fn assert_clean(heads: &[Host], machines: &[Host]) {
         host.verify_store();
     };
     std::thread::scope(|scope| {
-        heads.iter().for_each(|head| drop(scope.spawn(|| check(*head, "pgrep -a -x guix-offload"))));
-        machines.iter().for_each(|machine| drop(scope.spawn(|| check(*machine, on_machine))));
+        let on_heads = heads.iter().map(|head| scope.spawn(|| check(*head, "pgrep -a -x guix-offload")));
+        let on_machines = machines.iter().map(|machine| scope.spawn(|| check(*machine, on_machine)));
+        let checks: Vec<_> = on_heads.chain(on_machines).collect();
+        for check in checks {
+            check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
     });
 }
 

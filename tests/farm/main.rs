@@ -15,6 +15,7 @@ mod killed;
 mod lab;
 mod large;
 mod machines;
+mod memory;
 mod outcomes;
 mod protocol;
 mod seam;

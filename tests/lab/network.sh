@@ -55,8 +55,11 @@ link() { # HOST off | [delay MS] [rate MBIT]
   nsenter -t "$target" --net tc qdisc del dev eth0 root 2>/dev/null || true
 
   if [ -n "$rate" ]; then
-    tc qdisc add dev "port-$host" root tbf rate "${rate}mbit" burst 256kb latency 100ms
-    nsenter -t "$target" --net tc qdisc add dev eth0 root tbf rate "${rate}mbit" burst 256kb latency 100ms
+    # Below 1 Mbit/s, little may go at once, and a queue of 100 ms would not hold a packet.
+    local bucket=(burst 256kb latency 100ms)
+    [[ $rate != 0.* ]] || bucket=(burst 2kb limit 64kb)
+    tc qdisc add dev "port-$host" root tbf rate "${rate}mbit" "${bucket[@]}"
+    nsenter -t "$target" --net tc qdisc add dev eth0 root tbf rate "${rate}mbit" "${bucket[@]}"
   fi
   [ -n "$delay" ] || return 0
   setsid perl "$here/wire.pl" "wire-$host-a" "wire-$host-b" "$delay" </dev/null >"$state/$host/wire.log" 2>&1 9>&- &

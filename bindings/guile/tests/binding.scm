@@ -43,7 +43,7 @@
                 #:private-key (write-file "id" "")))
 
 (define engine
-  (make-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket")))
+  (make-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket") #:idle-limit 5))
 
 (test-begin "binding")
 
@@ -147,6 +147,14 @@
     (and (= 1 (report-failures report))           ;the same machine twice is tested once
          (string-contains (report-text report) "guix offload: error: ")
          (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
+
+(test-equal "what is cancelled fails"
+  '(cancelled cancelled)
+  (let ((cancellation (make-cancellation))
+        (request (make-request "x86_64-linux" %derivation)))
+    (cancel! cancellation)
+    (list (guix-offload-error-code (failure (offload-connect engine (away) cancellation)))
+          (guix-offload-error-code (failure (offload-choose engine (list (away)) request cancellation))))))
 
 (test-equal "connecting to a machine that is away fails"
   'configuration

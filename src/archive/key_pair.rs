@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The key pair that this host signs archives with, as `guix authenticate sign` does (`guix/scripts/authenticate.scm`,
+//! `guix/pki.scm`): `signing-key.pub` and `signing-key.sec` in `/etc/guix`, which `guix archive --generate-key` makes.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::gcrypt::{self, Sexp};
+
+/// A key pair. Nothing prints its secret half.
+pub struct KeyPair {
+    secret: Sexp,
+    public: Sexp,
+}
+
+impl KeyPair {
+    /// Reads the pair in the directory `configuration`.
+    pub fn load(configuration: &Path) -> Result<Self> {
+        let half = |name: &str, tag: &str| {
+            let file = configuration.join(name);
+            let what = || format!("reading the signing key '{}'", file.display());
+            let mut text = Vec::new();
+            let opened = File::open(&file).and_then(|mut file| {
+                file.read_to_end(&mut text)?;
+                Ok(file.metadata()?.mode())
+            });
+            let mode = opened.io_context(ErrorKind::Store, what).map_err(|error| {
+                error.hint("create this host's key pair, as root, if it has none: guix archive --generate-key")
+            })?;
+            if tag == "private-key" && mode & 0o007 != 0 {
+                let message = format!("it can be read by others (its mode is {:04o})", mode & 0o7777);
+                return Err(Error::new(ErrorKind::Store, message).context(what()).hint(format!(
+                    "run 'chmod o= {}'; if others may have seen it, replace it: guix archive --generate-key",
+                    file.display()
+                )));
+            }
+            let wrong = |why: String| Error::new(ErrorKind::Store, why).context(what());
+            let sexp = Sexp::parse(&text).map_err(|error| wrong(error.to_string()))?;
+            if sexp.data(0) != Some(tag.as_bytes()) {
+                return Err(wrong(format!("it is no {tag}")));
+            }
+            Ok(sexp)
+        };
+        Ok(KeyPair { secret: half("signing-key.sec", "private-key")?, public: half("signing-key.pub", "public-key")? })
+    }
+
+    /// The signature of a SHA-256, as it belongs into a bundle.
+    pub fn sign(&self, hash: &[u8; 32]) -> Result<Vec<u8>> {
+        let flags = if self.public.find("rsa").is_some() { "pkcs1" } else { "rfc6979" };
+        let hash: String = hash.iter().map(|byte| format!("{byte:02X}")).collect();
+        let data = Sexp::parse(format!("(data (flags {flags}) (hash sha256 #{hash}#))").as_bytes())?;
+        let value = gcrypt::sign(&data, &self.secret).context(|| "the host's signing key")?;
+        let parts = [data, value].map(|part| part.advanced());
+        Ok(format!("(signature {} {} {})", parts[0], parts[1], self.public.advanced()).into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::archive::{Acl, verify};
+    use crate::gcrypt::sha256;
+    use crate::store::StoreDir;
+
+    fn set_mode(file: &Path, mode: u32) {
+        std::fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    /// Puts a key pair that `guix archive --generate-key` made in a directory.
+    fn directory(name: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for half in ["pub", "sec"] {
+            let from = format!("{}/tests/fixtures/archive/{name}.{half}", env!("CARGO_MANIFEST_DIR"));
+            let to = directory.path().join(format!("signing-key.{half}"));
+            std::fs::copy(from, &to).unwrap();
+            set_mode(&to, if half == "sec" { 0o400 } else { 0o644 });
+        }
+        directory
+    }
+
+    #[test]
+    fn signatures_of_either_kind_are_valid() {
+        for name in ["signing-ecc", "signing-rsa"] {
+            let directory = directory(name);
+            let acl = directory.path().join("acl");
+            let key = std::fs::read_to_string(directory.path().join("signing-key.pub")).unwrap();
+            std::fs::write(&acl, format!("(acl (entry {key} (tag (guix import))))")).unwrap();
+            let item = StoreDir::new("/gnu/store").unwrap().parse(&format!("/gnu/store/{}-x", "0".repeat(32))).unwrap();
+            let hash = sha256(b"contents").unwrap();
+            let signature = KeyPair::load(directory.path()).unwrap().sign(&hash).unwrap();
+            verify(Some(&signature), &hash, &Acl::load(&acl).unwrap(), &item).unwrap();
+        }
+    }
+
+    #[track_caller]
+    fn assert_rejected(directory: &Path, why: &str) {
+        let Err(error) = KeyPair::load(directory) else { panic!("it was loaded") };
+        assert_eq!(error.kind(), ErrorKind::Store);
+        assert!(error.to_string().contains(why), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_key_pair_is_rejected_without_telling_it() {
+        let directory = directory("signing-ecc");
+        let secret = directory.path().join("signing-key.sec");
+        set_mode(&secret, 0o644);
+        assert_rejected(directory.path(), "signing-key.sec': it can be read by others (its mode is 0644)");
+        assert!(KeyPair::load(directory.path()).err().unwrap().hint_text().unwrap().contains("chmod o= /"));
+        set_mode(&secret, 0o640);
+        KeyPair::load(directory.path()).unwrap();
+        let public = std::fs::read(directory.path().join("signing-key.pub")).unwrap();
+        std::fs::write(&secret, public).unwrap();
+        assert_rejected(directory.path(), "signing-key.sec': it is no private-key");
+        std::fs::write(&secret, "(private-key (secret #1234#)").unwrap();
+        assert_rejected(directory.path(), "signing-key.sec': not an s-expression");
+        std::fs::remove_file(&secret).unwrap();
+        assert_rejected(directory.path(), "signing-key.sec': No such file");
+        assert!(KeyPair::load(directory.path()).err().unwrap().hint_text().unwrap().contains("--generate-key"));
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Items whose names follow from their contents: any daemon that is given the contents makes the same item, so they
+//! need no signature (`makeStorePath`, `computeStorePathForText` and `makeFixedOutputPath` in Guix's
+//! `nix/libstore/store-api.cc`).
+//!
+//! ```text
+//! item = STORE "/" base32 (fold (sha256 (KIND ":sha256:" base16 (HASH) ":" STORE ":" NAME))) "-" NAME
+//!   KIND "text" { ":" REFERENCE }, HASH that of a file's contents: derivations, and what `add-text-to-store` makes
+//!   KIND "source", HASH that of the nar, no references: what `add-to-store` makes, recursively with SHA-256
+//! fold = to 20 bytes: byte I is the exclusive or of all bytes I + 20 N
+//! ```
+
+use super::{StorePath, base32};
+use crate::archive::nar;
+use crate::error::Result;
+use crate::gcrypt::sha256;
+use crate::store::{StoreDir, ValidPath};
+
+/// What a daemon makes an item of without a signature.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// The contents of a file that is not executable. The item may have references.
+    Text(Vec<u8>),
+    /// The nar of any file or tree. The item has no references.
+    Source(Vec<u8>),
+}
+
+/// The contents of `item`, whose nar is `nar`, if its name follows from them. A derivation that made it would be
+/// forgotten, so what has one does not count.
+pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
+    if item.deriver.is_some() {
+        return Ok(None);
+    }
+    if let Some(text) = text_of(&nar)
+        && is_named(item, directory, &text_kind(item), &sha256(text)?)?
+    {
+        return Ok(Some(Contents::Text(text.to_vec())));
+    }
+    let is_source = item.references.is_empty() && is_named(item, directory, "source", &sha256(&nar)?)?;
+    Ok(is_source.then_some(Contents::Source(nar)))
+}
+
+fn text_kind(item: &ValidPath) -> String {
+    let mut references: Vec<_> = item.references.iter().map(StorePath::as_str).collect();
+    references.sort_unstable();
+    ["text"].into_iter().chain(references).collect::<Vec<_>>().join(":")
+}
+
+/// The contents of the file whose nar is `nar`, if it is one of a file that is not executable.
+fn text_of(nar: &[u8]) -> Option<&[u8]> {
+    let start = nar::around_file(false, 0).0.len();
+    let size = u64::from_le_bytes(nar.get(start.checked_sub(8)?..start)?.try_into().ok()?);
+    let (before, after) = nar::around_file(false, size);
+    nar.strip_prefix(&*before)?.strip_suffix(&*after).filter(|text| text.len() as u64 == size)
+}
+
+fn is_named(item: &ValidPath, directory: &StoreDir, kind: &str, hash: &[u8; 32]) -> Result<bool> {
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let store = directory.as_str();
+    let digest = sha256(format!("{kind}:sha256:{hash}:{store}:{}", item.path.name()).as_bytes())?;
+    let mut folded = [0; 20];
+    for (index, byte) in digest.iter().enumerate() {
+        folded[index % 20] ^= byte;
+    }
+    Ok(item.path.hash_part() == base32(&folded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names that guix-daemon gave.
+    fn item(base: &str, references: &[&str]) -> ValidPath {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        let path = |base: &str| store.parse(&format!("/gnu/store/{base}")).unwrap();
+        ValidPath {
+            path: path(base),
+            nar_hash: [0; 32],
+            nar_size: 0,
+            deriver: None,
+            references: references.iter().map(|base| path(base)).collect(),
+        }
+    }
+
+    fn nar(executable: bool, text: &[u8]) -> Vec<u8> {
+        let (before, after) = nar::around_file(executable, text.len() as u64);
+        [&before, text, &after].concat()
+    }
+
+    fn contents_of(item: &ValidPath, nar: &[u8]) -> Option<Contents> {
+        contents(item, nar.to_vec(), &StoreDir::new("/gnu/store").unwrap()).unwrap()
+    }
+
+    const REFERENCES: [&str; 2] = ["2kral4vsqqrvi0xdbq6nlmdry1d7z2z0-two", "iw7wvpzggzmz39bzh6brgvv9fysklfjk-one"];
+
+    #[test]
+    fn texts_are_known_by_their_names() {
+        let nar = nar(false, b"some text\n");
+        let text = Some(Contents::Text(b"some text\n".to_vec()));
+        assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &nar), text);
+        assert_eq!(
+            contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[1], REFERENCES[0]]), &nar),
+            text
+        );
+        assert_eq!(contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[0]]), &nar), None);
+        assert_eq!(
+            contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(true, b"some text\n")),
+            None
+        );
+        assert_eq!(
+            contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &self::nar(false, b"some other\n")),
+            None
+        );
+        assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &nar[..nar.len() - 1]), None);
+        let deriver = Some(item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text.drv", &[]).path);
+        assert_eq!(
+            contents_of(&ValidPath { deriver, ..item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]) }, &nar),
+            None
+        );
+    }
+
+    #[test]
+    fn sources_are_known_by_their_names() {
+        let nar = nar(true, b"#!/bin/sh\n");
+        assert_eq!(
+            contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &nar),
+            Some(Contents::Source(nar.clone()))
+        );
+        assert_eq!(contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[REFERENCES[0]]), &nar), None);
+        assert_eq!(
+            contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &self::nar(true, b"#!/bin/bash\n")),
+            None
+        );
+    }
+
+    #[test]
+    fn what_is_no_nar_of_a_text_is_not_taken_for_one() {
+        let whole = nar(false, b"text");
+        for length in 0..whole.len() {
+            assert_eq!(text_of(&whole[..length]), None);
+        }
+        assert_eq!(text_of(&whole), Some(&b"text"[..]));
+        let mut huge = whole.clone();
+        let at = huge.len() - 4 - 4 - 16 - 8;
+        huge[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(text_of(&huge), None);
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Bringing the outputs of a build into the store.
+
+use std::io::{self, Read};
+
+use crate::archive::Acl;
+use crate::cancel::Cancel;
+use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::local::Local;
+use crate::observer::{Event, Observer};
+use crate::remote::Remote;
+use crate::store::{Directories, Staging, StorePath};
+
+/// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
+///
+/// Whoever calls holds the locks on the outputs, as guix-daemon does for its hook.
+pub fn retrieve_files(
+    local: &mut Local,
+    remote: &mut Remote,
+    derivation: &StorePath,
+    outputs: &[StorePath],
+    cancel: &Cancel,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let machine = remote.machine().name.clone();
+    let directories = local.directories().clone();
+    let acl = Acl::load(&directories.acl_file())?;
+    let mut bytes = 0;
+    for output in outputs {
+        bytes += remote.path_info(output).context(|| format!("looking up '{output}'"))?.nar_size;
+    }
+    require_space(&directories, bytes)?;
+    observer.event(&Event::Retrieving { machine: &machine, items: outputs.len(), bytes });
+    let mut staging = Staging::new(&directories, &mut |path| local.add_temp_root(path))?;
+    let mut received = 0;
+    for output in outputs {
+        let archive = remote.export(output).context(|| format!("retrieving '{output}'"))?;
+        let mut archive = Counted { inner: archive, bytes: &mut received, observer };
+        staging
+            .receive(&mut archive, &acl, output, Some(derivation))
+            .map_err(|error| if is_ours(&error) { error } else { error.on_machine(&machine) })
+            .context(|| format!("retrieving '{output}'"))?;
+        // What the daemon says after the item: that it is complete.
+        if archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || format!("retrieving '{output}'"))? != 0 {
+            return Err(Error::new(ErrorKind::Protocol, format!("'{machine}' sent bytes after '{output}'")));
+        }
+        observer.event(&Event::Verified { item: output });
+    }
+    observer.event(&Event::Received);
+    // Whoever cancels may have lost the locks on the outputs.
+    cancel.check()?;
+    staging.commit(local.database()).map(|_| ()).context(|| format!("registering the outputs of '{derivation}'"))
+}
+
+/// Is this host, not the machine at the other end, to blame?
+fn is_ours(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Store | ErrorKind::Exhausted | ErrorKind::Configuration | ErrorKind::Internal)
+}
+
+/// Refuses early what could only fill the disk.
+fn require_space(directories: &Directories, bytes: u64) -> Result<()> {
+    let store = directories.store.as_str();
+    let free = fs2::available_space(store).io_context(ErrorKind::Store, || format!("free space of '{store}'"))?;
+    if free < bytes {
+        return Err(Error::new(
+            ErrorKind::Store,
+            format!("{} MiB are free in '{store}', but the outputs take {} MiB", free >> 20, bytes >> 20),
+        )
+        .hint("free some space, for instance with 'guix gc'"));
+    }
+    Ok(())
+}
+
+/// A stream that reports how much was read from it.
+struct Counted<'a, R: Read> {
+    inner: R,
+    bytes: &'a mut u64,
+    observer: &'a mut dyn Observer,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        *self.bytes += length as u64;
+        self.observer.event(&Event::Transferred { bytes: *self.bytes });
+        Ok(length)
+    }
+}

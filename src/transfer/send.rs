@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Sending the inputs of a build to a machine that lacks them.
+//!
+//! Small items whose names follow from their contents, derivations above all, are made again there, which takes neither
+//! a signature nor its verification. All others are exported, signed, and imported there as one bundle: `1` and an
+//! item, again and again, then `0`.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+
+use crate::daemon::Addition;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::local::Local;
+use crate::observer::{Event, Observer};
+use crate::remote::Remote;
+use crate::store::{self, Contents, Export, StorePath, ValidPath};
+
+/// Largest item that is made again there, as a nar, in bytes: the daemon holds it in memory.
+const MAX_MADE_AGAIN: u64 = 1 << 20;
+
+/// How much is made again at once, as nars, in bytes: it is in our memory, too.
+const BATCH: u64 = 4 << 20;
+
+/// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent.
+pub fn send_files(
+    local: &mut Local,
+    remote: &mut Remote,
+    items: &[StorePath],
+    observer: &mut dyn Observer,
+) -> Result<Vec<StorePath>> {
+    let order = announce_missing(local, remote, items, observer)?;
+    let machine = remote.machine().name.clone();
+    let mut sending = Sending { local, remote, observer, sent: 0 };
+    let (made, rest) = sending.make_again(&order).context(|| format!("sending files to '{machine}'"))?;
+    sending.import(&rest).context(|| format!("sending files to '{machine}'"))?;
+    Ok(made.into_iter().chain(rest).map(|item| item.path.clone()).collect())
+}
+
+/// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
+pub fn import_files(
+    local: &mut Local,
+    remote: &mut Remote,
+    items: &[StorePath],
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let order = announce_missing(local, remote, items, observer)?;
+    let machine = remote.machine().name.clone();
+    let order: Vec<_> = order.iter().collect();
+    Sending { local, remote, observer, sent: 0 }.import(&order).context(|| format!("sending files to '{machine}'"))
+}
+
+/// Those of `items` that `remote` lacks, each after what it refers to. If there are any, it is told that they come.
+fn announce_missing(
+    local: &Local,
+    remote: &mut Remote,
+    items: &[StorePath],
+    observer: &mut dyn Observer,
+) -> Result<Vec<ValidPath>> {
+    let missing = remote.missing(items).context(|| "asking what is missing")?;
+    let infos = missing.iter().map(|item| local.info(item)).collect::<Result<_>>()?;
+    let order = references_first(infos);
+    if !order.is_empty() {
+        let bytes = order.iter().map(|item| item.nar_size).sum();
+        observer.event(&Event::Sending { machine: &remote.machine().name, items: order.len(), bytes });
+        remote.expect(order.len(), bytes);
+    }
+    Ok(order)
+}
+
+/// `items`, each after those that it refers to.
+fn references_first(items: Vec<ValidPath>) -> Vec<ValidPath> {
+    let mut order = Vec::with_capacity(items.len());
+    let names: Vec<_> = items.iter().map(|item| item.path.clone()).collect();
+    let mut left: HashMap<StorePath, ValidPath> = items.into_iter().map(|item| (item.path.clone(), item)).collect();
+    // Depth first, with a stack of our own: an item, and how many of its references were looked at. It goes from there
+    // to `order` after all that it refers to.
+    let mut stack: Vec<(ValidPath, usize)> = Vec::new();
+    for name in names {
+        stack.extend(left.remove(&name).map(|item| (item, 0)));
+        while let Some((item, seen)) = stack.last_mut() {
+            match item.references.get(*seen) {
+                Some(next) => {
+                    *seen += 1;
+                    let next = left.remove(next);
+                    stack.extend(next.map(|item| (item, 0)));
+                }
+                None => order.extend(stack.pop().map(|(item, _)| item)),
+            }
+        }
+    }
+    order
+}
+
+struct Sending<'a> {
+    local: &'a Local,
+    remote: &'a mut Remote,
+    observer: &'a mut dyn Observer,
+    /// Bytes of nars and what goes with them so far.
+    sent: u64,
+}
+
+impl Sending<'_> {
+    /// Has those of `items` made again there whose names follow from their contents, unless they refer to others;
+    /// returns which were, and which were not.
+    fn make_again<'i>(&mut self, items: &'i [ValidPath]) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
+        let (mut made, mut rest) = (Vec::new(), Vec::new());
+        let mut others = HashSet::new();
+        let (mut batch, mut size) = (Vec::new(), 0);
+        for item in items {
+            let small = (1..=MAX_MADE_AGAIN).contains(&item.nar_size);
+            if small && item.deriver.is_none() && !item.references.iter().any(|reference| others.contains(reference)) {
+                let nar = self.local.nar(item)?;
+                if let Some(contents) = store::contents(item, nar, &self.local.directories().store)? {
+                    batch.push((item, contents));
+                    made.push(item);
+                    size += item.nar_size;
+                    if size >= BATCH {
+                        self.add(&batch)?;
+                        (batch, size) = (Vec::new(), 0);
+                    }
+                    continue;
+                }
+            }
+            others.insert(&item.path);
+            rest.push(item);
+        }
+        self.add(&batch)?;
+        Ok((made, rest))
+    }
+
+    fn add(&mut self, batch: &[(&ValidPath, Contents)]) -> Result<()> {
+        let additions: Vec<_> = batch
+            .iter()
+            .map(|(item, contents)| Addition { name: item.path.name(), contents, references: &item.references })
+            .collect();
+        for (made, (item, _)) in self.remote.add(&additions)?.iter().zip(batch) {
+            if *made != item.path {
+                let machine = &self.remote.machine().name;
+                let message = format!("the daemon of '{machine}' made '{made}' of what is '{}' here", item.path);
+                return Err(Error::new(ErrorKind::Protocol, message).on_machine(machine));
+            }
+            self.sent += item.nar_size;
+            self.observer.event(&Event::Transferred { bytes: self.sent });
+        }
+        Ok(())
+    }
+
+    /// Has `items` imported there.
+    fn import(&mut self, items: &[&ValidPath]) -> Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut bundle = Bundle {
+            local: self.local,
+            items: items.iter(),
+            export: None,
+            framing: Framing::default(),
+            sent: self.sent,
+            observer: self.observer,
+            failure: None,
+        };
+        let imported = self.remote.import(&mut bundle);
+        // What went wrong here came up during the import, but says nothing of the machine.
+        match bundle.failure {
+            Some(failure) => Err(failure),
+            None => imported,
+        }
+    }
+}
+
+/// The bundle of `items`, made as it is read.
+struct Bundle<'a, 'i> {
+    local: &'i Local,
+    items: std::slice::Iter<'i, &'i ValidPath>,
+    /// The item that is being read.
+    export: Option<Export<'i>>,
+    framing: Framing,
+    sent: u64,
+    observer: &'a mut dyn Observer,
+    /// What went wrong here.
+    failure: Option<Error>,
+}
+
+/// The number before each item and at the end.
+#[derive(Default)]
+struct Framing {
+    bytes: [u8; 8],
+    /// How much of it is still to be read.
+    left: usize,
+    ended: bool,
+}
+
+impl Bundle<'_, '_> {
+    fn next_bytes(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Framing { bytes, left, ended } = &mut self.framing;
+            if *left > 0 {
+                let length = buffer.len().min(*left);
+                buffer[..length].copy_from_slice(&bytes[bytes.len() - *left..][..length]);
+                *left -= length;
+                return Ok(length);
+            }
+            if let Some(export) = &mut self.export {
+                match export.read(buffer).map_err(|error| Error::io(ErrorKind::Store, "reading the store", error))? {
+                    0 => self.export = None,
+                    length => return Ok(length),
+                }
+            } else if *ended {
+                return Ok(0);
+            } else {
+                let next = self.items.next();
+                self.framing =
+                    Framing { bytes: u64::from(next.is_some()).to_le_bytes(), left: 8, ended: next.is_none() };
+                self.export = next.map(|item| self.local.export(item)).transpose()?;
+            }
+        }
+    }
+}
+
+impl Read for Bundle<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.next_bytes(buffer).inspect_err(|error| self.failure = Some(error.clone()))?;
+        self.sent += length as u64;
+        self.observer.event(&Event::Transferred { bytes: self.sent });
+        Ok(length)
+    }
+}

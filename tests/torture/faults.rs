@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is done to a build, and what must come of it.
+
+use crate::conditions::*;
+use crate::lab::lab;
+use crate::lane::{Kind, Lane, limit, start_head, start_machine};
+use crate::random::Random;
+
+pub struct Fault {
+    pub name: String,
+    /// What is built.
+    pub kind: Kind,
+    /// What is so during this build and the next one.
+    pub condition: fn(&mut Lane) -> Undo,
+    /// When it strikes: in this phase, up to so many ms after it began.
+    pub phase: Phase,
+    pub within: u64,
+    /// What happens then, until this build is over.
+    pub strike: fn(&Lane, &mut Random) -> Undo,
+    pub effect: Effect,
+    /// Takes a minute or more: left out of a short run.
+    pub long: bool,
+    /// It is run so often at most.
+    pub most: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Never: the condition is all.
+    Never,
+    Sending,
+    Building,
+    Retrieving,
+    Registering,
+}
+
+/// What must come of a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The machine has failed: the build is done on another, or, if there is none, has failed for now.
+    Machine,
+    /// The hook has failed, as guix-daemon says: the build has failed for now.
+    Hook,
+    /// The daemon is gone, and its hook ends by itself.
+    Daemon,
+    /// This host has failed, which no other machine could change: the build has failed for now. With these words.
+    Head(&'static [&'static str]),
+    /// None: the build succeeds, and says this.
+    Nothing(&'static str),
+}
+
+/// Ends a fault when dropped.
+#[derive(Default)]
+pub struct Undo(Option<Box<dyn FnOnce()>>);
+
+impl Undo {
+    pub fn nothing() -> Undo {
+        Undo(None)
+    }
+
+    pub fn with(undo: impl FnOnce() + 'static) -> Undo {
+        Undo(Some(Box::new(undo)))
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(undo) = self.0.take() {
+            undo();
+        }
+    }
+}
+
+/// How long the phases of a usual build take, in ms, or a little less.
+const SENDING: (Phase, u64) = (Phase::Sending, 1000);
+const BUILDING: (Phase, u64) = (Phase::Building, 1000);
+const RETRIEVING: (Phase, u64) = (Phase::Retrieving, 1000);
+const REGISTERING: (Phase, u64) = (Phase::Registering, 300);
+
+type Strike = fn(&Lane, &mut Random) -> Undo;
+type Condition = fn(&mut Lane) -> Undo;
+
+/// Every fault there is; in a `short` run, some are less.
+pub fn faults(short: bool) -> Vec<Fault> {
+    let all: &[_] = &[SENDING, BUILDING, RETRIEVING, REGISTERING];
+    let network: &[_] = &[SENDING, BUILDING, RETRIEVING];
+    let kills: [(&str, &[(Phase, u64)], Strike, Effect); 6] = [
+        ("hook killed", all, kill_hook, Effect::Hook),
+        ("the head's guix-daemon killed", all, kill_head_daemon, Effect::Daemon),
+        ("the machine's sshd session killed", network, kill_session, Effect::Machine),
+        ("the machine's guix-daemon killed", network, kill_machine_daemon, Effect::Machine),
+        ("machine rebooted", &[BUILDING], reboot, Effect::Machine),
+        ("network cut", network, cut, Effect::Machine),
+    ];
+    let usual = Fault {
+        name: String::new(),
+        kind: Kind::Usual,
+        condition: |_| Undo::nothing(),
+        phase: Phase::Never,
+        within: 0,
+        strike: |_, _| Undo::nothing(),
+        effect: Effect::Nothing("done with offloaded"),
+        long: false,
+        most: usize::MAX,
+    };
+    let mut faults = Vec::new();
+    for (name, moments, strike, effect) in kills {
+        for &(phase, within) in moments {
+            let name = format!("{name} while {}", format!("{phase:?}").to_lowercase());
+            let long = name.starts_with("network");
+            faults.push(Fault { name, phase, within, strike, effect: effect.clone(), long, ..usual });
+        }
+    }
+
+    // No file that could have had its room on the disk before.
+    let full: [(&str, Condition, (Phase, u64), Effect); 3] = [
+        ("disk of the machine full while importing", small_machine_store, (Phase::Sending, 800), Effect::Machine),
+        (
+            "disk of the head full while restoring",
+            small_head_store,
+            (Phase::Retrieving, 800),
+            Effect::Head(&["retrieving", "No space left on device"]),
+        ),
+        (
+            "disk of the head's database full",
+            small_head_database,
+            (Phase::Retrieving, 1000),
+            Effect::Head(&["registering the outputs", "disk is full"]),
+        ),
+    ];
+    for (name, condition, (phase, within), effect) in full {
+        let name = name.to_string();
+        faults.push(Fault { name, kind: Kind::Many, condition, phase, within, strike: fill, effect, ..usual });
+    }
+
+    let loud = Kind::Loud(if short { 64 } else { 2048 });
+    let done = "done with offloaded";
+    let conditions: [(&str, Kind, Condition, Effect); 10] = [
+        ("garbage collectors running on both sides", Kind::Usual, collect_garbage, Effect::Nothing(done)),
+        ("sshd forwards no sockets", Kind::Usual, no_forwarding, Effect::Nothing(done)),
+        ("sshd allows one session", Kind::Usual, one_session, Effect::Nothing(done)),
+        ("sshd forwards no sockets and allows one session", Kind::Usual, one_session_only, Effect::Nothing(done)),
+        ("sshd closes idle channels", Kind::Silent, close_idle, Effect::Machine),
+        ("login banner of 32 KiB", Kind::Usual, banner, Effect::Nothing(done)),
+        ("100 MB of lines before SSH begins", Kind::Usual, chatter, Effect::Nothing(done)),
+        ("network at 1 KiB/s", Kind::Small, slow, Effect::Nothing(done)),
+        ("log of 2 GiB without a newline", loud, fast, Effect::Nothing(done)),
+        ("clock of the machine an hour behind", Kind::Usual, clock_behind, Effect::Nothing("seconds behind")),
+    ];
+    for (name, kind, condition, effect) in conditions {
+        let name = name.to_string();
+        let most = if matches!(kind, Kind::Loud(_)) { 3 } else { usual.most };
+        faults.push(Fault { name, kind, condition, effect, most, ..usual });
+    }
+    faults
+}
+
+fn kill_hook(lane: &Lane, _: &mut Random) -> Undo {
+    lane.kill(lane.head, "guix-offload");
+    Undo::nothing()
+}
+
+fn kill_head_daemon(lane: &Lane, _: &mut Random) -> Undo {
+    lane.kill(lane.head, "guix-daemon");
+    let head = lane.head;
+    Undo::with(move || start_head(head))
+}
+
+fn kill_session(lane: &Lane, _: &mut Random) -> Undo {
+    lane.kill(lane.machine, "sshd-session");
+    Undo::nothing()
+}
+
+fn kill_machine_daemon(lane: &Lane, _: &mut Random) -> Undo {
+    lane.kill(lane.machine, "guix-daemon");
+    let machine = lane.machine;
+    Undo::with(move || start_machine(machine))
+}
+
+fn reboot(lane: &Lane, _: &mut Random) -> Undo {
+    lab(&["kill", lane.machine.0]);
+    lab(&["start", lane.machine.0]);
+    limit(lane.machine);
+    Undo::nothing()
+}
+
+fn cut(lane: &Lane, _: &mut Random) -> Undo {
+    lab(&["cut", lane.machine.0, "on"]);
+    let machine = lane.machine;
+    Undo::with(move || drop(lab(&["cut", machine.0, "off"])))
+}

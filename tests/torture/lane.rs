@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A head and two build machines that nobody else uses: what one run at a time happens to.
+
+use std::collections::HashMap;
+use std::fs::{read_dir, read_link, read_to_string};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::afterwards::assert_clean;
+use crate::lab::{Host, lab};
+use crate::machines::{Machine, PROGRAM};
+
+/// The link of a machine, in Mbit/s: sending and retrieving take more than a second each.
+const RATE: &str = "25";
+
+/// How many derivations are made at once, which takes a second or two.
+const BATCH: usize = 24;
+
+pub struct Lane {
+    pub head: Host,
+    /// Where builds go.
+    pub machine: Host,
+    /// Where they can go instead.
+    pub spare: Host,
+    /// Derivations not built yet, by what they are like.
+    fresh: HashMap<Kind, Vec<String>>,
+    mounts: Vec<(Host, String)>,
+    /// The process namespaces of the hosts.
+    namespaces: Vec<(Host, PathBuf)>,
+}
+
+/// What a derivation's build is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Some 4 MiB to send, 1 s to build, 4 MiB to retrieve.
+    Usual,
+    /// The same, but 40 files to retrieve.
+    Many,
+    /// Nothing much to send or retrieve, but silent for 4 s.
+    Silent,
+    /// Nothing much, at once.
+    Small,
+    /// With a log of so many MiB.
+    Loud(u64),
+}
+
+impl Kind {
+    fn settings(self) -> Vec<String> {
+        let (input, seconds, log, files, kib) = match self {
+            Kind::Usual => (2000, 1, 0, 1, 4000),
+            Kind::Many => (2000, 1, 0, 40, 100),
+            Kind::Silent => (0, 4, 0, 1, 1),
+            Kind::Small => (0, 0, 0, 1, 1),
+            Kind::Loud(mib) => (0, 0, mib, 1, 1),
+        };
+        let numbers = [("input-kib", input), ("seconds", seconds), ("log-mib", log), ("files", files), ("kib", kib)];
+        numbers.map(|(name, number)| format!("{name}={number}")).to_vec()
+    }
+}
+
+impl Lane {
+    /// `HEAD:MACHINE:SPARE`, all in the farm that is up.
+    pub fn new(names: &str) -> Lane {
+        let hosts: Vec<Host> = names.split(':').map(|name| Host(name.to_string().leak())).collect();
+        let [head, machine, spare] = hosts[..] else { panic!("not HEAD:MACHINE:SPARE: {names}") };
+        let mut lane = Lane { head, machine, spare, fresh: HashMap::new(), mounts: Vec::new(), namespaces: Vec::new() };
+        lane.use_machines(false);
+        start_head(head);
+        limit_buffers(head);
+        [machine, spare].iter().for_each(|host| limit(*host));
+        // Their daemons make their databases when they are first asked for something.
+        lane.hosts().iter().for_each(|host| drop(host.sh(&["guix", "gc"])));
+        lane.mounts = lane.hosts().map(|host| (host, mounts(host))).to_vec();
+        lane
+    }
+
+    pub fn hosts(&self) -> [Host; 3] {
+        [self.head, self.machine, self.spare]
+    }
+
+    /// Has the head use its machine, and the spare one if the machine fails.
+    pub fn use_machines(&self, with_spare: bool) {
+        let mut machines = vec![Machine::of(self.machine).with("speed", "9.0")];
+        machines.extend(with_spare.then(|| Machine::of(self.spare)));
+        self.head.write_machines(&machines);
+    }
+
+    /// Gets ready to kill processes at once.
+    pub fn look(&mut self) {
+        let namespace =
+            |host: Host| read_link(format!("/proc/{}/ns/pid", lab(&["pid", host.0]).trim())).expect("a namespace");
+        self.namespaces = self.hosts().map(|host| (host, namespace(host))).to_vec();
+    }
+
+    /// Kills every process of this name on `host`, at once: `lab sh` takes too long to hit a moment.
+    pub fn kill(&self, host: Host, name: &str) {
+        let namespace = &self.namespaces.iter().find(|(other, _)| other.0 == host.0).expect("a host of the lane").1;
+        let mut killed = 0;
+        for entry in read_dir("/proc").unwrap().flatten() {
+            let Ok(number) = entry.file_name().to_string_lossy().parse() else { continue };
+            let is_it = read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+                && read_link(entry.path().join("ns/pid")).is_ok_and(|theirs| theirs == *namespace);
+            if is_it && let Some(process) = Pid::from_raw(number) {
+                killed += usize::from(kill_process(process, Signal::KILL).is_ok());
+            }
+        }
+        assert!(killed > 0, "no {name} runs on {}", host.0);
+    }
+
+    /// A derivation that nobody has built yet.
+    pub fn derivation(&mut self, kind: Kind) -> String {
+        let head = self.head;
+        let fresh = self.fresh.entry(kind).or_default();
+        if fresh.is_empty() {
+            *fresh = make_derivations(head, kind);
+        }
+        fresh.pop().expect("derivations")
+    }
+
+    /// Gets over a run that went wrong.
+    pub fn mend(&self) {
+        lab(&["cut", self.machine.0, "off"]);
+        for host in self.hosts() {
+            host.run(&["pkill", "-KILL", "-x", "guix-offload"]);
+        }
+        start_head(self.head);
+        [self.machine, self.spare].iter().for_each(|host| start_machine(*host));
+        self.hosts().iter().for_each(|host| drop(host.run(&["guix", "gc"])));
+    }
+
+    /// What must hold after every run.
+    pub fn assert_clean(&self) {
+        assert_clean(&[self.head], &[self.machine, self.spare]);
+        for (host, before) in &self.mounts {
+            assert_eq!(mounts(*host), *before, "what is mounted on {}", host.0);
+        }
+    }
+}
+
+/// Other tests may use the hosts afterwards.
+impl Drop for Lane {
+    fn drop(&mut self) {
+        [self.machine, self.spare].iter().for_each(|host| drop(lab(&["link", host.0, "off"])));
+    }
+}
+
+/// Starts guix-daemon anew on a head.
+pub fn start_head(head: Host) {
+    lab(&["restart-daemon", head.0, &format!("GUIX={PROGRAM}"), "--", "--max-jobs=0"]);
+}
+
+/// Starts guix-daemon anew on a machine.
+pub fn start_machine(machine: Host) {
+    lab(&["restart-daemon", machine.0]);
+}
+
+/// Slows its link.
+pub fn limit(host: Host) {
+    lab(&["link", host.0, "rate", RATE]);
+    limit_buffers(host);
+}
+
+/// Has the kernel of a host buffer less than a transfer has, so that who is killed during it has not sent all already.
+fn limit_buffers(host: Host) {
+    host.sh(&["sh", "-c", "echo 4096 16384 65536 >/proc/sys/net/ipv4/tcp_wmem"]);
+}
+
+fn mounts(host: Host) -> String {
+    host.sh(&["cat", "/proc/mounts"])
+}
+
+/// Makes derivations, with a garbage collector root for each.
+fn make_derivations(head: Host, kind: Kind) -> Vec<String> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let batch = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let (count, nonce) = (format!("count={BATCH}"), format!("nonce={batch}"));
+    let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "work", "print=1", &count, &nonce];
+    let settings = kind.settings();
+    command.extend(settings.iter().map(String::as_str));
+    let printed = head.sh(&command);
+    let lines = printed.lines().filter_map(|line| line.strip_prefix("derivation "));
+    let derivations: Vec<String> = lines.flat_map(|line| line.split(' ').nth(1)).map(str::to_string).collect();
+    for (number, derivation) in derivations.iter().enumerate() {
+        let root = head.file(&format!("/var/guix/gcroots/torture-{batch}-{number}"));
+        symlink(derivation, root).expect("a root for the garbage collector");
+    }
+    derivations
+}
