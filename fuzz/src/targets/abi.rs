@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr::{null, null_mut};
 
+use guix_offload::ffi::cancellation::*;
 use guix_offload::ffi::connection::*;
 use guix_offload::ffi::engine::*;
 use guix_offload::ffi::farm::*;
@@ -35,6 +36,7 @@ struct World<'a> {
     requests: Handles<guix_offload_request>,
     lists: Handles<guix_offload_machines>,
     machines: Handles<guix_offload_machine>,
+    cancellations: Handles<guix_offload_cancellation>,
     engines: Handles<guix_offload_engine>,
     files: Files,
 }
@@ -48,6 +50,7 @@ pub fn run(data: &[u8]) {
         requests: Handles::new(guix_offload_request_free),
         lists: Handles::new(guix_offload_machines_free),
         machines: Handles::new(guix_offload_machine_free),
+        cancellations: Handles::new(guix_offload_cancellation_free),
         engines: Handles::new(guix_offload_engine_free),
         files: Files::new(),
     };
@@ -72,7 +75,7 @@ unsafe extern "C" fn end_job(job: *mut guix_offload_job) {
 impl World<'_> {
     /// One call, and what it promises.
     fn call(&mut self) {
-        match self.input.byte() % 20 {
+        match self.input.byte() % 21 {
             0 => self.new_engine(),
             1 => self.set_directory(),
             2 | 3 => self.new_machine(),
@@ -91,6 +94,7 @@ impl World<'_> {
             16 => self.hook(),
             17 => self.farm(),
             18 => self.without_a_connection(),
+            19 => self.cancellation(),
             _ => self.free(),
         }
     }
@@ -111,6 +115,9 @@ impl World<'_> {
     }
 
     fn set_directory(&mut self) {
+        let (engine, seconds) = (self.engines.pick(&mut self.input), self.input.pick(&[0, 1, u32::MAX]));
+        let set = succeeds(|error| unsafe { guix_offload_engine_set_idle_limit(engine, seconds, error) });
+        assert_eq!(set, !engine.is_null());
         let engine = self.engines.pick(&mut self.input);
         let which = self.input.pick(&[0, 1, 2, 3, 4, 5, -1, i32::MIN]);
         let name = self.files.name(&mut self.input);
@@ -221,9 +228,11 @@ impl World<'_> {
 
     fn choose(&mut self) {
         let (mut lease, mut reply) = (null_mut(), -1);
+        let cancel = self.cancellations.pick(&mut self.input);
         let (engine, list, request) = self.for_a_build();
-        let done =
-            succeeds(|error| unsafe { guix_offload_choose(&mut lease, &mut reply, engine, list, request, error) });
+        let done = succeeds(|error| unsafe {
+            guix_offload_choose(&mut lease, &mut reply, engine, list, request, cancel, error)
+        });
         assert!(lease.is_null(), "nobody is there");
         assert_eq!(done, [0, 1].contains(&reply));
         unsafe { guix_offload_lease_free(lease) };
@@ -231,8 +240,9 @@ impl World<'_> {
 
     fn connect(&mut self) {
         let mut connection = null_mut();
+        let cancel = self.cancellations.pick(&mut self.input);
         let (engine, machine) = (self.engines.pick(&mut self.input), self.machines.pick(&mut self.input));
-        let done = succeeds(|error| unsafe { guix_offload_connect(&mut connection, engine, machine, error) });
+        let done = succeeds(|error| unsafe { guix_offload_connect(&mut connection, engine, machine, cancel, error) });
         assert!(!done && connection.is_null());
     }
 
@@ -332,15 +342,27 @@ impl World<'_> {
         }
     }
 
+    fn cancellation(&mut self) {
+        let mut cancellation: *mut guix_offload_cancellation = null_mut();
+        let out = if self.input.byte() == 0 { null_mut() } else { &mut cancellation as *mut _ };
+        let given = succeeds(|error| unsafe { guix_offload_cancellation_new(out, error) });
+        assert_eq!(given, !cancellation.is_null());
+        self.cancellations.keep(cancellation);
+        if self.input.flag() {
+            unsafe { guix_offload_cancellation_cancel(self.cancellations.pick(&mut self.input)) };
+        }
+    }
+
     fn free(&mut self) {
         let index = usize::from(self.input.byte() % 5);
-        match self.input.byte() % 7 {
+        match self.input.byte() % 8 {
             0 => self.jobs.free_one(index),
             1 => self.reports.free_one(index),
             2 => self.hooks.free_one(index),
             3 => self.requests.free_one(index),
             4 => self.lists.free_one(index),
             5 => self.machines.free_one(index),
+            6 => self.cancellations.free_one(index),
             _ => self.engines.free_one(index),
         }
     }

@@ -6,13 +6,14 @@
 
 use std::cell::OnceCell;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use guix_offload::archive::{Acl, ExportedItem, Visitor, read_item, verify};
 use guix_offload::error::{Error, ErrorKind, Result};
-use guix_offload::store::{Links, Restorer, StoreDir, remove_tree};
+use guix_offload::store::{Dump, Links, Restorer, StoreDir, remove_tree};
 use tempfile::TempDir;
 
 use super::request::assert_printable;
@@ -23,6 +24,9 @@ const ACL: &[u8] = include_bytes!("../../../tests/fixtures/archive/acl");
 
 /// Two items that they have signed, framed as a bundle. Nobody can have made another one.
 const BUNDLE: &[u8] = include_bytes!("../../../tests/fixtures/archive/two-items.bundle");
+
+/// What an item is called while it is here.
+const NAME: &str = "00000000000000000000000000000000-x";
 
 /// Files that say they are larger, in bytes, are left alone: their room is taken on the disk at once.
 const MAX_FILE: u64 = 1 << 20;
@@ -64,16 +68,20 @@ impl World {
     fn restore(&self, data: &[u8]) -> Option<ExportedItem> {
         let directory = StoreDir::new("/gnu/store").unwrap();
         let mut links = Links::open(self.store.as_fd()).unwrap();
-        let restorer = Restorer::new(self.store.as_fd(), "item", &mut links).unwrap();
+        let restorer = Restorer::new(self.store.as_fd(), NAME, &mut links).unwrap();
         let mut reader = data;
         let result = read_item(&mut reader, &directory, &mut Bounded(restorer));
         assert_eq!(outside(self.scratch.path()), self.before);
         let found = tree::names(self.store.as_fd());
-        assert!(found.iter().all(|name| name == b".links" || name == b"item"), "{found:?}");
+        assert!(found.iter().all(|name| name == b".links" || name == NAME.as_bytes()), "{found:?}");
         let item = match result {
             Ok(item) => {
-                let nar = tree::nar(self.store.as_fd(), b"item");
+                let nar = tree::nar(self.store.as_fd(), NAME.as_bytes());
                 assert!(data.starts_with(&nar) && nar.len() as u64 == item.nar_size);
+                let mut dumped = Vec::new();
+                let name = directory.parse(&format!("/gnu/store/{NAME}")).unwrap();
+                Dump::new(self.store.as_fd(), &name).unwrap().read_to_end(&mut dumped).unwrap();
+                assert!(dumped == nar);
                 if verify(item.signature.as_deref(), &item.signed_hash, &self.acl, &item.path).is_ok() {
                     assert!(self.signed.is_empty() || self.signed.contains(&item.signed_hash), "{}", item.path);
                 }
@@ -85,7 +93,7 @@ impl World {
                 None
             }
         };
-        remove_tree(self.store.as_fd(), b"item").unwrap();
+        remove_tree(self.store.as_fd(), NAME.as_bytes()).unwrap();
         links.remove_unused();
         assert_eq!(tree::names(self.store.as_fd()), [b".links"]);
         assert_eq!(fs::read_dir(self.scratch.path().join("store/.links")).unwrap().count(), 0);
