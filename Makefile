@@ -6,11 +6,13 @@
 #   make bench      offloaded builds, timed against the stock script
 #   make check      every test; what .ci/run runs
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
+#   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
 #   make doc        the documentation of the Rust code, into target/doc
 #   make setup      install what the above need, on Debian; check and demo do it themselves
 #   make lab-clean  remove the lab's hosts and the root file systems they are made from
 #
-# demo, check and setup must run as root: the first two make a farm of hosts out of namespaces (see tests/lab/lab).
+# demo, check, torture and setup must run as root: all but the last make a farm of hosts out of namespaces (see
+# tests/lab/lab).
 
 PREFIX ?= /usr/local
 CARGO  ?= cargo
@@ -39,7 +41,7 @@ packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev lib
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check doc demo bench fuzz clean lab-clean
+.PHONY: all library setup install check torture doc demo bench fuzz clean lab-clean
 all: $(release)/guix-offload $(release)/verbs
 
 library:
@@ -108,10 +110,10 @@ setup:
 check: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --test farm -- -D warnings
+	$(CARGO) clippy --test farm --test torture -- -D warnings
 	$(CARGO) test
 	$(MAKE) cxx-test
-	$(CARGO) test --test farm --no-run
+	$(CARGO) test --test farm --test torture --no-run
 	$(MAKE) doc
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	$(MAKE) staged-old
@@ -119,6 +121,16 @@ check: setup
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
 	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+	LAB_INSTALL=$(stage) $(lab) with-farm $(torture_farm) -- $(CARGO) test --offline --test torture
+
+# Lanes of a head and two machines each; see tests/torture/main.rs.
+torture_farm := a2head ahead aw as bhead:unprivileged bw bs chead cw cs:user=builder dhead dw ds ehead ew es
+
+torture: setup
+	$(CARGO) test --test torture --no-run
+	$(MAKE) install DESTDIR= PREFIX=$(stage)
+	TORTURE_RUNS=$${TORTURE_RUNS:-20} LAB_INSTALL=$(stage) $(lab) with-farm $(torture_farm) -- \
+	  $(CARGO) test --offline --test torture
 
 # For readers of the code: what is private is documented too, and linked to.
 doc:

@@ -11,6 +11,10 @@ use crate::store::StoreDir;
 
 impl Stream for Channel {}
 
+/// How long a server is given to forget a session, again and again.
+const FORGETTING: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(400)];
+
 /// A connection to a daemon, and the channel that carries it.
 pub struct Link {
     /// The daemon.
@@ -33,6 +37,18 @@ impl Link {
             // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
             Err(_) => Self::through_helper(session, socket, store, limit, None),
         }
+    }
+
+    /// As [`Link::through_helper`], on a server that forwards no sockets and may allow one session at a time. It forgets
+    /// one a little after it has closed it.
+    pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
+        for pause in FORGETTING {
+            match Self::through_helper(session, socket, store, limit, None) {
+                Err(_) if session.failure().is_none() => std::thread::sleep(pause),
+                result => return result,
+            }
+        }
+        Self::through_helper(session, socket, store, limit, None)
     }
 
     /// Starts the helper and greets the daemon, which listens on the socket named `socket`, through it.

@@ -82,16 +82,12 @@ impl Remote {
             }
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
-            let mut answer = None;
-            if forwarded.wait_open().is_err() && session.failure().is_none() {
-                // The server may allow one session at a time: the helper's can begin when the probe's has ended.
-                answer = Some(probe::answer(&mut probe)?);
+            let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
+                let answer = probe::answer(&mut probe)?;
                 probe.exit_status()?;
-            }
-            let mut link = Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?;
-            let answer = match answer {
-                Some(answer) => answer,
-                None => probe::answer(&mut probe)?,
+                (Link::after_refusal(&session, &socket, store, CONNECT_TIMEOUT)?, answer)
+            } else {
+                (Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?, probe::answer(&mut probe)?)
             };
             // The helper looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {

@@ -12,7 +12,7 @@ use crate::remote::Remote;
 use crate::store::{Directories, Staging, StorePath};
 
 /// Most that comes beside the nar of an item, in bytes: its name, references and signature.
-const MAX_BESIDE_NAR: u64 = 32 << 20;
+const MAX_BESIDE_NAR: u64 = 8 << 20;
 
 /// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
 ///
@@ -47,15 +47,22 @@ pub fn retrieve_files(
             .map_err(blame)
             .context(|| format!("retrieving '{output}'"))?;
         // What the daemon says after the item: that it is complete.
-        if archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || format!("retrieving '{output}'"))? != 0 {
-            return Err(Error::new(ErrorKind::Protocol, format!("'{machine}' sent bytes after '{output}'")).on_machine(machine));
+        let rest = archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || format!("retrieving '{output}'"));
+        if rest.map_err(blame)? != 0 {
+            return Err(
+                Error::new(ErrorKind::Protocol, format!("'{machine}' sent bytes after '{output}'")).on_machine(machine)
+            );
         }
         observer.event(&Event::Verified { item: output });
     }
     observer.event(&Event::Received);
     // Whoever cancels may have lost the locks on the outputs.
     cancel.check()?;
-    staging.commit(local.database()).map(|_| ()).map_err(blame).context(|| format!("registering the outputs of '{derivation}'"))
+    staging
+        .commit(local.database())
+        .map(|_| ())
+        .map_err(blame)
+        .context(|| format!("registering the outputs of '{derivation}'"))
 }
 
 /// Is this host, not the machine at the other end, to blame?

@@ -30,8 +30,10 @@ impl Host {
     /// Runs a command on this host as root, whatever its status.
     #[track_caller]
     pub fn run(self, command: &[&str]) -> Output {
-        lab(&["pid", self.0]); // fails when there is no such host, which a failing command must not be mistaken for
-        Command::new(LAB).args(["sh", self.0]).args(command).output().expect("the lab's script starts")
+        let output = Command::new(LAB).args(["sh", self.0]).args(command).output().expect("the lab's script starts");
+        // A failing command must not be mistaken for a host that is not there.
+        assert!(output.status.success() || !output.stderr.starts_with(b"lab: "), "{}", text(&output.stderr));
+        output
     }
 
     /// Runs a command on this host as root and returns what it printed.

@@ -20,6 +20,7 @@ mod outcomes;
 mod pooled;
 mod protocol;
 mod seam;
+mod slots;
 mod stock;
 mod together;
 mod trust;

@@ -175,11 +175,21 @@ fn about_frames(scene: &Scene) -> Vec<Lie> {
     let greeting = |magic, version| with(|plan| plan.greeting = says([number(magic), number(version)].concat()));
     let out_of_turn = "a frame out of turn";
     vec![
-        lie("an unknown frame while building", building(unknown.clone()), Protocol, &["unknown type 0xdead", "building"]),
+        lie(
+            "an unknown frame while building",
+            building(unknown.clone()),
+            Protocol,
+            &["unknown type 0xdead", "building"],
+        ),
         lie("an unknown frame in an export", export(says(unknown.clone())), Protocol, &["unknown type 0xdead"]),
         lie("an unknown frame at the start", asking(unknown), Protocol, &["unknown type 0xdead", "missing"]),
         lie("a log of 2^64-1 bytes", building(log(u64::MAX)), Protocol, &["18446744073709551615 bytes"]),
-        lie("an error of 2^64-1 bytes", building([number(ERROR), number(u64::MAX)].concat()), Protocol, &["an error message"]),
+        lie(
+            "an error of 2^64-1 bytes",
+            building([number(ERROR), number(u64::MAX)].concat()),
+            Protocol,
+            &["an error message"],
+        ),
         lie("2^64-1 valid items", asking(many), Protocol, &["18446744073709551615 times"]),
         lie("a valid item out of the store", asking(foreign), Protocol, &["/etc/passwd"]),
         lie(
@@ -188,7 +198,12 @@ fn about_frames(scene: &Scene) -> Vec<Lie> {
             Unavailable,
             &["closed the connection"],
         ),
-        lie("padding after data", export(says([padded, gives(&good[good.len() - 3..]), done()].concat())), Protocol, &["padding that is not zero"]),
+        lie(
+            "padding after data",
+            export(says([padded, gives(&good[good.len() - 3..]), done()].concat())),
+            Protocol,
+            &["padding that is not zero"],
+        ),
         lie("READ in an export", export(says(wants(8))), Protocol, &["asked for data during an export"]),
         lie("READ while building", building(wants(8)), Protocol, &[out_of_turn]),
         lie("READ at the start", asking(wants(8)), Protocol, &[out_of_turn]),
@@ -196,8 +211,18 @@ fn about_frames(scene: &Scene) -> Vec<Lie> {
         lie("a greeting of somebody else", greeting(0x2d48_5353, 0x164), Protocol, &["not guix-daemon"]),
         lie("a version from the future", greeting(0x6478_696f, 0x264), Protocol, &["version 0x264"]),
         lie("a version from the past", greeting(0x6478_696f, 0x160), Protocol, &["version 0x160"]),
-        lie("no greeting", with(|plan| plan.greeting = hangs_up_after(vec![])), Unavailable, &["closed the connection"]),
-        lie("no answer to a build", with(|plan| plan.build = hangs_up_after(vec![])), Unavailable, &["closed the connection"]),
+        lie(
+            "no greeting",
+            with(|plan| plan.greeting = hangs_up_after(vec![])),
+            Unavailable,
+            &["closed the connection"],
+        ),
+        lie(
+            "no answer to a build",
+            with(|plan| plan.build = hangs_up_after(vec![])),
+            Unavailable,
+            &["closed the connection"],
+        ),
         lie(
             "an endless log where there is none",
             with(|plan| plan.valid = Some(says_for_ever(vec![], [number(NEXT), string("la ")].concat()))),
@@ -221,12 +246,7 @@ fn about_sending() -> Vec<Lie> {
         lie("data during an import", importing(gives(b"x")), Protocol, &["sending", "during an import"]),
         lie("an unknown frame in an import", importing(number(7)), Protocol, &["sending", "unknown type 0x7"]),
         lie("2^64-1 imported items", importing([last(), number(u64::MAX)].concat()), Protocol, &["sending", "times"]),
-        lie(
-            "an import that fails",
-            importing(fails("no room", 1)),
-            ErrorKind::Daemon,
-            &["sending", "no room"],
-        ),
+        lie("an import that fails", importing(fails("no room", 1)), ErrorKind::Daemon, &["sending", "no room"]),
     ]
 }
 
@@ -290,7 +310,11 @@ fn an_honest_machine_is_believed_and_its_links_are_not_followed() {
     let nodes = [
         symlink(kept.to_str().unwrap()),
         symlink(victim.to_str().unwrap()),
-        directory(&[(b"a", symlink(victim.to_str().unwrap())), (b"b", symlink(kept.to_str().unwrap())), (b"c", file(b"x"))]),
+        directory(&[
+            (b"a", symlink(victim.to_str().unwrap())),
+            (b"b", symlink(kept.to_str().unwrap())),
+            (b"c", file(b"x")),
+        ]),
     ];
     for node in nodes {
         let mut plan = Plan::honest(&scene.output(nar(node)).signed(&scene.trusted));
@@ -309,7 +333,7 @@ fn an_honest_machine_is_believed_and_its_links_are_not_followed() {
 
 #[test]
 fn what_has_no_end_is_ended() {
-    let _alone = alone();
+    // Beside other tests, as most of it is waiting; together they stay within what one may use.
     std::thread::scope(|scope| {
         scope.spawn(an_endless_log);
         scope.spawn(endless_words_before_ssh);

@@ -16,9 +16,14 @@ root() { # nothing is printed on failure: a path is not to start at the real roo
   echo "$farm$dir/root"
 }
 
-# Its first process: the only child of the unshare that made it, which is a child of the farm's first process.
+# Its first process: the only child of the unshare that made it, which is a child of the farm's first process. In the
+# farm, its number is also in a file, which is found faster.
 pid() {
   local farm outer
+  if [ -n "${LAB_INSIDE:-}" ] && outer=$(cat "$state/$1/pid" 2>/dev/null) && [ -e "/proc/$outer" ]; then
+    echo "$outer"
+    return
+  fi
   farm=$(farm_pid)
   outer=$(pgrep -P "$farm" -f " _enter $1\$") || die "host $1 is not running"
   pgrep -P "$outer" || die "host $1 is not running"
@@ -50,7 +55,7 @@ new_host() {
 
 # Switches a host on, in the background.
 boot() {
-  rm -f "$state/$1/root/var/lib/lab-ready"
+  rm -f "$state/$1/root/var/lib/lab-ready" "$state/$1/pid"
   setsid unshare --mount --net --pid --uts --ipc --fork --kill-child "$here/lab" _enter "$1" </dev/null >"$state/$1/log" 2>&1 &
 }
 
@@ -67,7 +72,9 @@ wait_for_host() { # HOST, and the process that `boot` left in the background
 
 # The first process of a host, in its new namespaces but still in the farm's file system.
 _enter() {
-  local root=$state/$1/root
+  local root=$state/$1/root pid
+  read -r pid _ </proc/self/stat # /proc is still the farm's: so is the number
+  echo "$pid" >"$state/$1/pid"
   plug_in "$1"
   hostname "$1"
   mount -t proc proc "$root/proc"

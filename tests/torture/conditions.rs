@@ -3,15 +3,15 @@
 
 use std::io::{Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 
-use crate::daemon::{Build, Outcome};
+use crate::daemon::{self, Build, Outcome};
 use crate::faults::Undo;
 use crate::lab::{Host, lab};
 use crate::lane::{Kind, Lane, limit, start_head, start_machine};
@@ -30,7 +30,7 @@ fn shrink(host: Host, place: &str, mib: u32) {
     shell(
         host,
         &format!(
-            "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
+            "pkill -x guix-daemon || true; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
              mount -t tmpfs -o size={mib}m small {SMALL}; cp -a {place} {SMALL}/it; mount --bind {SMALL}/it {place}"
         ),
     );
@@ -49,26 +49,31 @@ pub fn small_machine_store(lane: &mut Lane) -> Undo {
 
 pub fn small_head_store(lane: &mut Lane) -> Undo {
     let head = lane.head;
-    head.sh(&["guix", "gc"]);
+    daemon::collect_garbage(head);
     shrink(head, "/gnu/store", 64);
     start_head(head);
     Undo::with(move || {
         // What was built meanwhile.
         shell(head, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
         start_head(head);
-        head.sh(&["guix", "gc"]);
+        daemon::collect_garbage(head);
     })
 }
 
 pub fn small_head_database(lane: &mut Lane) -> Undo {
     let head = lane.head;
+    shell(head, "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done");
+    // The last to close it leaves no log behind that has room for more.
+    let database = Connection::open(head.file("/var/guix/db/db.sqlite")).unwrap();
+    database.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(database);
     shrink(head, "/var/guix/db", 16);
     start_head(head);
     Undo::with(move || {
         shell(
             head,
             &format!(
-                "pkill -x guix-daemon; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
+                "pkill -x guix-daemon || true; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
                  umount /var/guix/db; rm -rf /var/guix/db/*; cp -a {SMALL}/it/. /var/guix/db; umount {SMALL}"
             ),
         );
@@ -76,19 +81,18 @@ pub fn small_head_database(lane: &mut Lane) -> Undo {
     })
 }
 
-/// Fills the small file system, but for up to 32 KiB.
+/// Fills the small file system, but for a page or none.
 pub fn fill(lane: &Lane, random: &mut Random) -> Undo {
-    let inside = |host: Host| PathBuf::from(format!("/proc/{}/root{SMALL}", lab(&["pid", host.0]).trim()));
-    let host = [lane.machine, lane.head].into_iter().find(|host| inside(*host).join("it").exists());
-    let name = inside(host.expect("a small file system")).join("fill");
+    let small = [lane.machine, lane.head].map(|host| lane.inside(host, SMALL));
+    let name = small.iter().find(|place| place.join("it").exists()).expect("a small file system").join("fill");
     let file = std::fs::File::create(&name).unwrap();
     loop {
         let left = fstatvfs(&file).unwrap();
         let free = left.f_bavail * left.f_frsize;
-        let take = free.saturating_sub(random.below(32 << 10));
+        let take = free.saturating_sub(random.below(8 << 10));
         // Somebody else may have been faster.
         let size = file.metadata().unwrap().len();
-        if free < 64 << 10 || fallocate(&file, FallocateFlags::empty(), size, take).is_ok() {
+        if free < 8 << 10 || fallocate(&file, FallocateFlags::empty(), size, take).is_ok() {
             break;
         }
     }
@@ -102,7 +106,7 @@ pub fn collect_garbage(lane: &mut Lane) -> Undo {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                host.sh(&["guix", "gc"]);
+                daemon::collect_garbage(host);
             }
         })
     });

@@ -116,14 +116,19 @@ impl Drop for Build {
     }
 }
 
-/// The worker protocol, as far as one build needs it (Guix's `nix/nix-daemon/nix-daemon.cc`).
+/// Has the daemon of `host` delete all garbage, as `guix gc` does.
+pub fn collect_garbage(host: Host) {
+    let stream = UnixStream::connect(host.file("/var/guix/daemon-socket/socket")).expect("a daemon");
+    let collected = Daemon::greet(&stream, &mut drop).and_then(|mut daemon| {
+        // Delete what is dead; no items in particular; never what is live; as much as there is.
+        daemon.send(&[20, 2, 0, 0, u64::MAX, 0, 0, 0].map(Word))?;
+        daemon.wait(&mut drop)
+    });
+    assert_eq!(collected.expect("an answer"), Outcome::Succeeded, "collecting garbage on {}", host.0);
+}
+
 fn build(stream: &UnixStream, derivation: &str, log: &mut dyn FnMut(Vec<u8>)) -> Result<Outcome> {
-    let mut daemon = Daemon { stream, input: BufReader::with_capacity(64 << 10, stream) };
-    daemon.send(&[Word(0x6e69_7863)])?;
-    daemon.integer()?; // its greeting
-    daemon.integer()?; // its version
-    daemon.send(&[Word(0x163), Word(0), Word(0)])?;
-    daemon.wait(log)?;
+    let mut daemon = Daemon::greet(stream, log)?;
     // Keep nothing, go on or fall back: no; verbosity; with the hook; verbosity and type of log; with the lines for
     // programs; without substitutes; one setting.
     let flags = [0, 0, 0, 0, 1, 0, 0, 1, 0, 1].map(Word);
@@ -145,7 +150,18 @@ struct Daemon<'a> {
     input: BufReader<&'a UnixStream>,
 }
 
-impl Daemon<'_> {
+/// The worker protocol, as far as it is needed here (Guix's `nix/nix-daemon/nix-daemon.cc`).
+impl<'a> Daemon<'a> {
+    fn greet(stream: &'a UnixStream, log: &mut dyn FnMut(Vec<u8>)) -> Result<Self> {
+        let mut daemon = Daemon { stream, input: BufReader::with_capacity(64 << 10, stream) };
+        daemon.send(&[Word(0x6e69_7863)])?;
+        daemon.integer()?; // its greeting
+        daemon.integer()?; // its version
+        daemon.send(&[Word(0x163), Word(0), Word(0)])?;
+        daemon.wait(log)?;
+        Ok(daemon)
+    }
+
     fn send(&mut self, items: &[Item]) -> Result<()> {
         let mut bytes = Vec::new();
         for item in items {

@@ -2,9 +2,11 @@
 //! What is done to a build, and what must come of it.
 
 use crate::conditions::*;
+use crate::crowd;
 use crate::lab::lab;
 use crate::lane::{Kind, Lane, limit, start_head, start_machine};
 use crate::random::Random;
+use crate::run::Report;
 
 pub struct Fault {
     pub name: String,
@@ -18,6 +20,8 @@ pub struct Fault {
     /// What happens then, until this build is over.
     pub strike: fn(&Lane, &mut Random) -> Undo,
     pub effect: Effect,
+    /// Instead of all that: more than one build, in a lane with a second head.
+    pub scenario: Option<fn(&mut Lane) -> Report>,
     /// Takes a minute or more: left out of a short run.
     pub long: bool,
     /// It is run so often at most.
@@ -100,6 +104,7 @@ pub fn faults(short: bool) -> Vec<Fault> {
         within: 0,
         strike: |_, _| Undo::nothing(),
         effect: Effect::Nothing("done with offloaded"),
+        scenario: None,
         long: false,
         most: usize::MAX,
     };
@@ -120,13 +125,13 @@ pub fn faults(short: bool) -> Vec<Fault> {
         (
             "disk of the head full while restoring",
             small_head_store,
-            (Phase::Retrieving, 800),
+            (Phase::Retrieving, 600),
             Effect::Head(&["retrieving", "No space left on device"]),
         ),
         (
             "disk of the head's database full",
             small_head_database,
-            (Phase::Retrieving, 1000),
+            (Phase::Retrieving, 600),
             Effect::Head(&["registering the outputs", "disk is full"]),
         ),
     ];
@@ -154,6 +159,8 @@ pub fn faults(short: bool) -> Vec<Fault> {
         let most = if matches!(kind, Kind::Loud(_)) { 3 } else { usual.most };
         faults.push(Fault { name, kind, condition, effect, most, ..usual });
     }
+    let name = "two heads and the stock script on the same slots".to_string();
+    faults.push(Fault { name, scenario: Some(crowd::run), ..usual });
     faults
 }
 

@@ -25,11 +25,13 @@ pub struct Lane {
     pub machine: Host,
     /// Where they can go instead.
     pub spare: Host,
+    /// Another head that can use them, in some lanes.
+    pub second: Option<Host>,
     /// Derivations not built yet, by what they are like.
     fresh: HashMap<Kind, Vec<String>>,
     mounts: Vec<(Host, String)>,
-    /// The process namespaces of the hosts.
-    namespaces: Vec<(Host, PathBuf)>,
+    /// The first processes of the hosts, and their process namespaces.
+    inits: Vec<(Host, String, PathBuf)>,
 }
 
 /// What a derivation's build is like.
@@ -62,11 +64,16 @@ impl Kind {
 }
 
 impl Lane {
-    /// `HEAD:MACHINE:SPARE`, all in the farm that is up.
+    /// `HEAD:MACHINE:SPARE`, or `HEAD:MACHINE:SPARE:HEAD`, all in the farm that is up.
     pub fn new(names: &str) -> Lane {
         let hosts: Vec<Host> = names.split(':').map(|name| Host(name.to_string().leak())).collect();
-        let [head, machine, spare] = hosts[..] else { panic!("not HEAD:MACHINE:SPARE: {names}") };
-        let mut lane = Lane { head, machine, spare, fresh: HashMap::new(), mounts: Vec::new(), namespaces: Vec::new() };
+        let (head, machine, spare, second) = match hosts[..] {
+            [head, machine, spare] => (head, machine, spare, None),
+            [head, machine, spare, second] => (head, machine, spare, Some(second)),
+            _ => panic!("not HEAD:MACHINE:SPARE: {names}"),
+        };
+        let mut lane =
+            Lane { head, machine, spare, second, fresh: HashMap::new(), mounts: Vec::new(), inits: Vec::new() };
         lane.use_machines(false);
         start_head(head);
         limit_buffers(head);
@@ -88,23 +95,36 @@ impl Lane {
         self.head.write_machines(&machines);
     }
 
-    /// Gets ready to kill processes at once.
+    /// Gets ready to do things to processes and files at once.
     pub fn look(&mut self) {
-        let namespace =
-            |host: Host| read_link(format!("/proc/{}/ns/pid", lab(&["pid", host.0]).trim())).expect("a namespace");
-        self.namespaces = self.hosts().map(|host| (host, namespace(host))).to_vec();
+        let look = |host: Host| {
+            let init = lab(&["pid", host.0]).trim().to_string();
+            let namespace = read_link(format!("/proc/{init}/ns/pid")).expect("a namespace");
+            (host, init, namespace)
+        };
+        self.inits = self.hosts().map(look).to_vec();
     }
 
-    /// Kills every process of this name on `host`, at once: `lab sh` takes too long to hit a moment.
+    fn init(&self, host: Host) -> &(Host, String, PathBuf) {
+        self.inits.iter().find(|(other, ..)| other.0 == host.0).expect("a host of the lane")
+    }
+
+    /// A file of `host` as processes there see it, all that is mounted there included.
+    pub fn inside(&self, host: Host, file: &str) -> PathBuf {
+        format!("/proc/{}/root{file}", self.init(host).1).into()
+    }
+
+    /// Kills every process of this name on `host`, at once: `lab sh` takes too long to hit a moment. There may be none
+    /// any more.
     pub fn kill(&self, host: Host, name: &str) {
-        let processes = self.processes(host, name);
-        let killed = processes.iter().filter(|process| kill_process(**process, Signal::KILL).is_ok()).count();
-        assert!(killed > 0, "no {name} runs on {}", host.0);
+        self.processes(host, name).iter().for_each(|process| {
+            let _ = kill_process(*process, Signal::KILL);
+        });
     }
 
     /// The processes of this name on `host`.
     pub fn processes(&self, host: Host, name: &str) -> Vec<Pid> {
-        let namespace = &self.namespaces.iter().find(|(other, _)| other.0 == host.0).expect("a host of the lane").1;
+        let namespace = &self.init(host).2;
         let processes = read_dir("/proc").unwrap().flatten().filter(|entry| {
             read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
                 && read_link(entry.path().join("ns/pid")).is_ok_and(|theirs| theirs == *namespace)
@@ -133,12 +153,14 @@ impl Lane {
         self.hosts().iter().for_each(|host| drop(host.run(&["guix", "gc"])));
     }
 
-    /// What must hold after every run.
-    pub fn assert_clean(&self) {
-        assert_clean(&[self.head], &[self.machine, self.spare]);
+    /// What must hold after every run, also on the spare machine if it was used. Returns how many stores were verified.
+    pub fn assert_clean(&self, with_spare: bool) -> usize {
+        let machines = &[self.machine, self.spare][..1 + usize::from(with_spare)];
+        assert_clean(&[self.head], machines);
         for (host, before) in &self.mounts {
             assert_eq!(mounts(*host), *before, "what is mounted on {}", host.0);
         }
+        1 + machines.len()
     }
 }
 

@@ -4,12 +4,13 @@
 //!
 //! `TORTURE_RUNS` is how often each fault is run (1). `TORTURE_SEED` repeats the moments of an earlier run, whose seed
 //! it printed. `TORTURE_ONLY` is a part of the names of the faults to run. `TORTURE_LANES` lists the hosts to use, as
-//! `HEAD:MACHINE:SPARE`: so many runs go on at once.
+//! `HEAD:MACHINE:SPARE[:HEAD]`: so many runs go on at once. After `TORTURE_MINUTES` no more runs are begun.
 
 #[path = "../farm/afterwards.rs"]
 #[allow(dead_code)] // the tests of tests/farm use more of it
 mod afterwards;
 mod conditions;
+mod crowd;
 mod daemon;
 mod faults;
 #[path = "../farm/lab.rs"]
@@ -24,19 +25,21 @@ mod machines;
 mod memory;
 mod random;
 mod run;
+#[path = "../farm/slots.rs"]
+mod slots;
 mod table;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use faults::{Fault, faults};
 use lane::Lane;
 use table::Row;
 
-/// Two lanes of the farm that `lab with-farm` makes.
-const LANES: &str = "head:w1:w2 uhead:w3:w4";
+/// Lanes of the farm that `make torture` makes.
+const LANES: &str = "ahead:aw:as:a2head bhead:bw:bs chead:cw:cs dhead:dw:ds ehead:ew:es";
 
 /// No hook may ever have more, in bytes.
 const MEMORY: u64 = 48 << 20;
@@ -61,16 +64,19 @@ fn main() {
 
     let rows: Vec<Mutex<Row>> = faults.iter().map(|_| Mutex::default()).collect();
     let queue = Mutex::new(queue(&faults, runs));
+    let end = setting("TORTURE_MINUTES").map(|text| {
+        Instant::now() + Duration::from_secs(60 * text.parse::<u64>().expect("TORTURE_MINUTES is a number"))
+    });
     let lanes = setting("TORTURE_LANES").unwrap_or(LANES.into());
     let (peak, begun) = (Mutex::new(0), Instant::now());
     std::thread::scope(|scope| {
         let workers: Vec<_> =
-            lanes.split(' ').map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed))).collect();
+            lanes.split(' ').map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed, end))).collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             let mut peak = peak.lock().unwrap();
             *peak = memory::peak_of_hooks().max(*peak);
             drop(peak);
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(400));
         }
     });
 
@@ -89,24 +95,37 @@ fn main() {
     assert!(rows.iter().all(|row| row.runs > 0), "a fault was not run");
 }
 
-/// Which run of which fault comes next: those first that take longest.
+/// Which run of which fault comes next: the first of each, those that take longest first, then the second of each.
 fn queue(faults: &[Fault], runs: usize) -> VecDeque<(usize, usize)> {
     let mut order: Vec<usize> = (0..faults.len()).collect();
     order.sort_by_key(|index| !faults[*index].long);
-    order.iter().flat_map(|index| (0..runs.min(faults[*index].most)).map(move |number| (*index, number))).collect()
+    let of_number = |number| order.iter().map(move |index| (*index, number));
+    (0..runs).flat_map(of_number).filter(|(index, number)| *number < faults[*index].most).collect()
 }
 
 /// Does what is in the queue on one lane.
-fn work(names: &str, queue: &Mutex<VecDeque<(usize, usize)>>, faults: &[Fault], rows: &[Mutex<Row>], seed: u64) {
+fn work(
+    names: &str,
+    queue: &Mutex<VecDeque<(usize, usize)>>,
+    faults: &[Fault],
+    rows: &[Mutex<Row>],
+    seed: u64,
+    end: Option<Instant>,
+) {
     let mut lane = Lane::new(names);
-    loop {
-        let Some((index, number)) = queue.lock().unwrap().pop_front() else { return };
+    while end.is_none_or(|end| Instant::now() < end) {
+        let next = {
+            let mut queue = queue.lock().unwrap();
+            let fits = |(index, _): &(usize, usize)| lane.second.is_some() || faults[*index].scenario.is_none();
+            queue.iter().position(fits).and_then(|position| queue.remove(position))
+        };
+        let Some((index, number)) = next else { return };
         let begun = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| run::run(&mut lane, &faults[index], seed, number)));
         let mut row = rows[index].lock().unwrap();
         row.runs += 1;
         match result {
-            Ok(report) => row.note(&report, lane.hosts().len()),
+            Ok(report) => row.note(&report),
             Err(panic) => {
                 row.breaches += 1;
                 println!("BREACH: {}, run {number} on {names}: {}", faults[index].name, text(&panic));

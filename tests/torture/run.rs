@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::afterwards::eventually;
-use crate::daemon::{Build, Ending, Outcome};
+use crate::daemon::{Build, Ending, Outcome, collect_garbage};
 use crate::faults::{Effect, Fault, Phase};
 use crate::lab::Host;
 use crate::lane::{Kind, Lane};
@@ -24,12 +24,17 @@ const PHASES: [&str; 5] = ["asking what is missing", "sending files to", "buildi
 /// What came of a run.
 pub struct Report {
     pub outcome: &'static str,
+    /// How many stores were found whole afterwards.
+    pub stores: usize,
     /// How long it took whoever asked for the build, or the hook, to notice.
     pub noticed: Option<Duration>,
 }
 
 /// Runs `fault` for the time `number`. Panics when anything is not as it must be.
 pub fn run(lane: &mut Lane, fault: &Fault, seed: u64, number: usize) -> Report {
+    if let Some(scenario) = fault.scenario {
+        return scenario(lane);
+    }
     let mut random = Random::new(seed, &fault.name, number);
     for _ in 0..MAX_MISSES {
         if let Some(report) = attempt(lane, fault, &mut random, number) {
@@ -44,7 +49,7 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     let with_spare = fault.effect == Effect::Machine && number % 2 == 1;
     lane.use_machines(with_spare);
     let derivation = lane.derivation(fault.kind);
-    lane.machine.sh(&["guix", "gc"]); // so that there is something to send
+    collect_garbage(lane.machine); // so that there is something to send
 
     lane.look();
 
@@ -76,17 +81,17 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     drop(condition);
     // What was killed leaves garbage, like any other that is killed: on the machine its daemon, here the hook.
     if matches!(fault.effect, Effect::Hook | Effect::Daemon) {
-        lane.head.sh(&["guix", "gc"]);
+        collect_garbage(lane.head);
     }
-    lane.machine.sh(&["guix", "gc"]);
-    lane.assert_clean();
+    collect_garbage(lane.machine);
+    let stores = lane.assert_clean(with_spare);
     if number % 5 == 4 {
-        [lane.head, lane.spare].iter().for_each(|host| drop(host.sh(&["guix", "gc"])));
+        [lane.head, lane.spare].iter().for_each(|host| collect_garbage(*host));
     }
     if let Some(noticed) = report.noticed.take_if(|noticed| *noticed > NOTICED_WITHIN) {
         panic!("it took {noticed:?} to be noticed:\n{}", ending.log);
     }
-    Some(report)
+    Some(Report { stores, ..report })
 }
 
 /// Waits for a random moment of this phase of the build; `false`: it was over before.
@@ -102,13 +107,14 @@ fn reach(lane: &Lane, build: &mut Build, phase: Phase, within: u64, random: &mut
             // The hook can verify everything, but not register it.
             let lock = lock_database(lane.head);
             let verified = build.wait_for("found valid signature");
-            // Then either it waits for its turn, or is in the midst of it.
+            // Then either it waits for its turn, or, as finding whom to kill takes a moment, is in the midst of it.
+            std::thread::sleep(pause);
             if random.below(2) == 0 {
-                std::thread::sleep(pause);
-                lock.execute_batch("ROLLBACK").expect("unlocking the database");
-                std::thread::sleep(Duration::from_micros(random.below(20_000)));
-            } else {
-                std::thread::sleep(pause);
+                let moment = Duration::from_micros(20_000 + random.below(80_000));
+                std::thread::spawn(move || {
+                    std::thread::sleep(moment);
+                    lock.execute_batch("ROLLBACK").expect("unlocking the database");
+                });
             }
             return verified;
         }
@@ -134,7 +140,7 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
             if let Kind::Loud(mib) = fault.kind {
                 assert!(ending.logged > mib << 20, "the log has only {} bytes", ending.logged);
             }
-            Report { outcome: "succeeds", noticed: None }
+            Report { outcome: "succeeds", stores: 0, noticed: None }
         }
         (Effect::Machine, Outcome::Succeeded) => {
             let said = line(log, "failed, trying another one: ");
@@ -142,7 +148,7 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
             assert!(PHASES.iter().any(|phase| said.contains(phase)), "no phase is named: {said}\n{log}");
             assert!(log.contains(&format!("@ build-remote {} {}", derivation(log), lane.spare.0)), "{log}");
             let retried = ending.retried.expect("another attempt");
-            Report { outcome: "done elsewhere", noticed: Some(retried.saturating_duration_since(struck)) }
+            Report { outcome: "done elsewhere", stores: 0, noticed: Some(retried.saturating_duration_since(struck)) }
         }
         (effect, Outcome::Failed { status, message }) => {
             let noticed = Some(ending.at.saturating_duration_since(struck));
@@ -164,14 +170,14 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
                 Effect::Hook => assert!(status.contains(" - 9 "), "{status}\n{log}"),
                 Effect::Daemon | Effect::Nothing(_) => panic!("a failure: {message}\n{log}"),
             }
-            Report { outcome: "transient", noticed }
+            Report { outcome: "transient", stores: 0, noticed }
         }
         (Effect::Daemon, Outcome::Gone) => {
             eventually(|| match lane.head.run(&["pgrep", "-x", "guix-offload"]).status.success() {
                 true => Err("the hook goes on".to_string()),
                 false => Ok(()),
             });
-            Report { outcome: "abandoned", noticed: Some(struck.elapsed()) }
+            Report { outcome: "abandoned", stores: 0, noticed: Some(struck.elapsed()) }
         }
         (effect, outcome) => panic!("{outcome:?}, not {effect:?}:\n{log}"),
     }

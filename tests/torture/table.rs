@@ -18,8 +18,8 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn note(&mut self, report: &Report, stores: usize) {
-        self.verified += stores;
+    pub fn note(&mut self, report: &Report) {
+        self.verified += report.stores;
         self.noticed = self.noticed.max(report.noticed);
         *self.outcomes.entry(report.outcome).or_default() += 1;
     }
