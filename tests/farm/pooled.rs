@@ -173,7 +173,8 @@ fn a_local_daemon_that_dies_while_files_are_sent_is_named_and_no_machine() {
     drop(slow);
     // GUIX_OFFLOAD_STORE, on no machine, and no other machine was tried.
     assert!(!said.iter().any(|line| line == "retrying"), "{said:?}");
-    assert!(said.last().unwrap().starts_with("failed -8 - the local daemon cannot "), "{said:?}");
+    let result = said.last().unwrap();
+    assert!(result.starts_with("failed -8 - ") && result.contains(": the local daemon cannot "), "{said:?}");
     // Its master is well, and so is the machine.
     jobs.start(&build);
     assert_eq!(jobs.lines_until(&["ok", "failed"]).last().unwrap(), "ok");
