@@ -129,7 +129,7 @@ mod tests {
         fs::create_dir_all(at("elsewhere/m:22")).unwrap();
         fs::write(at("elsewhere/m:22/0"), "kept").unwrap();
         let refused = |result: io::Result<()>| {
-            let error = result.err().expect("a link was followed").to_string();
+            let error = result.expect_err("a link was followed").to_string();
             assert!(error.contains("links are not followed"), "{error}");
         };
         let try_all = |directory: &Directory| {

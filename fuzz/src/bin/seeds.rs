@@ -120,16 +120,17 @@ impl Seeds {
         let all = [&engine[..], &machine, &list, &add, &request].concat();
         self.write("abi", "prepared", &all);
         for (call, arguments) in [
-            ("choose", &[12, 0, 0, 0][..]),
-            ("connect", &[13, 0, 0]),
+            ("choose", &[12, 4, 0, 0, 0][..]),
+            ("connect", &[13, 4, 0, 0]),
+            ("cancelled", &[19, 1, 1, 0, 12, 0, 0, 0, 0, 13, 0, 0, 0]),
             ("job", &[14, 0, 0, 0, 15, 0, 0, 2, 15, 0, 1, 2]),
             ("hook", &[16, 0, 0, 0, 3, 0, 0, 0, 0, 0, 1, 1, 1]),
             ("farm", &[17, 0, 0, 0, 0]),
             ("farm-test", &[17, 1, 0, 0, 0]),
-            ("free", &[19, 0, 6, 18, 0, 9, 0, 5, 0]),
+            ("free", &[20, 0, 7, 18, 0, 9, 0, 5, 0]),
         ] {
             self.write("abi", call, &[&all[..], arguments].concat());
         }
-        (0..20).for_each(|call| self.write("abi", &format!("call-{call}"), &[call, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]));
+        (0..21).for_each(|call| self.write("abi", &format!("call-{call}"), &[call, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]));
     }
 }

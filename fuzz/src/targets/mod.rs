@@ -11,8 +11,11 @@ pub mod restore;
 pub mod signature;
 mod tree;
 
+/// What a target does with an input.
+pub type Target = fn(&[u8]);
+
 /// All of them, by the names of their corpora.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Target); 6] = [
     ("restore", restore::run),
     ("replies", replies::run),
     ("machine_file", machine_file::run),
