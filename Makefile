@@ -5,6 +5,7 @@
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
 #   make bench      offloaded builds, timed against the stock script
 #   make check      every test; what .ci/run runs
+#   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
 #   make doc        the documentation of the Rust code, into target/doc
 #   make setup      install what the above need, on Debian; check and demo do it themselves
@@ -21,12 +22,16 @@ CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
 soname  := libguix_offload.so.$(firstword $(subst ., ,$(version)))
-release := target/release
+target  := target
+release := $(target)/release
 stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
-guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/run.scm guix/scripts/offload.scm
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm guix/scripts/offload.scm
+
+# Which compile the modules, each for its own version, if they are there.
+guiles := guile-2.2 guile-3.0
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
@@ -36,7 +41,7 @@ packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev lib
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check torture doc demo bench clean lab-clean
+.PHONY: all library setup install check torture doc demo bench fuzz clean lab-clean
 all: $(release)/guix-offload $(release)/verbs
 
 library:
@@ -59,9 +64,13 @@ install: all
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \
-	  install -d $(prefix)/share/guile/site/$$version/$$(dirname $$module) && \
-	  sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$(prefix)/share/guile/site/$$version/$$module || exit 1; \
+	  file=$(prefix)/share/guile/site/$$version/$$module; \
+	  install -d $$(dirname $$file) && sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$$file.new && \
+	  if cmp -s $$file.new $$file; then rm $$file.new; else mv $$file.new $$file; fi || exit 1; \
 	done; done
+	install -D -m 644 bindings/guile/extension.scm $(prefix)/share/guix/extensions/offload.scm
+	for guile in $(guiles); do ! command -v $$guile >/dev/null || \
+	  $$guile --no-auto-compile bindings/guile/compile.scm $(prefix) >/dev/null || exit 1; done
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
@@ -82,6 +91,15 @@ $(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard b
 	  bindings/guix-daemon/test/$*.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
 
+# What the lab's heads have as /opt/guix-offload: compiled for the Guix there; with Guix 1.2.0, all was built there, by
+# `make install`, but not optimized, which would take longer than it saves.
+.PHONY: staged staged-old
+staged: $(seam)
+	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
+staged-old:
+	$(lab) run-on 1.2.0 $(stage)-1.2.0 env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
+	  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
+
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
 	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
@@ -97,11 +115,12 @@ check: setup
 	$(MAKE) cxx-test
 	$(CARGO) test --test farm --test torture --no-run
 	$(MAKE) doc
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged-old
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
-	LAB_INSTALL=$(stage) $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
+	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
 	LAB_INSTALL=$(stage) $(lab) with-farm $(torture_farm) -- $(CARGO) test --offline --test torture
 
 # Lanes of a head and two machines each; see tests/torture/main.rs.
@@ -123,8 +142,16 @@ demo: setup
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run
-	$(MAKE) $(seam) DESTDIR= PREFIX=$(stage)
-	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 -- $(CARGO) bench --offline --bench farm
+	$(MAKE) staged DESTDIR= PREFIX=$(stage)
+	LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= restore replies machine_file signature request abi
+
+# AddressSanitizer is for nightly toolchains, or for those that are told that they are one.
+fuzz:
+	set -e; for target in $(FUZZ_TARGETS); do RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -timeout=20 -malloc_limit_mb=256; done
 
 clean:
 	$(CARGO) clean

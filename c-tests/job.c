@@ -4,7 +4,6 @@
 
 #include <poll.h>
 #include <sys/select.h>
-#include <sys/un.h>
 
 static int threads_at_first;
 
@@ -154,26 +153,6 @@ static void a_machine_that_is_away_is_passed_over(void)
     free_all(job, &world);
 }
 
-/* The job has the local daemon get ready as soon as it tries a machine: the thread for that must not stay behind.  */
-static void a_local_daemon_that_is_silent_holds_up_nobody(void)
-{
-    struct world world = new_world(CLOSED);
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int daemon = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    snprintf(address.sun_path, sizeof address.sun_path, "%s/socket", world.directory);
-    CHECK(bind(daemon, (struct sockaddr *) &address, sizeof address) == 0 && listen(daemon, 5) == 0);
-    SUCCEEDS(guix_offload_engine_set_directory, world.engine, GUIX_OFFLOAD_DAEMON_SOCKET, address.sun_path);
-    guix_offload_job *job = start(&world);
-    await_event(job, GUIX_OFFLOAD_EVENT_PASSED_OVER);
-    int client = accept4(daemon, NULL, NULL, SOCK_CLOEXEC);
-    CHECK(client >= 0); /* the thread waits for an answer now */
-    double begun = now();
-    free_all(job, &world);
-    CHECK(now() - begun < 5);
-    close(client);
-    close(daemon);
-}
-
 static void a_job_that_no_machine_can_be_configured_for_fails(void)
 {
     struct world world = new_world(LOCKED);
@@ -293,7 +272,6 @@ int main(void)
     RUN(what_no_machine_can_do_is_declined);
     RUN(a_job_that_waits_can_be_watched_and_cancelled);
     RUN(a_machine_that_is_away_is_passed_over);
-    RUN(a_local_daemon_that_is_silent_holds_up_nobody);
     RUN(a_job_that_no_machine_can_be_configured_for_fails);
     RUN(jobs_are_freed_while_they_run);
     RUN(a_job_outlives_what_it_was_made_of);

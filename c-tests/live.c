@@ -2,7 +2,9 @@
 /* The verbs and jobs on a real machine: live PLAIN FAILING TALKATIVE, files with requests of such builds.  */
 #include "request.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/un.h>
 
 static guix_offload_engine *engine;
 static guix_offload_machines *machines;
@@ -198,12 +200,14 @@ static void a_job_tells_what_happens(void)
     guix_offload_job *job = NULL;
     guix_offload_event *event;
     unsigned seen = 0;
-    int32_t reply = 77, kind;
+    int32_t reply = 77, kind, last = -1;
     SUCCEEDS(guix_offload_job_start, &job, &reply, engine, machines, failing);
     CHECK(guix_offload_job_wait(job, 60000) == 1);
     while ((event = guix_offload_job_next_event(job)) != NULL) {
         kind = guix_offload_event_kind(event);
         seen |= 1u << kind;
+        CHECK(kind > last || (kind == last && kind == GUIX_OFFLOAD_EVENT_LOG)); /* numbered in order */
+        last = kind;
         if (kind == GUIX_OFFLOAD_EVENT_LOG)
             CHECK(strstr(guix_offload_event_text(event, NULL), "about to fail") != NULL);
         if (kind == GUIX_OFFLOAD_EVENT_BUILDING)
@@ -214,6 +218,31 @@ static void a_job_tells_what_happens(void)
     CHECK(seen & 1u << GUIX_OFFLOAD_EVENT_LOG && seen & 1u << GUIX_OFFLOAD_EVENT_DONE);
     FAILS(GUIX_OFFLOAD_BUILD_FAILED, guix_offload_job_result, job);
     guix_offload_job_free(job);
+}
+
+/* A job whose local daemon takes connections and says nothing.  */
+static void a_silent_local_daemon_does_not_hold_up_a_cancel(void)
+{
+    guix_offload_engine *other = NULL;
+    guix_offload_job *job = NULL;
+    int32_t reply = 77;
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/tmp/silent-daemon"};
+    int daemon = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct pollfd connecting = {.fd = daemon, .events = POLLIN};
+    unlink(address.sun_path);
+    CHECK(bind(daemon, (struct sockaddr *) &address, sizeof address) == 0 && listen(daemon, 5) == 0);
+    SUCCEEDS(guix_offload_engine_new, &other);
+    SUCCEEDS(guix_offload_engine_set_directory, other, GUIX_OFFLOAD_DAEMON_SOCKET, address.sun_path);
+    SUCCEEDS(guix_offload_job_start, &job, &reply, other, machines, plain);
+    CHECK(poll(&connecting, 1, 60000) == 1);
+    pause_ms(100);
+    double begun = now();
+    guix_offload_job_cancel(job);
+    CHECK(guix_offload_job_wait(job, 20000) == 1 && now() - begun < 1);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_job_result, job);
+    guix_offload_job_free(job);
+    guix_offload_engine_free(other);
+    close(daemon);
 }
 
 int main(int argc, char **argv)
@@ -229,9 +258,10 @@ int main(int argc, char **argv)
     RUN(each_verb_does_its_part);
     RUN(a_lease_holds_a_slot);
     RUN(a_failing_build_is_told_from_other_failures);
-    RUN(a_cancellation_stops_a_build_and_lets_go_of_the_slot);
     RUN(callbacks_can_cancel);
+    RUN(a_cancellation_stops_a_build_and_lets_go_of_the_slot);
     RUN(a_log_that_nobody_reads_cancels_without_a_signal);
+    RUN(a_silent_local_daemon_does_not_hold_up_a_cancel);
     RUN(a_job_tells_what_happens);
     guix_offload_request_free(talkative);
     guix_offload_request_free(failing);

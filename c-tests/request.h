@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Requests that the farm's tests write into files: the derivation, a line; its output, a line; the inputs, one a line.  */
+/* Requests as tests/lab/builds.scm prints them: `derivation SYSTEM FILE`, `input ITEM`..., `output ITEM`..., `end`.  */
 #ifndef REQUEST_H
 #define REQUEST_H
 
@@ -7,16 +7,31 @@
 
 #define SYSTEM "x86_64-linux"
 
-static inline guix_offload_request *read_request(const char *name)
+/* The next request in a file; NULL: there are no more.  */
+static inline guix_offload_request *next_request(FILE *file)
 {
     guix_offload_request *request = NULL;
-    char item[4096], output[4096];
+    char kind[16], system[64], item[4096];
+    while (fscanf(file, "%15s", kind) == 1 && strcmp(kind, "end") != 0) {
+        CHECK(strcmp(kind, "derivation") != 0 || fscanf(file, "%63s", system) == 1);
+        CHECK(fscanf(file, "%4095s", item) == 1);
+        if (strcmp(kind, "derivation") == 0)
+            SUCCEEDS(guix_offload_request_new, &request, system, item);
+        else if (strcmp(kind, "input") == 0)
+            SUCCEEDS(guix_offload_request_add_input, request, item);
+        else
+            SUCCEEDS(guix_offload_request_add_output, request, item);
+    }
+    return request;
+}
+
+/* The only request in a file of that name.  */
+static inline guix_offload_request *read_request(const char *name)
+{
     FILE *file = fopen(name, "r");
-    CHECK(file != NULL && fscanf(file, "%4095s %4095s", item, output) == 2);
-    SUCCEEDS(guix_offload_request_new, &request, SYSTEM, item);
-    SUCCEEDS(guix_offload_request_add_output, request, output);
-    while (fscanf(file, "%4095s", item) == 1)
-        SUCCEEDS(guix_offload_request_add_input, request, item);
+    CHECK(file != NULL);
+    guix_offload_request *request = next_request(file);
+    CHECK(request != NULL && next_request(file) == NULL);
     fclose(file);
     return request;
 }

@@ -47,9 +47,6 @@ static int32_t status_with(int spare, const guix_offload_machines *machines, con
     set_limit(1024);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
-    /* SQLite keeps to itself why it cannot open a file.  */
-    if (status == GUIX_OFFLOAD_STORE && strstr(guix_offload_error_message(error), "database") != NULL)
-        status = GUIX_OFFLOAD_EXHAUSTED;
     if (status != GUIX_OFFLOAD_OK)
         fprintf(stderr, "with %d: %d, %s\n", spare, (int) status, guix_offload_error_message(error));
     guix_offload_error_free(error);

@@ -731,9 +731,9 @@ const guix_offload_machine *guix_offload_connection_machine(const guix_offload_c
  * `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
- * store item, with `GUIX_OFFLOAD_STORE` if the local daemon cannot export, with `GUIX_OFFLOAD_DAEMON` if the
- * machine's does not import, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
- * `GUIX_OFFLOAD_CANCELLED`.
+ * store item, with `GUIX_OFFLOAD_STORE` if the local store cannot be read or this host has no signing key, with
+ * `GUIX_OFFLOAD_DAEMON` if the machine's daemon does not take an item, with `GUIX_OFFLOAD_UNAVAILABLE` if the
+ * connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_send(guix_offload_connection *connection,
                                       const guix_offload_request *request,

@@ -49,13 +49,16 @@ pub struct Lease {
     pub reused: bool,
     /// The slot.
     pub slot: Lock,
-    _guard: Guard,
+    guard: Guard,
 }
 
 impl Lease {
-    /// Frees the slot; the connection is left.
-    pub fn release(self) -> Remote {
-        self.remote
+    /// Gives the connection to `keep`, and then frees the slot: so whoever takes that finds the connection.
+    pub fn release(self, keep: impl FnOnce(Remote)) {
+        let Lease { remote, slot, guard, .. } = self;
+        drop(guard);
+        keep(remote);
+        drop(slot);
     }
 }
 
@@ -81,6 +84,7 @@ pub struct Candidates {
 
 /// A machine that is being connected to.
 struct Attempt {
+    begun: Instant,
     session: Session,
     slot: Lock,
     guard: Guard,
@@ -142,12 +146,13 @@ impl Candidates {
                 };
                 observer.event(&Event::SlotTaken { slot: slot.name() });
                 if let Some((remote, guard)) = self.idle_connection(index, pool, cancel, observer) {
-                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, _guard: guard }, observer));
+                    self.leave_behind(attempts, Instant::now(), observer);
+                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, guard }, observer));
                 }
                 match self.attempt(index, &answers) {
                     Ok(session) => {
                         let guard = guard(cancel, &session);
-                        attempts.insert(index, Attempt { session, slot, guard });
+                        attempts.insert(index, Attempt { begun: Instant::now(), session, slot, guard });
                         next_start = Instant::now() + head_start;
                         head_start = (head_start / 2).max(SHORTEST_HEAD_START);
                     }
@@ -166,16 +171,11 @@ impl Candidates {
                 continue; // the head start is over
             };
             cancel.check()?;
-            let Some(Attempt { slot, guard, .. }) = attempts.remove(&index) else { continue };
+            let Some(Attempt { begun, slot, guard, .. }) = attempts.remove(&index) else { continue };
             match result {
                 Ok(remote) if self.is_suitable(index, &remote, observer) => {
-                    for (_, other) in attempts {
-                        other.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
-                    }
-                    return Ok(chosen(
-                        Lease { remote, candidate: index, reused: false, slot, _guard: guard },
-                        observer,
-                    ));
+                    self.leave_behind(attempts, begun, observer);
+                    return Ok(chosen(Lease { remote, candidate: index, reused: false, slot, guard }, observer));
                 }
                 Ok(_) => findings.waiting_helps = true,
                 Err(error) => self.pass_over(index, error, &mut findings, observer)?,
@@ -186,6 +186,19 @@ impl Candidates {
             Findings { misconfigured: Some(error), waiting_helps: false, .. } => Choice::Misconfigured(error),
             _ => Choice::Nobody,
         })
+    }
+
+    /// Gives up `attempts`, as the machine is chosen that was tried at `begun`. Those tried before that were too slow.
+    fn leave_behind(&self, attempts: HashMap<usize, Attempt>, begun: Instant, observer: &mut dyn Observer) {
+        for (index, attempt) in attempts {
+            let (machine, waited) = (&self.machines[index].name, attempt.begun.elapsed().as_millis());
+            attempt.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
+            if attempt.begun < begun {
+                let message = format!("it has not answered for {waited} ms, and another machine has");
+                let reason = Error::new(ErrorKind::Unavailable, message).on_machine(machine);
+                observer.event(&Event::PassedOver { machine, reason: &reason });
+            }
+        }
     }
 
     /// A connection to a candidate that is idle and whose machine is still suitable.

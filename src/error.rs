@@ -4,6 +4,9 @@
 //! An [`Error`] says what went wrong ([`ErrorKind`] and a message), where (the machine, and a chain of contexts
 //! from the outside in), and what the user can do about it (the hint). Its kind decides its [`Class`], which is
 //! what guix-daemon wants to know: may this build be tried again?
+//!
+//! Each text is a single line without control characters. A machine's words may be among it, and these must neither
+//! reach a terminal as commands nor guix-daemon as a line of their own, which could be a reply of its hook.
 
 use std::any::Any;
 use std::fmt;
@@ -94,7 +97,8 @@ struct Details {
 impl Error {
     /// A new error of `kind`. The message is a clause without a final full stop that names what and where.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Details { kind, message: message.into(), contexts: Vec::new(), machine: None, hint: None }))
+        let message = line(message.into());
+        Error(Box::new(Details { kind, message, contexts: Vec::new(), machine: None, hint: None }))
     }
 
     /// An error of `kind` from a failed system call: `what` says what was tried, and on what. For want of a descriptor
@@ -120,19 +124,19 @@ impl Error {
 
     /// Adds what was being done, outside of what is said already.
     pub fn context(mut self, context: impl Into<String>) -> Self {
-        self.0.contexts.push(context.into());
+        self.0.contexts.push(line(context.into()));
         self
     }
 
     /// Says what the user can do about it: a sentence, or a command to run. An inner hint is kept.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint.get_or_insert_with(|| hint.into());
+        self.0.hint.get_or_insert_with(|| line(hint.into()));
         self
     }
 
     /// Says which machine it happened with. An inner one is kept.
     pub fn on_machine(mut self, name: impl Into<String>) -> Self {
-        self.0.machine.get_or_insert_with(|| name.into());
+        self.0.machine.get_or_insert_with(|| line(name.into()));
         self
     }
 
@@ -155,6 +159,14 @@ impl Error {
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
+}
+
+/// `text` with a space for each control character.
+pub fn line(mut text: String) -> String {
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ");
+    }
+    text
 }
 
 /// Contexts from the outside in, then the message: `machine 'x': sending files: connection lost`.
@@ -209,6 +221,15 @@ mod tests {
         let error =
             Error::new(ErrorKind::Unavailable, "connection lost").context("sending files").context("machine 'x'");
         assert_eq!(error.to_string(), "machine 'x': sending files: connection lost");
+    }
+
+    #[test]
+    fn a_text_is_one_line_whatever_is_in_it() {
+        let nasty = "a\n# accept\r\x1b[2J\u{9b}b";
+        let error = Error::new(ErrorKind::Daemon, nasty).context(nasty).hint(nasty).on_machine(nasty);
+        let clean = "a # accept  [2J b";
+        assert_eq!(error.to_string(), format!("{clean}: {clean}"));
+        assert_eq!((error.hint_text(), error.machine()), (Some(clean), Some(clean)));
     }
 
     #[test]

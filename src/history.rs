@@ -10,12 +10,13 @@
 //! ```
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use crate::machine::BuildMachine;
+use crate::state::Directory;
 
 /// How long a load is worth knowing, in seconds: that of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
@@ -23,6 +24,8 @@ const LOAD_LIFETIME: u64 = 60;
 const FIRST_BACK_OFF: u64 = 5;
 /// How long it is left alone at most, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
+/// The file's name in the machine's directory.
+const NAME: &str = "history";
 /// Larger than any file that is written here, in bytes.
 const MAX_SIZE: u64 = 4096;
 
@@ -36,10 +39,11 @@ pub struct History {
 impl History {
     /// Reads what is remembered of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
     pub fn read(state: &Path, machine: &BuildMachine) -> Self {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let text = rustix::fs::open(file_name(state, machine), flags, Mode::empty()).ok().and_then(|file| {
+        let directory = Directory::of_machine(state, machine).open();
+        let file = directory.and_then(|directory| directory.open(NAME, OFlags::RDONLY | OFlags::NONBLOCK));
+        let text = file.ok().and_then(|file| {
             let mut text = String::new();
-            std::fs::File::from(file).take(MAX_SIZE).read_to_string(&mut text).ok().map(|_| text)
+            file.take(MAX_SIZE).read_to_string(&mut text).ok().map(|_| text)
         });
         text.map_or_else(History::default, |text| Self::parse(&text))
     }
@@ -86,8 +90,8 @@ impl History {
 
     /// Replaces the file. What cannot be written is not remembered: no build fails for that.
     fn write(&self, state: &Path, machine: &BuildMachine) {
-        let name = file_name(state, machine);
-        let fresh = name.with_extension(std::process::id().to_string());
+        let Ok(directory) = Directory::of_machine(state, machine).open() else { return };
+        let fresh = format!("{NAME}.{}", std::process::id());
         let mut text = String::new();
         if let Some((load, at)) = self.load {
             text += &format!("load {load} {at}\n");
@@ -95,19 +99,14 @@ impl History {
         if let Some((count, at)) = self.failed {
             text += &format!("failed {count} {at}\n");
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let written = rustix::fs::open(&fresh, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(std::io::Error::from)
-            .and_then(|file| std::fs::File::from(file).write_all(text.as_bytes()))
-            .and_then(|()| std::fs::rename(&fresh, &name));
+        let written = directory
+            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| directory.rename(&fresh, NAME));
         if written.is_err() {
-            let _ = std::fs::remove_file(&fresh);
+            let _ = directory.remove(&fresh);
         }
     }
-}
-
-fn file_name(state: &Path, machine: &BuildMachine) -> PathBuf {
-    state.join(format!("{}:{}", machine.name, machine.port)).join("history")
 }
 
 /// Seconds since the epoch.
@@ -132,6 +131,28 @@ mod tests {
         assert!(failed(1, 1) && !failed(1, 6));
         assert!(failed(3, 15) && !failed(3, 21));
         assert!(failed(u32::MAX, 50) && !failed(u32::MAX, 61));
+    }
+
+    #[test]
+    fn the_file_is_private_and_a_link_in_its_place_is_not_followed() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path().join("offload");
+        let machine = crate::machine::tests::machine("m");
+        let directory = Directory::of_machine(&state, &machine);
+        directory.create().unwrap();
+        History::note_load(&state, &machine, 0.5);
+        assert_eq!(History::read(&state, &machine).recent_load(), Some(0.5));
+        let mode = std::fs::metadata(directory.path(NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+
+        let other = state.join("other");
+        std::fs::rename(directory.path(NAME), &other).unwrap();
+        symlink(&other, directory.path(NAME)).unwrap();
+        assert_eq!(History::read(&state, &machine), History::default());
+        symlink(&other, directory.path(&format!("{NAME}.{}", std::process::id()))).unwrap();
+        History::note_load(&state, &machine, 0.75);
+        assert!(std::fs::read_to_string(&other).unwrap().starts_with("load 0.5 "));
     }
 
     #[test]

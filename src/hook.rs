@@ -126,8 +126,8 @@ struct Hook {
 
 impl Hook {
     fn converse(&self, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
-        while let Some(line) = read_line(input, MAX_REQUEST)? {
-            let request = parse_request(&line, &self.engine.directories().store)?;
+        let store = &self.engine.directories().store;
+        while let Some(request) = read_request(input, store)? {
             let reply = match self.options.machines.load()? {
                 Some(machines) => self.engine.ask(&machines, &request, &self.options.build, &self.cancel, reporter)?,
                 None => Reply::Decline,
@@ -137,23 +137,28 @@ impl Hook {
                 Reply::Postpone => reporter.say("# postpone"),
                 Reply::Accept(accepted) => {
                     reporter.say("# accept");
-                    let work = self.read_work(input)?;
+                    let work = read_work(input, store, &self.options.build)?;
                     return self.engine.run(*accepted, work, &self.cancel, reporter);
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// Reads what the daemon sends after `# accept`.
-    fn read_work(&self, input: &mut impl BufRead) -> Result<Work> {
-        let mut items = || -> Result<Vec<StorePath>> {
-            let line = read_line(input, MAX_ITEMS)?
-                .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
-            line.split_ascii_whitespace().map(|item| self.engine.directories().store.parse(item)).collect()
-        };
-        Ok(Work { inputs: items()?, outputs: items()?, options: self.options.build.clone() })
-    }
+/// Reads the next request; `None`: there are no more.
+pub fn read_request(input: &mut impl BufRead, store: &StoreDir) -> Result<Option<Request>> {
+    read_line(input, MAX_REQUEST)?.map(|line| parse_request(&line, store)).transpose()
+}
+
+/// Reads what the daemon sends after `# accept`.
+pub fn read_work(input: &mut impl BufRead, store: &StoreDir, options: &BuildOptions) -> Result<Work> {
+    let mut items = || -> Result<Vec<StorePath>> {
+        let line = read_line(input, MAX_ITEMS)?
+            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
+        line.split_ascii_whitespace().map(|item| store.parse(item)).collect()
+    };
+    Ok(Work { inputs: items()?, outputs: items()?, options: options.clone() })
 }
 
 /// Reads a line of at most `limit` bytes, without its newline; `None` at the end of the stream.

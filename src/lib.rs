@@ -9,7 +9,7 @@
 //! | a request comes in | [`ffi`] (one file for each noun of the header), [`hook`] (guix-daemon's line protocol) |
 //! | one build from request to outcome | [`offload`] |
 //! | `machines.scm` is read | [`machine_file`] makes [`machine::BuildMachine`]s |
-//! | a machine is chosen | [`choose`], by the rules of [`schedule`]; [`slot`] locks its build slot, [`history`] remembers it |
+//! | a machine is chosen | [`choose`], by the rules of [`schedule`]; [`slot`] locks its build slot, [`history`] remembers it, both in [`state`] |
 //! | it is connected to | [`remote`], through [`ssh`] to the daemon there, in the protocol of [`daemon`] |
 //! | items are sent and retrieved | [`transfer`], from and to [`local`]; [`archive`] is their form (nar, bundle, signature, ACL) |
 //! | outputs become valid | [`store`]: restored, deduplicated, registered; inputs are dumped and exported |
@@ -47,6 +47,7 @@ pub mod remote;
 pub mod schedule;
 pub mod slot;
 pub mod ssh;
+pub mod state;
 pub mod store;
 mod thread;
 pub mod trace;

@@ -27,16 +27,17 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens the store and its database, and connects to the daemon; `cancel` cuts that off.
+    /// Connects to the daemon, which `cancel` cuts off, and opens the store and its database.
     pub fn connect(directories: &Directories, cancel: &Cancel) -> Result<Self> {
-        let name = directories.store.as_str();
-        let store = open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .io_context(ErrorKind::Store, || format!("opening {name}"))?;
-        let database = Database::open(directories)?;
         let unusable = |error| refusal(error, "be used");
         let stream = LocalStream::connect(directories).map_err(unusable)?;
         let _guard = guard(cancel, &stream);
         let client = Client::handshake(Box::new(stream.clone()), &directories.store).map_err(unusable)?;
+        // A store that nobody used yet gets its database when the daemon gets its first client.
+        let name = directories.store.as_str();
+        let store = open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .io_context(ErrorKind::Store, || format!("opening {name}"))?;
+        let database = Database::open(directories)?;
         Ok(Local { directories: directories.clone(), client, stream, database, store, keys: OnceCell::new() })
     }
 

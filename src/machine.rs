@@ -103,6 +103,13 @@ impl BuildMachine {
         Ok(())
     }
 
+    /// The level at which what is sent there may be compressed; `None`: not at all. With which method is agreed upon with
+    /// the machine, whatever SSH calls those that are allowed.
+    pub fn compresses_at(&self) -> Option<i32> {
+        let allowed = self.compression.split(',').any(|method| !matches!(method.trim(), "" | "none"));
+        (allowed && self.compression_level > 0).then(|| i32::from(self.compression_level))
+    }
+
     /// Does the machine offer the system and every feature that is required?
     pub fn matches(&self, requirements: &Requirements) -> bool {
         self.systems.contains(&requirements.system)
@@ -206,6 +213,16 @@ pub(crate) mod tests {
         assert_eq!(key.blob().len(), 51);
         assert_eq!(key.to_string(), KEY);
         assert_eq!(key.fingerprint().unwrap().len(), "SHA256:".len() + 43);
+    }
+
+    #[test]
+    fn what_is_sent_is_compressed_unless_the_machine_file_says_no() {
+        let level = |compression: &str, compression_level| {
+            BuildMachine { compression: compression.into(), compression_level, ..machine("m") }.compresses_at()
+        };
+        assert_eq!(machine("m").compresses_at(), Some(3));
+        assert_eq!(level("none,zlib", 9), Some(9));
+        assert_eq!((level("none", 3), level("", 3), level("zlib", 0)), (None, None, None));
     }
 
     #[test]

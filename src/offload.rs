@@ -205,13 +205,13 @@ impl Engine {
                 self.locals.put(local);
             }
             let Err(error) = result else {
-                self.keep(lease.release());
+                lease.release(|remote| self.keep(remote));
                 observer.event(&Event::Done { derivation: &derivation });
                 return Ok(());
             };
             cancel.check()?;
             if !is_machines_fault(&error) {
-                self.keep(lease.release());
+                lease.release(|remote| self.keep(remote));
                 return Err(error);
             }
             if !lease.reused {

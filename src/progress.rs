@@ -223,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_cannot_reply_in_place_of_the_hook() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 0);
+        let reason = Error::new(ErrorKind::Daemon, "no\n# accept\n@ build-succeeded x").hint("look\n# decline");
+        reporter.event(&Event::PassedOver { machine: "m", reason: &reason });
+        reporter.event(&Event::Retrying { machine: "m", reason: &reason });
+        reporter.error(&reason);
+        let mut said = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut said).unwrap();
+        assert_eq!(said.lines().filter(|line| line.starts_with(['#', '@'])).count(), 0, "{said}");
+        assert_eq!(said.lines().count(), 5, "{said}");
+    }
+
+    #[test]
     fn waiting_is_said_once_and_again_before_it_is_taken_for_silence() {
         let mut file = tempfile::tempfile().unwrap();
         let mut reporter = Reporter::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 3);

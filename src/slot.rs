@@ -9,16 +9,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind::NotFound;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::machine::BuildMachine;
+use crate::state::Directory;
 
 /// How many hooks of this host may wait for a slot at once; the daemon is told to ask the others again later. Enough
 /// to keep many slots busy for the five seconds until it does.
@@ -72,57 +73,57 @@ impl Slots {
 /// Its files stay open between attempts, so that waiting for one costs a system call a file.
 #[derive(Debug)]
 pub struct LockDirectory {
-    directory: PathBuf,
+    directory: Directory,
     files: Vec<Option<File>>,
 }
 
 impl LockDirectory {
     /// The build slots of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
     pub fn slots(state: &Path, machine: &BuildMachine) -> Result<Self> {
-        Self::new(Self::directory(state, machine), machine.parallel_builds)
+        Self::new(Directory::of_machine(state, machine), machine.parallel_builds)
     }
 
     /// The places in the queue of hooks that wait for a slot of any machine.
     pub fn queue(state: &Path) -> Result<Self> {
-        Self::new(state.join(".queue"), QUEUE_LENGTH)
+        Self::new(Directory::named(state, ".queue"), QUEUE_LENGTH)
     }
 
     /// How many build slots of `machine` are taken, by hooks of this host. Takes none, and creates no file.
     pub fn count_taken(state: &Path, machine: &BuildMachine) -> Result<u32> {
-        let directory = Self::directory(state, machine);
+        let directory = Directory::of_machine(state, machine);
+        let what = |name: &str| format!("looking at '{}'", directory.path(name).display());
+        let open = match directory.open() {
+            Ok(open) => open,
+            Err(error) if error.kind() == NotFound => return Ok(0),
+            Err(error) => return Err(error).io_context(ErrorKind::Store, || what("")),
+        };
         let mut taken = 0;
-        for number in 0..machine.parallel_builds {
-            let name = directory.join(number.to_string());
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            match rustix::fs::open(&name, flags, Mode::empty()) {
-                Ok(file) => taken += u32::from(is_locked(&file.into())?),
+        for name in (0..machine.parallel_builds).map(|number| number.to_string()) {
+            match open.open(&name, OFlags::RDONLY | OFlags::NONBLOCK) {
+                Ok(file) => taken += u32::from(is_locked(&file)?),
                 // Slots are tried in order: the files of those that were never taken are not there.
-                Err(Errno::NOENT) => break,
-                Err(error) => {
-                    return Err(error).io_context(ErrorKind::Store, || format!("looking at '{}'", name.display()));
-                }
+                Err(error) if error.kind() == NotFound => break,
+                Err(error) => return Err(error).io_context(ErrorKind::Store, || what(&name)),
             }
         }
         Ok(taken)
     }
 
-    fn directory(state: &Path, machine: &BuildMachine) -> PathBuf {
-        state.join(format!("{}:{}", machine.name, machine.port))
-    }
-
-    fn new(directory: PathBuf, count: u32) -> Result<Self> {
-        std::fs::create_dir_all(&directory)
-            .io_context(ErrorKind::Store, || format!("creating the directory '{}'", directory.display()))?;
+    fn new(directory: Directory, count: u32) -> Result<Self> {
+        directory
+            .create()
+            .io_context(ErrorKind::Store, || format!("creating the directory '{}'", directory.path("").display()))?;
         Ok(LockDirectory { directory, files: (0..count).map(|_| None).collect() })
     }
 
     /// Takes the first lock that is free; `None`: all are taken.
     pub fn try_take(&mut self) -> Result<Option<Lock>> {
         for (number, file) in self.files.iter_mut().enumerate() {
-            let name = self.directory.join(number.to_string());
+            let name = self.directory.path(&number.to_string());
             let open = match file.take() {
                 Some(open) => open,
-                None => open_lock_file(&name)?,
+                None => open_lock_file(&self.directory, number)
+                    .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))?,
             };
             if try_lock(&open).io_context(ErrorKind::Store, || format!("locking '{}'", name.display()))? {
                 return Ok(Some(Lock { _file: open, name }));
@@ -133,11 +134,8 @@ impl LockDirectory {
     }
 }
 
-fn open_lock_file(name: &Path) -> Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(name, flags, Mode::RUSR | Mode::WUSR)
-        .map(File::from)
-        .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))
+fn open_lock_file(directory: &Directory, number: usize) -> std::io::Result<File> {
+    directory.open()?.open(&number.to_string(), OFlags::RDWR | OFlags::CREATE)
 }
 
 /// The whole of a file, for writing.
@@ -181,7 +179,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     fn slots(state: &Path, count: u32) -> LockDirectory {
-        LockDirectory::new(state.join("m:22"), count).unwrap()
+        LockDirectory::new(Directory::named(state, "m:22"), count).unwrap()
     }
 
     #[test]

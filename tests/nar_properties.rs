@@ -5,65 +5,27 @@
 //! nix-nar takes names that are UTF-8 only. nix-archive reads no trees of more than 64 directories in one another, and
 //! takes targets with zero bytes and of any length, so damage here brings no zero bytes.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use guix_offload::archive::{Input, Visitor, nar};
 use guix_offload::error::Result;
 use guix_offload::store::{Links, Restorer, remove_tree};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::vec;
 use proptest::prelude::*;
 
-#[derive(Clone, Debug)]
-enum Tree {
-    File(bool, Vec<u8>),
-    Link(Vec<u8>),
-    Directory(BTreeMap<Vec<u8>, Tree>),
-}
+#[path = "support/trees.rs"]
+mod trees;
 
-/// Random trees whose files are often equal, and often large enough to be deduplicated.
-fn trees(name: BoxedStrategy<Vec<u8>>) -> impl Strategy<Value = Tree> {
-    let small = vec(any::<u8>(), 0..40);
-    let large = (any::<bool>(), 8180usize..8200).prop_map(|(byte, size)| vec![byte.into(); size]);
-    let leaf = prop_oneof![
-        (any::<bool>(), small).prop_map(|(executable, contents)| Tree::File(executable, contents)),
-        (any::<bool>(), large).prop_map(|(executable, contents)| Tree::File(executable, contents)),
-        "[a-z./]{1,20}".prop_map(|target| Tree::Link(target.into())),
-        Just(Tree::Directory(BTreeMap::new())),
-    ];
-    leaf.prop_recursive(4, 24, 6, move |inner| btree_map(name.clone(), inner, 0..6).prop_map(Tree::Directory))
-}
+use trees::{Tree, is_name, text_names, trees, write};
 
-fn text_names() -> BoxedStrategy<Vec<u8>> {
-    "[a-cA-C.é ~-]{1,6}".prop_map(String::into_bytes).prop_filter("a name", is_name).boxed()
-}
-
+/// Names of any bytes.
 fn byte_names() -> BoxedStrategy<Vec<u8>> {
     vec(1..=255u8, 1..6).prop_filter("a name", is_name).boxed()
-}
-
-fn is_name(name: &Vec<u8>) -> bool {
-    name != b"." && name != b".." && !name.contains(&b'/')
-}
-
-fn write(tree: &Tree, path: &Path) {
-    match tree {
-        Tree::File(executable, contents) => {
-            fs::write(path, contents).unwrap();
-            fs::set_permissions(path, Permissions::from_mode(if *executable { 0o755 } else { 0o644 })).unwrap();
-        }
-        Tree::Link(target) => symlink(OsStr::from_bytes(target), path).unwrap(),
-        Tree::Directory(entries) => {
-            fs::create_dir(path).unwrap();
-            entries.iter().for_each(|(name, inner)| write(inner, &path.join(OsStr::from_bytes(name))));
-        }
-    }
 }
 
 /// Reads the tree back, which must look as things in the store do.

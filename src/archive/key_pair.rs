@@ -2,6 +2,9 @@
 //! The key pair that this host signs archives with, as `guix authenticate sign` does (`guix/scripts/authenticate.scm`,
 //! `guix/pki.scm`): `signing-key.pub` and `signing-key.sec` in `/etc/guix`, which `guix archive --generate-key` makes.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
@@ -19,9 +22,21 @@ impl KeyPair {
         let half = |name: &str, tag: &str| {
             let file = configuration.join(name);
             let what = || format!("reading the signing key '{}'", file.display());
-            let text = std::fs::read(&file).io_context(ErrorKind::Store, what).map_err(|error| {
+            let mut text = Vec::new();
+            let opened = File::open(&file).and_then(|mut file| {
+                file.read_to_end(&mut text)?;
+                Ok(file.metadata()?.mode())
+            });
+            let mode = opened.io_context(ErrorKind::Store, what).map_err(|error| {
                 error.hint("create this host's key pair, as root, if it has none: guix archive --generate-key")
             })?;
+            if tag == "private-key" && mode & 0o007 != 0 {
+                let message = format!("it can be read by others (its mode is {:04o})", mode & 0o7777);
+                return Err(Error::new(ErrorKind::Store, message).context(what()).hint(format!(
+                    "run 'chmod o= {}'; if others may have seen it, replace it: guix archive --generate-key",
+                    file.display()
+                )));
+            }
             let wrong = |why: String| Error::new(ErrorKind::Store, why).context(what());
             let sexp = Sexp::parse(&text).map_err(|error| wrong(error.to_string()))?;
             if sexp.data(0) != Some(tag.as_bytes()) {
@@ -45,17 +60,25 @@ impl KeyPair {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::archive::{Acl, verify};
     use crate::gcrypt::sha256;
     use crate::store::StoreDir;
+
+    fn set_mode(file: &Path, mode: u32) {
+        std::fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
+    }
 
     /// Puts a key pair that `guix archive --generate-key` made in a directory.
     fn directory(name: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for half in ["pub", "sec"] {
             let from = format!("{}/tests/fixtures/archive/{name}.{half}", env!("CARGO_MANIFEST_DIR"));
-            std::fs::copy(from, directory.path().join(format!("signing-key.{half}"))).unwrap();
+            let to = directory.path().join(format!("signing-key.{half}"));
+            std::fs::copy(from, &to).unwrap();
+            set_mode(&to, if half == "sec" { 0o400 } else { 0o644 });
         }
         directory
     }
@@ -85,7 +108,13 @@ mod tests {
     fn what_is_no_key_pair_is_rejected_without_telling_it() {
         let directory = directory("signing-ecc");
         let secret = directory.path().join("signing-key.sec");
-        std::fs::copy(directory.path().join("signing-key.pub"), &secret).unwrap();
+        set_mode(&secret, 0o644);
+        assert_rejected(directory.path(), "signing-key.sec': it can be read by others (its mode is 0644)");
+        assert!(KeyPair::load(directory.path()).err().unwrap().hint_text().unwrap().contains("chmod o= /"));
+        set_mode(&secret, 0o640);
+        KeyPair::load(directory.path()).unwrap();
+        let public = std::fs::read(directory.path().join("signing-key.pub")).unwrap();
+        std::fs::write(&secret, public).unwrap();
         assert_rejected(directory.path(), "signing-key.sec': it is no private-key");
         std::fs::write(&secret, "(private-key (secret #1234#)").unwrap();
         assert_rejected(directory.path(), "signing-key.sec': not an s-expression");

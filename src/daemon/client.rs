@@ -183,7 +183,7 @@ impl Client {
         read_integer(&mut self.stream)?; // time of registration
         let nar_size = read_integer(&mut self.stream)?;
         self.finish();
-        let deriver = if deriver.is_empty() { None } else { Some(self.store.parse(&deriver)?) };
+        let deriver = if deriver.is_empty() { None } else { Some(self.parse_path(&deriver)?) };
         Ok(PathInfo { deriver, references, nar_size })
     }
 
@@ -217,8 +217,7 @@ impl Client {
             self.unfinished = Some(first.operation());
         }
         self.finish();
-        let parse = |name: String| self.store.parse(&name).map_err(|e| broken(e.to_string()));
-        answers.into_iter().map(|answer| answer.and_then(parse)).collect()
+        answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
     }
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
@@ -428,7 +427,12 @@ impl Client {
 
     fn read_paths(&mut self) -> Result<Vec<StorePath>> {
         let texts = read_texts(&mut self.stream, "a store file name")?;
-        texts.iter().map(|text| self.store.parse(text).map_err(|e| broken(e.to_string()))).collect()
+        texts.iter().map(|text| self.parse_path(text)).collect()
+    }
+
+    /// What is no name of a store item is the daemon's fault.
+    fn parse_path(&self, text: &str) -> Result<StorePath> {
+        self.store.parse(text).map_err(|error| broken(error.to_string()))
     }
 }
 

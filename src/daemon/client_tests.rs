@@ -249,6 +249,17 @@ fn an_error_during_an_import_or_export_leaves_the_connection_usable() {
 }
 
 #[test]
+fn names_that_are_none_are_the_daemons_fault() {
+    let name = u64::from_le_bytes(*b"x.drv\0\0\0");
+    let error = client_told(&[LAST, 5, name, 0, 0, 0, 0]).path_info(&item()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let error = client_told(&[LAST, 5, name]).add_text("x", "").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let error = client_told(&[LAST, 1, 5, name]).valid_paths(&[item()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}
+
+#[test]
 fn failures_of_builds_are_told_from_those_of_daemons() {
     for (message, status, kind) in [
         ("build of `/gnu/store/x.drv' failed", 100, ErrorKind::BuildFailed),

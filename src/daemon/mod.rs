@@ -18,6 +18,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use rustix::net::SendFlags;
+
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::store::Directories;
 
@@ -72,8 +74,9 @@ impl Read for LocalStream {
 }
 
 impl Write for LocalStream {
+    /// The signal that a daemon which is gone would raise here could end the host process.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
+        Ok(rustix::net::send(&*self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {

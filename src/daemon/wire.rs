@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const MAX_STRING: u64 = 1 << 20;
 /// Longest list of store items: beyond any closure there is.
 pub const MAX_LIST: u64 = 1 << 20;
+/// Most bytes of such a list, all its strings together.
+pub const MAX_LIST_BYTES: usize = 64 << 20;
 
 /// Bytes of padding after `length` bytes.
 pub fn padding(length: u64) -> usize {
@@ -91,7 +93,15 @@ pub fn read_texts(from: &mut impl Read, what: &str) -> Result<Vec<String>> {
     if count > MAX_LIST {
         return Err(broken(format!("the daemon sent {count} times {what}, more than {MAX_LIST}")));
     }
-    (0..count).map(|_| read_text(from, what)).collect()
+    let mut left = MAX_LIST_BYTES;
+    let mut text = || {
+        let text = read_text(from, what)?;
+        left = left.checked_sub(text.len()).ok_or_else(|| {
+            broken(format!("the daemon sent {what} again and again, together more than {MAX_LIST_BYTES} bytes"))
+        })?;
+        Ok(text)
+    };
+    (0..count).map(|_| text()).collect()
 }
 
 pub fn put_integer(to: &mut Vec<u8>, value: u64) {
@@ -131,6 +141,17 @@ mod tests {
         }
         let error = read_texts(&mut &u64::MAX.to_le_bytes()[..], "a word").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+
+    #[test]
+    fn a_list_takes_no_more_than_its_share_of_memory() {
+        let mut long = Vec::new();
+        put_string(&mut long, vec![b'x'; MAX_STRING as usize]);
+        let mut bytes = Vec::new();
+        put_integer(&mut bytes, 65);
+        (0..65).for_each(|_| bytes.extend_from_slice(&long));
+        let error = read_texts(&mut &bytes[..], "a word").unwrap_err();
+        assert!(error.to_string().contains("together more than 67108864 bytes"), "{error}");
     }
 
     #[test]

@@ -26,9 +26,9 @@ use crate::ssh::Session;
 use crate::store::Directories;
 use crate::thread;
 
-/// How long all of it may take. Each step of connecting has limits of its own, which are shorter; this is for daemons
-/// that wait, such as for a garbage collection.
-const TIME_LIMIT: Duration = Duration::from_secs(90);
+/// How long all of it may take, as a rule. Each step of connecting has limits of its own, which are shorter; this is for
+/// daemons that wait, such as for a garbage collection.
+pub const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long machines that were cut off for that may take to notice.
 const GRACE: Duration = Duration::from_secs(2);
@@ -83,20 +83,21 @@ impl Report {
 /// Tests each of `machines`: that it can be connected to and has a usable Guix, and that store items can be sent there
 /// and brought from there. Leaves two small items in the local store and there, as garbage.
 ///
-/// A machine that is listed more than once is tested once. The reports are in the order of the machines.
-pub fn test(directories: &Directories, machines: &[BuildMachine]) -> Vec<Report> {
-    examine(directories, machines, check::test)
+/// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
+/// takes longer than `limit` has failed; the others go on.
+pub fn test(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
+    examine(directories, machines, limit, check::test)
 }
 
 /// Asks each of `machines` how it is doing. Otherwise as [`test()`], but nothing is changed anywhere.
-pub fn status(directories: &Directories, machines: &[BuildMachine]) -> Vec<Report> {
-    examine(directories, machines, check::status)
+pub fn status(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
+    examine(directories, machines, limit, check::status)
 }
 
 /// Looks at a machine that is connected to, and writes down what it finds.
 type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
 
-fn examine(directories: &Directories, machines: &[BuildMachine], check: Check) -> Vec<Report> {
+fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration, check: Check) -> Vec<Report> {
     let machines = distinct(machines);
     let (answers, inbox) = mpsc::channel::<(usize, Report)>();
     let mut sessions: Vec<Option<Session>> = Vec::new();
@@ -118,12 +119,12 @@ fn examine(directories: &Directories, machines: &[BuildMachine], check: Check) -
     drop(answers);
 
     let overdue = |machine: &BuildMachine| {
-        let message = format!("'{}' took longer than {} s", machine.name, TIME_LIMIT.as_secs());
+        let message = format!("'{}' took longer than {} s", machine.name, limit.as_secs());
         Error::new(ErrorKind::Unavailable, message)
             .hint("its daemon, or the one here, may be busy with a garbage collection; try again later")
             .on_machine(&machine.name)
     };
-    let mut until = Instant::now() + TIME_LIMIT;
+    let mut until = Instant::now() + limit;
     let mut cut_off = false;
     loop {
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -214,7 +215,7 @@ pub(crate) mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut directories = Directories::from_environment().unwrap();
         directories.state = state.path().into();
-        let reports = status(&directories, &[machine("one"), machine("two")]);
+        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT);
         for (report, name) in reports.iter().zip(["one", "two"]) {
             assert_eq!(report.machine.name, name);
             let failure = report.failure.as_ref().unwrap();

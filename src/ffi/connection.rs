@@ -230,8 +230,9 @@ export! {
     /// Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
     pub fn guix_offload_lease_free(lease: *mut guix_offload_lease) {
         if let Some(guix_offload_lease { connection, slot }) = handle::take(lease) {
-            drop((slot, connection.guard));
+            drop(connection.guard);
             connection.engine.keep(connection.remote);
+            drop(slot); // not sooner: whoever takes it finds the connection
         }
     }
 }
@@ -283,9 +284,9 @@ export! {
     /// `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
-    /// store item, with `GUIX_OFFLOAD_STORE` if the local daemon cannot export, with `GUIX_OFFLOAD_DAEMON` if the
-    /// machine's does not import, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
-    /// `GUIX_OFFLOAD_CANCELLED`.
+    /// store item, with `GUIX_OFFLOAD_STORE` if the local store cannot be read or this host has no signing key, with
+    /// `GUIX_OFFLOAD_DAEMON` if the machine's daemon does not take an item, with `GUIX_OFFLOAD_UNAVAILABLE` if the
+    /// connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_send(
         connection: *mut guix_offload_connection,
         request: *const guix_offload_request,

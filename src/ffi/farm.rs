@@ -2,6 +2,7 @@
 //! All machines at once: tested, or asked how they are.
 
 use std::ffi::{CString, c_char};
+use std::time::Duration;
 
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
@@ -108,13 +109,13 @@ fn make_report(
     report: *mut *mut guix_offload_report,
     engine: *const guix_offload_engine,
     machines: *const guix_offload_machines,
-    examine: fn(&Directories, &[BuildMachine]) -> Vec<Report>,
+    examine: fn(&Directories, &[BuildMachine], Duration) -> Vec<Report>,
     describe: fn(&[Report]) -> String,
 ) -> Result<()> {
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
-    let reports = examine(engine.directories(), &machines);
+    let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
     let text = describe(&reports);
     out.give(guix_offload_report::new(reports, &text));
     Ok(())

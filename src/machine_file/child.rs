@@ -4,14 +4,15 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+
+use super::spawn::{Started, spawn};
 
 /// How much of standard error is kept, in bytes: its end.
 const STDERR_KEPT: usize = 8 << 10;
@@ -36,20 +37,15 @@ pub(super) enum Stopped {
     PrintedTooMuch,
 }
 
-/// Runs `command` with `input` as its standard input until it closes its standard output, but not beyond `deadline`,
+/// Runs `command`, as [`spawn`] does, with `input` as its standard input until it closes its standard output, but not beyond `deadline`,
 /// nor when that output gets longer than `max_output` bytes. Then the program is killed, with its process group.
 ///
 /// Its exit status is not asked for: a host process may reap all its children in a SIGCHLD handler, as guix-daemon
 /// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be
 /// started.
-pub(super) fn run(mut command: Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
-    command.stdin(file_in_memory(input)?).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn()?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let program = Group::led_by(&child)?;
-    let (Some(mut stdout), Some(mut stderr)) = (stdout, stderr) else {
-        return Err(io::Error::other("it has no pipes"));
-    };
+pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
+    let Started { number, mut stdout, mut stderr } = spawn(command, file_in_memory(input)?)?;
+    let program = Group::led_by(number)?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut stderr_is_open = true;
     let stopped = loop {
@@ -92,9 +88,8 @@ struct Group {
 }
 
 impl Group {
-    fn led_by(child: &Child) -> io::Result<Self> {
-        let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let number = number.ok_or_else(|| io::Error::other("it has no process number"))?;
+    fn led_by(number: i32) -> io::Result<Self> {
+        let number = Pid::from_raw(number).ok_or_else(|| io::Error::other("it has no process number"))?;
         let leader = match pidfd_open(number, PidfdFlags::empty()) {
             Ok(leader) => Some(leader),
             Err(Errno::SRCH) => None,
@@ -156,8 +151,8 @@ mod tests {
 
     fn shell(script: &str, seconds: f64, max_output: usize) -> Finished {
         let mut command = Command::new("sh");
-        command.args(["-c", script]);
-        run(command, b"input", Instant::now() + Duration::from_secs_f64(seconds), max_output).unwrap()
+        command.args(["-c", script]).env("PATH", "/usr/bin:/bin");
+        run(&command, b"input", Instant::now() + Duration::from_secs_f64(seconds), max_output).unwrap()
     }
 
     #[test]
@@ -228,11 +223,11 @@ mod tests {
             assert_eq!(shell("cat", 20.0, 100).stdout, b"input");
         }
         assert_eq!(shell("sleep 60", 0.1, 100).stopped, Some(Stopped::TookTooLong));
-        let missing = run(Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
+        let missing = run(&Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
 
         let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();
-        let group = Group::led_by(&child).unwrap();
+        let group = Group::led_by(child.id() as i32).unwrap();
         assert!(group.has_its_number());
         let started = Instant::now();
         while std::fs::exists(format!("/proc/{}", child.id())).unwrap() {

@@ -75,7 +75,7 @@ pub(super) fn evaluate(
     let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
     let attempt = |mut command: Command, has_guix: bool| {
         set_environment(&mut command, home);
-        let output = child::run(command, &standard_input(file, has_guix, text), deadline, MAX_OUTPUT);
+        let output = child::run(&command, &standard_input(file, has_guix, text), deadline, MAX_OUTPUT);
         match output {
             Ok(finished) => Ok(Some(outcome(file, &finished, reason, options))),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(None),
@@ -119,12 +119,17 @@ pub(super) fn evaluate(
     }
 }
 
-/// Gives the child the environment of this process, as Guix evaluates the file in its own, and the file may look at any
-/// variable. Not so LD_PRELOAD and its like, which are meant for the program that we are in.
+/// Variables that the child gets, besides those whose names begin with one of [`PREFIXES`].
+const VARIABLES: [&str; 8] = ["PATH", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"];
+const PREFIXES: [&str; 5] = ["GUIX_", "GUILE_", "NIX_", "LC_", "XDG_"];
+
+/// Gives the child those variables that Guix and Guile, and so the file, may want to know. Not the others: they are
+/// meant for the program that we are in, such as LD_PRELOAD, or nobody else's business, such as SSH_AUTH_SOCK.
 fn set_environment(command: &mut Command, home: Option<&Path>) {
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LD_")) {
-        command.env_remove(name);
-    }
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| {
+        name.to_str()
+            .is_some_and(|name| VARIABLES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    }));
     // As `guix offload` does: guix-daemon may have the HOME of somebody else.
     if let Some(home) = home {
         command.env("HOME", home);

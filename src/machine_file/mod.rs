@@ -19,6 +19,7 @@ mod fields;
 mod guile;
 mod plain;
 mod source;
+mod spawn;
 mod value;
 
 use std::cell::OnceCell;
@@ -66,15 +67,22 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Vec<BuildMachin
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
-    let user = OnceCell::new();
-    let home = || user.get_or_init(home_directory).as_deref();
     let machines = match evaluate_plain(path, &bytes) {
         Ok(machines) => machines?,
-        Err(reason) => guile::evaluate(&name_of(path), &bytes, &reason, home(), options)?,
+        Err(reason) => guile::evaluate(&name_of(path), &bytes, &reason, home_directory().as_deref(), options)?,
     };
+    validate(&machines).map(Some)
+}
+
+/// What [`load`] makes of a file at `path` with this content, if it is plain enough to be read without Guile.
+pub fn read_plain(path: &Path, content: &[u8]) -> Option<Result<Vec<BuildMachine>>> {
+    evaluate_plain(path, content).ok().map(|machines| validate(&machines?))
+}
+
+fn validate(machines: &[Rc<Machine>]) -> Result<Vec<BuildMachine>> {
     let key = OnceCell::new();
-    let default_key = || key.get_or_init(|| default_key(home())).clone();
-    machines.iter().map(|machine| fields::build_machine(machine, &default_key)).collect::<Result<_>>().map(Some)
+    let default_key = || key.get_or_init(default_private_key).clone();
+    machines.iter().map(|machine| fields::build_machine(machine, &default_key)).collect()
 }
 
 /// The content of a machine file, if there is one.
@@ -141,8 +149,6 @@ fn home_directory() -> Option<PathBuf> {
     user.ok().flatten().map(|user| user.dir)
 }
 
-/// The private key that is used if a machine names none: the first of `id_ed25519` and `id_rsa` that exists, or if
-/// neither does, the one that should.
 /// The private key that Guix takes where none is named: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa` that
 /// exists in the home directory that the user database gives the process's user.
 pub fn default_private_key() -> Result<PathBuf> {

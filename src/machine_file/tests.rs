@@ -274,6 +274,39 @@ fn a_program_may_load_files_beside_it() {
     assert_eq!(machines[0].name, "machines.scm");
 }
 
+/// The environment of these tests is that of the other ones, so this one starts itself in another process.
+#[test]
+fn a_program_sees_what_concerns_guix_of_the_environment() {
+    let given = [
+        ("GUIX_FARM", "seen"),
+        ("LC_MESSAGES", "C"),
+        ("SSH_AUTH_SOCK", "/run/agent"),
+        ("LD_DEBUG_OUTPUT", "/nonexistent/x"),
+        ("NOTIFY_SOCKET", "/run/notify"),
+        ("SECRET", "s3cret"),
+    ];
+    if std::env::var_os("GUIX_FARM").is_none() {
+        let name = std::thread::current().name().unwrap().to_string();
+        let program = std::env::current_exe().unwrap();
+        let mut command = std::process::Command::new(program);
+        let output = command.args(["--exact", &name, "--nocapture"]).envs(given).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return;
+    }
+    let names: Vec<String> = given.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let program = format!(
+        "(list (build-machine (name \"a\") @ (features (map (lambda (n) (or (getenv n) \"-\")) (list {})))))",
+        names.join(" ")
+    );
+    let machines = by_guile(text(&program).as_bytes(), &no_guix()).unwrap();
+    assert_eq!(machines[0].features, ["seen", "C", "-", "-", "-", "-"]);
+}
+
 /// A directory, or the name of a file, that is gone after the test.
 struct Scratch(PathBuf);
 

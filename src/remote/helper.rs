@@ -6,11 +6,13 @@
 //! What it reads then (integers as in [`crate::daemon`]):
 //!
 //! ```text
-//! integer LENGTH, LENGTH bytes             the socket's name, once; the answer is a line, MARK and "ready"
+//! integer 0 or 1, integer LENGTH, LENGTH bytes   once: whether there may be something to decompress, and the socket's
+//!                                          name; the answer is a line, MARK and "ready", or "ready zstd" if it can
 //! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
 //! integer 1, integer LENGTH, LENGTH bytes,
 //!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes, at most
-//!                                          32768, and zero bytes up to a multiple of 8, as the daemon wants it
+//!                                          32768, and zero bytes up to a multiple of 8, as the daemon wants it; or
+//!                                          integer 2^64-1, integer LENGTH, LENGTH bytes: a zstd frame of several CHUNKs
 //! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
 //! ```
 //!
@@ -18,7 +20,9 @@
 //! request: so the helper gets it with the announcement that an import follows, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::time::Instant;
 
+use super::pace::Pace;
 use crate::daemon::{Stream, padding, read_fully};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::ssh::Channel;
@@ -33,8 +37,11 @@ const MAX_PREAMBLE: u64 = 64 << 10;
 /// Size of the pieces of an import, in bytes: what the daemon asks for at once.
 const CHUNK: usize = 32 << 10;
 
-/// So many of them are handed to the connection at once.
-const CHUNKS: usize = 8;
+/// So many of them are handed to the connection at once, compressed or not.
+const GROUP: usize = 32;
+
+/// Comes before a group that is compressed.
+const COMPRESSED: u64 = u64::MAX;
 
 /// What is read ahead, in bytes.
 const READ_AHEAD: usize = 128 << 10;
@@ -43,20 +50,47 @@ const BYTES: u64 = 0;
 const IMPORT: u64 = 1;
 const REQUEST: u64 = 2;
 
+macro_rules! guile {
+    () => {
+        "exec guile --no-auto-compile -q -c \"(primitive-eval (read))\""
+    };
+}
+
+macro_rules! guix {
+    () => {
+        "exec guix repl -t machine"
+    };
+}
+
 /// A connection to the daemon through the helper.
 pub struct Relay {
     channel: BufReader<Channel>,
+    /// Level at which imports may be compressed.
+    compression: Option<i32>,
 }
 
 impl Relay {
-    /// Starts whichever Guile there is, in a way that is the same to every login shell.
-    pub const COMMAND: &str = "sh -c 'if command -v guile >/dev/null 2>&1; \
-         then exec guile --no-auto-compile -q -c \"(primitive-eval (read))\"; \
-         else exec guix repl -t machine; fi'";
+    /// Starts whichever Guile there is, in a way that is the same to every login shell. Guix's own takes longer to
+    /// start; it comes first if `compression` is wanted that the other may not know.
+    pub fn command(compression: Option<i32>) -> &'static str {
+        match compression {
+            None => concat!("sh -c 'if command -v guile >/dev/null 2>&1; then ", guile!(), "; else ", guix!(), "; fi'"),
+            Some(_) => concat!(
+                "sh -c 'if guile -c \"(use-modules (zstd))\" >/dev/null 2>&1; then ",
+                guile!(),
+                "; elif command -v guix >/dev/null 2>&1; then ",
+                guix!(),
+                "; else ",
+                guile!(),
+                "; fi'"
+            ),
+        }
+    }
 
-    /// Has the helper, which [`Relay::COMMAND`] starts on the fresh `channel`, connect to the socket named `socket`.
-    pub fn start(channel: Channel, socket: &str) -> Result<Self> {
-        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel) };
+    /// Has the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
+    /// `compression` is the level at which imports may be compressed.
+    pub fn start(channel: Channel, socket: &str, compression: Option<i32>) -> Result<Self> {
+        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), compression };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -67,6 +101,7 @@ impl Relay {
     fn introduce(&mut self, socket: &str) -> Result<()> {
         let mut hello: Vec<u8> =
             PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
+        hello.extend_from_slice(&u64::from(self.compression.is_some()).to_le_bytes());
         hello.extend_from_slice(&(socket.len() as u64).to_le_bytes());
         hello.extend_from_slice(socket.as_bytes());
         let channel = self.channel.get_mut();
@@ -83,7 +118,11 @@ impl Relay {
             }
             let text = String::from_utf8_lossy(&line);
             match text.trim_end().split_once(MARK) {
-                Some((_, "ready")) => return Ok(()),
+                Some((_, "ready zstd")) => return Ok(()),
+                Some((_, "ready")) => {
+                    self.compression = None;
+                    return Ok(());
+                }
                 Some((_, problem)) => {
                     return Err(Error::new(ErrorKind::Unavailable, format!("the helper {problem}"))
                         .hint("make sure that guix-daemon runs there, and that 'daemon-socket' names its socket"));
@@ -139,25 +178,45 @@ impl Relay {
     }
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
-        let channel = self.channel.get_mut();
-        let mut buffer = Vec::with_capacity(CHUNKS * (8 + CHUNK));
+        let mut pace = Pace::new(self.compression);
+        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
         let mut length = CHUNK;
         while length == CHUNK {
-            buffer.clear();
-            while length == CHUNK && buffer.len() < CHUNKS * (8 + CHUNK) {
-                let start = buffer.len();
-                buffer.resize(start + 8 + CHUNK, 0);
-                length = read_fully(archive, &mut buffer[start + 8..])?;
-                buffer[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
-                let end = start + 8 + length;
-                buffer.truncate(end);
-                buffer.resize(end + padding(length as u64), 0);
+            group.clear();
+            while length == CHUNK && group.len() < GROUP * (8 + CHUNK) {
+                length = put_chunk(archive, &mut group)?;
             }
-            channel.write_all(&buffer)?;
+            self.put_group(&group, &mut pace)?;
         }
         if length > 0 {
-            channel.write_all(&0u64.to_le_bytes())?;
+            self.put_group(&0u64.to_le_bytes(), &mut pace)?;
         }
-        channel.flush()
+        self.channel.get_mut().flush()
     }
+
+    fn put_group(&mut self, group: &[u8], pace: &mut Pace) -> io::Result<()> {
+        let channel = self.channel.get_mut();
+        match pace.level() {
+            None => channel.write_all(group)?,
+            Some(level) => {
+                let frame = zstd::bulk::compress(group, level)?;
+                channel.write_all(&COMPRESSED.to_le_bytes())?;
+                channel.write_all(&(frame.len() as u64).to_le_bytes())?;
+                channel.write_all(&frame)?;
+            }
+        }
+        pace.note(group.len(), Instant::now());
+        Ok(())
+    }
+}
+
+/// Appends the next chunk of `archive` to `group`; returns its length. 0: it was the last one.
+fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<usize> {
+    let start = group.len();
+    group.resize(start + 8 + CHUNK, 0);
+    let length = read_fully(archive, &mut group[start + 8..])?;
+    group[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
+    group.truncate(start + 8 + length);
+    group.resize(start + 8 + length + padding(length as u64), 0);
+    Ok(length)
 }

@@ -40,16 +40,27 @@
     ;; Room for a chunk: its length, its bytes, padding.
     (define answer (make-bytevector (+ 8 32768)))
 
-    ;; Read the next chunk from IN, and return its length; 0: there are no more.
+    ;; Where chunks come from: IN, or a port that decompresses some of them.
+    (define source in)
+    (define make-decompressor #f)
+
+    ;; Read the next chunk, and return its length; 0: there are no more.
     (define (fetch)
       (define (fill start count)
-        (let ((got (get-bytevector-n! in answer start count)))
-          (unless (eqv? got count) (primitive-exit 1))))
-      (fill 0 8)
-      (let ((length (bytevector-u64-ref answer 0 (endianness little))))
-        (when (> length 32768) (primitive-exit 1))
-        (unless (zero? length) (fill 8 (+ length (padding length))))
-        length))
+        (eqv? count (get-bytevector-n! source answer start count)))
+      (define length
+        (and (fill 0 8) (bytevector-u64-ref answer 0 (endianness little))))
+      (cond ((eqv? length #xffffffffffffffff)
+             (set! source (make-decompressor (open-bytevector-input-port (bytes in (integer in)))))
+             (fetch))
+            ((and length (or (zero? length)
+                             (and (<= length 32768) (fill 8 (+ length (padding length))))))
+             length)
+            ((and (not length) (not (eq? source in)))
+             (close-port source)
+             (set! source in)
+             (fetch))
+            (else (primitive-exit 1))))
 
     ;; Answer the daemon's wishes with the chunks that come from IN, until it is done.  A chunk is fetched before the
     ;; daemon asks for it.  USED bytes of the current one, which has LENGTH, were given already.
@@ -116,6 +127,11 @@
     (setvbuf in 'block 65536)
     (setvbuf out 'block 65536)
     (setvbuf daemon 'block 65536)
+    (when (= 1 (integer in))
+      (set! make-decompressor
+        (catch #t
+          (lambda () (module-ref (resolve-interface '(zstd)) 'make-zstd-input-port))
+          (lambda _ #f))))
     (let* ((configured (utf8->string (bytes in (integer in))))
            (name (or (getenv "GUIX_DAEMON_SOCKET") configured))
            (file (cond ((string-prefix? "unix://" name) (substring name 7))
@@ -127,5 +143,5 @@
         (lambda args
           (say "guix-offload-relay: cannot connect to '" file "': " (strerror (system-error-errno args)))
           (primitive-exit 1)))
-      (say "guix-offload-relay: ready"))
+      (say "guix-offload-relay: ready" (if make-decompressor " zstd" "")))
     (relay)))

@@ -35,7 +35,7 @@ impl Link {
             Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
             Err(refusal) if session.failure().is_some() => Err(refusal),
             // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
-            Err(_) => Self::through_helper(session, socket, store, limit),
+            Err(_) => Self::through_helper(session, socket, store, limit, None),
         }
     }
 
@@ -43,19 +43,26 @@ impl Link {
     /// one a little after it has closed it.
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
         for pause in FORGETTING {
-            match Self::through_helper(session, socket, store, limit) {
+            match Self::through_helper(session, socket, store, limit, None) {
                 Err(_) if session.failure().is_none() => std::thread::sleep(pause),
                 result => return result,
             }
         }
-        Self::through_helper(session, socket, store, limit)
+        Self::through_helper(session, socket, store, limit, None)
     }
 
     /// Starts the helper and greets the daemon, which listens on the socket named `socket`, through it.
-    pub fn through_helper(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
-        let channel = session.exec(Relay::COMMAND);
+    /// `compression` is the level at which imports may be compressed.
+    pub fn through_helper(
+        session: &Session,
+        socket: &str,
+        store: &StoreDir,
+        limit: Duration,
+        compression: Option<i32>,
+    ) -> Result<Link> {
+        let channel = session.exec(Relay::command(compression));
         channel.set_deadline(Some(Instant::now() + limit));
-        let relay = Relay::start(channel.clone(), socket)?;
+        let relay = Relay::start(channel.clone(), socket, compression)?;
         Self::greet(Box::new(relay), channel, true, store)
     }
 

@@ -6,6 +6,7 @@
 
 mod helper;
 mod link;
+mod pace;
 mod probe;
 mod survey;
 
@@ -21,6 +22,7 @@ use crate::ssh::{Channel, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 
+pub use probe::Answer;
 pub use survey::Survey;
 
 /// How long a machine may take to answer each of its first requests.
@@ -35,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// What the helper costs: starting Guile, and another connection to the daemon.
 const HELPER_COST: Duration = Duration::from_millis(150);
+
+/// How much, in bytes, has to be sent to make compressing worth the while.
+const MIN_COMPRESSED: u64 = 16 << 20;
 
 /// What the daemon asks for at once during an import, in bytes. Without the helper, that costs a round trip.
 const IMPORT_STEP: u64 = 32 << 10;
@@ -132,7 +137,9 @@ impl Remote {
         let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
         if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
             // A machine where no Guile can be started still receives, if slowly.
-            if let Ok(link) = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT) {
+            let compression = self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED);
+            let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, compression);
+            if let Ok(link) = link {
                 self.link = link;
             }
         }

@@ -31,17 +31,21 @@ pub struct Answer {
 
 /// Sends the program down `channel`, on which [`COMMAND`] runs.
 pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
+    let what = || "asking for load and free space";
+    channel.write_all(program(store).as_bytes()).io_context(ErrorKind::Unavailable, what)?;
+    channel.close_write()
+}
+
+fn program(store: &StoreDir) -> String {
     let store = store.as_str().replace('\'', r"'\''");
-    let program = format!(
+    format!(
         "read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
          echo time $(date +%s)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n"
-    );
-    channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
-    channel.close_write()
+    )
 }
 
 /// Reads the answer.
@@ -52,29 +56,32 @@ pub fn answer(channel: &mut Channel) -> Result<Answer> {
         .read_to_string(&mut text)
         .io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    parse(&text, now).ok_or_else(|| {
+    Answer::parse(&text, now).ok_or_else(|| {
         let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
         Error::new(ErrorKind::Unavailable, format!("'sh' there does not say how much space is free: {text:?} {said:?}"))
             .hint("the remote user must be able to run 'sh', 'df', 'nproc' and 'date' over SSH")
     })
 }
 
-/// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
-fn parse(text: &str, now: i64) -> Option<Answer> {
-    let value = |word: &str| text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim);
-    let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
-    let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
-    let free_kib: u64 = value("free")?.parse().ok()?;
-    Some(Answer {
-        probe: Probe {
-            // As for the script, a machine that does not say is taken to be fully loaded.
-            load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
-            free_space: free_kib.saturating_mul(1024),
-            clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time - now),
-        },
-        offloads: value("offloads") == Some("yes"),
-        daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
-    })
+impl Answer {
+    /// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
+    pub fn parse(text: &str, now: i64) -> Option<Self> {
+        let value =
+            |word: &str| text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim);
+        let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
+        let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
+        let free_kib: u64 = value("free")?.parse().ok()?;
+        Some(Answer {
+            probe: Probe {
+                // As for the script, a machine that does not say is taken to be fully loaded.
+                load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
+                free_space: free_kib.saturating_mul(1024),
+                clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time.saturating_sub(now)),
+            },
+            offloads: value("offloads") == Some("yes"),
+            daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -83,23 +90,44 @@ mod tests {
 
     #[test]
     fn an_answer_is_taken_apart() {
-        let answer = parse("load 0.50\ncores 2\nfree 1024\ntime 990\nsocket \n", 1000).unwrap();
+        let answer = Answer::parse("load 0.50\ncores 2\nfree 1024\ntime 990\nsocket \n", 1000).unwrap();
         assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, clock_offset: Some(-10) });
         assert_eq!((answer.daemon_socket, answer.offloads), (None, false));
     }
 
     #[test]
     fn a_machine_that_does_not_tell_its_load_is_fully_loaded() {
-        let answer = parse("cores 0\nfree 1\noffloads yes\nsocket /run/guix.sock\n", 0).unwrap();
+        let answer = Answer::parse("cores 0\nfree 1\noffloads yes\nsocket /run/guix.sock\n", 0).unwrap();
         assert_eq!(answer.probe.load, 1.0);
         assert!(answer.offloads);
         assert_eq!(answer.daemon_socket.as_deref(), Some("/run/guix.sock"));
     }
 
     #[test]
+    fn the_shell_takes_the_name_of_the_store_as_a_name() {
+        use std::process::{Command, Stdio};
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().join("it's$(touch${IFS}pwned)`touch${IFS}pwned`;touch${IFS}pwned\"#*");
+        std::fs::create_dir(&store).unwrap();
+        let mut shell =
+            Command::new(COMMAND).current_dir(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let program = program(&StoreDir::new(store.to_str().unwrap()).unwrap());
+        shell.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
+        let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+        assert!(Answer::parse(&said, 0).is_some(), "{said}");
+        assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_clock_may_be_as_wrong_as_it_likes() {
+        let offset = |time: i64| Answer::parse(&format!("free 1\ntime {time}\n"), 1000).unwrap().probe.clock_offset;
+        assert_eq!((offset(i64::MIN), offset(i64::MAX)), (Some(i64::MIN), Some(i64::MAX - 1000)));
+    }
+
+    #[test]
     fn without_free_space_there_is_no_answer() {
-        assert_eq!(parse("", 0), None);
-        assert_eq!(parse("free \n", 0), None);
-        assert_eq!(parse("free lots\n", 0), None);
+        assert_eq!(Answer::parse("", 0), None);
+        assert_eq!(Answer::parse("free \n", 0), None);
+        assert_eq!(Answer::parse("free lots\n", 0), None);
     }
 }

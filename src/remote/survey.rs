@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::error::{ErrorKind, IoContext, Result, line};
 use crate::ssh::Channel;
 
 /// `guix` gets no standard input, or it would read the rest of the program.
@@ -42,21 +42,24 @@ pub fn survey(channel: &mut Channel) -> Result<Survey> {
     channel.close_write()?;
     let mut bytes = Vec::new();
     channel.take(MAX_ANSWER).read_to_end(&mut bytes).io_context(ErrorKind::Unavailable, what)?;
-    Ok(parse(&String::from_utf8_lossy(&bytes)))
+    Ok(Survey::parse(&String::from_utf8_lossy(&bytes)))
 }
 
-fn parse(text: &str) -> Survey {
-    let value = |word: &str| {
-        let found = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-        found.unwrap_or_default().trim().to_string()
-    };
-    Survey {
-        kernel: value("kernel"),
-        architecture: value("architecture"),
-        host_name: value("host"),
-        cores: value("cores").parse().unwrap_or(0),
-        // "guix (GNU Guix) 1.5.0"
-        guix_version: value("guix").split(' ').next_back().unwrap_or_default().to_string(),
+impl Survey {
+    /// Takes an answer apart.
+    pub fn parse(text: &str) -> Self {
+        let value = |word: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+            line(found.unwrap_or_default().trim().to_string())
+        };
+        Survey {
+            kernel: value("kernel"),
+            architecture: value("architecture"),
+            host_name: value("host"),
+            cores: value("cores").parse().unwrap_or(0),
+            // "guix (GNU Guix) 1.5.0"
+            guix_version: value("guix").split(' ').next_back().unwrap_or_default().to_string(),
+        }
     }
 }
 
@@ -66,15 +69,21 @@ mod tests {
 
     #[test]
     fn an_answer_is_taken_apart() {
-        let survey =
-            parse("kernel Linux 6.1.0\narchitecture x86_64\nhost w1\ncores 4\nguix guix (GNU Guix) 1.5.0-2.abc\n");
+        let survey = Survey::parse(
+            "kernel Linux 6.1.0\narchitecture x86_64\nhost w1\ncores 4\nguix guix (GNU Guix) 1.5.0-2.abc\n",
+        );
         assert_eq!((survey.kernel.as_str(), survey.architecture.as_str()), ("Linux 6.1.0", "x86_64"));
         assert_eq!((survey.host_name.as_str(), survey.cores), ("w1", 4));
         assert_eq!(survey.guix_version, "1.5.0-2.abc");
     }
 
     #[test]
+    fn an_answer_does_nothing_to_a_terminal() {
+        assert_eq!(Survey::parse("host a\x1b[2J\rb\n").host_name, "a [2J b");
+    }
+
+    #[test]
     fn what_is_not_said_is_empty() {
-        assert_eq!(parse("cores \nguix \n"), Survey::default());
+        assert_eq!(Survey::parse("cores \nguix \n"), Survey::default());
     }
 }

@@ -9,10 +9,13 @@
 //!
 //! The database is shared with guix-daemon: it is never created here, and its journal mode is never changed.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 
 use super::{Directories, StoreDir, StorePath};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -247,9 +250,23 @@ fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
 }
 
 fn failed(doing: &str, error: rusqlite::Error) -> Error {
-    let busy = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
-    let error = Error::new(ErrorKind::Store, format!("{doing}: {error}"));
+    let code = error.sqlite_error_code();
+    let busy = code == Some(rusqlite::ErrorCode::DatabaseBusy);
+    let exhausted = match code {
+        Some(rusqlite::ErrorCode::CannotOpen) => out_of_descriptors(),
+        code => code == Some(rusqlite::ErrorCode::OutOfMemory),
+    };
+    let kind = if exhausted { ErrorKind::Exhausted } else { ErrorKind::Store };
+    let error = Error::new(kind, format!("{doing}: {error}"));
     if busy { error.hint("another process kept the database locked for 30 seconds; try again") } else { error }
+}
+
+/// Are there too few descriptors for SQLite, which keeps to itself why it cannot open a file?
+fn out_of_descriptors() -> bool {
+    const FILES: usize = 3; // the database, its log, and the index of that
+    let opened: Result<Vec<OwnedFd>, Errno> =
+        (0..FILES).map(|_| open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())).collect();
+    matches!(opened, Err(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //!
 //! No output locks are taken: guix-daemon holds them, and temporary roots for the outputs, while its build hook runs.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, fchmod, mkdirat, open, openat, renameat, statat, unlinkat};
@@ -30,6 +30,9 @@ const MAX_ATTEMPTS: usize = 16;
 /// Bytes of the hash part of a store item's name.
 const HASH_BYTES: usize = 20;
 
+/// How many descriptors removing a directory takes: for one, for another inside, and to list that.
+const REMOVAL: usize = 3;
+
 /// The items being received. Dropped, it removes those that were not committed.
 pub struct Staging {
     store_dir: StoreDir,
@@ -39,6 +42,8 @@ pub struct Staging {
     directory: OwnedFd,
     links: Links,
     received: Vec<ValidPath>,
+    /// Descriptors to be given up for the removal, which so needs no others.
+    reserve: Vec<OwnedFd>,
 }
 
 impl Staging {
@@ -57,6 +62,8 @@ impl Staging {
         add_temp_root: &mut dyn FnMut(&StorePath) -> Result<()>,
     ) -> Result<Self> {
         let links = Links::open(store.as_fd())?;
+        let reserve = (0..REMOVAL).map(|_| store.try_clone()).collect::<io::Result<_>>();
+        let reserve = reserve.io_context(ErrorKind::Store, || "keeping descriptors in reserve")?;
         for _ in 0..MAX_ATTEMPTS {
             let path = temporary_name(&store_dir)?;
             let what = || format!("creating {path}");
@@ -65,7 +72,8 @@ impl Staging {
             // Before the root was there, the garbage collector may have taken the directory.
             match openat(&store, path.base_name(), OPEN_DIRECTORY, Mode::empty()) {
                 Ok(directory) => {
-                    let staging = Staging { store_dir, store, path, directory, links, received: Vec::new() };
+                    let received = Vec::new();
+                    let staging = Staging { store_dir, store, path, directory, links, received, reserve };
                     return rooted
                         .context(|| "protecting a temporary directory from the garbage collector")
                         .map(|()| staging);
@@ -162,12 +170,9 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // An empty directory, the usual case, goes even when there are no descriptors left to look into it. What cannot
-        // be removed now is garbage: it has the name of an item which is not valid.
-        let name = self.path.base_name();
-        if unlinkat(&self.store, name, AtFlags::REMOVEDIR).is_err() {
-            let _ = remove_tree(self.store.as_fd(), name.as_bytes());
-        }
+        // What cannot be removed now is garbage: it has the name of an item which is not valid.
+        self.reserve.clear();
+        let _ = remove_tree(self.store.as_fd(), self.path.base_name().as_bytes());
         self.links.remove_unused();
     }
 }

@@ -7,27 +7,47 @@ use crate::lab::Host;
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
-const PROGRAMS: &str = "/opt/guix-offload/c-tests";
+const W2: Host = Host("w2");
+pub const PROGRAMS: &str = "/opt/guix-offload/c-tests";
 
 /// A build that nobody has done yet, as guix-daemon would ask for it.
-struct Request {
+pub struct Request {
     derivation: String,
     outputs: Vec<String>,
     inputs: Vec<String>,
+    /// As `builds.scm` prints it.
+    printed: String,
 }
 
 impl Request {
-    fn new(mode: &str, settings: &[&str]) -> Request {
+    pub fn new(mode: &str, settings: &[&str]) -> Request {
+        let mut requests = Request::several(mode, settings);
+        assert_eq!(requests.len(), 1);
+        requests.remove(0)
+    }
+
+    /// As many as `settings` ask for.
+    pub fn several(mode: &str, settings: &[&str]) -> Vec<Request> {
         HEAD.offload_to(&[W1]);
         let builds = HEAD.build(mode, &[&["print=1"], settings].concat());
+        assert!(builds.succeeded, "{}", builds.log);
+        builds.results.split_inclusive("end\n").map(Request::read).collect()
+    }
+
+    fn read(printed: &str) -> Request {
         let all = |word: &str| {
-            let lines = builds.results.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+            let lines = printed.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
             lines.map(str::to_string).collect::<Vec<_>>()
         };
         let [derivation] = &all("derivation x86_64-linux")[..] else {
-            panic!("one derivation expected in:\n{}{}", builds.log, builds.results)
+            panic!("one derivation expected in:\n{printed}")
         };
-        Request { derivation: derivation.clone(), outputs: all("output"), inputs: all("input") }
+        Request {
+            derivation: derivation.clone(),
+            outputs: all("output"),
+            inputs: all("input"),
+            printed: printed.to_string(),
+        }
     }
 
     /// Runs a program that takes a request on its command line, and its inputs on the standard input.
@@ -40,12 +60,17 @@ impl Request {
     }
 
     /// The request in a file on the head, as `c-tests/request.h` reads it.
-    fn file(&self) -> String {
-        on_head(&[&[self.derivation.clone(), self.outputs[0].clone()], &self.inputs[..]].concat().join("\n"))
+    pub fn file(&self) -> String {
+        on_head(&self.printed)
+    }
+
+    /// The outputs are there, on the head.
+    pub fn check_present(&self) {
+        assert!(self.outputs.iter().all(|output| HEAD.file(output).exists()), "{:?}", self.outputs);
     }
 
     /// The outputs are valid on the head and the same as on the machine, and the head's store is sound.
-    fn check_done(&self) {
+    pub fn check_done(&self) {
         for output in &self.outputs {
             HEAD.sh(&["guix", "gc", "--references", output]);
             assert_eq!(HEAD.sh(&["guix", "hash", "-r", output]), W1.sh(&["guix", "hash", "-r", output]));
@@ -101,15 +126,17 @@ fn a_job_with_too_few_descriptors_says_so_and_leaves_none() {
     let request = Request::new("plain", &[]);
     println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/starve"), &request.file()]));
     request.check_done();
-    // Without a descriptor to be had, what was received cannot be removed either: that is left to the collector.
-    HEAD.sh(&["guix", "gc"]);
     let left = HEAD.sh(&["sh", "-c", "ls -d /gnu/store/*-guix-offload-incoming 2>/dev/null || true"]);
     assert!(left.is_empty(), "{left}");
 }
 
 #[test]
 fn a_thousand_jobs_leave_nothing_behind() {
-    let request = Request::new("plain", &[]);
-    println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/soak"), &request.file(), "1000"]));
-    request.check_done();
+    HEAD.offload_to(&[W1, W2]);
+    let builds = HEAD.build("plain", &["print=1", "count=1000", "inputs=1"]);
+    println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/soak"), &on_head(&builds.results), "1000"]));
+    let outputs: Vec<&str> = builds.results.lines().filter_map(|line| line.strip_prefix("output ")).collect();
+    assert_eq!(outputs.len(), 1000);
+    HEAD.sh(&[&["guix", "gc", "--references"], &outputs[..]].concat());
+    HEAD.verify_store();
 }

@@ -8,65 +8,76 @@ use std::path::Path;
 
 use crate::afterwards::{assert_clean, database};
 use crate::lab::{Builds, Host, lab};
-use crate::machines::Machine;
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
 
 #[test]
 fn inputs_are_sent_and_a_chain_of_builds_works() {
-    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-    W1.sh(&["guix", "gc"]); // now it lacks everything
-    let builds = HEAD.build("chain", &["input-kib=64", "inputs=5"]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
-    // The derivation, busybox, five small inputs and a large one; then the second derivation: the rest is there.
-    for line in ["sending 8 store items (2 MiB) to 'w1'...", "sending 1 store item (0 MiB) to 'w1'..."] {
-        assert_eq!(builds.log.matches(line).count(), 1, "{line} in\n{}", builds.log);
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[Machine::of(W1)]);
+        W1.sh(&["guix", "gc"]); // now it lacks everything
+        let builds = HEAD.build("chain", &["input-kib=64", "inputs=5"]);
+        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        // The derivation, busybox, five small inputs and a large one; then the second derivation: the rest is there.
+        for line in ["sending 8 store items (2 MiB) to 'w1'...", "sending 1 store item (0 MiB) to 'w1'..."] {
+            assert_eq!(builds.log.matches(line).count(), 1, "{line} in\n{}", builds.log);
+        }
+        let (first, second) = (builds.outputs("chain-1")[0], builds.outputs("chain-2")[0]);
+        let text = std::fs::read_to_string(HEAD.file(second)).unwrap();
+        assert!(text.starts_with(&std::fs::read_to_string(HEAD.file(first)).unwrap()), "{text}");
+        assert!(HEAD.sh(&["guix", "gc", "--references", second]).contains("-busybox\n"));
+        for done in ["found valid signature for", "done with offloaded", "@ build-remote"] {
+            assert_eq!(builds.log.matches(done).count(), 2, "{done} in\n{}", builds.log);
+        }
+        assert_clean(&[HEAD], &[W1]);
     }
-    let (first, second) = (builds.outputs("chain-1")[0], builds.outputs("chain-2")[0]);
-    let text = std::fs::read_to_string(HEAD.file(second)).unwrap();
-    assert!(text.starts_with(&std::fs::read_to_string(HEAD.file(first)).unwrap()), "{text}");
-    assert!(HEAD.sh(&["guix", "gc", "--references", second]).contains("-busybox\n"));
-    for done in ["found valid signature for", "done with offloaded", "@ build-remote"] {
-        assert_eq!(builds.log.matches(done).count(), 2, "{done} in\n{}", builds.log);
-    }
-    assert_clean(&[HEAD], &[W1]);
 }
 
 #[test]
 fn outputs_that_refer_to_each_other_arrive_together() {
-    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-    let builds = HEAD.build("outputs", &[]);
-    assert!(builds.succeeded && builds.log.contains("retrieving 3 store items"), "{}{}", builds.log, builds.results);
-    let outputs = builds.outputs("outputs");
-    let doc = outputs.iter().find(|output| output.ends_with("-doc")).unwrap();
-    let out = outputs.iter().find(|output| output.ends_with("-outputs")).unwrap();
-    assert_eq!(HEAD.sh(&["guix", "gc", "--references", out]).trim_end(), *doc);
-    assert_eq!(HEAD.sh(&["guix", "gc", "--references", doc]), "");
-    assert_same_files(&builds, "outputs");
-    assert_clean(&[HEAD], &[W1]);
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[Machine::of(W1)]);
+        let builds = HEAD.build("outputs", &[]);
+        assert!(
+            builds.succeeded && builds.log.contains("retrieving 3 store items"),
+            "{}{}",
+            builds.log,
+            builds.results
+        );
+        let outputs = builds.outputs("outputs");
+        let doc = outputs.iter().find(|output| output.ends_with("-doc")).unwrap();
+        let out = outputs.iter().find(|output| output.ends_with("-outputs")).unwrap();
+        assert_eq!(HEAD.sh(&["guix", "gc", "--references", out]).trim_end(), *doc);
+        assert_eq!(HEAD.sh(&["guix", "gc", "--references", doc]), "");
+        assert_same_files(&builds, "outputs");
+        assert_clean(&[HEAD], &[W1]);
+    }
 }
 
 #[test]
 fn files_of_all_kinds_arrive_as_they_are() {
-    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-    let builds = HEAD.build("tree", &[]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
-    let [output] = builds.outputs("tree")[..] else { panic!("one output expected:\n{}", builds.results) };
-    let files = tree(&HEAD.file(output));
-    for (name, looks) in [
-        ("empty", "directory 555"),
-        ("with spaces", "directory 555"),
-        ("with spaces/日 ✓", "file 444"),
-        ("grün/link", "link to ../with spaces"),
-        ("dangling", "link to /nowhere/at/all"),
-        ("empty-file", "file 444"),
-        ("run", "file 555"),
-    ] {
-        assert!(files.get(name).is_some_and(|file| file.starts_with(looks)), "{name}: {:?}", files.get(name));
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[Machine::of(W1)]);
+        let builds = HEAD.build("tree", &[]);
+        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        let [output] = builds.outputs("tree")[..] else { panic!("one output expected:\n{}", builds.results) };
+        let files = tree(&HEAD.file(output));
+        for (name, looks) in [
+            ("empty", "directory 555"),
+            ("with spaces", "directory 555"),
+            ("with spaces/日 ✓", "file 444"),
+            ("grün/link", "link to ../with spaces"),
+            ("dangling", "link to /nowhere/at/all"),
+            ("empty-file", "file 444"),
+            ("run", "file 555"),
+        ] {
+            assert!(files.get(name).is_some_and(|file| file.starts_with(looks)), "{name}: {:?}", files.get(name));
+        }
+        assert_same_files(&builds, "tree");
+        assert_clean(&[HEAD], &[W1]);
     }
-    assert_same_files(&builds, "tree");
-    assert_clean(&[HEAD], &[W1]);
 }
 
 #[test]
@@ -84,13 +95,22 @@ fn what_is_registered_is_what_the_stock_script_registers() {
             .collect();
         (outputs, finished.map(|(builds, _)| builds.log).concat())
     };
-    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    HEAD.offload_through(Hook::Program, &[Machine::of(W1)]);
     let (outputs, _) = build();
     let ours = registered(&outputs);
     assert!(ours.len() == 5 && ours.values().all(|item| item.contains(".drv")), "{ours:?}");
+    let forget = || {
+        HEAD.sh(&[&["guix", "gc", "--delete"], &outputs.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())
+    };
 
-    // The machine keeps the outputs: the script retrieves the very same ones.
-    HEAD.sh(&[&["guix", "gc", "--delete"], &outputs.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+    // The machine keeps the outputs: the others retrieve the very same ones.
+    forget();
+    HEAD.offload_through(Hook::Guile, &[Machine::of(W1)]);
+    let (again, log) = build();
+    assert!(again == outputs && log.contains("found valid signature for"), "nothing was retrieved:\n{log}");
+    assert_eq!(registered(&outputs), ours);
+
+    forget();
     lab(&["restart-daemon", "head", "--", "--max-jobs=0"]);
     let (again, log) = build();
     assert!(again == outputs && log.contains("importing file or directory"), "the script did not retrieve:\n{log}");

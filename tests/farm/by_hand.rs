@@ -4,7 +4,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use crate::lab::Host;
-use crate::machines::PROGRAM;
+use crate::machines::Hook;
 
 /// What came of it.
 pub struct Ending {
@@ -16,11 +16,12 @@ pub struct Ending {
     pub log: String,
 }
 
-/// Runs `PROGRAM offload` on `head` with these limits, in seconds, and with `input`.
+/// Runs the hook on `head` with these limits, in seconds, and with `input`.
 #[track_caller]
-pub fn run_hook(head: Host, max_silent_time: u32, timeout: u32, input: &str) -> Ending {
+pub fn run_hook(head: Host, hook: Hook, max_silent_time: u32, timeout: u32, input: &str) -> Ending {
     let [silence, time] = [max_silent_time, timeout].map(|limit| limit.to_string());
-    run_program(head, &[PROGRAM, "offload", &crate::machines::system(), &silence, "false", &time], input)
+    let arguments = ["offload", &crate::machines::system(), &silence, "false", &time];
+    run_program(head, &[hook.command(), &arguments].concat(), input)
 }
 
 /// Runs a program of `head` with `input`.

@@ -4,13 +4,18 @@
 
 use std::time::{Duration, Instant};
 
+use guix_offload::store::Directories;
+use guix_offload::{farm, machine_file};
+
 use crate::lab::{Host, lab};
+use crate::machines::{Machine, quoted};
 
 const HEAD: Host = Host("head");
 const UHEAD: Host = Host("uhead");
 const W1: Host = Host("w1");
 const W2: Host = Host("w2");
 const W3: Host = Host("w3");
+const W4: Host = Host("w4");
 
 const C: &[&str] = &["/opt/guix-offload/libexec/guix-offload", "offload"];
 const GUILE: &[&str] = &["/opt/guix-offload/libexec/guix-offload-guile", "offload"];
@@ -75,7 +80,7 @@ fn usable_machines_pass_and_leave_the_stores_whole() {
 
 #[test]
 fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
-    HEAD.offload_to(&[W1, W2, W3]);
+    HEAD.offload_to(&[W1, W2, W3, W4]);
     let file = HEAD.file("/etc/guix/machines.scm");
     let text = std::fs::read_to_string(&file).unwrap();
     let key = |number: usize| text.split("(host-key ").nth(number).unwrap().split(')').next().unwrap().to_string();
@@ -107,16 +112,27 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         W1.sh(&["umount", "/gnu/store", "/mnt"]);
     });
 
-    // Side by side, as each takes as long as w3 is waited for.
-    let begun = Instant::now();
-    let ask = |program: &'static [&'static str], arguments: &'static [&'static str]| move || run(program, arguments);
-    let (tests, table, json) = std::thread::scope(|scope| {
+    // Side by side, as each takes as long as w3 is waited for: 15 s.
+    let ask = |program: &'static [&'static str], arguments: &'static [&'static str]| {
+        move || {
+            let begun = Instant::now();
+            let answer = run(program, arguments);
+            let time = begun.elapsed();
+            println!("{} {arguments:?}: {time:?}", program[0]);
+            assert!((Duration::from_secs(14)..Duration::from_secs(25)).contains(&time), "{arguments:?}: {time:?}");
+            answer
+        }
+    };
+    let (tests, tables, reports) = std::thread::scope(|scope| {
         let tests = [C, GUILE].map(|program| scope.spawn(ask(program, &["test"])));
-        let table = scope.spawn(ask(C, &["status"]));
-        let json = scope.spawn(ask(GUILE, &["status", "--json"]));
-        (tests.map(|test| test.join().unwrap()), table.join().unwrap(), json.join().unwrap())
+        let tables = [C, GUILE].map(|program| scope.spawn(ask(program, &["status"])));
+        let reports = [C, GUILE].map(|program| scope.spawn(ask(program, &["status", "--json"])));
+        (
+            tests.map(|test| test.join().unwrap()),
+            tables.map(|table| table.join().unwrap()),
+            reports.map(|report| report.join().unwrap()),
+        )
     });
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
 
     for (passed, _, said) in tests {
         assert!(!passed, "{said}");
@@ -130,31 +146,95 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
                 "error: cannot connect to '127.0.0.1', port 1: Connection refused",
                 &format!("error: the host key of '{address}' is SHA256:"),
                 "but the machine file says SHA256:",
-                "error: 5 of 5 build machines cannot be used\n",
+                "guix offload: 'w4' is running GNU Guix 1.5.0\n",
+                "-import-test' from 'w4'\n",
+                "error: 5 of 6 build machines cannot be used\n",
             ],
         );
     }
 
-    let (all_reached, table, said) = table;
-    assert!(!all_reached && said.contains("getting status of 5 build machines"), "{said}");
-    let line = |name: &str| {
-        let found = table.lines().find(|line| line.split(' ').next() == Some(name));
-        let found = found.unwrap_or_else(|| panic!("no line for {name} in:\n{table}"));
-        found.split_whitespace().collect::<Vec<_>>().join(" ")
-    };
-    assert!(line("w1").starts_with("w1 low on space 0/2 "), "{table}");
-    assert!(line("w2").starts_with("w2 ready 0/2 ") && line("w2").ends_with(" 1.5.0"), "{table}");
-    for name in ["w3", "127.0.0.1", address.as_str()] {
-        assert!(line(name).starts_with(&format!("{name} unreachable 0/")), "{table}");
+    for (all_reached, table, said) in tables {
+        assert!(!all_reached && said.contains("getting status of 6 build machines"), "{said}");
+        let line = |name: &str| {
+            let found = table.lines().find(|line| line.split(' ').next() == Some(name));
+            let found = found.unwrap_or_else(|| panic!("no line for {name} in:\n{table}"));
+            found.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert!(line("w1").starts_with("w1 low on space 0/2 "), "{table}");
+        for name in ["w2", "w4"] {
+            assert!(line(name).starts_with(&format!("{name} ready ")) && line(name).ends_with(" 1.5.0"), "{table}");
+        }
+        for name in ["w3", "127.0.0.1", address.as_str()] {
+            assert!(line(name).starts_with(&format!("{name} unreachable 0/")), "{table}");
+        }
+        assert_says(
+            &table,
+            &["\nw2\n  kernel: Linux ", "\n  architecture: ", "\n  normalized load: ", "\n  time difference: "],
+        );
     }
-    assert_says(
-        &table,
-        &["\nw2\n  kernel: Linux ", "\n  architecture: ", "\n  normalized load: ", "\n  time difference: "],
-    );
-    assert_says(
-        &json.1,
-        &["\"name\": \"w1\"", "\"state\": \"low on space\"", "\"freeSpace\": 52428800", "\"reachable\": false"],
-    );
+    for (all_reached, report, said) in reports {
+        assert!(!all_reached && said.is_empty() && report.lines().count() == 1, "{report}{said}");
+        assert_eq!(report.matches("\"reachable\": false").count(), 3, "{report}");
+        assert_says(
+            &report,
+            &["\"name\": \"w1\"", "\"state\": \"low on space\"", "\"freeSpace\": 52428800", "\"state\": \"ready\""],
+        );
+    }
+}
+
+#[test]
+fn a_missing_guix_and_a_slow_clock_are_explained() {
+    HEAD.offload_to(&[W1, W2]);
+    // All that is in the PATH but guix; and a date that is an hour behind, as clocks belong to the kernel.
+    W1.sh(&["sh", "-c", "mkdir -p /srv/bin && ln -sf /usr/bin/* /srv/bin && rm /srv/bin/guix*"]);
+    let date = "mkdir -p /srv/bin && printf '#!/bin/sh\necho $(($(/usr/bin/date +%%s) - 3600))\n' >/srv/bin/date && \
+                chmod +x /srv/bin/date";
+    W2.sh(&["sh", "-c", date]);
+    let configure = |host: Host, path: &str| {
+        std::fs::write(host.file("/etc/ssh/sshd_config.d/zz-test.conf"), path).unwrap();
+        host.sh(&["pkill", "-HUP", "-o", "-x", "sshd"]);
+    };
+    configure(W1, "SetEnv PATH=/srv/bin\n");
+    configure(W2, "SetEnv PATH=/srv/bin:/usr/local/bin:/usr/bin:/bin\n");
+    let _undo = Undo(|| [W1, W2].iter().for_each(|host| configure(*host, "")));
+
+    for (program, arguments) in [(C, "test"), (GUILE, "test"), (C, "status")] {
+        let (passed, table, said) = run(program, &[arguments]);
+        assert!(passed, "they are usable: {said}");
+        assert_says(
+            &(table + &said),
+            &[
+                "warning: 'guix' is not in the PATH of non-interactive SSH sessions of user root on 'w1'\n",
+                "hint: builds work, but large files may be sent slowly; set PATH in ~/.bashrc or with SetEnv",
+                "warning: machine 'w2' is 36",
+                " seconds behind\n",
+                "hint: set its clock: ",
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_machine_that_takes_too_long_is_given_up() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let key = quoted(HEAD.file("/etc/guix/offload_key").to_str().unwrap());
+    let machines = [W1, W2].map(|host| Machine::of(host).with("private-key", key.clone()));
+    std::fs::write(file.path(), crate::machines::text(&machines)).unwrap();
+    let machines = machine_file::load(file.path(), &Default::default()).unwrap().expect("machines");
+    let mut directories = Directories::from_environment().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    directories.state = state.path().into();
+
+    W1.sh(&["pkill", "-STOP", "-x", "guix-daemon"]);
+    let _undo = Undo(|| drop(W1.sh(&["pkill", "-CONT", "-x", "guix-daemon"])));
+    let begun = Instant::now();
+    let reports = farm::test(&directories, &machines, Duration::from_secs(4));
+    assert!((4..9).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    let failures: Vec<String> =
+        reports.iter().map(|report| format!("{}", report.failure.as_ref().expect("a failure"))).collect();
+    assert!(failures[0].contains("'w1' took longer than 4 s"), "{failures:?}");
+    // The other one went on: there is no daemon here to send anything from.
+    assert!(!failures[1].contains("took longer") && reports[1].state.is_some(), "{failures:?}");
 }
 
 #[test]

@@ -3,20 +3,28 @@
 
 use std::path::Path;
 
+use crate::afterwards::assert_clean;
 use crate::lab::{Host, lab};
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
+/// A head with Guix 1.2.0 and Guile 2.2, and with a library that was built for it.
+const OLDHEAD: Host = Host("oldhead");
 const W1: Host = Host("w1");
-const OLD: Host = Host("old");
 
-/// Where the heads see what is installed.
+const INSTALLED: &str = "/opt/guix-offload";
 const MODULES: &str = "/opt/guix-offload/share/guile/site/3.0";
-const HOOK: [&str; 1] = ["GUIX=/opt/guix-offload/libexec/guix-offload-guile"];
-/// Debian's guix looks at GUILE_LOAD_PATH last, and only without GUIX_UNINSTALLED at its own modules first of all.
-const ENVIRONMENT: [&str; 2] = [
+const OLD_MODULES: &str = "/opt/guix-offload/share/guile/site/2.2";
+
+/// `guix` itself, run by our program.
+const PROGRAM: [&str; 1] = ["GUIX=/opt/guix-offload/libexec/guix-offload-guile"];
+/// Our modules first in the load path of Debian's guix 1.5.0, whose launcher does not look at GUILE_LOAD_PATH first.
+const LOAD_PATH: [&str; 2] = [
     "GUIX_UNINSTALLED=1",
     "GUILE_SYSTEM_PATH=/opt/guix-offload/share/guile/site/3.0:/usr/share/guile/3.0:/usr/share/guile/site/3.0",
 ];
+/// The same for 1.2.0.
+const OLD_LOAD_PATH: [&str; 2] = ["GUIX_UNINSTALLED=1", "GUILE_LOAD_PATH=/opt/guix-offload/share/guile/site/2.2"];
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -30,83 +38,152 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn bindings() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bindings/guile"))
+/// Copies the tests of the modules to a head. Returns where they are.
+fn tests_on(head: Host) -> &'static str {
+    let tests = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/bindings/guile/tests"));
+    copy(tests, &head.file("/root/guile-tests"));
+    "/root/guile-tests"
 }
 
 /// Has the daemon of `head`, started with `environment`, build on `W1`.
 #[track_caller]
-fn offload_with(head: Host, environment: &[&str]) {
-    head.offload_to(&[W1]);
-    let restart = [&["restart-daemon", head.0], environment, &["--", "--max-jobs=0"]].concat();
-    lab(&restart);
-    for (mode, outputs) in [("plain", 1), ("outputs", 3)] {
+fn offload_with(head: Host, environment: &[&str], modes: &[(&str, &str)]) {
+    println!("{} with {environment:?}", head.0); // shown if the test fails
+    head.write_machines(&[Machine::of(W1)]);
+    lab(&[&["restart-daemon", head.0], environment, &["--", "--max-jobs=0"]].concat());
+    for (mode, name) in modes {
         let builds = head.build(mode, &["kib=16", "input-kib=16"]);
         assert!(builds.succeeded && builds.log.contains("done with offloaded"), "{}", builds.log);
         // The script does not say how large what it retrieves is.
         assert!(builds.log.contains("(0 MiB) from 'w1'..."), "this is not our hook:\n{}", builds.log);
-        let name = if mode == "plain" { "plain-0" } else { mode };
-        assert_eq!(builds.outputs(name).len(), outputs, "{}", builds.results);
+        assert_eq!(builds.outputs(name).len(), if *mode == "outputs" { 3 } else { 1 }, "{}", builds.results);
     }
-    let failing = head.build("fail", &[]);
-    assert!(failing.results.starts_with("failed fail\nerror "), "{}", failing.results);
-    // The daemon was told that it is the build that failed, not the machine.
-    assert!(failing.log.contains("failed with exit code 100"), "{}", failing.log);
-    head.verify_store();
+    // Compiling modules on the way would take seconds, and leave files in root's home.
+    assert!(!head.file("/root/.cache/guile").exists(), "something was compiled");
 }
 
 #[test]
-fn the_daemon_offloads_through_the_program_for_guile() {
-    offload_with(HEAD, &HOOK);
+fn the_daemon_offloads_through_our_program_or_load_path() {
+    for environment in [&PROGRAM[..], &LOAD_PATH] {
+        offload_with(HEAD, environment, &[("plain", "plain-0")]);
+    }
+    assert_clean(&[HEAD], &[W1]);
 }
 
 #[test]
-fn a_daemon_without_privileges_does_too() {
-    offload_with(Host("uhead"), &HOOK);
-}
-
-#[test]
-fn the_daemon_offloads_through_modules_that_the_environment_names() {
-    offload_with(HEAD, &ENVIRONMENT);
+fn a_head_with_guix_1_2_0_offloads() {
+    assert!(OLDHEAD.sh(&["guix-daemon", "--version"]).contains("1.2.0"));
+    let modes = [("plain", "plain-0"), ("outputs", "outputs"), ("tree", "tree"), ("chain", "chain-2")];
+    for (environment, modes) in
+        [(&PROGRAM[..], &modes[..]), (&OLD_LOAD_PATH, &modes[..1]), (&[Hook::Program.variable()], &modes[..1])]
+    {
+        offload_with(OLDHEAD, environment, modes);
+        let failing = OLDHEAD.build("fail", &[]);
+        assert!(failing.results.starts_with("failed fail\nerror "), "{}", failing.results);
+        assert!(failing.log.contains("about to fail"), "{}", failing.log);
+        // The daemon was told that it is the build that failed, not the machine.
+        assert!(failing.log.contains("failed with exit code 100"), "{}", failing.log);
+    }
+    assert_clean(&[OLDHEAD], &[W1]);
 }
 
 #[test]
 fn the_machine_file_of_a_hook_is_any_program() {
-    HEAD.offload_to(&[W1]);
-    let file = HEAD.file("/etc/guix/machines.scm");
-    let plain = std::fs::read_to_string(&file).unwrap();
+    let plain = crate::machines::text(&[Machine::of(W1)]);
     let program = format!(
         "(use-modules (srfi srfi-1) (guix utils))\n(define machines {plain})\n(map (lambda (machine)\n  \
          (build-machine (inherit machine) (systems (list (or (getenv \"NO-SUCH\") (%current-system))))))\n  machines)\n"
     );
-    std::fs::write(&file, program).unwrap();
-    lab(&[&["restart-daemon", HEAD.0], &HOOK[..], &["--", "--max-jobs=0"]].concat());
-    let builds = HEAD.build("plain", &[]);
-    assert!(builds.succeeded && builds.log.contains("offloading '"), "{}", builds.log);
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[]);
+        HEAD.write_machine_file(&program);
+        let builds = HEAD.build("plain", &[]);
+        assert!(builds.succeeded && builds.log.contains("offloading '"), "{}", builds.log);
 
-    std::fs::write(&file, "(error \"nobody knows the machines\")").unwrap();
-    let builds = HEAD.build("plain", &["timeout=20"]);
-    assert!(!builds.succeeded, "{}", builds.log);
-    assert!(builds.log.contains("failed to load machine file '/etc/guix/machines.scm'"), "{}", builds.log);
-    assert!(builds.log.contains("nobody knows the machines"), "{}", builds.log);
+        for (text, complaint) in [
+            ("(use-modules (srfi srfi-1))\n(error \"nobody knows the machines\")", "nobody knows the machines"),
+            ("(use-modules (srfi srfi-1))\n(reduce + 0 '(20 22))", "list of build machines"),
+        ] {
+            HEAD.write_machine_file(text);
+            let ending = crate::by_hand::run_hook(HEAD, hook, 60, 60, &request());
+            assert!(ending.said.contains("/etc/guix/machines.scm"), "{hook:?}: {}", ending.said);
+            assert!(ending.said.contains(complaint), "{hook:?}: {}", ending.said);
+            // What is no list is said and has no machines, as for the script; or it is an error.
+            let declined = ending.status == 0 && ending.said.contains("# decline\n");
+            assert!(ending.status == 1 || declined && complaint.starts_with("list"), "{hook:?}: {}", ending.said);
+        }
+    }
+}
+
+/// A request for a build that need not exist.
+fn request() -> String {
+    format!("1 {} /gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv \n", crate::machines::system())
+}
+
+#[test]
+fn a_library_that_cannot_be_loaded_is_explained() {
+    HEAD.write_machines(&[Machine::of(W1)]);
+    let library = "GUIX_OFFLOAD_LIBRARY=/srv/elsewhere/libguix_offload.so";
+    let command = [&["env", library], &Hook::Guile.command()[1..]].concat();
+    let ending = crate::by_hand::run_program(HEAD, &[&command[..], &["offload", "status"]].concat(), "");
+    assert_eq!(ending.status, 1, "{}", ending.said);
+    for words in ["cannot load '/srv/elsewhere/libguix_offload.so': ", "\nhint: "] {
+        assert!(ending.said.contains(words) && !ending.said.contains("Backtrace"), "{words:?} in {}", ending.said);
+    }
+
+    // One that was built for a newer C library.
+    HEAD.sh(&["cp", &format!("{INSTALLED}/lib/libguix_offload.so"), "/srv"]);
+    std::fs::copy(HEAD.file("/srv/libguix_offload.so"), OLDHEAD.file("/srv/libguix_offload.so")).unwrap();
+    OLDHEAD.write_machines(&[Machine::of(W1)]);
+    let program = format!("{INSTALLED}/libexec/guix-offload-guile");
+    let newer = ["env", "GUIX_OFFLOAD_LIBRARY=/srv/libguix_offload.so", &program, "offload", "status"];
+    let ending = crate::by_hand::run_program(OLDHEAD, &newer, "");
+    assert_eq!(ending.status, 1, "{}", ending.said);
+    for words in ["cannot load '/srv/libguix_offload.so': ", "built on this system, or an older one", "ldd "] {
+        assert!(ending.said.contains(words) && !ending.said.contains("Backtrace"), "{words:?} in {}", ending.said);
+    }
+}
+
+#[test]
+fn the_module_has_what_the_one_of_guix_has() {
+    for (head, guile, modules) in [(HEAD, "guile", MODULES), (OLDHEAD, "guile-2.2", OLD_MODULES)] {
+        let script = format!("{}/interface.scm", tests_on(head));
+        let [stock, ours] = [&[][..], &["-L", modules]]
+            .map(|options: &[&str]| head.sh(&[&[guile, "--no-auto-compile"], options, &[script.as_str()]].concat()));
+        let exported = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| !line.starts_with("private: ")).map(str::to_string).collect()
+        };
+        let (theirs, here) = (exported(&stock), exported(&ours));
+        assert!(theirs.len() > 10, "{stock}");
+        if head.0 == "head" {
+            assert_eq!(theirs, here);
+        } else {
+            assert!(theirs.iter().all(|name| here.contains(name)), "{theirs:?} {here:?}");
+        }
+        let missing: Vec<&str> = stock.lines().filter(|line| !ours.lines().any(|other| other == *line)).collect();
+        assert!(stock.contains("private: machine-matches?\n") && missing.is_empty(), "{missing:?}");
+    }
 }
 
 #[test]
 fn the_module_passes_its_own_tests_with_guile_3_0() {
-    copy(&bindings().join("tests"), &HEAD.file("/root/guile-tests"));
-    HEAD.offload_to(&[W1]);
+    HEAD.write_machines(&[Machine::of(W1)]);
     lab(&["restart-daemon", HEAD.0]);
-    for tests in ["machine-file.scm", "verbs.scm"] {
-        HEAD.sh(&["guile", "--no-auto-compile", "-L", MODULES, &format!("/root/guile-tests/{tests}")]);
-    }
-    HEAD.verify_store();
+    pass_tests(HEAD, "guile", MODULES);
 }
 
-/// Guix 1.2.0. The library is not for so old a Debian, so this is the module's own part.
 #[test]
 fn the_module_passes_its_own_tests_with_guile_2_2() {
-    copy(bindings(), &OLD.file("/root/guile"));
-    OLD.sh(&["guile-2.2", "--no-auto-compile", "-L", "/root/guile", "/root/guile/tests/machine-file.scm"]);
-    let version = OLD.sh(&["env", "GUIX_UNINSTALLED=1", "GUILE_LOAD_PATH=/root/guile", "guix", "offload", "--version"]);
-    assert!(version.starts_with("guix offload (GNU Guix) 1.2.0\n"), "{version}");
+    OLDHEAD.write_machines(&[Machine::of(W1)]);
+    lab(&["restart-daemon", OLDHEAD.0]);
+    pass_tests(OLDHEAD, "guile-2.2", OLD_MODULES);
+}
+
+#[track_caller]
+fn pass_tests(head: Host, guile: &str, modules: &str) {
+    let tests = tests_on(head);
+    for name in ["machine-file.scm", "verbs.scm"] {
+        head.sh(&[guile, "--no-auto-compile", "-L", modules, &format!("{tests}/{name}")]);
+    }
+    head.verify_store();
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::afterwards::assert_clean;
 use crate::lab::{Host, SlowLink, lab};
-use crate::machines::Machine;
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
 const UHEAD: Host = Host("uhead");
@@ -19,9 +19,14 @@ const OLD: Host = Host("old");
 
 #[test]
 fn privileged_and_unprivileged_daemons_offload_to_each_other_and_to_other_users() {
-    for head in [HEAD, UHEAD] {
-        for machine in [W1, W3, W4, OLD] {
-            head.offload_with_our_hook(&[Machine::of(machine)]);
+    for (head, hook, machines) in [
+        (HEAD, Hook::Program, &[W1, W3, W4, OLD][..]),
+        (UHEAD, Hook::Program, &[W1, W3, W4, OLD]),
+        (HEAD, Hook::Guile, &[W3, OLD]),
+        (UHEAD, Hook::Guile, &[W1, W4]),
+    ] {
+        for &machine in machines {
+            head.offload_through(hook, &[Machine::of(machine)]);
             let builds = head.build("outputs", &["input-kib=16"]);
             assert!(builds.succeeded, "{} to {}:\n{}{}", head.0, machine.0, builds.log, builds.results);
             // What arrives belongs to whoever the store belongs to.
@@ -98,7 +103,7 @@ fn a_socket_that_the_remote_users_environment_names_is_used() {
 
 /// Has the SSH server of `host` go by these lines as well; those of the last time are gone.
 #[track_caller]
-fn configure_ssh(host: Host, lines: &str) {
+pub fn configure_ssh(host: Host, lines: &str) {
     std::fs::write(host.file("/etc/ssh/sshd_config.d/test.conf"), format!("{lines}\n")).unwrap();
     host.sh(&["sh", "-c", "sshd -t && kill -HUP $(pgrep -o -x sshd)"]);
     // It closes its socket and opens another one.

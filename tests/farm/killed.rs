@@ -19,7 +19,7 @@ fn kill_at(victim: &str, head: Host, machine: Host, moments: &[(&str, u64)]) {
     let _slow = SlowLink::new(machine, &["rate", "25"]);
     for (moment, delay) in moments {
         let nonce = format!("nonce={victim}-{}-{delay}-{}", moment.replace(' ', "-"), std::process::id());
-        let settings = ["kib=2500", "seconds=0.5", &nonce];
+        let settings = ["kib=4000", "seconds=0.5", &nonce];
         machine.sh(&["guix", "gc"]); // so that there is something to send
         head.offload_with_our_hook(&[Machine::of(machine)]);
         let mut building = head.start_build("sleep", &settings);

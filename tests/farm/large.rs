@@ -3,7 +3,7 @@
 
 use crate::afterwards::assert_clean;
 use crate::lab::Host;
-use crate::machines::Machine;
+use crate::machines::{Hook, Machine};
 use crate::memory::with_peak_memory;
 
 const HEAD: Host = Host("head");
@@ -26,4 +26,15 @@ fn large_files_take_little_memory() {
         HEAD.sh(&["guix", "gc"]);
         W1.sh(&["guix", "gc"]);
     }
+}
+
+#[test]
+fn large_outputs_come_through_guile() {
+    HEAD.offload_through(Hook::Guile, &[Machine::of(W1)]);
+    let builds = HEAD.build("plain", &["kib=307200"]);
+    let transfer = "retrieving 1 store item (300 MiB)";
+    assert!(builds.succeeded && builds.log.contains(transfer), "{}{}", builds.log, builds.results);
+    assert_clean(&[HEAD], &[W1]);
+    HEAD.sh(&["guix", "gc"]);
+    W1.sh(&["guix", "gc"]);
 }

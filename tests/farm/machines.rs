@@ -8,6 +8,36 @@ use crate::lab::{Host, lab};
 /// The hook that this project installs, on heads.
 pub const PROGRAM: &str = "/opt/guix-offload/libexec/guix-offload";
 
+/// The ways to replace the script for a guix-daemon that nobody patched: by a variable of its environment.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// The C program.
+    Program,
+    /// The Guile module, for the `guix` that the daemon runs anyway.
+    Guile,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Hook; 2] = [Hook::Program, Hook::Guile];
+
+    /// The variable.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Hook::Program => "GUIX=/opt/guix-offload/libexec/guix-offload",
+            Hook::Guile => "GUIX_EXTENSIONS_PATH=/opt/guix-offload/share/guix/extensions",
+        }
+    }
+
+    /// What guix-daemon runs then, but for the arguments.
+    pub fn command(self) -> &'static [&'static str] {
+        match self {
+            Hook::Program => &[PROGRAM],
+            Hook::Guile => &["env", "GUIX_EXTENSIONS_PATH=/opt/guix-offload/share/guix/extensions", "guix"],
+        }
+    }
+}
+
 /// A `build-machine` form: the fields that reach a host of the farm, but for those that a test replaces.
 #[derive(Clone)]
 pub struct Machine(BTreeMap<&'static str, String>);
@@ -36,6 +66,17 @@ impl Machine {
     }
 }
 
+/// A machine file.
+pub fn text(machines: &[Machine]) -> String {
+    let mut text = String::from("(list");
+    for Machine(fields) in machines {
+        text += "\n (build-machine";
+        fields.iter().for_each(|(field, value)| text += &format!(" ({field} {value})"));
+        text += ")";
+    }
+    text + ")\n"
+}
+
 /// A string in Scheme.
 pub fn quoted(text: &str) -> String {
     format!("\"{text}\"")
@@ -57,13 +98,7 @@ impl Host {
     /// Writes this head's machines.scm.
     #[track_caller]
     pub fn write_machines(self, machines: &[Machine]) {
-        let mut text = String::from("(list");
-        for Machine(fields) in machines {
-            text += "\n (build-machine";
-            fields.iter().for_each(|(field, value)| text += &format!(" ({field} {value})"));
-            text += ")";
-        }
-        self.write_machine_file(&(text + ")\n"));
+        self.write_machine_file(&text(machines));
     }
 
     /// Writes this head's machines.scm, whatever it says.
@@ -72,10 +107,17 @@ impl Host {
         std::fs::write(self.file("/etc/guix/machines.scm"), text).expect("writing machines.scm");
     }
 
-    /// Has this head's guix-daemon offload through our hook, to these machines, and build nothing itself.
+    /// Has this head's guix-daemon offload through our program, to these machines, and build nothing itself.
     #[track_caller]
     pub fn offload_with_our_hook(self, machines: &[Machine]) {
+        self.offload_through(Hook::Program, machines);
+    }
+
+    /// As [`Host::offload_with_our_hook`], through either of our hooks.
+    #[track_caller]
+    pub fn offload_through(self, hook: Hook, machines: &[Machine]) {
+        println!("{} offloads through {hook:?}", self.0); // shown if the test fails
         self.write_machines(machines);
-        lab(&["restart-daemon", self.0, &format!("GUIX={PROGRAM}"), "--", "--max-jobs=0"]);
+        lab(&["restart-daemon", self.0, hook.variable(), "--", "--max-jobs=0"]);
     }
 }

@@ -22,14 +22,17 @@ pub fn with_peak_memory<T>(work: impl FnOnce() -> T) -> (T, u64) {
     })
 }
 
-/// The highest peak so far of the hooks that run now. The farm's processes are all in this /proc.
+/// The highest peak so far of the hooks that run now, ours or the stock ones. The farm's processes are all in this /proc.
 pub fn peak_of_hooks() -> u64 {
-    let statuses = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("status"));
-    let hooks = statuses.filter_map(|file| std::fs::read_to_string(file).ok());
-    let hooks = hooks.filter(|status| status.starts_with("Name:\tguix-offload\n"));
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let hooks = processes.filter(|process| {
+        let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).any(|argument| argument == b"offload")
+    });
     let peak = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    hooks.filter_map(peak).max().unwrap_or(0) * 1024
+    let statuses = hooks.filter_map(|process| std::fs::read_to_string(process.join("status")).ok());
+    statuses.filter_map(peak).max().unwrap_or(0) * 1024
 }

@@ -4,7 +4,7 @@
 use crate::afterwards::assert_clean;
 use crate::by_hand::{Ending, run_hook, run_program};
 use crate::lab::{Host, lab};
-use crate::machines::{Machine, PROGRAM, system};
+use crate::machines::{Hook, Machine, PROGRAM, system};
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
@@ -12,18 +12,18 @@ const W1: Host = Host("w1");
 /// Asks for a build of a derivation that need not exist.
 fn ask(system: &str, features: &str) -> Ending {
     let derivation = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
-    run_hook(HEAD, 3600, 86400, &format!("1 {system} {derivation} {features}\n"))
+    run_hook(HEAD, Hook::Program, 3600, 86400, &format!("1 {system} {derivation} {features}\n"))
 }
 
 #[test]
 fn a_malformed_request_is_refused_with_a_message() {
     HEAD.write_machines(&[Machine::of(W1)]);
     for request in ["hello\n", "\n", "1 x86_64-linux /etc/passwd \n", "1 x86_64-linux /gnu/store/x.drv", "\0\n"] {
-        let ending = run_hook(HEAD, 3600, 86400, request);
+        let ending = run_hook(HEAD, Hook::Program, 3600, 86400, request);
         assert_eq!(ending.status, 1, "{request:?}: {}", ending.said);
         assert!(ending.said.contains("invalid request line: ") && !ending.said.contains("# "), "{}", ending.said);
     }
-    let nothing = run_hook(HEAD, 3600, 86400, "");
+    let nothing = run_hook(HEAD, Hook::Program, 3600, 86400, "");
     assert_eq!((nothing.status, &*nothing.said), (0, ""), "the daemon may hang up without a request");
     assert_clean(&[HEAD], &[W1]);
 }

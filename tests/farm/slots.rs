@@ -3,14 +3,20 @@
 
 use crate::lab::{Builds, Host};
 
-/// Starts a second daemon of the same store and state, whose hook is the stock script, and returns its socket. It ends
+/// Starts one more daemon of the same store and state, whose hook is the stock script, and returns its socket. It ends
 /// when guix-daemon is started anew.
 #[track_caller]
-pub fn start_stock_daemon(head: Host) -> &'static str {
-    let socket = "/var/guix/stock/socket";
+pub fn start_stock_daemon(head: Host) -> String {
+    start_daemon(head, "stock", "STOCK=1")
+}
+
+/// As [`start_stock_daemon`], with this variable in its environment. `name` tells it from others.
+#[track_caller]
+pub fn start_daemon(head: Host, name: &str, variable: &str) -> String {
+    let socket = format!("/var/guix/{name}/socket");
     let daemon = format!(
-        "setsid guix-daemon --no-substitutes --build-users-group=guixbuild --max-jobs=0 --listen={socket} \
-         >/var/log/guix-daemon-stock.log 2>&1 </dev/null & until [ -S {socket} ]; do sleep 0.05; done"
+        "{variable} setsid guix-daemon --no-substitutes --build-users-group=guixbuild --max-jobs=0 --listen={socket} \
+         >/var/log/guix-daemon-{name}.log 2>&1 </dev/null & until [ -S {socket} ]; do sleep 0.05; done"
     );
     head.sh(&["sh", "-c", &format!("rm -f {socket}; {daemon}")]);
     socket

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::afterwards::assert_clean;
 use crate::lab::{Builds, Host, lab};
-use crate::machines::{Machine, host_key, quoted};
+use crate::machines::{Hook, Machine, host_key, quoted};
 
 const HEAD: Host = Host("head");
 const UHEAD: Host = Host("uhead");
@@ -17,8 +17,8 @@ const PROMPTLY: Duration = Duration::from_secs(6);
 
 /// Builds on `head`, of whose machines the bad one is the faster.
 #[track_caller]
-fn build_on_the_other(head: Host, bad: &Machine, good: Host) -> Builds {
-    head.offload_with_our_hook(&[bad.clone().with("speed", "9.0"), Machine::of(good)]);
+fn build_on_the_other(head: Host, hook: Hook, bad: &Machine, good: Host) -> Builds {
+    head.offload_through(hook, &[bad.clone().with("speed", "9.0"), Machine::of(good)]);
     let begun = Instant::now();
     let builds = head.build("plain", &[]);
     assert!(builds.succeeded, "{}{}", builds.log, builds.results);
@@ -30,8 +30,8 @@ fn build_on_the_other(head: Host, bad: &Machine, good: Host) -> Builds {
 
 /// Fails to build on `head`, which has this machine only.
 #[track_caller]
-fn fail_to_build(head: Host, machine: &Machine) -> Builds {
-    head.offload_with_our_hook(std::slice::from_ref(machine));
+fn fail_to_build(head: Host, hook: Hook, machine: &Machine) -> Builds {
+    head.offload_through(hook, std::slice::from_ref(machine));
     let begun = Instant::now();
     let builds = head.build("plain", &[]);
     assert!(!builds.succeeded && builds.results.starts_with("failed plain-0\nerror "), "{}", builds.results);
@@ -47,21 +47,27 @@ fn assert_said_once(builds: &Builds, what: &str) {
 #[test]
 fn a_machine_that_refuses_connections_is_passed_over() {
     let down = Machine::of(W2).with("port", "1");
-    let builds = build_on_the_other(HEAD, &down, W1);
-    assert_said_once(&builds, "skipping machine 'w2'");
-    assert_said_once(&builds, "Connection refused");
-    // It is remembered: the next build does not try it.
-    let builds = HEAD.build("plain", &[]);
-    assert!(builds.succeeded && !builds.log.contains("w2"), "{}{}", builds.log, builds.results);
+    for hook in Hook::ALL {
+        HEAD.sh(&["rm", "-rf", "/var/guix/offload"]); // what is remembered of machines
+        let builds = build_on_the_other(HEAD, hook, &down, W1);
+        assert_said_once(&builds, "skipping machine 'w2'");
+        assert_said_once(&builds, "Connection refused");
+        // It is remembered: the next build does not try it.
+        let builds = HEAD.build("plain", &[]);
+        assert!(builds.succeeded && !builds.log.contains("w2"), "{}{}", builds.log, builds.results);
+    }
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
 #[test]
 fn a_machine_that_does_not_answer_is_not_waited_for() {
     lab(&["cut", "w2", "on"]);
-    let builds = build_on_the_other(HEAD, &Machine::of(W2), W1);
+    for hook in Hook::ALL {
+        HEAD.sh(&["rm", "-rf", "/var/guix/offload"]); // what is remembered of machines
+        let builds = build_on_the_other(HEAD, hook, &Machine::of(W2), W1);
+        assert_said_once(&builds, "skipping machine 'w2': it has not answered");
+    }
     lab(&["cut", "w2", "off"]);
-    assert!(builds.log.matches("skipping machine 'w2'").count() <= 1, "{}", builds.log);
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -72,13 +78,15 @@ fn a_stranger_with_the_machines_name_is_refused() {
         let line = host.sh(&["ssh-keygen", "-l", "-f", "/etc/ssh/ssh_host_ed25519_key.pub"]);
         line.split(' ').nth(1).unwrap().to_string()
     });
-    let builds = fail_to_build(HEAD, &stranger);
-    for fingerprint in &fingerprints {
-        assert!(fingerprint.starts_with("SHA256:") && builds.log.contains(fingerprint), "{}", builds.log);
+    for hook in Hook::ALL {
+        let builds = fail_to_build(HEAD, hook, &stranger);
+        for fingerprint in &fingerprints {
+            assert!(fingerprint.starts_with("SHA256:") && builds.log.contains(fingerprint), "{}", builds.log);
+        }
+        let builds = build_on_the_other(HEAD, hook, &stranger, W2);
+        assert_said_once(&builds, "skipping machine 'w1'");
+        assert_said_once(&builds, &fingerprints[0]);
     }
-    let builds = build_on_the_other(HEAD, &stranger, W2);
-    assert_said_once(&builds, "skipping machine 'w1'");
-    assert_said_once(&builds, &fingerprints[0]);
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -87,10 +95,12 @@ fn a_key_that_the_machine_does_not_accept_is_said_to_be_so() {
     let key = "/etc/guix/unknown_key";
     HEAD.sh(&["sh", "-c", &format!("rm -f {key}*; ssh-keygen -q -t ed25519 -N '' -f {key}")]);
     let locked_out = Machine::of(W1).with("private-key", quoted(key));
-    let builds = fail_to_build(HEAD, &locked_out);
-    assert!(builds.log.contains(key) && builds.log.contains("'w1'"), "{}", builds.log);
-    let builds = build_on_the_other(HEAD, &locked_out, W2);
-    assert_said_once(&builds, "skipping machine 'w1'");
+    for hook in Hook::ALL {
+        let builds = fail_to_build(HEAD, hook, &locked_out);
+        assert!(builds.log.contains(key) && builds.log.contains("'w1'"), "{}", builds.log);
+        let builds = build_on_the_other(HEAD, hook, &locked_out, W2);
+        assert_said_once(&builds, "skipping machine 'w1'");
+    }
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -99,12 +109,14 @@ fn a_private_key_that_the_daemons_user_cannot_read_is_said_to_be_so() {
     let key = "/etc/guix/key_of_root";
     UHEAD.sh(&["install", "-m", "600", "-o", "root", "/etc/guix/offload_key", key]);
     let unreadable = Machine::of(W1).with("private-key", quoted(key));
-    let builds = fail_to_build(UHEAD, &unreadable);
-    assert_said_once(&builds, "hint: ");
-    assert!(builds.log.contains(key) && builds.log.contains("cannot be read by user"), "{}", builds.log);
-    let builds = build_on_the_other(UHEAD, &unreadable, W2);
-    assert_said_once(&builds, "skipping machine 'w1'");
-    assert_said_once(&builds, &format!("private key {key}"));
+    for hook in Hook::ALL {
+        let builds = fail_to_build(UHEAD, hook, &unreadable);
+        assert_said_once(&builds, "hint: ");
+        assert!(builds.log.contains(key) && builds.log.contains("cannot be read by user"), "{}", builds.log);
+        let builds = build_on_the_other(UHEAD, hook, &unreadable, W2);
+        assert_said_once(&builds, "skipping machine 'w1'");
+        assert_said_once(&builds, &format!("private key {key}"));
+    }
     assert_clean(&[UHEAD], &[W1, W2]);
 }
 

@@ -3,9 +3,10 @@
 # The root file systems that hosts are layers over. Sourced by `lab`.
 #
 # Guix 1.5.0 is Debian unstable's package, Guix 1.2.0 Debian 11's. The release files of both are past their date. Debian
-# 11 comes from its main section alone: its updates and security sections have moved.
+# 11 comes from its main section alone: its updates and security sections have moved. It has what it takes to build the
+# library, too, because one that was built on a newer Debian cannot be loaded there.
 
-recipe=1 # count up when anything here changes, so that an older base is not taken for this one
+recipe=2 # count up when anything here changes, so that an older base is not taken for this one
 base_dir() { echo "$cache/base-$recipe/guix-$1"; }
 
 base() {
@@ -17,7 +18,8 @@ base() {
   rm -rf --one-file-system "$cache/base-$recipe"/*.new
   [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
   # shellcheck disable=SC2016
-  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye busybox-static \
+  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye \
+    busybox-static,gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev \
     --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
   exec 8>&-
 }
@@ -40,4 +42,32 @@ make_base() { # VERSION SUITE PACKAGES OPTION...
   mkdir -p "$dir.new/gnu/store" "$dir.new/var/guix" "$dir.new/etc/guix" "$dir.new/var/log/guix" "$dir.new/var/empty"
   rm -f "$dir.new"/etc/ssh/ssh_host_* "$dir.new"/etc/guix/signing-key.*
   mv "$dir.new" "$dir"
+}
+
+# Runs a command in this checkout on the Debian of that Guix, with DIR as /opt/guix-offload, for what must be built there.
+# Rust and the crates are this machine's; but for DIR and /target, nothing that is written stays.
+run_on() { # VERSION DIR COMMAND...
+  local lower source target; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd); target=$source/target/guix-$1
+  [ "$(id -u)" = 0 ] || die "must be run as root: it makes a mount namespace"
+  base
+  mkdir -p "$2" "$target"
+  setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/lab" _run_in "$lower" "$source" "$target" \
+    "$(cd "$2" && pwd)" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" "${@:3}"
+}
+
+_run_in() { # LOWER SOURCE TARGET DIR RUST CARGO COMMAND...
+  local root=/mnt directory
+  mount -t tmpfs run "$root"
+  mkdir "$root"/{up,work,root}
+  mount -t overlay overlay -o "lowerdir=$1,upperdir=$root/up,workdir=$root/work" "$root/root"
+  root=$root/root
+  for directory in source=$2 target=$3 opt/guix-offload=$4 rust=$5 cargo=$6; do
+    mkdir -p "$root/${directory%%=*}"
+    mount --bind "${directory#*=}" "$root/${directory%%=*}"
+  done
+  for directory in source rust cargo; do mount -o remount,ro,bind "$root/$directory"; done
+  mount -t proc proc "$root/proc"
+  make_dev "$root/dev"
+  exec env -i PATH=/rust/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin HOME=/root LC_ALL=C.UTF-8 CARGO_HOME=/cargo \
+    CARGO_TARGET_DIR=/target CARGO_NET_OFFLINE=true chroot "$root" sh -c 'cd /source && exec "$@"' sh "${@:7}"
 }

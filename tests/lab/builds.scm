@@ -12,7 +12,9 @@
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
-;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) inputs=0 (number of small inputs)
+;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input)
+;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
+;;;        built-input=0 (1: an input of KIB that is built here first)
 ;;;        log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
@@ -23,8 +25,8 @@
 ;;; `total BUILDS SECONDS`, the seconds of the build request alone. Exits with 1 when a build failed. The build log and
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
-             ((guix build utils) #:select (delete-file-recursively))
-             (ice-9 match) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+             ((guix build utils) #:select (delete-file-recursively)) ((guix build syscalls) #:select (mkdtemp!))
+             (ice-9 match) (rnrs bytevectors) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
   (match (cdr (command-line))
@@ -43,10 +45,30 @@
 (define nonce (setting "nonce" (format #f "~a-~a" (getpid) (now))))
 
 (define (call-with-scratch-name proc)
-  (let* ((directory (mkdtemp "/tmp/builds-XXXXXX"))
+  (let* ((directory (mkdtemp! "/tmp/builds-XXXXXX"))
          (result    (proc (string-append directory "/it"))))
     (delete-file-recursively directory)
     result))
+
+;; Words and numbers of log files: as random as text is.
+(define words
+  (list->vector
+    (map (lambda (i) (string->utf8 (string-append (string-pad (number->string (* i 7919) 36) (+ 3 (modulo i 7)) #\e) " ")))
+         (iota 512))))
+
+(define (kibibyte random)
+  (if (string=? (setting "input-text" "0") "0")
+      (get-bytevector-n random 1024)
+      (let ((dice (get-bytevector-n random 512))
+            (text (make-bytevector 1024 32)))
+        (let loop ((i 0) (end 0))
+          (let* ((word (vector-ref words (modulo (bytevector-u16-ref dice (* 2 i) (endianness little)) 512)))
+                 (next (+ end (bytevector-length word))))
+            (if (> next 1024)
+                text
+                (begin
+                  (bytevector-copy! word 0 text end (bytevector-length word))
+                  (loop (modulo (1+ i) 256) next))))))))
 
 (define (random-file store name kib)
   (call-with-scratch-name
@@ -57,11 +79,20 @@
             (lambda (random)
               (let loop ((kib kib))
                 (unless (zero? kib)
-                  (put-bytevector port (get-bytevector-n random 1024))
+                  (put-bytevector port (kibibyte random))
                   (loop (1- kib)))))
             #:binary #t))
         #:binary #t)
       (add-to-store store name #t "sha256" file))))
+
+(define (set-options store)
+  (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
+         #:max-build-jobs (number "jobs" 0)
+         (append-map (match-lambda
+                       ((key option) (match (assoc-ref settings key)
+                                       (#f '())
+                                       (value (list option (string->number value))))))
+                     '(("timeout" #:timeout) ("silent" #:max-silent-time)))))
 
 (define (all-builds store)
   ;; In a directory of its own: busybox goes by the name of its file, which must be "busybox".
@@ -72,19 +103,34 @@
         (copy-file "/bin/busybox" (string-append directory "/busybox"))
         (add-to-store store "busybox" #t "sha256" directory))))
   (define busybox (string-append busybox-directory "/busybox"))
+  ;; The output of a build that is done before those that are asked for, by this host.
+  (define (built-here)
+    (let ((drv (derivation store "built-input" busybox
+                           (list "sh" "-c" (string-append busybox " dd if=/dev/$fill of=$out bs=1048576 count=$((kib / 1024))"))
+                           #:env-vars `(("nonce" . ,nonce) ("kib" . ,(setting "kib" "1")) ("fill" . ,(setting "fill" "urandom")))
+                           #:sources (list busybox-directory))))
+      (set-build-options store #:use-substitutes? #f #:offload? #f #:max-build-jobs 1)
+      (build-derivations store (list drv))
+      (set-options store)
+      (derivation->output-path drv)))
+
   (define inputs
     (append (match (number "input-kib" 0)
               (0 '())
               (kib (list (random-file store "input" kib))))
-            (map (lambda (i) (add-text-to-store store (format #f "small-~a" i) (format #f "~a ~a~%" nonce i)))
-                 (iota (number "inputs" 0)))))
+            (map (lambda (i)
+                   (add-text-to-store store (format #f "small-~a" i)
+                                      (string-append (format #f "~a ~a~%" nonce i)
+                                                     (make-string (* 1024 (number "inputs-kib" 0)) #\x))))
+                 (iota (number "inputs" 0)))
+            (if (string=? (setting "built-input" "0") "1") (list (built-here)) '())))
 
   ;; A build of SCRIPT, for busybox's shell: with INPUTS, all of which it reads, so that they have to be there.
   (define* (build name script #:key (outputs '("out")) (derivations '()))
     (derivation store name busybox
                 (list "sh" "-ec"
                       (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
-                                     "for i in $inputs; do cat $i >/dev/null; done\n" script))
+                                     "cat $inputs >/dev/null\n" script))
                 #:system (setting "system" (%current-system))
                 #:env-vars `(("nonce" . ,nonce)
                              ("kib" . ,(setting "kib" "1"))
@@ -105,7 +151,9 @@
     ('plain
      (map (lambda (i)
             (build (format #f "plain-~a" i)
-                   "mkdir $out; ln -s $b $out/busybox; dd if=/dev/$fill of=$out/data bs=1024 count=$kib 2>/dev/null"))
+                   (string-append "mkdir $out; ln -s $b $out/busybox; bs=1024; n=$kib\n"
+                                  "while [ $((n % 8)) = 0 ] && [ $n -gt 8 ] && [ $bs -lt 524288 ]; do bs=$((bs * 8)); n=$((n / 8)); done\n"
+                                  "dd if=/dev/$fill of=$out/data bs=$bs count=$n 2>/dev/null")))
           (iota (number "count" 1))))
     ('chain
      (let ((first (build "chain-1" "echo $nonce >$out")))
@@ -146,23 +194,17 @@
           (iota (number "count" 1))))
     (_ (error "no such mode" mode))))
 
-(with-store store
-  (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
-         #:max-build-jobs (number "jobs" 0)
-         (append-map (match-lambda
-                       ((key option) (match (assoc-ref settings key)
-                                       (#f '())
-                                       (value (list option (string->number value))))))
-                     '(("timeout" #:timeout) ("silent" #:max-silent-time))))
+(define (print-build store drv)
   ;; As guix-daemon does: all that the derivation and its inputs refer to.
-  (define (print-build drv)
-    (let ((inputs (append-map derivation-input-output-paths (derivation-inputs drv))))
-      (format #t "derivation ~a ~a~%" (derivation-system drv) (derivation-file-name drv))
-      (format #t "~{input ~a~%~}" (requisites store (cons (derivation-file-name drv) inputs)))
-      (format #t "~{output ~a~%~}end~%" (map cdr (derivation->output-paths drv)))))
+  (let ((inputs (append-map derivation-input-output-paths (derivation-inputs drv))))
+    (format #t "derivation ~a ~a~%" (derivation-system drv) (derivation-file-name drv))
+    (format #t "~{input ~a~%~}" (requisites store (cons (derivation-file-name drv) inputs)))
+    (format #t "~{output ~a~%~}end~%" (map cdr (derivation->output-paths drv)))))
 
+(with-store store
+  (set-options store)
   (when (string=? (setting "print" "0") "1")
-    (for-each print-build (all-builds store))
+    (for-each (lambda (drv) (print-build store drv)) (all-builds store))
     (exit 0))
 
   (let* ((builds (all-builds store))

@@ -82,8 +82,10 @@ _enter() {
   mount -t tmpfs run "$root/run"
   make_dev "$root/dev"
   case $1 in *head)
-    if [ -n "${LAB_INSTALL:-}" ]; then
-      mount --bind "$LAB_INSTALL" "$root/opt/guix-offload"
+    local install=${LAB_INSTALL:-}
+    ! option "$1" 1.2.0 || install=${LAB_INSTALL_OLD:-}
+    if [ -n "$install" ]; then
+      mount --bind "$install" "$root/opt/guix-offload"
       mount -o remount,ro,bind "$root/opt/guix-offload"
     fi
   esac

@@ -20,7 +20,7 @@ pub fn run(lane: &mut Lane) -> Report {
     let socket = start_stock_daemon(lane.head);
     let settings = |count| [count, "seconds=0.5"];
     let ours = lane.head.start_build("stamp", &settings("count=4"));
-    let script = lane.head.start_build_through(socket, "stamp", &settings("count=2"));
+    let script = lane.head.start_build_through(&socket, "stamp", &settings("count=2"));
     let others = second.start_build("stamp", &settings("count=4"));
     let (of_head, of_second) = ([(ours.finish(), 4), (script.finish(), 2)], [(others.finish(), 4)]);
     start_head(lane.head);

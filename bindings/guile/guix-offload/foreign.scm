@@ -11,6 +11,7 @@
   #:use-module (srfi srfi-34)
   #:use-module (srfi srfi-35)
   #:export (define-foreign
+            foreign-procedure                     ;what it expands to: Guile 3.0.8 drops what is not exported
             call
             call-for-handle
             call-for-integer
@@ -79,7 +80,10 @@ installed; else beside this module, should the installation have been moved; els
                                        (call-with-output-string
                                          (lambda (port)
                                            (print-exception port #f key args)))))
-                              "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so"))))
+                              (if (file-exists? file)
+                                  (string-append "it must have been built on this system, or an older one, as must Guile: "
+                                                 "'ldd " file "' says what it lacks")
+                                  "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so")))))
            (version ((pointer->procedure uint32 (dynamic-func "guix_offload_abi_version" library)
                                          '()))))
       (unless (= version %abi-version)

@@ -1,10 +1,13 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; Runs 'guix offload' with the modules beside this file: a script for 'guix repl'.
-;;
-;; The module is loaded from its source, by name: looked up, it might lose to a compiled one of Guix that is younger.
-(let ((directory (dirname (dirname (current-filename)))))
-  (set! %load-path (cons directory %load-path))
-  (primitive-load (string-append directory "/guix/scripts/offload.scm")))
+;; Runs 'guix offload' with our module: a script for 'guix repl', to be named by its full name.
+(use-modules ((guix ui) #:select (program-name))
+             (ice-9 match))
 
-(apply (@ (guix ui) run-guix-command) 'offload (cdr (command-line)))
+(match (command-line)
+  ((script . arguments)
+   ;; Guile shortens the names of files below its load path, and replace.scm needs to know where it is.
+   (with-fluids ((%file-port-name-canonicalization 'absolute))
+     (primitive-load (string-append (dirname script) "/replace.scm")))
+   (parameterize ((program-name 'offload))
+     (apply (module-ref (resolve-interface '(guix scripts offload)) 'guix-offload) arguments))))

@@ -4,6 +4,8 @@
 ;; load path, GUIX_OFFLOAD_LIBRARY set, and the header's name as argument: guile binding.scm HEADER
 (load "runner.scm")
 (use-modules (guix-offload)
+             ((guix-offload foreign) #:select (make-handle))
+             ((system foreign) #:select (make-pointer))
              (ice-9 match)
              (ice-9 rdelim)
              (ice-9 regex)
@@ -113,6 +115,23 @@
     (free! m)
     (free! m)
     (condition-message (failure (machine-name m)))))
+
+(test-equal "a handle is freed once: explicitly, or when it is garbage"
+  '(0 1 1 #t)
+  (let ((freed 0))
+    (define (handle)
+      (make-handle 'test (make-pointer 42) #:free (lambda (pointer) (set! freed (+ freed 1)))))
+    (define (collect-garbage)
+      (do ((i 0 (+ i 1))) ((= i 5)) (gc)))
+    (let* ((kept (handle))
+           (before (begin (collect-garbage) freed))
+           (explicitly (begin (free! kept) freed))
+           (again (begin (free! kept) (collect-garbage) freed)))
+      (do ((i 0 (+ i 1))) ((= i 100))
+        (handle))
+      (collect-garbage)
+      ;; The collector may take a few of the latest for something that is in use.
+      (list before explicitly again (< 90 freed 102)))))
 
 (test-assert "garbage is freed, and what is not is kept"
   (let ((kept (load-machines (in-directory "machines.scm"))))

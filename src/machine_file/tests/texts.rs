@@ -91,7 +91,7 @@ pub(super) const PROGRAMS: &[(&str, &str)] = &[
         "(define \u{3bb}x \"\u{3bb} \\\" \\\\ \\t \u{1f600}\") (list (build-machine (name \u{3bb}x) @))",
         "\u{3bb} \" \\ \t \u{1f600}",
     ),
-    ("(list (build-machine (name (or (getenv \"CARGO_PKG_NAME\") \"no\")) @))", "guix-offload"),
+    ("(list (build-machine (name (or (getenv \"GUILE_AUTO_COMPILE\") \"no\")) @))", "0"),
     ("\u{c}\n(list (build-machine (name \"a\") @))", "a"),
 ];
 

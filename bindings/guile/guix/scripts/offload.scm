@@ -2,16 +2,13 @@
 ;;
 ;; The command 'guix offload', done by libguix_offload.  In place of Guix's own module of that name, this one has the same
 ;; machines.scm, the same records, and the same commands: guix-daemon offloads through it if the directory two levels up
-;; is before Guix's own modules in Guile's load path.  How to get there depends on the 'guix' that guix-daemon runs:
+;; is before Guix's own modules in Guile's load path.  The 'guix' that guix-daemon runs may have its own first, whatever
+;; the environment says; then one of these puts ours before them, by (guix-offload replace):
 ;;
-;;   GUIX=PREFIX/libexec/guix-offload-guile       in the daemon's environment: any guix, whatever its load path
-;;   GUIX_UNINSTALLED=1
-;;   GUILE_SYSTEM_PATH=PREFIX/share/guile/site/3.0:/usr/share/guile/3.0:/usr/share/guile/site/3.0
-;;                                                Debian's guix 1.5.0, which appends what GUILE_LOAD_PATH says
-;;   GUIX_UNINSTALLED=1
-;;   GUILE_LOAD_PATH=PREFIX/share/guile/site/2.2  Debian's guix 1.2.0
+;;   GUIX_EXTENSIONS_PATH=PREFIX/share/guix/extensions   Guix 1.3.0 and later
+;;   GUIX=PREFIX/libexec/guix-offload-guile              any, unless guix-daemon is started by a script that sets GUIX
 ;;
-;; The last two work if this file is younger than the compiled module of Guix, and have Guile say so each time.
+;; Where Guix's modules are compiled and ours are not, Guile takes those that are younger, and says so each time.
 ;;
 ;; machines.scm is evaluated here, by the Guile that runs 'guix', as any program; its machines are handed to the library
 ;; one by one.  For Guix 1.2.0 and later.
@@ -278,9 +275,9 @@
   (call-with-offload-errors (lambda () exp ...)))
 
 (define (call-with-offload-errors thunk)
-  (guard (c ((guix-offload-error? c)
-             (leave-with-hint #f c)))
-    (with-error-handling
+  (with-error-handling
+    (guard (c ((guix-offload-error? c)
+               (leave-with-hint #f c)))
       (thunk))))
 
 

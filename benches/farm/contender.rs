@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Who is measured, and how.
+
+use std::fs;
+
+use crate::lab::{Host, lab};
+use crate::machines::{Machine, PROGRAM, quoted, system};
+use crate::memory::with_peak_memory;
+
+/// A head whose daemon has the stock script for a hook.
+pub const STOCK: Host = Host("shead");
+/// A head whose daemon has our hook.
+pub const OURS: Host = Host("head");
+/// A head whose daemon has our Guile module.
+pub const GUILE: Host = Host("ghead");
+/// A head that builds by itself.
+pub const ALONE: Host = Host("ahead");
+
+const MACHINES: [Host; 2] = [Host("w1"), Host("w2")];
+/// Gets no packets.
+const DEAD: Host = Host("w3");
+
+/// Where the hook of `OURS` writes its trace.
+const TRACE: &str = "/var/guix/trace";
+
+/// The programs that this project installs, on heads.
+const PROGRAMS: &str = "/opt/guix-offload/libexec";
+
+/// Who does the work.
+#[derive(Clone, Copy)]
+pub enum Contender {
+    /// The daemon of this head, through its hook if it has one: seconds of the build request.
+    Daemon(Host),
+    /// Jobs in one process on `OURS`, one after the other: the median of all but the first, which has to connect.
+    Jobs,
+    /// The seconds that our hook spends in this phase of a build.
+    Phase(&'static str),
+    /// The machine's daemon imports what our hook would send, from a local file: seconds.
+    ImportFromFile,
+    /// `ssh` takes as many bytes from the machine: seconds.
+    SshFrom,
+    /// `ssh` brings as many bytes to the machine: seconds.
+    SshTo,
+    /// The hook, asked for a build while the first `dead` of 50 machines drop all packets: seconds until it accepts.
+    Accept {
+        /// How many.
+        dead: usize,
+    },
+    /// The hook, asked for a build that none of so many machines can do: seconds until it declines.
+    Decline {
+        /// How many.
+        machines: usize,
+    },
+    /// Processor time, in seconds, of this head's daemon and all that it starts for a build.
+    Processor(Host),
+    /// Peak memory, in MiB, of this head's hook while 4 GiB are sent and then retrieved.
+    Memory(Host),
+    /// `guix offload --version` on this head, as the hook of its daemon says it: seconds.
+    Version(Host),
+}
+
+/// Starts the daemons as they are measured.
+pub fn prepare() {
+    lab(&["restart-daemon", STOCK.0, "--", "--max-jobs=0"]);
+    for (head, hook) in [(OURS, "guix-offload"), (GUILE, "guix-offload-guile")] {
+        let (guix, trace) = (format!("GUIX={PROGRAMS}/{hook}"), format!("GUIX_OFFLOAD_TRACE={TRACE}"));
+        lab(&["restart-daemon", head.0, &guix, &trace, "--", "--max-jobs=0"]);
+    }
+    fs::write(OURS.file("/root/import.scm"), include_str!("import.scm")).expect("writing a program");
+    fs::copy(OURS.file("/root/import.scm"), MACHINES[0].file("/root/import.scm")).expect("copying a program");
+    lab(&["cut", DEAD.0, "on"]);
+    add_addresses();
+}
+
+/// Removes what was built and sent.
+pub fn clean() {
+    for host in [STOCK, OURS, GUILE, ALONE].into_iter().chain(MACHINES) {
+        host.sh(&["guix", "gc"]);
+    }
+}
+
+/// The hosts of the farm have more names than one: 50 machines are too many for one real machine.
+fn add_addresses() {
+    for (index, host) in MACHINES.into_iter().chain([DEAD]).enumerate() {
+        for number in 1..=20 {
+            host.sh(&["ip", "address", "add", &format!("10.88.{}.{number}/16", 100 + index), "dev", "eth0"]);
+        }
+    }
+}
+
+/// 50 machines, of which `dead` are the fastest and drop all packets.
+fn fifty(dead: usize) -> Vec<Machine> {
+    let machine = |host: Host, address: String, speed: &str| {
+        Machine::of(host).with("name", quoted(&address)).with("speed", speed)
+    };
+    let alive =
+        (0..50 - dead).map(|n| machine(MACHINES[n % 2], format!("10.88.{}.{}", 100 + n % 2, 1 + n / 2 % 20), "1.0"));
+    (1..=dead).map(|n| machine(DEAD, format!("10.88.102.{n}"), "9.0")).chain(alive).collect()
+}
+
+impl Contender {
+    /// What [`Contender::measure`] counts.
+    pub fn unit(self) -> &'static str {
+        if let Contender::Memory(_) = self { "MiB" } else { "s" }
+    }
+
+    /// Gives its head so many machines.
+    pub fn ready(self, machines: usize) {
+        match self {
+            Contender::Daemon(head)
+            | Contender::Processor(head)
+            | Contender::Memory(head)
+            | Contender::Version(head) => {
+                head.offload_to(&MACHINES[..machines]);
+            }
+            Contender::Jobs | Contender::Phase(_) => OURS.offload_to(&MACHINES[..machines]),
+            Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo => {}
+            Contender::Accept { .. } | Contender::Decline { .. } => {}
+        }
+    }
+
+    /// Does the builds of `settings`, or what is compared with them, and returns what that took.
+    pub fn measure(self, settings: &[&str]) -> f64 {
+        match self {
+            Contender::Daemon(head) => build(head, settings),
+            Contender::Jobs => {
+                let prepare = "guix repl /usr/local/share/lab/builds.scm -- plain count=8 print=1 >/root/goals";
+                OURS.sh(&["sh", "-c", prepare]);
+                let times = OURS.sh(&[&format!("{PROGRAMS}/bench"), "/root/goals"]);
+                let times: Vec<f64> = times.lines().filter_map(|line| line.parse().ok()).collect();
+                crate::median(&times[1..])
+            }
+            Contender::Phase(phase) => {
+                let _ = fs::remove_file(OURS.file(TRACE));
+                build(OURS, settings);
+                phase_in(&fs::read_to_string(OURS.file(TRACE)).expect("the hook's trace"), phase)
+            }
+            Contender::ImportFromFile => import_from_file(settings),
+            Contender::SshFrom => ssh(settings, "ssh $options root@w1 cat /root/bytes >/root/bytes"),
+            Contender::SshTo => ssh(settings, "ssh $options root@w1 'cat >/root/bytes' </root/bytes"),
+            Contender::Accept { dead } => {
+                let _ = fs::remove_dir_all(OURS.file("/var/guix/offload")); // where failures are remembered
+                OURS.write_machines(&fifty(dead));
+                ask(&system(), "accept")
+            }
+            Contender::Decline { machines } => {
+                OURS.write_machines(&fifty(0)[..machines]);
+                ask("riscv64-linux", "decline")
+            }
+            Contender::Processor(head) => {
+                // Less what it takes to add the input to the store.
+                let adding = processor_time(head, || {
+                    add(head, settings);
+                });
+                processor_time(head, || {
+                    build(head, settings);
+                }) - adding
+            }
+            Contender::Memory(head) => memory(head),
+            Contender::Version(head) => {
+                let guix = if head.0 == GUILE.0 { format!("{PROGRAMS}/guix-offload-guile") } else { "guix".into() };
+                seconds(head, &format!("{guix} offload --version >/dev/null"))
+            }
+        }
+    }
+}
+
+/// Seconds that the builds of `settings` take.
+fn build(head: Host, settings: &[&str]) -> f64 {
+    let builds = head.build("plain", settings);
+    let total = builds.results.lines().find_map(|line| line.strip_prefix("total "));
+    let seconds = total.and_then(|total| total.split(' ').nth(1)?.parse().ok());
+    seconds
+        .filter(|_| builds.succeeded)
+        .unwrap_or_else(|| panic!("builds failed on {}:\n{}{}", head.0, builds.log, builds.results))
+}
+
+/// Adds what the builds of `settings` need to the store; returns what a hook would be told.
+fn add(head: Host, settings: &[&str]) -> String {
+    head.sh(&[&["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "plain", "print=1"], settings].concat())
+}
+
+/// The seconds of the phases of this name.
+fn phase_in(trace: &str, phase: &str) -> f64 {
+    let name = format!("\"phase\":\"{phase}\"");
+    let time = |line: &str| line.split_once("\"us\":")?.1.split(',').next()?.parse::<f64>().ok();
+    trace.lines().filter(|line| line.contains(&name)).filter_map(time).sum::<f64>() / 1e6
+}
+
+fn import_from_file(settings: &[&str]) -> f64 {
+    let told = add(OURS, settings);
+    let input = told.lines().find_map(|line| line.strip_prefix("input ").filter(|item| item.ends_with("-input")));
+    let export = format!("guix archive --export {} >/root/bundle", input.expect("the large input"));
+    OURS.sh(&["sh", "-c", &export]);
+    let machine = MACHINES[0];
+    fs::copy(OURS.file("/root/bundle"), machine.file("/root/bundle")).expect("copying a bundle");
+    machine.sh(&["guix", "repl", "/root/import.scm", "--", "/root/bundle"]).trim().parse().expect("seconds")
+}
+
+/// Seconds that `command` takes on `OURS`, with as many bytes in `/root/bytes` as the builds of `settings` move.
+fn ssh(settings: &[&str], command: &str) -> f64 {
+    let kib = settings.iter().find_map(|setting| setting.split_once("kib=")).expect("a size").1;
+    for host in [OURS, MACHINES[0]] {
+        host.sh(&["sh", "-c", &format!("head -c {kib}K /dev/urandom >/root/bytes")]);
+    }
+    let options =
+        "-i /etc/guix/offload_key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
+    seconds(OURS, &format!("options='{options}'; {command}"))
+}
+
+/// Seconds that the hook takes to say `answer` when it is asked for a build for `system`, and to end then.
+fn ask(system: &str, answer: &str) -> f64 {
+    let request = format!("1 {system} /gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv ");
+    let hook = format!("{PROGRAM} offload {} 3600 false 86400", crate::machines::system());
+    let time = seconds(OURS, &format!("echo '{request}' | {hook} >/root/said 2>&1 4>/dev/null || true"));
+    let said = fs::read_to_string(OURS.file("/root/said")).expect("what the hook said");
+    assert!(said.contains(&format!("# {answer}")), "{said}");
+    time
+}
+
+/// Seconds that a shell command takes on this host.
+fn seconds(host: Host, command: &str) -> f64 {
+    let timed = format!("begin=$(date +%s%N); {command}; end=$(date +%s%N); echo; echo $((end - begin))");
+    let nanoseconds = host.sh(&["sh", "-ec", &timed]);
+    nanoseconds.lines().last().and_then(|line| line.parse::<f64>().ok()).expect("nanoseconds") / 1e9
+}
+
+/// Processor time, in seconds, that the daemon of this head and its children take for `work`.
+fn processor_time(head: Host, work: impl FnOnce()) -> f64 {
+    let now = || {
+        let stat = head.sh(&["sh", "-c", "cat /proc/$(pgrep -o -x guix-daemon)/stat; getconf CLK_TCK"]);
+        let (fields, ticks) = stat.rsplit_once(") ").expect("a stat line").1.split_once('\n').expect("two lines");
+        let fields: Vec<f64> = fields.split(' ').map(|field| field.parse().unwrap_or(0.0)).collect();
+        fields[11..15].iter().sum::<f64>() / ticks.trim().parse::<f64>().expect("ticks a second")
+    };
+    let before = now();
+    work();
+    std::thread::sleep(std::time::Duration::from_millis(300)); // the daemon's children end after their clients
+    now() - before
+}
+
+/// The peak memory of this head's hook, in MiB, for a build with an input of 4 GiB and an output of 4 GiB.
+fn memory(head: Host) -> f64 {
+    let (_, peak) = with_peak_memory(|| build(head, &["kib=4194304", "fill=zero", "built-input=1"]));
+    clean();
+    peak as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Offloaded builds, measured: guix-daemon with the stock `guix offload` against the same daemon with our hook, our Guile
+//! module, or jobs in one process, on the hosts of tests/lab, alternately in one run. `make bench` starts the farm and
+//! runs this.
+//!
+//! Prints a table of medians, and writes the same with all samples as JSON to the file that `BENCH_JSON` names.
+//! `BENCH_RUNS` sets the number of samples of each (5), `BENCH_ONLY` a part of the names of the rows to run.
+
+mod contender;
+
+#[path = "../../tests/farm/lab.rs"]
+#[allow(dead_code)] // the tests use more of it
+mod lab;
+#[path = "../../tests/farm/machines.rs"]
+#[allow(dead_code)]
+mod machines;
+#[path = "../../tests/farm/memory.rs"]
+#[allow(dead_code)]
+mod memory;
+
+use std::fmt::Write as _;
+
+use contender::{ALONE, Contender, GUILE, OURS, STOCK};
+use lab::SlowLink;
+
+const W1: lab::Host = lab::Host("w1");
+
+/// What is measured: the builds that `builds.scm` makes of these settings, on one machine unless the name says more.
+struct Row {
+    name: &'static str,
+    settings: &'static [&'static str],
+    /// What we are compared with, then ourselves.
+    contenders: [(&'static str, Contender); 2],
+    /// How many machines there are.
+    machines: usize,
+    /// What is moved, in MiB, for a rate.
+    mib: f64,
+    /// The link of the machine.
+    link: &'static [&'static str],
+    /// Samples of each, where it is not as many as elsewhere.
+    runs: Option<usize>,
+}
+
+const ROW: Row = Row {
+    name: "",
+    settings: &[],
+    contenders: [("stock", Contender::Daemon(STOCK)), ("hook", Contender::Daemon(OURS))],
+    machines: 1,
+    mib: 0.0,
+    link: &[],
+    runs: None,
+};
+
+const ROWS: &[Row] = &[
+    Row { name: "1 tiny build", ..ROW },
+    Row {
+        name: "1 tiny build, through Guile",
+        contenders: [("stock", Contender::Daemon(STOCK)), ("Guile", Contender::Daemon(GUILE))],
+        ..ROW
+    },
+    Row {
+        name: "next tiny build on the machine",
+        contenders: [("stock", Contender::Daemon(STOCK)), ("job", Contender::Jobs)],
+        ..ROW
+    },
+    Row {
+        name: "next tiny build on the machine, and at home",
+        settings: &["jobs=1", "offload=0"],
+        contenders: [("at home", Contender::Daemon(ALONE)), ("job", Contender::Jobs)],
+        ..ROW
+    },
+    Row { name: "16 tiny builds, 2 machines x 2 slots", settings: &["count=16"], machines: 2, ..ROW },
+    Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },
+    Row { name: "256 MiB of input", settings: &["input-kib=262144"], mib: 256.0, ..ROW },
+    Row {
+        name: "256 MiB of input, sending alone",
+        settings: &["input-kib=262144"],
+        contenders: [("from a file there", Contender::ImportFromFile), ("hook", Contender::Phase("send"))],
+        mib: 256.0,
+        ..ROW
+    },
+    Row { name: "256 MiB of output", settings: &["kib=262144"], mib: 256.0, ..ROW },
+    Row {
+        name: "256 MiB of output, retrieving alone",
+        settings: &["kib=262144"],
+        contenders: [("ssh cat", Contender::SshFrom), ("hook", Contender::Phase("retrieve"))],
+        mib: 256.0,
+        ..ROW
+    },
+    Row {
+        name: "64 MiB of input, 40 ms away, sending alone",
+        settings: &["input-kib=65536"],
+        contenders: [("ssh", Contender::SshTo), ("hook", Contender::Phase("send"))],
+        mib: 64.0,
+        link: &["delay", "20"],
+        ..ROW
+    },
+    Row {
+        name: "64 MiB of output, 40 ms away, retrieving alone",
+        settings: &["kib=65536"],
+        contenders: [("ssh", Contender::SshFrom), ("hook", Contender::Phase("retrieve"))],
+        mib: 64.0,
+        link: &["delay", "20"],
+        ..ROW
+    },
+    Row {
+        name: "256 MiB of input like text, 100 Mbit/s",
+        settings: &["input-kib=262144", "input-text=1"],
+        mib: 256.0,
+        link: &["rate", "100"],
+        ..ROW
+    },
+    Row {
+        name: "first accept, the best 10 of 50 machines dead",
+        contenders: [("all alive", Contender::Accept { dead: 0 }), ("hook", Contender::Accept { dead: 10 })],
+        ..ROW
+    },
+    Row {
+        name: "decline, 50 machines",
+        contenders: [
+            ("no machines", Contender::Decline { machines: 0 }),
+            ("hook", Contender::Decline { machines: 50 }),
+        ],
+        ..ROW
+    },
+    Row {
+        name: "processor time here, 256 MiB each way",
+        settings: &["input-kib=262144", "kib=262144"],
+        contenders: [("stock", Contender::Processor(STOCK)), ("hook", Contender::Processor(OURS))],
+        ..ROW
+    },
+    Row {
+        name: "peak memory of the hook, 4 GiB each way",
+        contenders: [("stock", Contender::Memory(STOCK)), ("hook", Contender::Memory(OURS))],
+        runs: Some(1),
+        ..ROW
+    },
+    Row {
+        name: "guix offload --version",
+        contenders: [("stock", Contender::Version(STOCK)), ("Guile", Contender::Version(GUILE))],
+        ..ROW
+    },
+];
+
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+fn main() {
+    let runs: usize = std::env::var("BENCH_RUNS").ok().map_or(5, |runs| runs.parse().expect("BENCH_RUNS is a number"));
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    contender::prepare();
+
+    let mut table = format!("{:<48} {:>26} {:>18} {:>7}   MiB/s\n", "work", "", "", "ratio");
+    let mut json = Vec::new();
+    for row in ROWS.iter().filter(|row| row.name.contains(&only)) {
+        let _link = (!row.link.is_empty()).then(|| SlowLink::new(W1, row.link));
+        let runs = row.runs.unwrap_or(runs);
+        for (_, contender) in row.contenders {
+            contender.ready(row.machines);
+            if row.runs.is_none() {
+                contender.measure(row.settings); // what all builds share is there afterwards
+            }
+        }
+        let mut samples = [Vec::new(), Vec::new()];
+        for _ in 0..runs {
+            for (samples, (_, contender)) in samples.iter_mut().zip(row.contenders) {
+                samples.push(contender.measure(row.settings));
+            }
+        }
+        contender::clean();
+        let [one, other] = [median(&samples[0]), median(&samples[1])];
+        let [(one_label, contender), (label, _)] = row.contenders;
+        let cell = |label: &str, value: f64| format!("{label} {value:.3} {}", contender.unit());
+        let rates =
+            if row.mib > 0.0 { format!("{:.0} -> {:.0}", row.mib / one, row.mib / other) } else { String::new() };
+        let (first, second) = (cell(one_label, one), cell(label, other));
+        writeln!(table, "{:<48} {first:>26} {second:>18} {:>6.1}x   {rates}", row.name, one / other).unwrap();
+        json.push(format!(
+            "{{\"work\":{:?},\"unit\":{:?},{one_label:?}:{:?},{label:?}:{:?}}}",
+            row.name,
+            contender.unit(),
+            samples[0],
+            samples[1]
+        ));
+        eprintln!("{}: {first}, {second}, {rates}", row.name);
+    }
+    println!("\n{}\nmedians of {runs} alternating runs\n\n{table}", machine());
+    if let Some(file) = std::env::var_os("BENCH_JSON") {
+        let text = format!("{{\"machine\":{:?},\"samples\":[\n{}\n]}}\n", machine(), json.join(",\n"));
+        std::fs::write(file, text).expect("BENCH_JSON names a file that can be written");
+    }
+}
+
+/// The machine that all hosts share.
+fn machine() -> String {
+    let field = |file: &str, name: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::new(), |(_, value)| value.trim().to_string())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{cores} cores of {}, {} of memory, Linux {}; all hosts on this one machine",
+        field("/proc/cpuinfo", "model name"),
+        field("/proc/meminfo", "MemTotal"),
+        kernel.trim()
+    )
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What guix-daemon says to its build hook: any number of requests, then, after `# accept`, items.
+
+use guix_offload::daemon::BuildOptions;
+use guix_offload::hook::{read_request, read_work};
+use guix_offload::store::StoreDir;
+
+/// The first byte says how many requests are refused; the rest is what the daemon says.
+pub fn run(data: &[u8]) {
+    let Some((refused, said)) = data.split_first() else { return };
+    let store = StoreDir::new("/gnu/store").unwrap();
+    let mut input = said;
+    for _ in 0..=refused % 4 {
+        let before = input;
+        match read_request(&mut input, &store) {
+            Ok(Some(request)) => {
+                let line = std::str::from_utf8(&before[..before.len() - input.len()]).unwrap();
+                let words: Vec<&str> = line.strip_suffix('\n').unwrap().split(' ').collect();
+                assert_eq!(words.len(), 4);
+                assert_eq!(request.requirements.system, words[1]);
+                assert_eq!(request.derivation.as_str(), words[2]);
+                assert!(request.derivation.is_derivation());
+                let features: Vec<&str> = words[3].split(',').filter(|feature| !feature.is_empty()).collect();
+                assert_eq!(request.requirements.features, features);
+            }
+            Ok(None) => return assert!(input.is_empty()),
+            Err(error) => return assert_printable(&error.to_string()),
+        }
+    }
+    let options = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
+    let before = input;
+    match read_work(&mut input, &store, &options) {
+        Ok(work) => {
+            let text = std::str::from_utf8(&before[..before.len() - input.len()]).unwrap();
+            let items: Vec<&str> = text.split_ascii_whitespace().collect();
+            let found: Vec<&str> = work.inputs.iter().chain(&work.outputs).map(|item| item.as_str()).collect();
+            assert_eq!(found, items);
+        }
+        Err(error) => assert_printable(&error.to_string()),
+    }
+}
+
+/// A message may quote what it is about, but nothing that a terminal or guix-daemon would act on.
+pub fn assert_printable(message: &str) {
+    assert!(!message.contains(char::is_control), "{message:?}");
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What the fuzzers of `fuzz/` have found worth keeping, once more, and some new inputs made from it.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+#[path = "../fuzz/src/targets/mod.rs"]
+mod targets;
+
+/// New inputs for a target: their number is that of the target's corpus, this often.
+const MUTATIONS: usize = 10;
+/// Longest new input, in bytes.
+const MAX_LENGTH: usize = 16 << 10;
+
+/// All of a target's corpus, in the same order everywhere.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.display().to_string(), fs::read(&path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Runs a target, and says with which input it failed.
+#[track_caller]
+fn run(target: targets::Target, input: &[u8], name: &str) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(input))) {
+        eprintln!("the input was {name}: \"{}\"", input.escape_ascii());
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The same numbers each time (xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit.max(1) as u64) as usize
+    }
+}
+
+/// `input` with a few changes, some of them taken from `other`.
+fn mutated(input: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    for _ in 0..=numbers.below(3) {
+        let at = numbers.below(bytes.len());
+        let end = at + numbers.below((bytes.len() - at).min(64) + 1);
+        match numbers.below(7) {
+            0 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << numbers.below(8)),
+            1 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = numbers.below(256) as u8),
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(at..end)),
+            4 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+            5 => {
+                let from = numbers.below(other.len());
+                let until = from + numbers.below((other.len() - from).min(64) + 1);
+                drop(bytes.splice(at..end, other[from..until].to_vec()));
+            }
+            _ => {
+                let number = [0, 1, 8, 255, 4096, 1 << 20, 1 << 63, u64::MAX][numbers.below(8)];
+                let at = at / 8 * 8;
+                bytes.iter_mut().skip(at).zip(number.to_le_bytes()).for_each(|(byte, new)| *byte = new);
+            }
+        }
+    }
+    bytes.truncate(MAX_LENGTH);
+    bytes
+}
+
+fn replay(name: &str) {
+    let (_, target) = targets::ALL.into_iter().find(|(known, _)| *known == name).unwrap();
+    let corpus = corpus(name);
+    assert!(corpus.len() >= 10, "the corpus of {name} has {} inputs only", corpus.len());
+    corpus.iter().for_each(|(name, input)| run(target, input, name));
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for number in 0..corpus.len() * MUTATIONS {
+        let ((name, input), (_, other)) = (&corpus[number % corpus.len()], &corpus[numbers.below(corpus.len())]);
+        run(target, &mutated(input, other, &mut numbers), &format!("made from {name}"));
+    }
+}
+
+#[test]
+fn items_are_restored_where_they_belong() {
+    replay("restore");
+}
+
+#[test]
+fn replies_of_machines_are_understood_or_refused() {
+    replay("replies");
+}
+
+#[test]
+fn machine_files_are_read_or_left_to_guile() {
+    replay("machine_file");
+}
+
+#[test]
+fn signatures_are_valid_or_not() {
+    replay("signature");
+}
+
+#[test]
+fn requests_are_understood_or_refused() {
+    replay("request");
+}
+
+#[test]
+fn calls_of_the_abi_do_what_they_promise() {
+    replay("abi");
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What happens between and during the jobs of one process, whose connections live on from one to the next.
+//! `c-tests/jobs.c` runs them one by one.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::abi::{PROGRAMS, Request};
+use crate::lab::{Host, SlowLink, lab};
+
+const HEAD: Host = Host("head");
+const W1: Host = Host("w1");
+const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
+
+/// What a build that nothing disturbs says.
+const UNDISTURBED: [&str; 6] = ["chosen", "sending", "building", "retrieving", "done", "ok"];
+
+/// A process that runs jobs.
+struct Jobs {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Jobs {
+    /// One that keeps idle connections for so many seconds.
+    fn new(idle_limit: &str) -> Jobs {
+        HEAD.offload_to(&[W1]);
+        let mut child = Command::new(LAB)
+            .args(["sh", HEAD.0, &format!("{PROGRAMS}/jobs"), idle_limit])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the lab's script starts");
+        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
+        Jobs { child, input, lines: BufReader::new(output).lines() }
+    }
+
+    fn start(&mut self, request: &Request) {
+        writeln!(self.input.as_mut().unwrap(), "{}", request.file()).unwrap();
+    }
+
+    /// The lines that it says up to one that begins with one of these words, including.
+    #[track_caller]
+    fn lines_until(&mut self, words: &[&str]) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.lines.next().expect("the program goes on").unwrap();
+            lines.push(line.clone());
+            if words.iter().any(|word| line.starts_with(word)) {
+                return lines;
+            }
+        }
+    }
+
+    /// Waits for the end of a job, during which nothing unusual may happen.
+    #[track_caller]
+    fn succeed(&mut self) {
+        assert_eq!(self.lines_until(&["ok", "failed"]), UNDISTURBED);
+    }
+
+    #[track_caller]
+    fn run(&mut self, request: &Request) {
+        self.start(request);
+        self.succeed();
+        request.check_present();
+    }
+
+    /// Ends the process, which looks for what was left open.
+    #[track_caller]
+    fn end(mut self) {
+        drop(self.input.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+/// The processes of sshd that serve a session on the machine.
+fn sessions() -> Vec<String> {
+    let listed = W1.run(&["pgrep", "-f", "^sshd.*: root@notty"]);
+    String::from_utf8_lossy(&listed.stdout).lines().map(str::to_string).collect()
+}
+
+/// Nobody else is connected to the machine.
+fn await_no_session() {
+    let begun = Instant::now();
+    while !sessions().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "sessions are left: {:?}", sessions());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Longer than a connection that was just in use is trusted.
+fn let_it_idle() {
+    std::thread::sleep(Duration::from_millis(1200));
+}
+
+#[test]
+fn a_session_that_died_between_two_jobs_is_replaced() {
+    await_no_session();
+    let builds = Request::several("plain", &["count=6"]);
+    let mut jobs = Jobs::new("60");
+    jobs.run(&builds[0]);
+    let first = sessions();
+    assert_eq!(first.len(), 1);
+    jobs.run(&builds[1]);
+    assert_eq!(sessions(), first, "the second job connected anew");
+
+    W1.sh(&["kill", "-KILL", &first[0]]);
+    jobs.run(&builds[2]);
+    let second = sessions();
+    assert!(second.len() == 1 && second != first, "{second:?}");
+
+    // Its session lives on, but no daemon is at the other end of the channel any more.
+    lab(&["restart-daemon", W1.0]);
+    let_it_idle();
+    jobs.run(&builds[3]);
+
+    lab(&["restart-daemon", HEAD.0]);
+    jobs.run(&builds[4]);
+
+    // A machine that lost its power and is back says nothing of the connections that it had.
+    let third = sessions();
+    lab(&["kill", W1.0]);
+    lab(&["start", W1.0]);
+    let_it_idle();
+    jobs.run(&builds[5]);
+    assert!(sessions().len() == 1 && sessions() != third);
+    jobs.end();
+    HEAD.verify_store();
+}
+
+#[test]
+fn a_connection_is_closed_when_its_idle_limit_is_over() {
+    await_no_session();
+    let builds = Request::several("plain", &["count=2"]);
+    let mut jobs = Jobs::new("1");
+    for build in &builds {
+        jobs.run(build);
+        assert_eq!(sessions().len(), 1);
+        await_no_session();
+    }
+    jobs.end();
+}
+
+#[test]
+fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
+    await_no_session();
+    let builds = Request::several("plain", &["count=3"]);
+    let mut jobs = Jobs::new("60");
+    jobs.run(&builds[0]);
+    for (build, seconds) in builds[1..].iter().zip([1, 3]) {
+        let_it_idle();
+        lab(&["cut", W1.0, "on"]);
+        jobs.start(build);
+        std::thread::sleep(Duration::from_secs(seconds));
+        lab(&["cut", W1.0, "off"]);
+        jobs.succeed();
+        build.check_present();
+    }
+    jobs.end();
+}
+
+#[test]
+fn a_local_daemon_that_dies_while_files_are_sent_is_named_and_no_machine() {
+    let build = Request::new("plain", &["input-kib=4096"]);
+    let mut jobs = Jobs::new("60");
+    let slow = SlowLink::new(W1, &["rate", "8"]);
+    jobs.start(&build);
+    jobs.lines_until(&["sending"]);
+    HEAD.sh(&["sh", "-c", "kill -KILL $(pgrep -P $(pgrep -o -x guix-daemon))"]);
+    let said = jobs.lines_until(&["ok", "failed"]);
+    drop(slow);
+    // GUIX_OFFLOAD_STORE, on no machine, and no other machine was tried.
+    assert!(!said.iter().any(|line| line == "retrying"), "{said:?}");
+    let result = said.last().unwrap();
+    assert!(result.starts_with("failed -8 - ") && result.contains(": the local daemon cannot "), "{said:?}");
+    // Its master is well, and so is the machine.
+    jobs.start(&build);
+    assert_eq!(jobs.lines_until(&["ok", "failed"]).last().unwrap(), "ok");
+    build.check_done();
+    jobs.end();
+}
