@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The host that is lied to: a store and a database in a scratch directory, and a daemon that does nothing wrong.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guix_offload::archive::KeyPair;
@@ -44,7 +45,9 @@ impl Scene {
         let keys = |name: &str| {
             fs::create_dir(at(name)).unwrap();
             for half in ["pub", "sec"] {
-                fs::copy(format!("{KEYS}/{name}.{half}"), at(name).join(format!("signing-key.{half}"))).unwrap();
+                let file = at(name).join(format!("signing-key.{half}"));
+                fs::copy(format!("{KEYS}/{name}.{half}"), &file).unwrap();
+                fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
             }
             KeyPair::load(&at(name)).unwrap()
         };
