@@ -8,8 +8,6 @@ use std::path::Path;
 #[path = "../fuzz/src/targets/mod.rs"]
 mod targets;
 
-/// New inputs for a target: their number is that of the target's corpus, this often.
-const MUTATIONS: usize = 10;
 /// Longest new input, in bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
@@ -74,13 +72,14 @@ fn mutated(input: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     bytes
 }
 
-fn replay(name: &str) {
+/// Runs a target with its corpus, and with this many new inputs made of each in it.
+fn replay(name: &str, mutations: usize) {
     let (_, target) = targets::ALL.into_iter().find(|(known, _)| *known == name).unwrap();
     let corpus = corpus(name);
     assert!(corpus.len() >= 10, "the corpus of {name} has {} inputs only", corpus.len());
     corpus.iter().for_each(|(name, input)| run(target, input, name));
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
-    for number in 0..corpus.len() * MUTATIONS {
+    for number in 0..corpus.len() * mutations {
         let ((name, input), (_, other)) = (&corpus[number % corpus.len()], &corpus[numbers.below(corpus.len())]);
         run(target, &mutated(input, other, &mut numbers), &format!("made from {name}"));
     }
@@ -88,30 +87,30 @@ fn replay(name: &str) {
 
 #[test]
 fn items_are_restored_where_they_belong() {
-    replay("restore");
+    replay("restore", 10);
 }
 
 #[test]
 fn replies_of_machines_are_understood_or_refused() {
-    replay("replies");
+    replay("replies", 10);
 }
 
 #[test]
 fn machine_files_are_read_or_left_to_guile() {
-    replay("machine_file");
+    replay("machine_file", 10);
 }
 
 #[test]
 fn signatures_are_valid_or_not() {
-    replay("signature");
+    replay("signature", 10);
 }
 
 #[test]
 fn requests_are_understood_or_refused() {
-    replay("request");
+    replay("request", 10);
 }
 
 #[test]
 fn calls_of_the_abi_do_what_they_promise() {
-    replay("abi");
+    replay("abi", 1); // each takes some milliseconds
 }

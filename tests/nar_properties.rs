@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Random trees go through independent writers of the nar format, nix-nar and nix-archive, and through our reader;
+//! Random trees go through independent writers of the nar format, nix-nar and nix-archive, our reader, and our writer;
 //! damaged archives go through our reader and nix-archive's.
 //!
 //! nix-nar takes names that are UTF-8 only. nix-archive reads no trees of more than 64 directories in one another, and
@@ -14,7 +14,7 @@ use std::path::Path;
 
 use guix_offload::archive::{Input, Visitor, nar};
 use guix_offload::error::Result;
-use guix_offload::store::{Links, Restorer, remove_tree};
+use guix_offload::store::{Dump, Links, Restorer, StoreDir, remove_tree};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -49,16 +49,19 @@ fn read_back(path: &Path) -> Tree {
     Tree::Directory(entries.collect())
 }
 
-/// Writes a tree, encodes it, restores the nar, and compares.
+/// What a tree is called where it is restored.
+const NAME: &str = "00000000000000000000000000000000-x";
+
+/// Writes a tree, encodes it, restores the nar, compares, and makes a nar of that again.
 fn round_trip(tree: &Tree, encode: impl Fn(&Path) -> Vec<u8>) {
     let scratch = tempfile::tempdir().unwrap();
-    let (original, restored) = (scratch.path().join("original"), scratch.path().join("restored"));
+    let (original, restored) = (scratch.path().join("original"), scratch.path().join(NAME));
     write(tree, &original);
     let bytes = encode(&original);
 
     let store = File::open(scratch.path()).unwrap();
     let mut links = Links::open(store.as_fd()).unwrap();
-    let mut restorer = Restorer::new(store.as_fd(), "restored", &mut links).unwrap();
+    let mut restorer = Restorer::new(store.as_fd(), NAME, &mut links).unwrap();
     let followed = [&bytes[..], b"rest"].concat();
     let mut reader = &followed[..];
     let mut input = Input::new(&mut reader).unwrap();
@@ -70,7 +73,11 @@ fn round_trip(tree: &Tree, encode: impl Fn(&Path) -> Vec<u8>) {
     assert_eq!(format!("{:?}", read_back(&restored)), format!("{tree:?}"));
     let again = nix_archive::nar::hash_path(&restored, nix_archive::nar::CaseHack::Disabled).unwrap();
     assert_eq!(again.into_parts(), (bytes.len() as u64, hash));
-    remove_tree(store.as_fd(), b"restored").unwrap();
+    let item = StoreDir::new("/gnu/store").unwrap().parse(&format!("/gnu/store/{NAME}")).unwrap();
+    let mut dumped = Vec::new();
+    Dump::new(store.as_fd(), &item).unwrap().read_to_end(&mut dumped).unwrap();
+    assert!(dumped == bytes, "what was restored is dumped as something else");
+    remove_tree(store.as_fd(), NAME.as_bytes()).unwrap();
     assert!(!restored.exists());
 }
 
