@@ -2,6 +2,7 @@
 //! The host that is lied to: a store and a database in a scratch directory, and a daemon that does nothing wrong.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guix_offload::archive::KeyPair;
@@ -44,7 +45,9 @@ impl Scene {
         let keys = |name: &str| {
             fs::create_dir(at(name)).unwrap();
             for half in ["pub", "sec"] {
-                fs::copy(format!("{KEYS}/{name}.{half}"), at(name).join(format!("signing-key.{half}"))).unwrap();
+                let copy = at(name).join(format!("signing-key.{half}"));
+                fs::copy(format!("{KEYS}/{name}.{half}"), &copy).unwrap();
+                fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             }
             KeyPair::load(&at(name)).unwrap()
         };
