@@ -53,8 +53,8 @@ impl KeyPair {
         let hash: String = hash.iter().map(|byte| format!("{byte:02X}")).collect();
         let data = Sexp::parse(format!("(data (flags {flags}) (hash sha256 #{hash}#))").as_bytes())?;
         let value = gcrypt::sign(&data, &self.secret).context(|| "the host's signing key")?;
-        let parts = [data, value].map(|part| part.advanced());
-        Ok(format!("(signature {} {} {})", parts[0], parts[1], self.public.advanced()).into_bytes())
+        let parts = [data, value].map(|part| part.text());
+        Ok(format!("(signature {} {} {})", parts[0], parts[1], self.public.text()).into_bytes())
     }
 }
 
@@ -95,6 +95,13 @@ mod tests {
             let signature = KeyPair::load(directory.path()).unwrap().sign(&hash).unwrap();
             verify(Some(&signature), &hash, &Acl::load(&acl).unwrap(), &item).unwrap();
         }
+    }
+
+    #[test]
+    fn bytes_of_a_signature_that_look_like_text_are_in_hexadecimal() {
+        let value = Sexp::parse(b"(7:sig-val(5:ecdsa(1:r3:\n\xb4\xfc)(1:s3:\x01\x02\x03)))").unwrap();
+        assert_eq!(value.text(), "(sig-val (ecdsa (r #0AB4FC#) (s #010203#)))");
+        assert_eq!(Sexp::parse(value.text().as_bytes()).unwrap().canonical(), value.canonical());
     }
 
     #[track_caller]

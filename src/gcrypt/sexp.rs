@@ -90,6 +90,22 @@ impl Sexp {
         self.print(FORM_CANONICAL)
     }
 
+    /// As text in ASCII, lists after data: words as they are, all else in hexadecimal. libgcrypt's own text has bytes
+    /// beyond ASCII in it now and then.
+    pub fn text(&self) -> String {
+        let is_word = |data: &[u8]| {
+            data.first().is_some_and(u8::is_ascii_alphabetic)
+                && data.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        };
+        let datum = |data: &[u8]| match std::str::from_utf8(data) {
+            Ok(word) if is_word(data) => word.to_string(),
+            _ => format!("#{}#", data.iter().map(|byte| format!("{byte:02X}")).collect::<String>()),
+        };
+        let data = (0..self.len()).filter_map(|index| self.data(index).map(datum));
+        let parts: Vec<String> = data.chain(self.lists().map(|list| list.text())).collect();
+        format!("({})", parts.join(" "))
+    }
+
     /// The advanced form, on one line.
     pub fn advanced(&self) -> String {
         let text = self.print(FORM_ADVANCED);

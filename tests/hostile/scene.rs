@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The host that is lied to: a store and a database in a scratch directory, and a daemon that does nothing wrong.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -45,9 +45,9 @@ impl Scene {
         let keys = |name: &str| {
             fs::create_dir(at(name)).unwrap();
             for half in ["pub", "sec"] {
-                let file = at(name).join(format!("signing-key.{half}"));
-                fs::copy(format!("{KEYS}/{name}.{half}"), &file).unwrap();
-                fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+                let copy = at(name).join(format!("signing-key.{half}"));
+                fs::copy(format!("{KEYS}/{name}.{half}"), &copy).unwrap();
+                fs::set_permissions(&copy, fs::Permissions::from_mode(0o600)).unwrap();
             }
             KeyPair::load(&at(name)).unwrap()
         };

@@ -42,7 +42,7 @@ use table::Row;
 const LANES: &str = "ahead:aw:as:a2head bhead:bw:bs chead:cw:cs dhead:dw:ds ehead:ew:es";
 
 /// No hook may ever have more, in bytes.
-const MEMORY: u64 = 48 << 20;
+const MEMORY: u64 = 64 << 20;
 
 /// From how many runs on the slow faults are among them.
 const LONG: usize = 2;
