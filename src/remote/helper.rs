@@ -38,7 +38,7 @@ const MAX_PREAMBLE: u64 = 64 << 10;
 const CHUNK: usize = 32 << 10;
 
 /// So many of them are handed to the connection at once, compressed or not.
-const GROUP: usize = 32;
+const GROUP: usize = 16;
 
 /// Comes before a group that is compressed.
 const COMPRESSED: u64 = u64::MAX;

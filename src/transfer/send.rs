@@ -16,10 +16,10 @@ use crate::remote::Remote;
 use crate::store::{self, Contents, Export, StorePath, ValidPath};
 
 /// Largest item that is made again there, as a nar, in bytes: the daemon holds it in memory.
-const MAX_MADE_AGAIN: u64 = 1 << 20;
+const MAX_MADE_AGAIN: u64 = 512 << 10;
 
 /// How much is made again at once, as nars, in bytes: it is in our memory, too.
-const BATCH: u64 = 4 << 20;
+const BATCH: u64 = 512 << 10;
 
 /// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent.
 pub fn send_files(
