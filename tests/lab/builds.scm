@@ -26,7 +26,7 @@
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
              ((guix build utils) #:select (delete-file-recursively)) ((guix build syscalls) #:select (mkdtemp!))
-             (ice-9 match) (rnrs bytevectors) (ice-9 binary-ports) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+             (ice-9 match) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
   (match (cdr (command-line))
@@ -50,39 +50,18 @@
     (delete-file-recursively directory)
     result))
 
-;; Words and numbers of log files: as random as text is.
-(define words
-  (list->vector
-    (map (lambda (i) (string->utf8 (string-append (string-pad (number->string (* i 7919) 36) (+ 3 (modulo i 7)) #\e) " ")))
-         (iota 512))))
-
-(define (kibibyte random)
-  (if (string=? (setting "input-text" "0") "0")
-      (get-bytevector-n random 1024)
-      (let ((dice (get-bytevector-n random 512))
-            (text (make-bytevector 1024 32)))
-        (let loop ((i 0) (end 0))
-          (let* ((word (vector-ref words (modulo (bytevector-u16-ref dice (* 2 i) (endianness little)) 512)))
-                 (next (+ end (bytevector-length word))))
-            (if (> next 1024)
-                text
-                (begin
-                  (bytevector-copy! word 0 text end (bytevector-length word))
-                  (loop (modulo (1+ i) 256) next))))))))
+;; Prints so many bytes of random words.
+(define awk-text
+  "BEGIN { srand(); for (i = 0; i < 512; i++) { w = \"\"; for (j = i % 7; j >= 0; j--) w = w sprintf(\"%c\", 97 + int(26 * rand())); words[i] = w }
+     for (left = bytes; left > 0; left -= length(line)) { line = \"\"; for (i = 0; i < 12; i++) line = line words[int(512 * rand() * rand())] \" \";
+       line = substr(line \"\\n\", 1, left); printf \"%s\", line } }")
 
 (define (random-file store name kib)
   (call-with-scratch-name
     (lambda (file)
-      (call-with-output-file file
-        (lambda (port)
-          (call-with-input-file "/dev/urandom"
-            (lambda (random)
-              (let loop ((kib kib))
-                (unless (zero? kib)
-                  (put-bytevector port (kibibyte random))
-                  (loop (1- kib)))))
-            #:binary #t))
-        #:binary #t)
+      (if (string=? (setting "input-text" "0") "1")
+          (system (string-append "awk -v bytes=" (number->string (* 1024 kib)) " '" awk-text "' >" file))
+          (system (string-append "head -c " (number->string kib) "K /dev/urandom >" file)))
       (add-to-store store name #t "sha256" file))))
 
 (define (set-options store)
