@@ -241,7 +241,8 @@ fn processor_time(head: Host, work: impl FnOnce()) -> f64 {
 
 /// The peak memory of this head's hook, in MiB, for a build with an input of 4 GiB and an output of 4 GiB.
 fn memory(head: Host) -> f64 {
-    let (_, peak) = with_peak_memory(|| build(head, &["kib=4194304", "fill=zero", "built-input=1"]));
+    let program = if head.0 == STOCK.0 { "guix" } else { "guix-offload" };
+    let (_, peak) = with_peak_memory(program, || build(head, &["kib=4194304", "fill=zero", "built-input=1"]));
     clean();
     peak as f64 / f64::from(1 << 20)
 }

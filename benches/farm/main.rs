@@ -130,14 +130,14 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "peak memory of the hook, 4 GiB each way",
-        contenders: [("stock", Contender::Memory(STOCK)), ("hook", Contender::Memory(OURS))],
-        runs: Some(1),
+        name: "guix offload --version",
+        contenders: [("stock", Contender::Version(STOCK)), ("Guile", Contender::Version(GUILE))],
         ..ROW
     },
     Row {
-        name: "guix offload --version",
-        contenders: [("stock", Contender::Version(STOCK)), ("Guile", Contender::Version(GUILE))],
+        name: "peak memory of the hook, 4 GiB each way",
+        contenders: [("stock", Contender::Memory(STOCK)), ("hook", Contender::Memory(OURS))],
+        runs: Some(1),
         ..ROW
     },
 ];

@@ -17,7 +17,7 @@ fn large_files_take_little_memory() {
     for (setting, transfer) in
         [("kib=307200", "retrieving 1 store item (300 MiB)"), ("input-kib=307200", "(302 MiB) to")]
     {
-        let (builds, peak) = with_peak_memory(|| HEAD.build("plain", &[setting]));
+        let (builds, peak) = with_peak_memory("guix-offload", || HEAD.build("plain", &[setting]));
         assert!(builds.succeeded && builds.log.contains(transfer), "{}{}", builds.log, builds.results);
         println!("{setting}: at most {:.1} MiB", peak as f64 / MIB as f64);
         assert!((MIB..32 * MIB).contains(&peak), "{setting}: {peak} bytes of memory");

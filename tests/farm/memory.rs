@@ -4,14 +4,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Runs `work`, and returns the most memory that a hook had meanwhile, in bytes; 0: there was no hook.
-pub fn with_peak_memory<T>(work: impl FnOnce() -> T) -> (T, u64) {
+/// Runs `work`, and returns the most memory that a hook, which is this program, had meanwhile, in bytes; 0: there was none.
+pub fn with_peak_memory<T>(program: &str, work: impl FnOnce() -> T) -> (T, u64) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut peak = 0;
             while !done.load(Ordering::Relaxed) {
-                peak = peak.max(peak_of_hooks());
+                peak = peak.max(peak_of_hooks(program));
                 std::thread::sleep(Duration::from_millis(20));
             }
             peak
@@ -22,12 +22,15 @@ pub fn with_peak_memory<T>(work: impl FnOnce() -> T) -> (T, u64) {
     })
 }
 
-/// The highest peak so far of the hooks that run now, ours or the stock ones. The farm's processes are all in this /proc.
-pub fn peak_of_hooks() -> u64 {
+/// The highest peak so far of the hooks that run now and are this program: `guix-offload`, or `guix` for the script. The
+/// farm's processes are all in this /proc.
+pub fn peak_of_hooks(program: &str) -> u64 {
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let hooks = processes.filter(|process| {
         let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
-        command.split(|byte| *byte == 0).any(|argument| argument == b"offload")
+        let command = String::from_utf8_lossy(&command);
+        let mut arguments = command.split('\0');
+        arguments.any(|argument| argument.rsplit('/').next() == Some(program)) && arguments.next() == Some("offload")
     });
     let peak = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

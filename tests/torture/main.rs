@@ -42,7 +42,7 @@ use table::Row;
 const LANES: &str = "ahead:aw:as:a2head bhead:bw:bs chead:cw:cs dhead:dw:ds ehead:ew:es";
 
 /// No hook may ever have more, in bytes.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 32 << 20;
 
 /// From how many runs on the slow faults are among them.
 const LONG: usize = 2;
@@ -74,7 +74,7 @@ fn main() {
             lanes.split(' ').map(|names| scope.spawn(|| work(names, &queue, &faults, &rows, seed, end))).collect();
         while workers.iter().any(|worker| !worker.is_finished()) {
             let mut peak = peak.lock().unwrap();
-            *peak = memory::peak_of_hooks().max(*peak);
+            *peak = memory::peak_of_hooks("guix-offload").max(*peak);
             drop(peak);
             std::thread::sleep(Duration::from_millis(400));
         }
