@@ -4,13 +4,17 @@
 use std::time::{Duration, Instant};
 
 /// How much is sent before its rate counts, in bytes: the first of it only fills buffers on the way.
-const LEAD: usize = 6 << 20;
+const LEAD: usize = 3 << 20;
 
 /// Over how much the rate is measured, in bytes.
-const SAMPLE: usize = 4 << 20;
+const SAMPLE: usize = 2 << 20;
 
 /// Rate, in bytes a second, up to which compressing is tried: half of what the default level compresses on a core.
 const SLOW: f64 = 100e6;
+
+/// Rate, in bytes a second, up to which there is time to compress harder, by so many levels.
+const VERY_SLOW: f64 = 25e6;
+const HARDER: i32 = 3;
 
 /// By how much compressing must raise the rate.
 const GAIN: f64 = 1.1;
@@ -36,7 +40,8 @@ impl Pace {
 
     /// The level at which to compress what comes next, if it is to be compressed.
     pub fn level(&self) -> Option<i32> {
-        self.level.filter(|_| self.compressing)
+        let harder = if self.plain < VERY_SLOW { HARDER } else { 0 };
+        self.level.filter(|_| self.compressing).map(|level| level + harder)
     }
 
     /// Notes that `bytes` more, before compressing, were sent until `now`.
@@ -85,8 +90,18 @@ mod tests {
     #[test]
     fn a_slow_link_gets_compressed_data() {
         let compressed = run(Some(3), 12.5e6, 3.0);
-        assert!(compressed[..10].iter().all(|compressed| !compressed));
-        assert!(compressed[10..].iter().all(|compressed| *compressed));
+        assert!(compressed[..5].iter().all(|compressed| !compressed));
+        assert!(compressed[5..].iter().all(|compressed| *compressed));
+    }
+
+    #[test]
+    fn the_slower_the_link_the_harder_is_compressed() {
+        for (rate, level) in [(12.5e6, 6), (50e6, 3)] {
+            let (mut pace, begun) = (Pace::new(Some(3)), Instant::now());
+            pace.note(LEAD, begun);
+            pace.note(SAMPLE, begun + Duration::from_secs_f64(SAMPLE as f64 / rate));
+            assert_eq!(pace.level(), Some(level));
+        }
     }
 
     #[test]
