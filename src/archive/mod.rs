@@ -15,5 +15,5 @@ pub use acl::{Acl, PublicKey};
 pub use bundle::{ExportedItem, description, read_item, signed};
 pub use input::Input;
 pub use key_pair::KeyPair;
-pub use nar::Visitor;
+pub use nar::{Unseen, Visitor};
 pub use signature::verify;

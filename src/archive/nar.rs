@@ -51,6 +51,39 @@ pub trait Visitor {
     fn symlink(&mut self, target: &[u8]) -> Result<()>;
 }
 
+/// Takes no notice of what is in an archive.
+pub struct Unseen;
+
+impl Visitor for Unseen {
+    fn directory(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn end_directory(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, _: bool, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn symlink(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Reads one nar, up to its last byte and no further.
 pub fn read(input: &mut Input, visitor: &mut dyn Visitor) -> Result<()> {
     // For each open directory, outermost first, the name of the entry that was read last.

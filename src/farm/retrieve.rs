@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use crate::archive::{self, Acl, Visitor};
+use crate::archive::{self, Acl, Unseen};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::local::Local;
 use crate::remote::Remote;
@@ -41,37 +41,4 @@ pub fn retrieve_through_daemon(
     }
     archive.extend_from_slice(&0u64.to_le_bytes());
     local.import(item, &archive)
-}
-
-/// Takes no notice of what is in an archive.
-struct Unseen;
-
-impl Visitor for Unseen {
-    fn directory(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn entry(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn end_directory(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn file(&mut self, _: bool, _: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn data(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn end_file(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn symlink(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
 }

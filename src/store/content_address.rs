@@ -10,11 +10,10 @@
 //! fold = to 20 bytes: byte I is the exclusive or of all bytes I + 20 N
 //! ```
 
-use super::{StorePath, base32};
+use super::{StoreDir, StorePath, ValidPath, base16, base32};
 use crate::archive::nar;
 use crate::error::Result;
 use crate::gcrypt::sha256;
-use crate::store::{StoreDir, ValidPath};
 
 /// What a daemon makes an item of without a signature.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +24,8 @@ pub enum Contents {
     Source(Vec<u8>),
 }
 
-/// The contents of `item`, whose nar is `nar`, if its name follows from them. A derivation that made it would be
-/// forgotten, so what has one does not count.
+/// The contents of `item`, whose nar is `nar`, with the hash that `item` says, if its name follows from them. A derivation
+/// that made it would be forgotten, so what has one does not count.
 pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
     if item.deriver.is_some() {
         return Ok(None);
@@ -36,7 +35,7 @@ pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<
     {
         return Ok(Some(Contents::Text(text.to_vec())));
     }
-    let is_source = item.references.is_empty() && is_named(item, directory, "source", &sha256(&nar)?)?;
+    let is_source = item.references.is_empty() && is_named(item, directory, "source", &item.nar_hash)?;
     Ok(is_source.then_some(Contents::Source(nar)))
 }
 
@@ -55,9 +54,8 @@ fn text_of(nar: &[u8]) -> Option<&[u8]> {
 }
 
 fn is_named(item: &ValidPath, directory: &StoreDir, kind: &str, hash: &[u8; 32]) -> Result<bool> {
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    let store = directory.as_str();
-    let digest = sha256(format!("{kind}:sha256:{hash}:{store}:{}", item.path.name()).as_bytes())?;
+    let (hash, store, name) = (base16(hash), directory.as_str(), item.path.name());
+    let digest = sha256(format!("{kind}:sha256:{hash}:{store}:{name}").as_bytes())?;
     let mut folded = [0; 20];
     for (index, byte) in digest.iter().enumerate() {
         folded[index % 20] ^= byte;
@@ -88,6 +86,7 @@ mod tests {
     }
 
     fn contents_of(item: &ValidPath, nar: &[u8]) -> Option<Contents> {
+        let item = &ValidPath { nar_hash: sha256(nar).unwrap(), ..item.clone() };
         contents(item, nar.to_vec(), &StoreDir::new("/gnu/store").unwrap()).unwrap()
     }
 

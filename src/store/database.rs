@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
-use super::{Directories, StoreDir, StorePath};
+use super::{Directories, StoreDir, StorePath, base16};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 const SCHEMA: &str = "7";
@@ -229,7 +229,7 @@ fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
     {
         deriver = Some(path.as_str());
     }
-    let hash: String = item.nar_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = base16(&item.nar_hash);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
 
     let row = params![item.path.as_str(), format!("sha256:{hash}"), now, deriver, size];

@@ -7,13 +7,7 @@ use super::*;
 use crate::store::StoreDir;
 
 /// The tables of schema version 7 that matter here, with their constraints.
-const TABLES: &str = "
-    CREATE TABLE ValidPaths (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, path TEXT UNIQUE NOT NULL,
-        hash TEXT NOT NULL, registrationTime INTEGER NOT NULL, deriver TEXT, narSize INTEGER);
-    CREATE TABLE Refs (
-        referrer INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE CASCADE,
-        reference INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE RESTRICT,
-        PRIMARY KEY (referrer, reference));";
+const TABLES: &str = include_str!("../../tests/fixtures/tables.sql");
 
 /// A store database in `directory`, where nothing is valid.
 pub fn create(directory: &Path) -> Directories {

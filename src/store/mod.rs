@@ -18,7 +18,7 @@ pub use dedup::Links;
 pub use directories::Directories;
 pub use dump::Dump;
 pub use export::{Export, damaged};
-pub use path::{StoreDir, StorePath, base32};
+pub use path::{StoreDir, StorePath, base16, base32};
 pub use remove::remove_tree;
 pub use restore::Restorer;
 pub use staging::Staging;

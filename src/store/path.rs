@@ -24,6 +24,11 @@ pub fn base32(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// `bytes` in base 16, two digits each.
+pub fn base16(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Characters of the hash part of a store file name.
 const HASH_LENGTH: usize = 32;
 

@@ -13,13 +13,7 @@ use crate::double::{Machine, Plan};
 use crate::words::Item;
 
 /// The tables of the store's database that matter here.
-const TABLES: &str = "
-    CREATE TABLE ValidPaths (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, path TEXT UNIQUE NOT NULL,
-        hash TEXT NOT NULL, registrationTime INTEGER NOT NULL, deriver TEXT, narSize INTEGER);
-    CREATE TABLE Refs (
-        referrer INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE CASCADE,
-        reference INTEGER NOT NULL REFERENCES ValidPaths (id) ON DELETE RESTRICT,
-        PRIMARY KEY (referrer, reference));";
+const TABLES: &str = include_str!("../fixtures/tables.sql");
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive");
 
