@@ -11,7 +11,7 @@ use crate::archive::KeyPair;
 use crate::cancel::{Cancel, Guard};
 use crate::daemon::{Client, LocalStream};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::gcrypt::sha256;
+use crate::gcrypt::{Sha256, sha256};
 use crate::store::{self, Database, Directories, Dump, Export, StorePath, ValidPath};
 
 /// This host's own Guix. Used by one thread at a time. Its failures are no machine's: all are of [`ErrorKind::Store`],
@@ -77,11 +77,28 @@ impl Local {
     /// The nar of `item`, which is a small one.
     pub fn nar(&self, item: &ValidPath) -> Result<Vec<u8>> {
         let mut nar = Vec::with_capacity(item.nar_size as usize);
-        let dump = Dump::new(self.store.as_fd(), &item.path)?;
-        dump.take(item.nar_size + 1)
+        self.dump(item)?
+            .take(item.nar_size + 1)
             .read_to_end(&mut nar)
             .io_context(ErrorKind::Store, || format!("reading '{}'", item.path))?;
         if sha256(&nar)? == item.nar_hash { Ok(nar) } else { Err(store::damaged(item)) }
+    }
+
+    /// Begins to read the nar of `item`, whatever its hash.
+    pub fn dump(&self, item: &ValidPath) -> Result<Dump> {
+        Dump::new(self.store.as_fd(), &item.path)
+    }
+
+    /// Fails if the nar of `item` has another hash than when it was registered.
+    pub fn verify(&self, item: &ValidPath) -> Result<()> {
+        let (mut hash, mut dump, mut buffer) = (Sha256::new()?, self.dump(item)?, vec![0; 64 << 10]);
+        loop {
+            match dump.read(&mut buffer).io_context(ErrorKind::Store, || format!("reading '{}'", item.path))? {
+                0 => break,
+                length => hash.update(&buffer[..length]),
+            }
+        }
+        if hash.finish() == item.nar_hash { Ok(()) } else { Err(store::damaged(item)) }
     }
 
     /// Begins to export `item`, signed.

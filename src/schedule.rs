@@ -15,6 +15,8 @@ pub struct Probe {
     pub load: f64,
     /// Free space of the file system that the store is on, in bytes.
     pub free_space: u64,
+    /// Memory that is available there, in bytes; 0: it does not say.
+    pub memory: u64,
     /// By how much its clock is ahead of ours, in seconds; negative: behind. `None`: it does not say.
     pub clock_offset: Option<i64>,
 }
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn load_and_space_are_checked() {
         let mut machine = machine("x", 1.0);
-        let seen = |load, free_space| Probe { load, free_space, clock_offset: None };
+        let seen = |load, free_space| Probe { load, free_space, memory: 0, clock_offset: None };
         assert_eq!(accept(&machine, &seen(0.79, MINIMUM_FREE_SPACE)), Ok(()));
         let line = |machine: &BuildMachine, probe| accept(machine, &probe).unwrap_err().to_string();
         assert_eq!(line(&machine, seen(0.8, u64::MAX)), "it is overloaded (normalized load 0.80, threshold 0.80)");

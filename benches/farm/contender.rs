@@ -16,6 +16,9 @@ pub const GUILE: Host = Host("ghead");
 /// A head that builds by itself.
 pub const ALONE: Host = Host("ahead");
 
+/// Settings for builds on the head itself.
+pub const AT_HOME: [&str; 2] = ["jobs=1", "offload=0"];
+
 const MACHINES: [Host; 2] = [Host("w1"), Host("w2")];
 /// Gets no packets.
 const DEAD: Host = Host("w3");
@@ -31,6 +34,8 @@ const PROGRAMS: &str = "/opt/guix-offload/libexec";
 pub enum Contender {
     /// The daemon of this head, through its hook if it has one: seconds of the build request.
     Daemon(Host),
+    /// The same, less the seconds that the same build takes at home.
+    Beyond(Host),
     /// Jobs in one process on `OURS`, one after the other: the median of all but the first, which has to connect.
     Jobs,
     /// The seconds that our hook spends in this phase of a build.
@@ -108,6 +113,7 @@ impl Contender {
     pub fn ready(self, machines: usize) {
         match self {
             Contender::Daemon(head)
+            | Contender::Beyond(head)
             | Contender::Processor(head)
             | Contender::Memory(head)
             | Contender::Version(head) => {
@@ -123,6 +129,7 @@ impl Contender {
     pub fn measure(self, settings: &[&str]) -> f64 {
         match self {
             Contender::Daemon(head) => build(head, settings),
+            Contender::Beyond(head) => build(head, settings) - build(ALONE, &[settings, &AT_HOME].concat()),
             Contender::Jobs => {
                 let prepare = "guix repl /usr/local/share/lab/builds.scm -- plain count=8 print=1 >/root/goals";
                 OURS.sh(&["sh", "-c", prepare]);

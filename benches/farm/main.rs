@@ -65,12 +65,18 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "next tiny build on the machine, and at home",
-        settings: &["jobs=1", "offload=0"],
+        settings: &contender::AT_HOME,
         contenders: [("at home", Contender::Daemon(ALONE)), ("job", Contender::Jobs)],
         ..ROW
     },
     Row { name: "16 tiny builds, 2 machines x 2 slots", settings: &["count=16"], machines: 2, ..ROW },
     Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },
+    Row {
+        name: "2,000 inputs of 4 KiB, less the same at home",
+        settings: &["inputs=2000", "inputs-kib=4"],
+        contenders: [("stock", Contender::Beyond(STOCK)), ("hook", Contender::Beyond(OURS))],
+        ..ROW
+    },
     Row { name: "256 MiB of input", settings: &["input-kib=262144"], mib: 256.0, ..ROW },
     Row {
         name: "256 MiB of input, sending alone",
@@ -79,7 +85,14 @@ const ROWS: &[Row] = &[
         mib: 256.0,
         ..ROW
     },
-    Row { name: "256 MiB of output", settings: &["kib=262144"], mib: 256.0, ..ROW },
+    Row { name: "256 MiB of output, its making included", settings: &["kib=262144"], mib: 256.0, ..ROW },
+    Row {
+        name: "256 MiB of output, less the same at home",
+        settings: &["kib=262144"],
+        contenders: [("stock", Contender::Beyond(STOCK)), ("hook", Contender::Beyond(OURS))],
+        mib: 256.0,
+        ..ROW
+    },
     Row {
         name: "256 MiB of output, retrieving alone",
         settings: &["kib=262144"],
@@ -104,7 +117,7 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "256 MiB of input like text, 100 Mbit/s",
+        name: "256 MiB of source code as input, 100 Mbit/s",
         settings: &["input-kib=262144", "input-text=1"],
         mib: 256.0,
         link: &["rate", "100"],

@@ -25,6 +25,9 @@ const OLDEST_MINOR: u64 = 0x61;
 /// What is read ahead from the stream, in bytes.
 const READ_AHEAD: usize = 64 << 10;
 
+/// How much of a nar is written at once, in bytes.
+const WRITE_SIZE: usize = 256 << 10;
+
 /// Most log that one request other than a build may have, in bytes: the daemon has next to none.
 const MAX_IGNORED: usize = 1 << 20;
 
@@ -49,12 +52,23 @@ pub struct Client {
     version: u64,
     /// The request being worked on. Stays set when one breaks off.
     unfinished: Option<Operation>,
+    /// How many additions were begun that are to be finished.
+    adding: usize,
     /// Of an export: bytes left in the current frame.
     left: u64,
     /// Of an export: length of the current frame, whose padding is still to be read; 0: none.
     padded: u64,
     /// Of the request being worked on: bytes of log that nobody was told of.
     ignored: usize,
+}
+
+/// Items that the daemon was asked to make, and did not answer yet.
+#[must_use]
+pub struct Additions {
+    operation: Operation,
+    count: usize,
+    /// Those that are still to be sent, each after the answer to the one before it.
+    requests: Option<Vec<Vec<u8>>>,
 }
 
 /// What the daemon knows about a valid store item.
@@ -79,6 +93,17 @@ pub struct BuildOptions {
     pub print_build_trace: bool,
 }
 
+/// The beginning of a request to make an item of a nar, which follows it.
+fn addition_of_nar(name: &str) -> Vec<u8> {
+    let mut request = Vec::new();
+    put_integer(&mut request, Operation::AddToStore as u64);
+    put_string(&mut request, name);
+    put_integer(&mut request, 1); // what follows is meant
+    put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
+    put_string(&mut request, "sha256");
+    request
+}
+
 /// What the daemon is to make an item of; its name follows from that, so no signature is needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Addition<'a> {
@@ -99,22 +124,21 @@ impl Addition<'_> {
     }
 
     fn request(&self) -> Vec<u8> {
-        let mut request = Vec::new();
-        put_integer(&mut request, self.operation() as u64);
-        put_string(&mut request, self.name);
         match self.contents {
             Contents::Text(text) => {
+                let mut request = Vec::new();
+                put_integer(&mut request, Operation::AddTextToStore as u64);
+                put_string(&mut request, self.name);
                 put_string(&mut request, text);
                 put_paths(&mut request, self.references);
+                request
             }
             Contents::Source(nar) => {
-                put_integer(&mut request, 1); // what follows is meant
-                put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
-                put_string(&mut request, "sha256");
+                let mut request = addition_of_nar(self.name);
                 request.extend_from_slice(nar);
+                request
             }
         }
-        request
     }
 }
 
@@ -126,6 +150,7 @@ impl Client {
             store: store.clone(),
             version: 0,
             unfinished: None,
+            adding: 0,
             left: 0,
             padded: 0,
             ignored: 0,
@@ -197,27 +222,69 @@ impl Client {
     /// Adds `items`, in this order, and returns their names. They are protected from the garbage collector for as long
     /// as the connection is open. The first one that fails is the error; those after it are tried all the same.
     pub fn add(&mut self, items: &[Addition]) -> Result<Vec<StorePath>> {
-        let Some(first) = items.first() else { return Ok(Vec::new()) };
+        match self.begin_adding(items)? {
+            Some(additions) => self.finish_adding(additions),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Begins what [`Client::add`] does; `None`: there is nothing to add. More may be begun before this is finished,
+    /// which the daemon then has at hand, and must be finished in the same order.
+    pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+        let Some(first) = items.first() else { return Ok(None) };
+        let operation = first.operation();
+        let begun = std::mem::take(&mut self.adding); // stays so if this breaks off
+        if begun == 0 {
+            self.start(operation)?;
+        }
         let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
-        self.start(first.operation())?;
         let submitted = self.stream.get_mut().submit(&requests);
         let one_by_one = submitted.is_none();
         submitted.unwrap_or(Ok(())).map_err(lost)?;
+        self.adding = begun + 1;
+        Ok(Some(Additions { operation, count: items.len(), requests: one_by_one.then_some(requests) }))
+    }
 
-        let mut answers = Vec::with_capacity(items.len());
-        for request in &requests {
-            if one_by_one {
-                self.send(request)?;
+    /// Finishes what was begun, and returns the items' names.
+    pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
+        let others = std::mem::take(&mut self.adding) - 1;
+        let mut answers = Vec::with_capacity(additions.count);
+        for index in 0..additions.count {
+            if let Some(requests) = &additions.requests {
+                self.send(&requests[index])?;
             }
             let answer = self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name"));
             match answer {
                 Err(error) if self.unfinished.is_some() => return Err(error),
                 answer => answers.push(answer),
             }
-            self.unfinished = Some(first.operation());
+            self.unfinished = Some(additions.operation);
         }
-        self.finish();
+        self.adding = others;
+        if others == 0 {
+            self.finish();
+        }
         answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
+    }
+
+    /// Adds the item called `name` that is made of the nar which `nar` reads, and returns its name. The daemon holds all
+    /// of it in memory. Protected as what [`Client::add`] adds.
+    pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<StorePath> {
+        self.start(Operation::AddToStore)?;
+        self.send(&addition_of_nar(name))?;
+        let mut buffer = vec![0; WRITE_SIZE];
+        loop {
+            let read = read_fully(nar, &mut buffer);
+            let length = read.map_err(|error| Error::io(ErrorKind::Store, format!("reading '{name}'"), error))?;
+            self.send(&buffer[..length])?;
+            if length < buffer.len() {
+                break;
+            }
+        }
+        self.wait_quietly()?;
+        let name = read_text(&mut self.stream, "a store file name")?;
+        self.finish();
+        self.parse_path(&name)
     }
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.

@@ -9,7 +9,7 @@ mod client;
 mod frame;
 mod wire;
 
-pub use client::{Addition, BuildOptions, Client, Export, PathInfo};
+pub use client::{Addition, Additions, BuildOptions, Client, Export, PathInfo};
 
 pub(crate) use wire::{padding, read_fully};
 

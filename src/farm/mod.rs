@@ -186,7 +186,7 @@ pub(crate) mod tests {
             Report { machine, state, slots_taken, passed: vec![], notes: vec![], failure }
         };
         let state = |free_space| State {
-            probe: Probe { load: 0.25, free_space, clock_offset: Some(-3) },
+            probe: Probe { load: 0.25, free_space, memory: 0, clock_offset: Some(-3) },
             survey: Survey {
                 kernel: "Linux 6.1.0".into(),
                 architecture: "x86_64".into(),

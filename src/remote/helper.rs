@@ -22,6 +22,8 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Instant;
 
+use zstd::bulk::Compressor;
+
 use super::pace::Pace;
 use crate::daemon::{Stream, padding, read_fully};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -65,17 +67,19 @@ macro_rules! guix {
 /// A connection to the daemon through the helper.
 pub struct Relay {
     channel: BufReader<Channel>,
-    /// Level at which imports may be compressed.
-    compression: Option<i32>,
+    /// How an import begins.
+    pace: Pace,
 }
 
 impl Relay {
     /// Starts whichever Guile there is, in a way that is the same to every login shell. Guix's own takes longer to
-    /// start; it comes first if `compression` is wanted that the other may not know.
-    pub fn command(compression: Option<i32>) -> &'static str {
-        match compression {
-            None => concat!("sh -c 'if command -v guile >/dev/null 2>&1; then ", guile!(), "; else ", guix!(), "; fi'"),
-            Some(_) => concat!(
+    /// start; it comes first if imports may be `compressed`, which the other may not be able to undo.
+    pub fn command(compressed: bool) -> &'static str {
+        match compressed {
+            false => {
+                concat!("sh -c 'if command -v guile >/dev/null 2>&1; then ", guile!(), "; else ", guix!(), "; fi'")
+            }
+            true => concat!(
                 "sh -c 'if guile -c \"(use-modules (zstd))\" >/dev/null 2>&1; then ",
                 guile!(),
                 "; elif command -v guix >/dev/null 2>&1; then ",
@@ -88,9 +92,9 @@ impl Relay {
     }
 
     /// Has the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
-    /// `compression` is the level at which imports may be compressed.
-    pub fn start(channel: Channel, socket: &str, compression: Option<i32>) -> Result<Self> {
-        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), compression };
+    /// `pace` is how imports begin.
+    pub fn start(channel: Channel, socket: &str, pace: Pace) -> Result<Self> {
+        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), pace };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -98,10 +102,15 @@ impl Relay {
         Ok(relay)
     }
 
+    /// Whether imports may be compressed: that is wanted, and the helper can undo it.
+    pub fn compresses(&self) -> bool {
+        self.pace.may_compress()
+    }
+
     fn introduce(&mut self, socket: &str) -> Result<()> {
         let mut hello: Vec<u8> =
             PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
-        hello.extend_from_slice(&u64::from(self.compression.is_some()).to_le_bytes());
+        hello.extend_from_slice(&u64::from(self.compresses()).to_le_bytes());
         hello.extend_from_slice(&(socket.len() as u64).to_le_bytes());
         hello.extend_from_slice(socket.as_bytes());
         let channel = self.channel.get_mut();
@@ -120,7 +129,7 @@ impl Relay {
             match text.trim_end().split_once(MARK) {
                 Some((_, "ready zstd")) => return Ok(()),
                 Some((_, "ready")) => {
-                    self.compression = None;
+                    self.pace = Pace::new(None);
                     return Ok(());
                 }
                 Some((_, problem)) => {
@@ -178,7 +187,7 @@ impl Relay {
     }
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
-        let mut pace = Pace::new(self.compression);
+        let (mut pace, mut compressor) = (self.pace.clone(), Compressor::default());
         let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
         let mut length = CHUNK;
         while length == CHUNK {
@@ -186,20 +195,21 @@ impl Relay {
             while length == CHUNK && group.len() < GROUP * (8 + CHUNK) {
                 length = put_chunk(archive, &mut group)?;
             }
-            self.put_group(&group, &mut pace)?;
+            self.put_group(&group, &mut pace, &mut compressor)?;
         }
         if length > 0 {
-            self.put_group(&0u64.to_le_bytes(), &mut pace)?;
+            self.put_group(&0u64.to_le_bytes(), &mut pace, &mut compressor)?;
         }
         self.channel.get_mut().flush()
     }
 
-    fn put_group(&mut self, group: &[u8], pace: &mut Pace) -> io::Result<()> {
+    fn put_group(&mut self, group: &[u8], pace: &mut Pace, compressor: &mut Compressor) -> io::Result<()> {
         let channel = self.channel.get_mut();
         match pace.level() {
             None => channel.write_all(group)?,
             Some(level) => {
-                let frame = zstd::bulk::compress(group, level)?;
+                compressor.set_compression_level(level)?;
+                let frame = compressor.compress(group)?;
                 channel.write_all(&COMPRESSED.to_le_bytes())?;
                 channel.write_all(&(frame.len() as u64).to_le_bytes())?;
                 channel.write_all(&frame)?;

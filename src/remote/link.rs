@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::helper::Relay;
+use super::pace::Pace;
 use crate::daemon::{Client, Stream};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ssh::{Channel, Session};
@@ -23,6 +24,8 @@ pub struct Link {
     pub channel: Channel,
     /// Whether the helper is in between.
     pub relayed: bool,
+    /// Whether imports may be compressed.
+    pub compresses: bool,
     /// How long the daemon took to answer its greeting: at least one round trip.
     pub round_trip: Duration,
 }
@@ -32,10 +35,10 @@ impl Link {
     /// the helper to reach the socket named `socket`.
     pub fn open(session: &Session, channel: Channel, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
         match channel.wait_open() {
-            Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
+            Ok(()) => Self::greet(Box::new(channel.clone()), channel, (false, false), store),
             Err(refusal) if session.failure().is_some() => Err(refusal),
             // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
-            Err(_) => Self::through_helper(session, socket, store, limit, None),
+            Err(_) => Self::through_helper(session, socket, store, limit, Pace::new(None)),
         }
     }
 
@@ -43,33 +46,39 @@ impl Link {
     /// one a little after it has closed it.
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
         for pause in FORGETTING {
-            match Self::through_helper(session, socket, store, limit, None) {
+            match Self::through_helper(session, socket, store, limit, Pace::new(None)) {
                 Err(_) if session.failure().is_none() => std::thread::sleep(pause),
                 result => return result,
             }
         }
-        Self::through_helper(session, socket, store, limit, None)
+        Self::through_helper(session, socket, store, limit, Pace::new(None))
     }
 
     /// Starts the helper and greets the daemon, which listens on the socket named `socket`, through it.
-    /// `compression` is the level at which imports may be compressed.
+    /// `pace` is how imports begin.
     pub fn through_helper(
         session: &Session,
         socket: &str,
         store: &StoreDir,
         limit: Duration,
-        compression: Option<i32>,
+        pace: Pace,
     ) -> Result<Link> {
-        let channel = session.exec(Relay::command(compression));
+        let channel = session.exec(Relay::command(pace.may_compress()));
         channel.set_deadline(Some(Instant::now() + limit));
-        let relay = Relay::start(channel.clone(), socket, compression)?;
-        Self::greet(Box::new(relay), channel, true, store)
+        let relay = Relay::start(channel.clone(), socket, pace)?;
+        let compresses = relay.compresses();
+        Self::greet(Box::new(relay), channel, (true, compresses), store)
     }
 
-    fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<Link> {
+    fn greet(
+        stream: Box<dyn Stream>,
+        channel: Channel,
+        (relayed, compresses): (bool, bool),
+        store: &StoreDir,
+    ) -> Result<Link> {
         let begun = Instant::now();
         let client = Client::handshake(stream, store)?;
-        Ok(Link { client, channel, relayed, round_trip: begun.elapsed() / 2 })
+        Ok(Link { client, channel, relayed, compresses, round_trip: begun.elapsed() / 2 })
     }
 }
 

@@ -11,16 +11,17 @@ mod probe;
 mod survey;
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Addition, BuildOptions, Export, PathInfo};
+use crate::daemon::{Addition, Additions, BuildOptions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::schedule::Probe;
 use crate::ssh::{Channel, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
+use pace::{Pace, Watch};
 
 pub use probe::Answer;
 pub use survey::Survey;
@@ -40,6 +41,10 @@ const HELPER_COST: Duration = Duration::from_millis(150);
 
 /// How much, in bytes, has to be sent to make compressing worth the while.
 const MIN_COMPRESSED: u64 = 16 << 20;
+
+/// The daemon there is given an item whole, to hold in memory, if so many times its size is available: it holds it in a
+/// string that grows by doubling, and other builds may send such items at the same time.
+const MEMORY_SHARE: u64 = 16;
 
 /// What the daemon asks for at once during an import, in bytes. Without the helper, that costs a round trip.
 const IMPORT_STEP: u64 = 32 << 10;
@@ -137,19 +142,63 @@ impl Remote {
         let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
         if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
             // A machine where no Guile can be started still receives, if slowly.
-            let compression = self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED);
-            let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, compression);
+            let pace = Pace::new(self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED));
+            let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, pace);
             if let Ok(link) = link {
                 self.link = link;
             }
         }
     }
 
-    /// Adds `items`, the names of which follow from what they are made of, and returns these. They are protected from
-    /// the garbage collector there while the connection lives.
-    pub fn add(&mut self, items: &[Addition]) -> Result<Vec<StorePath>> {
+    /// Can the daemon there hold an item of `size` bytes in memory?
+    pub fn takes_whole(&self, size: u64) -> bool {
+        size <= self.probe.memory / MEMORY_SHARE
+    }
+
+    /// Adds the item called `name`, whose name follows from its nar, which `nar` reads, and returns its name there. The
+    /// daemon holds it in memory: see [`Remote::takes_whole`]. Protected as what [`Remote::begin_adding`] adds.
+    ///
+    /// `None`: the link is so slow that it is better imported, which compresses it. The helper, with another connection
+    /// to the daemon, is in between from then on; what was added before is not protected any more.
+    pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
+        let Remote { machine, store, session, socket, link, .. } = self;
+        let mut level = machine.compresses_at().filter(|_| !link.relayed);
+        let (mut watch, mut replacement) = (Watch::default(), None);
+        let mut watched = Watched {
+            inner: Patient { inner: nar, channel: link.channel.clone() },
+            go_on: |bytes| {
+                if let Some(rate) = watch.note(bytes, Instant::now())
+                    && let Some(level) = level.take()
+                {
+                    let pace = Pace::for_slow_link(level, rate);
+                    let link = Link::through_helper(session, socket, store, CONNECT_TIMEOUT, pace);
+                    replacement = link.ok().filter(|link| link.compresses);
+                }
+                replacement.is_none()
+            },
+        };
+        let added = link.client.add_nar(name, &mut watched);
+        match replacement {
+            Some(link) => self.link = link,
+            None if added.as_ref().is_err_and(|error| error.kind() == ErrorKind::Store) => return added.map(Some),
+            None => return added.map(Some).map_err(|e| self.name(e)),
+        }
+        Ok(None)
+    }
+
+    /// Begins to add `items`, the names of which follow from what they are made of: see [`Client::begin_adding`]. They
+    /// are protected from the garbage collector there while the connection lives.
+    ///
+    /// [`Client::begin_adding`]: crate::daemon::Client::begin_adding
+    pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
         self.be_patient();
-        self.link.client.add(items).map_err(|e| self.name(e))
+        self.link.client.begin_adding(items).map_err(|e| self.name(e))
+    }
+
+    /// Finishes what was begun, and returns the items' names.
+    pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
+        self.be_patient();
+        self.link.client.finish_adding(additions).map_err(|e| self.name(e))
     }
 
     /// Adds a text file to the store there, as [`Remote::add`] does.
@@ -280,8 +329,21 @@ struct Patient<R: Read> {
 }
 
 impl<R: Read> Read for Patient<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.channel.set_deadline(Some(Instant::now() + PATIENCE));
         self.inner.read(buffer)
+    }
+}
+
+/// A stream that breaks off once `go_on`, which is told how much was read, says so.
+struct Watched<R: Read, F: FnMut(usize) -> bool> {
+    inner: R,
+    go_on: F,
+}
+
+impl<R: Read, F: FnMut(usize) -> bool> Read for Watched<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        if (self.go_on)(length) { Ok(length) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 }

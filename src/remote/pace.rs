@@ -12,59 +12,109 @@ const SAMPLE: usize = 2 << 20;
 /// Rate, in bytes a second, up to which compressing is tried: half of what the default level compresses on a core.
 const SLOW: f64 = 100e6;
 
-/// Rate, in bytes a second, up to which there is time to compress harder, by so many levels.
+/// Rate, in bytes a second, up to which a link is very slow: nothing is sent over it that could be compressed.
 const VERY_SLOW: f64 = 25e6;
-const HARDER: i32 = 3;
+
+/// Rate, in bytes a second, up to which there is time to compress harder, by so many levels.
+const CRAWLING: f64 = 15e6;
+const HARDER: i32 = 2;
 
 /// By how much compressing must raise the rate.
 const GAIN: f64 = 1.1;
 
-/// Measures the rate at which an import proceeds, and finds out whether compressing raises it.
-pub struct Pace {
-    /// The level at which to compress, if that is possible and was not in vain.
-    level: Option<i32>,
-    compressing: bool,
-    /// The rate without compressing.
-    plain: f64,
+/// So many samples in a row must be very slow before a link is taken to be.
+const CONVINCING: u32 = 2;
+
+/// Measures the rate at which something is sent, sample by sample.
+#[derive(Clone, Default)]
+struct Meter {
     /// When the sample began; `None`: it has not.
     begun: Option<Instant>,
     /// Bytes since the lead or the sample began.
     bytes: usize,
 }
 
-impl Pace {
-    /// One for a new import, which may be compressed at `level`.
-    pub fn new(level: Option<i32>) -> Self {
-        Pace { level, compressing: false, plain: 0.0, begun: None, bytes: 0 }
-    }
-
-    /// The level at which to compress what comes next, if it is to be compressed.
-    pub fn level(&self) -> Option<i32> {
-        let harder = if self.plain < VERY_SLOW { HARDER } else { 0 };
-        self.level.filter(|_| self.compressing).map(|level| level + harder)
-    }
-
-    /// Notes that `bytes` more, before compressing, were sent until `now`.
-    pub fn note(&mut self, bytes: usize, now: Instant) {
+impl Meter {
+    /// Notes that `bytes` more were sent until `now`; at the end of a sample, its rate in bytes a second.
+    fn note(&mut self, bytes: usize, now: Instant) -> Option<f64> {
         self.bytes += bytes;
         let Some(begun) = self.begun else {
             if self.bytes >= LEAD {
                 (self.begun, self.bytes) = (Some(now), 0);
             }
-            return;
+            return None;
         };
         if self.bytes < SAMPLE {
-            return;
+            return None;
         }
-        let rate = self.bytes as f64 / now.saturating_duration_since(begun).max(Duration::from_micros(1)).as_secs_f64();
+        let time = now.saturating_duration_since(begun).max(Duration::from_micros(1));
+        let rate = self.bytes as f64 / time.as_secs_f64();
+        (self.begun, self.bytes) = (Some(now), 0);
+        Some(rate)
+    }
+}
+
+/// Finds out whether a link is very slow.
+#[derive(Default)]
+pub struct Watch {
+    meter: Meter,
+    /// How many samples in a row were.
+    slow: u32,
+}
+
+impl Watch {
+    /// Notes that `bytes` more were sent until `now`. If the link is very slow by then, its rate, in bytes a second.
+    pub fn note(&mut self, bytes: usize, now: Instant) -> Option<f64> {
+        let rate = self.meter.note(bytes, now)?;
+        self.slow = if rate < VERY_SLOW { self.slow + 1 } else { 0 };
+        (self.slow >= CONVINCING).then_some(rate)
+    }
+}
+
+/// Measures the rate at which an import proceeds, or is known to, and finds out whether compressing raises it.
+#[derive(Clone)]
+pub struct Pace {
+    /// The level at which to compress, if that is possible and was not in vain.
+    level: Option<i32>,
+    compressing: bool,
+    /// The rate without compressing.
+    plain: f64,
+    meter: Meter,
+}
+
+impl Pace {
+    /// One for a new import, which may be compressed at `level`.
+    pub fn new(level: Option<i32>) -> Self {
+        Pace { level, compressing: false, plain: 0.0, meter: Meter::default() }
+    }
+
+    /// One for an import over a link whose rate is known, in bytes a second, and so low that it is compressed, at
+    /// `level`, from the beginning.
+    pub fn for_slow_link(level: i32, rate: f64) -> Self {
+        Pace { level: Some(level), compressing: true, plain: rate, meter: Meter::default() }
+    }
+
+    /// May it come to compressing?
+    pub fn may_compress(&self) -> bool {
+        self.level.is_some()
+    }
+
+    /// The level at which to compress what comes next, if it is to be compressed.
+    pub fn level(&self) -> Option<i32> {
+        let harder = if self.plain < CRAWLING { HARDER } else { 0 };
+        self.level.filter(|_| self.compressing).map(|level| level + harder)
+    }
+
+    /// Notes that `bytes` more, before compressing, were sent until `now`.
+    pub fn note(&mut self, bytes: usize, now: Instant) {
+        let Some(rate) = self.meter.note(bytes, now) else { return };
         if !self.compressing {
             self.plain = rate;
             self.compressing = rate < SLOW && self.level.is_some();
         } else if rate < self.plain * GAIN {
             (self.compressing, self.level) = (false, None);
         }
-        // Buffers on the way that are full of one kind say nothing of the other.
-        (self.begun, self.bytes) = (None, 0);
+        self.meter = Meter::default(); // buffers on the way that are full of one kind say nothing of the other
     }
 }
 
@@ -96,12 +146,40 @@ mod tests {
 
     #[test]
     fn the_slower_the_link_the_harder_is_compressed() {
-        for (rate, level) in [(12.5e6, 6), (50e6, 3)] {
+        for (rate, level) in [(12.5e6, 5), (50e6, 3)] {
             let (mut pace, begun) = (Pace::new(Some(3)), Instant::now());
             pace.note(LEAD, begun);
             pace.note(SAMPLE, begun + Duration::from_secs_f64(SAMPLE as f64 / rate));
             assert_eq!(pace.level(), Some(level));
         }
+    }
+
+    #[test]
+    fn one_pause_does_not_make_a_link_slow() {
+        let watch = |times: &[(usize, u64)]| {
+            let (mut watch, mut now) = (Watch::default(), Instant::now());
+            let mut note = |(bytes, ms): &(usize, u64)| {
+                now += Duration::from_millis(*ms);
+                watch.note(*bytes, now)
+            };
+            times.iter().map(&mut note).last().unwrap()
+        };
+        assert_eq!(watch(&[(LEAD, 1), (SAMPLE, 200), (SAMPLE, 100)]), Some(SAMPLE as f64 / 0.1));
+        assert_eq!(watch(&[(LEAD, 1), (SAMPLE, 200), (SAMPLE, 20)]), None);
+        assert_eq!(watch(&[(LEAD, 1), (SAMPLE, 200), (SAMPLE, 20), (SAMPLE, 200)]), None);
+        assert_eq!(watch(&[(LEAD, 1000), (SAMPLE, 200)]), None);
+    }
+
+    #[test]
+    fn a_link_that_is_known_to_be_slow_gets_compressed_data_at_once() {
+        let (mut pace, begun) = (Pace::for_slow_link(3, 12.5e6), Instant::now());
+        assert_eq!(pace.level(), Some(5));
+        pace.note(LEAD, begun);
+        pace.note(SAMPLE, begun + Duration::from_millis(50));
+        assert_eq!(pace.level(), Some(5));
+        pace.note(LEAD, begun + Duration::from_secs(1));
+        pace.note(SAMPLE, begun + Duration::from_secs(2));
+        assert_eq!(pace.level(), None); // it was in vain
     }
 
     #[test]

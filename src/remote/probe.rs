@@ -42,6 +42,7 @@ fn program(store: &StoreDir) -> String {
         "read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
+         while read -r word size rest; do [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n\
          echo time $(date +%s)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n"
@@ -71,11 +72,13 @@ impl Answer {
         let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
         let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
         let free_kib: u64 = value("free")?.parse().ok()?;
+        let memory_kib: u64 = value("memory").and_then(|v| v.parse().ok()).unwrap_or(0);
         Some(Answer {
             probe: Probe {
                 // As for the script, a machine that does not say is taken to be fully loaded.
                 load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
                 free_space: free_kib.saturating_mul(1024),
+                memory: memory_kib.saturating_mul(1024),
                 clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time.saturating_sub(now)),
             },
             offloads: value("offloads") == Some("yes"),
@@ -90,8 +93,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_taken_apart() {
-        let answer = Answer::parse("load 0.50\ncores 2\nfree 1024\ntime 990\nsocket \n", 1000).unwrap();
-        assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, clock_offset: Some(-10) });
+        let answer = Answer::parse("load 0.50\ncores 2\nfree 1024\nmemory 2048\ntime 990\nsocket \n", 1000).unwrap();
+        assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, memory: 2 << 20, clock_offset: Some(-10) });
         assert_eq!((answer.daemon_socket, answer.offloads), (None, false));
     }
 
@@ -114,7 +117,7 @@ mod tests {
         let program = program(&StoreDir::new(store.to_str().unwrap()).unwrap());
         shell.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
         let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
-        assert!(Answer::parse(&said, 0).is_some(), "{said}");
+        assert!(Answer::parse(&said, 0).is_some_and(|answer| answer.probe.memory > 0), "{said}");
         assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
     }
 

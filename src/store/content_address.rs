@@ -35,8 +35,13 @@ pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<
     {
         return Ok(Some(Contents::Text(text.to_vec())));
     }
-    let is_source = item.references.is_empty() && is_named(item, directory, "source", &item.nar_hash)?;
-    Ok(is_source.then_some(Contents::Source(nar)))
+    Ok(is_source(item, directory)?.then_some(Contents::Source(nar)))
+}
+
+/// Does the name of `item` follow from its nar, of which only the registered hash is looked at?
+pub fn is_source(item: &ValidPath, directory: &StoreDir) -> Result<bool> {
+    let alone = item.deriver.is_none() && item.references.is_empty();
+    Ok(alone && is_named(item, directory, "source", &item.nar_hash)?)
 }
 
 fn text_kind(item: &ValidPath) -> String {

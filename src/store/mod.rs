@@ -12,7 +12,7 @@ mod remove;
 mod restore;
 mod staging;
 
-pub use content_address::{Contents, contents};
+pub use content_address::{Contents, contents, is_source};
 pub use database::{Database, ValidPath};
 pub use dedup::Links;
 pub use directories::Directories;

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read};
 
+use super::Counted;
 use crate::archive::Acl;
 use crate::cancel::Cancel;
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
@@ -98,22 +99,6 @@ impl<R: Read> Read for Announced<R> {
             let message = format!("more than the {} bytes came that it announced", self.size);
             Error::new(ErrorKind::Protocol, message)
         })?;
-        Ok(length)
-    }
-}
-
-/// A stream that reports how much was read from it.
-struct Counted<'a, R: Read> {
-    inner: R,
-    bytes: &'a mut u64,
-    observer: &'a mut dyn Observer,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        *self.bytes += length as u64;
-        self.observer.event(&Event::Transferred { bytes: *self.bytes });
         Ok(length)
     }
 }

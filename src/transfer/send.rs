@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Sending the inputs of a build to a machine that lacks them.
 //!
-//! Small items whose names follow from their contents, derivations above all, are made again there, which takes neither
-//! a signature nor its verification. All others are exported, signed, and imported there as one bundle: `1` and an
-//! item, again and again, then `0`.
+//! Items whose names follow from their contents, derivations above all, are made again there, which takes neither a
+//! signature nor its verification: small ones in batches, large sources one by one, if the daemon there has the memory.
+//! All others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
-use crate::daemon::Addition;
+use super::Counted;
+use crate::daemon::{Addition, Additions};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::local::Local;
 use crate::observer::{Event, Observer};
 use crate::remote::Remote;
 use crate::store::{self, Contents, Export, StorePath, ValidPath};
 
-/// Largest item that is made again there, as a nar, in bytes: the daemon holds it in memory.
-const MAX_MADE_AGAIN: u64 = 512 << 10;
+/// Largest item of a batch, as a nar, in bytes.
+const SMALL: u64 = 512 << 10;
 
-/// How much is made again at once, as nars, in bytes: it is in our memory, too.
+/// How much is a batch, as nars, in bytes: it is in our memory, and the one before it, too.
 const BATCH: u64 = 512 << 10;
 
 /// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent.
@@ -31,9 +32,7 @@ pub fn send_files(
     let order = announce_missing(local, remote, items, observer)?;
     let machine = remote.machine().name.clone();
     let mut sending = Sending { local, remote, observer, sent: 0 };
-    let (made, rest) = sending.make_again(&order).context(|| format!("sending files to '{machine}'"))?;
-    sending.import(&rest).context(|| format!("sending files to '{machine}'"))?;
-    Ok(made.into_iter().chain(rest).map(|item| item.path.clone()).collect())
+    sending.send(&order).context(|| format!("sending files to '{machine}'"))
 }
 
 /// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
@@ -46,10 +45,12 @@ pub fn import_files(
     let order = announce_missing(local, remote, items, observer)?;
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
-    Sending { local, remote, observer, sent: 0 }.import(&order).context(|| format!("sending files to '{machine}'"))
+    let mut sending = Sending { local, remote, observer, sent: 0 };
+    sending.expect(&order);
+    sending.import(&order).context(|| format!("sending files to '{machine}'"))
 }
 
-/// Those of `items` that `remote` lacks, each after what it refers to. If there are any, it is told that they come.
+/// Those of `items` that `remote` lacks, each after what it refers to.
 fn announce_missing(
     local: &Local,
     remote: &mut Remote,
@@ -62,7 +63,6 @@ fn announce_missing(
     if !order.is_empty() {
         let bytes = order.iter().map(|item| item.nar_size).sum();
         observer.event(&Event::Sending { machine: &remote.machine().name, items: order.len(), bytes });
-        remote.expect(order.len(), bytes);
     }
     Ok(order)
 }
@@ -99,15 +99,61 @@ struct Sending<'a> {
     sent: u64,
 }
 
+/// A batch on its way.
+type Batch<'i> = (Option<Additions>, Vec<&'i ValidPath>);
+
 impl Sending<'_> {
-    /// Has those of `items` made again there whose names follow from their contents, unless they refer to others;
-    /// returns which were, and which were not.
-    fn make_again<'i>(&mut self, items: &'i [ValidPath]) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
+    /// Sends `items`, each of which comes after what it refers to; returns them in the order sent.
+    fn send(&mut self, items: &[ValidPath]) -> Result<Vec<StorePath>> {
+        let (large, items) = self.make_large_again(items)?;
+        self.expect(&items);
+        let (small, rest) = self.make_small_again(items)?;
+        self.import(&rest)?;
+        Ok([large, small, rest].concat().into_iter().map(|item| item.path.clone()).collect())
+    }
+
+    /// Has the machine get ready for `items`.
+    fn expect(&mut self, items: &[&ValidPath]) {
+        self.remote.expect(items.len(), items.iter().map(|item| item.nar_size).sum());
+    }
+
+    /// Has those of `items` made again there that are large sources; returns which were, and which were not.
+    fn make_large_again<'i>(&mut self, items: &'i [ValidPath]) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
+        let (mut made, mut rest) = (Vec::new(), Vec::new());
+        let mut slow = false;
+        for item in items {
+            let large = !slow && item.nar_size > SMALL && self.remote.takes_whole(item.nar_size);
+            if !large || !store::is_source(item, &self.local.directories().store)? {
+                rest.push(item);
+                continue;
+            }
+            let begun = self.sent;
+            let dump = self.local.dump(item)?;
+            let mut nar = Counted { inner: dump, bytes: &mut self.sent, observer: self.observer };
+            match self.remote.add_nar(item.path.name(), &mut nar)? {
+                Some(name) => {
+                    self.check(item, &name)?;
+                    made.push(item);
+                }
+                None => {
+                    // What was made before is not protected any more: so it is asked for again.
+                    (slow, self.sent) = (true, begun);
+                    rest.append(&mut made);
+                    rest.push(item);
+                }
+            }
+        }
+        Ok((made, rest))
+    }
+
+    /// Has those of `items` made again there that are small and whose names follow from their contents, unless they refer
+    /// to others; returns which were, and which were not.
+    fn make_small_again<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
         let (mut made, mut rest) = (Vec::new(), Vec::new());
         let mut others = HashSet::new();
-        let (mut batch, mut size) = (Vec::new(), 0);
+        let (mut batch, mut size, mut before) = (Vec::new(), 0, Batch::default());
         for item in items {
-            let small = (1..=MAX_MADE_AGAIN).contains(&item.nar_size);
+            let small = (1..=SMALL).contains(&item.nar_size);
             if small && item.deriver.is_none() && !item.references.iter().any(|reference| others.contains(reference)) {
                 let nar = self.local.nar(item)?;
                 if let Some(contents) = store::contents(item, nar, &self.local.directories().store)? {
@@ -115,8 +161,9 @@ impl Sending<'_> {
                     made.push(item);
                     size += item.nar_size;
                     if size >= BATCH {
-                        self.add(&batch)?;
-                        (batch, size) = (Vec::new(), 0);
+                        let next = self.begin(std::mem::take(&mut batch))?;
+                        self.finish(std::mem::replace(&mut before, next))?;
+                        size = 0;
                     }
                     continue;
                 }
@@ -124,25 +171,40 @@ impl Sending<'_> {
             others.insert(&item.path);
             rest.push(item);
         }
-        self.add(&batch)?;
+        let last = self.begin(batch)?;
+        self.finish(before)?;
+        self.finish(last)?;
         Ok((made, rest))
     }
 
-    fn add(&mut self, batch: &[(&ValidPath, Contents)]) -> Result<()> {
+    /// Has a batch made again, without waiting for it: so the next one is read meanwhile.
+    fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, Contents)>) -> Result<Batch<'i>> {
         let additions: Vec<_> = batch
             .iter()
             .map(|(item, contents)| Addition { name: item.path.name(), contents, references: &item.references })
             .collect();
-        for (made, (item, _)) in self.remote.add(&additions)?.iter().zip(batch) {
-            if *made != item.path {
-                let machine = &self.remote.machine().name;
-                let message = format!("the daemon of '{machine}' made '{made}' of what is '{}' here", item.path);
-                return Err(Error::new(ErrorKind::Protocol, message).on_machine(machine));
-            }
+        Ok((self.remote.begin_adding(&additions)?, batch.into_iter().map(|(item, _)| item).collect()))
+    }
+
+    fn finish(&mut self, (additions, items): Batch) -> Result<()> {
+        let Some(additions) = additions else { return Ok(()) };
+        for (made, item) in self.remote.finish_adding(additions)?.iter().zip(items) {
+            self.check(item, made)?;
             self.sent += item.nar_size;
             self.observer.event(&Event::Transferred { bytes: self.sent });
         }
         Ok(())
+    }
+
+    /// Fails unless what was made of `item` is it.
+    fn check(&self, item: &ValidPath, made: &StorePath) -> Result<()> {
+        if *made == item.path {
+            return Ok(());
+        }
+        self.local.verify(item)?; // it may be our fault
+        let machine = &self.remote.machine().name;
+        let message = format!("the daemon of '{machine}' made '{made}' of what is '{}' here", item.path);
+        Err(Error::new(ErrorKind::Protocol, message).on_machine(machine))
     }
 
     /// Has `items` imported there.
