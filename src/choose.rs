@@ -173,8 +173,9 @@ impl Candidates {
             cancel.check()?;
             let Some(Attempt { begun, slot, guard, .. }) = attempts.remove(&index) else { continue };
             match result {
-                Ok(remote) if self.is_suitable(index, &remote, observer) => {
+                Ok(mut remote) if self.is_suitable(index, &remote, observer) => {
                     self.leave_behind(attempts, begun, observer);
+                    remote.set_slow_link(histories[index].slow_link());
                     return Ok(chosen(Lease { remote, candidate: index, reused: false, slot, guard }, observer));
                 }
                 Ok(_) => findings.waiting_helps = true,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What this host remembers of a machine from one build to the next: its load, and that it could not be reached.
+//! What this host remembers of a machine from one build to the next: its load, that it could not be reached, that its
+//! link is slow.
 //!
 //! One small file a machine, `STATE/offload/NAME:PORT/history`, shared by all hooks and replaced as a whole. It is
 //! advice, nothing more: a file that is missing, old or damaged is a machine of which nothing is known.
@@ -7,6 +8,7 @@
 //! ```text
 //! load LOAD SECONDS       at that time (since the epoch) the load, normalised by cores, was that
 //! failed COUNT SECONDS    so many attempts to reach it have failed since the last success, the last at that time
+//! slow RATE SECONDS       at that time the link to it moved no more than so many bytes a second
 //! ```
 
 use std::io::{Read, Write};
@@ -20,6 +22,8 @@ use crate::state::Directory;
 
 /// How long a load is worth knowing, in seconds: that of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
+/// How long a link is taken to be as slow as it was, in seconds.
+const LINK_LIFETIME: u64 = 60 * 60;
 /// How long a machine is left alone after its first failure, in seconds. Doubles with every further one.
 const FIRST_BACK_OFF: u64 = 5;
 /// How long it is left alone at most, in seconds.
@@ -34,6 +38,7 @@ const MAX_SIZE: u64 = 4096;
 pub struct History {
     load: Option<(f64, u64)>,
     failed: Option<(u32, u64)>,
+    slow: Option<(f64, u64)>,
 }
 
 impl History {
@@ -61,15 +66,27 @@ impl History {
         })
     }
 
+    /// The rate of the link to it, in bytes a second, if that was very slow lately.
+    pub fn slow_link(&self) -> Option<f64> {
+        self.slow.filter(|(_, at)| now().abs_diff(*at) < LINK_LIFETIME).map(|(rate, _)| rate)
+    }
+
     /// Remembers that `machine` answered, with this load.
     pub fn note_load(state: &Path, machine: &BuildMachine, load: f64) {
-        History { load: Some((load, now())), failed: None }.write(state, machine);
+        let History { slow, .. } = Self::read(state, machine);
+        History { load: Some((load, now())), failed: None, slow }.write(state, machine);
     }
 
     /// Remembers that `machine` could not be reached.
     pub fn note_failure(state: &Path, machine: &BuildMachine) {
-        let count = Self::read(state, machine).failed.map_or(0, |(count, _)| count);
-        History { load: None, failed: Some((count.saturating_add(1), now())) }.write(state, machine);
+        let History { failed, slow, .. } = Self::read(state, machine);
+        let count = failed.map_or(0, |(count, _)| count);
+        History { load: None, failed: Some((count.saturating_add(1), now())), slow }.write(state, machine);
+    }
+
+    /// Remembers that the link to `machine` is very slow: so many bytes a second.
+    pub fn note_slow_link(state: &Path, machine: &BuildMachine, rate: f64) {
+        History { slow: Some((rate, now())), ..Self::read(state, machine) }.write(state, machine);
     }
 
     fn parse(text: &str) -> Self {
@@ -81,6 +98,9 @@ impl History {
                 }
                 ["failed", count, at] => {
                     history.failed = count.parse().ok().filter(|count| *count > 0).zip(at.parse().ok());
+                }
+                ["slow", rate, at] => {
+                    history.slow = rate.parse().ok().filter(|rate: &f64| *rate >= 0.0).zip(at.parse().ok());
                 }
                 _ => {}
             }
@@ -98,6 +118,9 @@ impl History {
         }
         if let Some((count, at)) = self.failed {
             text += &format!("failed {count} {at}\n");
+        }
+        if let Some((rate, at)) = self.slow {
+            text += &format!("slow {rate} {at}\n");
         }
         let written = directory
             .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK)
@@ -134,6 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_link_is_remembered_for_an_hour_whatever_else_happens() {
+        let state = tempfile::tempdir().unwrap();
+        let machine = crate::machine::tests::machine("m");
+        Directory::of_machine(state.path(), &machine).create().unwrap();
+        History::note_slow_link(state.path(), &machine, 12.5e6);
+        History::note_failure(state.path(), &machine);
+        assert!(History::read(state.path(), &machine).in_back_off());
+        History::note_load(state.path(), &machine, 0.5);
+        assert_eq!(History::read(state.path(), &machine).slow_link(), Some(12.5e6));
+        assert_eq!(History::parse(&format!("slow 12500000 {}\n", now() - 3601)).slow_link(), None);
+    }
+
+    #[test]
     fn the_file_is_private_and_a_link_in_its_place_is_not_followed() {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let state = tempfile::tempdir().unwrap();
@@ -157,7 +193,8 @@ mod tests {
 
     #[test]
     fn damage_is_ignorance() {
-        for text in ["", "load", "load x 1", "failed 0 1", "failed -1 1", "load NaN 1", "\0\0"] {
+        for text in ["", "load", "load x 1", "failed 0 1", "failed -1 1", "load NaN 1", "slow NaN 1", "slow 1", "\0\0"]
+        {
             assert_eq!(History::parse(text), History::default(), "{text:?}");
         }
     }

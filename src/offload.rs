@@ -9,6 +9,7 @@ use crate::cancel::Cancel;
 use crate::choose::{Candidates, Choice, Lease};
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::history::History;
 use crate::local::Local;
 use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
@@ -286,7 +287,11 @@ impl Attempt<'_> {
     ) -> Result<()> {
         let _guard = local.guard(cancel);
         cancel.check()?;
+        let known = remote.slow_link();
         transfer::send_files(local, remote, self.items, observer)?;
+        if let Some(rate) = remote.slow_link().filter(|_| known.is_none()) {
+            History::note_slow_link(&local.directories().offload_state(), remote.machine(), rate);
+        }
         cancel.check()?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote

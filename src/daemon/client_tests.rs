@@ -259,6 +259,110 @@ fn names_that_are_none_are_the_daemons_fault() {
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
 }
 
+/// A daemon with a peer beside it that takes many requests at once.
+struct WithPeer(Replay);
+
+impl Read for WithPeer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for WithPeer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for WithPeer {
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        Some(requests.iter().try_for_each(|request| self.write_all(request)))
+    }
+}
+
+/// The greeting, then that the daemon hears `requests` before it says `answers`, again and again.
+fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut conversation = vec![
+        Turn::Ours(words(&[CLIENT_MAGIC])),
+        Turn::Theirs(words(&[SERVER_MAGIC, 0x164])),
+        Turn::Ours(words(&[CLIENT_VERSION, 0, 0])),
+        Turn::Theirs(words(&[LAST])),
+    ];
+    for (items, names) in turns {
+        conversation.push(Turn::Ours(items.iter().flat_map(Addition::request).collect()));
+        let mut answer = Vec::new();
+        for name in *names {
+            put_integer(&mut answer, LAST);
+            put_string(&mut answer, format!("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-{name}"));
+        }
+        conversation.push(Turn::Theirs(answer));
+    }
+    conversation
+}
+
+#[test]
+fn batches_overlap_where_somebody_takes_them_and_come_one_by_one_elsewhere() {
+    let contents = Contents::Text(b"text".to_vec());
+    let [a, b, c] = ["a", "b", "c"].map(|name| Addition { name, contents: &contents, references: &[] });
+    let names = |paths: Vec<StorePath>| paths.iter().map(|path| path.name().to_string()).collect::<Vec<_>>();
+    let conversations: [(Box<dyn Stream>, _); 2] = [
+        (Box::new(WithPeer(Replay::of(adding(&[(&[a, b, c], &["a", "b", "c"])])))), "with a peer"),
+        (Box::new(Replay::of(adding(&[(&[a], &["a"]), (&[b], &["b"]), (&[c], &["c"])]))), "without"),
+    ];
+    for (stream, which) in conversations {
+        let mut client = Client::handshake(stream, &store()).unwrap();
+        let first = client.begin_adding(&[a, b]).unwrap().unwrap();
+        let second = client.begin_adding(&[c]).unwrap().unwrap();
+        assert!(client.begin_adding(&[]).unwrap().is_none());
+        assert_eq!(names(client.finish_adding(first).unwrap()), ["a", "b"], "{which}");
+        assert!(!client.is_idle(), "{which}");
+        assert_eq!(names(client.finish_adding(second).unwrap()), ["c"], "{which}");
+        assert!(client.is_idle(), "{which}");
+    }
+}
+
+#[test]
+fn additions_that_break_off_break_the_connection() {
+    let contents = Contents::Text(b"text".to_vec());
+    let [a, b] = ["a", "b"].map(|name| Addition { name, contents: &contents, references: &[] });
+    let peer = WithPeer(Replay::of(adding(&[(&[a, b], &["a"])])));
+    let mut client = Client::handshake(Box::new(peer), &store()).unwrap();
+    let (first, second) = (client.begin_adding(&[a]).unwrap().unwrap(), client.begin_adding(&[b]).unwrap().unwrap());
+    client.finish_adding(first).unwrap();
+    assert_eq!(client.finish_adding(second).unwrap_err().kind(), ErrorKind::Unavailable);
+    let Err(later) = client.begin_adding(&[a]) else { panic!("it goes on") };
+    assert!(later.to_string().contains("AddTextToStore request broke off"), "{later}");
+}
+
+#[test]
+fn a_nar_is_added_in_pieces_as_it_is_at_once() {
+    let nar = vec![7; 3 * WRITE_SIZE];
+    let contents = Contents::Source(nar.clone());
+    let turns = adding(&[(&[Addition { name: "a", contents: &contents, references: &[] }], &["a"])]);
+    let mut client = Client::handshake(Box::new(Replay::of(turns)), &store()).unwrap();
+    assert_eq!(client.add_nar("a", &mut &nar[..]).unwrap().name(), "a");
+    assert!(client.is_idle());
+}
+
+#[test]
+fn a_nar_that_cannot_be_read_is_not_the_daemons_fault() {
+    struct Damaged;
+    impl Read for Damaged {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(Error::new(ErrorKind::Store, "it is damaged").into())
+        }
+    }
+    let mut client = client_told(&[]);
+    let error = client.add_nar("a", &mut Damaged).unwrap_err();
+    assert!(error.kind() == ErrorKind::Store && error.to_string().contains("it is damaged"), "{error}");
+    assert!(!client.is_idle());
+}
+
 #[test]
 fn failures_of_builds_are_told_from_those_of_daemons() {
     for (message, status, kind) in [

@@ -61,6 +61,8 @@ pub struct Remote {
     offloads: bool,
     probe: Probe,
     probed: Instant,
+    /// The rate of the link, in bytes a second, if that is very slow.
+    slow_link: Option<f64>,
 }
 
 impl Remote {
@@ -111,6 +113,7 @@ impl Remote {
             offloads,
             probe,
             probed: Instant::now(),
+            slow_link: None,
         })
     }
 
@@ -142,7 +145,11 @@ impl Remote {
         let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
         if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
             // A machine where no Guile can be started still receives, if slowly.
-            let pace = Pace::new(self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED));
+            let level = self.machine.compresses_at().filter(|_| bytes >= MIN_COMPRESSED);
+            let pace = match (level, self.slow_link) {
+                (Some(level), Some(rate)) => Pace::for_slow_link(level, rate),
+                _ => Pace::new(level),
+            };
             let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, pace);
             if let Ok(link) = link {
                 self.link = link;
@@ -150,9 +157,21 @@ impl Remote {
         }
     }
 
-    /// Can the daemon there hold an item of `size` bytes in memory?
+    /// Tells what is known of the link from before: its rate, in bytes a second, if that is very slow.
+    pub fn set_slow_link(&mut self, rate: Option<f64>) {
+        self.slow_link = rate;
+    }
+
+    /// The rate of the link, in bytes a second, if it is known to be very slow.
+    pub fn slow_link(&self) -> Option<f64> {
+        self.slow_link
+    }
+
+    /// Is an item of `size` bytes better handed to the daemon there whole than imported? Only if that can hold it in
+    /// memory, and if it would not be compressed otherwise.
     pub fn takes_whole(&self, size: u64) -> bool {
-        size <= self.probe.memory / MEMORY_SHARE
+        let compressed = self.slow_link.is_some() && self.machine.compresses_at().is_some() && size >= MIN_COMPRESSED;
+        !compressed && size <= self.probe.memory / MEMORY_SHARE
     }
 
     /// Adds the item called `name`, whose name follows from its nar, which `nar` reads, and returns its name there. The
@@ -161,7 +180,7 @@ impl Remote {
     /// `None`: the link is so slow that it is better imported, which compresses it. The helper, with another connection
     /// to the daemon, is in between from then on; what was added before is not protected any more.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
-        let Remote { machine, store, session, socket, link, .. } = self;
+        let Remote { machine, store, session, socket, link, slow_link, .. } = self;
         let mut level = machine.compresses_at().filter(|_| !link.relayed);
         let (mut watch, mut replacement) = (Watch::default(), None);
         let mut watched = Watched {
@@ -170,6 +189,7 @@ impl Remote {
                 if let Some(rate) = watch.note(bytes, Instant::now())
                     && let Some(level) = level.take()
                 {
+                    *slow_link = Some(rate);
                     let pace = Pace::for_slow_link(level, rate);
                     let link = Link::through_helper(session, socket, store, CONNECT_TIMEOUT, pace);
                     replacement = link.ok().filter(|link| link.compresses);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Inputs and outputs of hundreds of mebibytes, and the memory that they take.
+//! Inputs and outputs of hundreds of mebibytes, and the memory that they take; slow links.
 
 use crate::afterwards::assert_clean;
-use crate::lab::Host;
+use crate::lab::{Host, SlowLink};
 use crate::machines::{Hook, Machine};
 use crate::memory::with_peak_memory;
 
@@ -14,13 +14,16 @@ const MIB: u64 = 1 << 20;
 #[test]
 fn large_files_take_little_memory() {
     HEAD.offload_with_our_hook(&[Machine::of(W1)]);
-    for (setting, transfer) in
-        [("kib=307200", "retrieving 1 store item (300 MiB)"), ("input-kib=307200", "(302 MiB) to")]
-    {
-        let (builds, peak) = with_peak_memory("guix-offload", || HEAD.build("plain", &[setting]));
+    // The second input is a source, which the daemon there makes again, the third one is imported.
+    for (settings, transfer) in [
+        (&["kib=307200"][..], "retrieving 1 store item (300 MiB)"),
+        (&["input-kib=307200"], "(302 MiB) to"),
+        (&["kib=307200", "built-input=1"], "(302 MiB) to"),
+    ] {
+        let (builds, peak) = with_peak_memory("guix-offload", || HEAD.build("plain", settings));
         assert!(builds.succeeded && builds.log.contains(transfer), "{}{}", builds.log, builds.results);
-        println!("{setting}: at most {:.1} MiB", peak as f64 / MIB as f64);
-        assert!((MIB..32 * MIB).contains(&peak), "{setting}: {peak} bytes of memory");
+        println!("{settings:?}: at most {:.1} MiB", peak as f64 / MIB as f64);
+        assert!((MIB..32 * MIB).contains(&peak), "{settings:?}: {peak} bytes of memory");
         assert_clean(&[HEAD], &[W1]);
         // Nobody needs these any more.
         HEAD.sh(&["guix", "gc"]);
@@ -37,4 +40,28 @@ fn large_outputs_come_through_guile() {
     assert_clean(&[HEAD], &[W1]);
     HEAD.sh(&["guix", "gc"]);
     W1.sh(&["guix", "gc"]);
+}
+
+#[test]
+fn text_is_compressed_over_a_slow_link_which_is_remembered() {
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let received = || {
+        let counters = W1.sh(&["cat", "/proc/net/dev"]);
+        let line = counters.lines().find_map(|line| line.trim().strip_prefix("eth0:")).expect("the host's interface");
+        line.split_whitespace().next().expect("bytes received").parse::<u64>().expect("a number")
+    };
+    let history = || HEAD.sh(&["sh", "-c", "cat /var/guix/offload/w1:22/history"]);
+    let _link = SlowLink::new(W1, &["rate", "50"]);
+    assert!(!history().contains("slow "), "{}", history());
+    for first in [true, false] {
+        let before = received();
+        let builds = HEAD.build("plain", &["input-kib=65536", "input-text=1"]);
+        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        let bytes = received() - before;
+        println!("of 64 MiB, {:.1} MiB", bytes as f64 / MIB as f64);
+        // What is sent before the link is known is not compressed.
+        assert!(bytes > 4 * MIB && bytes < if first { 40 } else { 20 } * MIB, "{bytes} bytes");
+        assert!(history().contains("slow "), "{}", history());
+    }
+    assert_clean(&[HEAD], &[W1]);
 }
