@@ -150,7 +150,7 @@ bench: setup
 bench-memory: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
-	BENCH_ONLY="peak memory" LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
+	BENCH_RUNS=1 BENCH_ONLY="peak memory" LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= restore replies machine_file signature request abi

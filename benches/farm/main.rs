@@ -38,7 +38,7 @@ struct Row {
     mib: f64,
     /// The link of the machine.
     link: &'static [&'static str],
-    /// Whether one sample of each takes so much time and disk that it is run only if it is asked for, and once.
+    /// Whether a sample takes so much time and disk that it is run only if it is asked for, and without a rehearsal.
     large: bool,
 }
 
@@ -172,7 +172,6 @@ fn main() {
     let mut json = Vec::new();
     for row in ROWS.iter().filter(|row| row.name.contains(&only) && !(row.large && only.is_empty())) {
         let _link = (!row.link.is_empty()).then(|| SlowLink::new(W1, row.link));
-        let runs = if row.large { 1 } else { runs };
         for (_, contender) in row.contenders {
             contender.ready(row.machines);
             if !row.large {

@@ -57,6 +57,9 @@ pub struct Remote {
     /// The socket of the daemon there.
     socket: String,
     link: Link,
+    /// The connection that `link` has replaced, if any.
+    #[expect(dead_code, reason = "what was added over it is protected while it lives")]
+    former: Option<Link>,
     /// Whether its daemon may hand builds on to other machines.
     offloads: bool,
     probe: Probe,
@@ -110,6 +113,7 @@ impl Remote {
             session,
             socket,
             link,
+            former: None,
             offloads,
             probe,
             probed: Instant::now(),
@@ -139,8 +143,8 @@ impl Remote {
 
     /// Gets ready to receive `items` store items, of some `bytes` bytes in all.
     ///
-    /// Where that would take many round trips, the helper comes in between, with a connection to the daemon that
-    /// replaces the one there was.
+    /// Where that would take many round trips, the helper comes in between, with a connection to the daemon that is used
+    /// instead of the one there was.
     pub fn expect(&mut self, items: usize, bytes: u64) {
         let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
         if !self.link.relayed && self.link.round_trip.saturating_mul(steps) > HELPER_COST {
@@ -152,7 +156,7 @@ impl Remote {
             };
             let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, pace);
             if let Ok(link) = link {
-                self.link = link;
+                self.former = Some(std::mem::replace(&mut self.link, link));
             }
         }
     }
@@ -217,7 +221,7 @@ impl Remote {
 
     /// Finishes what was begun, and returns the items' names.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
-        self.be_patient();
+    /// Adds a text file to the store there, protected as what [`Remote::begin_adding`] adds.
         self.link.client.finish_adding(additions).map_err(|e| self.name(e))
     }
 
