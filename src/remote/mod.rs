@@ -57,8 +57,7 @@ pub struct Remote {
     /// The socket of the daemon there.
     socket: String,
     link: Link,
-    /// The connection that `link` has replaced, if any.
-    #[expect(dead_code, reason = "what was added over it is protected while it lives")]
+    /// The connection that `link` has replaced, if any: what was added over it is protected while it lives.
     former: Option<Link>,
     /// Whether its daemon may hand builds on to other machines.
     offloads: bool,
@@ -221,11 +220,11 @@ impl Remote {
 
     /// Finishes what was begun, and returns the items' names.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
-    /// Adds a text file to the store there, protected as what [`Remote::begin_adding`] adds.
+        self.be_patient();
         self.link.client.finish_adding(additions).map_err(|e| self.name(e))
     }
 
-    /// Adds a text file to the store there, as [`Remote::add`] does.
+    /// Adds a text file to the store there, protected as what [`Remote::begin_adding`] adds.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
         self.be_patient();
         self.link.client.add_text(name, text).map_err(|e| self.name(e))
