@@ -12,7 +12,8 @@
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
-;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input)
+;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
+;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of KIB that is built here first)
 ;;;        log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
@@ -26,7 +27,7 @@
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
              ((guix build utils) #:select (delete-file-recursively)) ((guix build syscalls) #:select (mkdtemp!))
-             (ice-9 match) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+             (ice-9 match) ((ice-9 textual-ports) #:select (get-string-all)) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
   (match (cdr (command-line))
@@ -58,10 +59,14 @@
 (define (random-file store name kib)
   (call-with-scratch-name
     (lambda (file)
-      (if (string=? (setting "input-text" "0") "1")
-          (system (string-append "(" source-code ") 2>/dev/null | head -c " (number->string kib) "K >" file))
-          (system (string-append "head -c " (number->string kib) "K /dev/urandom >" file)))
-      (add-to-store store name #t "sha256" file))))
+      (define (fill command)
+        (system (string-append "(" command ") 2>/dev/null | head -c " (number->string kib) "K >" file)))
+      (cond ((string=? (setting "input-signed" "0") "1")
+             (fill "base64 /dev/urandom")
+             (add-text-to-store store name (call-with-input-file file get-string-all)))
+            (else
+             (fill (if (string=? (setting "input-text" "0") "1") source-code "cat /dev/urandom"))
+             (add-to-store store name #t "sha256" file))))))
 
 (define (set-options store)
   (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t

@@ -202,9 +202,11 @@ fn mounts(host: Host) -> String {
 /// Makes derivations, with a garbage collector root for each.
 fn make_derivations(head: Host, kind: Kind) -> Vec<String> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let batch = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let batch = format!("{}-{number}", std::process::id());
+    let signed = format!("input-signed={}", number % 2); // so both ways of sending are struck
     let (count, nonce) = (format!("count={BATCH}"), format!("nonce={batch}"));
-    let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "work", "print=1", &count, &nonce];
+    let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "work", "print=1", &count, &nonce, &signed];
     let settings = kind.settings();
     command.extend(settings.iter().map(String::as_str));
     let printed = head.sh(&command);
