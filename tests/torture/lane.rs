@@ -206,7 +206,8 @@ fn make_derivations(head: Host, kind: Kind) -> Vec<String> {
     let batch = format!("{}-{number}", std::process::id());
     let signed = format!("input-signed={}", number % 2); // so both ways of sending are struck
     let (count, nonce) = (format!("count={BATCH}"), format!("nonce={batch}"));
-    let mut command = vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "work", "print=1", &count, &nonce, &signed];
+    let mut command =
+        vec!["guix", "repl", "/usr/local/share/lab/builds.scm", "--", "work", "print=1", &count, &nonce, &signed];
     let settings = kind.settings();
     command.extend(settings.iter().map(String::as_str));
     let printed = head.sh(&command);
