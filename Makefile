@@ -146,7 +146,7 @@ bench: setup
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	LAB_DISKS=memory LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
-# As `bench`, of the one row that takes more space than most machines have memory; stock takes seven minutes for it.
+# As `bench`, of the one row that takes more space than most machines have memory.
 bench-memory: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)

@@ -247,7 +247,11 @@ impl Client {
 
     /// Finishes what was begun, and returns the items' names.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
-        let others = std::mem::take(&mut self.adding) - 1;
+        let begun = std::mem::take(&mut self.adding); // as above
+        if begun == 0 {
+            self.start(additions.operation)?; // fails: what was begun before it broke off
+        }
+        let others = begun.saturating_sub(1);
         let mut answers = Vec::with_capacity(additions.count);
         for index in 0..additions.count {
             if let Some(requests) = &additions.requests {

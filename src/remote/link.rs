@@ -35,7 +35,7 @@ impl Link {
     /// the helper to reach the socket named `socket`.
     pub fn open(session: &Session, channel: Channel, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
         match channel.wait_open() {
-            Ok(()) => Self::greet(Box::new(channel.clone()), channel, (false, false), store),
+            Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
             Err(refusal) if session.failure().is_some() => Err(refusal),
             // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
             Err(_) => Self::through_helper(session, socket, store, limit, Pace::new(None)),
@@ -67,18 +67,14 @@ impl Link {
         channel.set_deadline(Some(Instant::now() + limit));
         let relay = Relay::start(channel.clone(), socket, pace)?;
         let compresses = relay.compresses();
-        Self::greet(Box::new(relay), channel, (true, compresses), store)
+        let link = Self::greet(Box::new(relay), channel, true, store)?;
+        Ok(Link { compresses, ..link })
     }
 
-    fn greet(
-        stream: Box<dyn Stream>,
-        channel: Channel,
-        (relayed, compresses): (bool, bool),
-        store: &StoreDir,
-    ) -> Result<Link> {
+    fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<Link> {
         let begun = Instant::now();
         let client = Client::handshake(stream, store)?;
-        Ok(Link { client, channel, relayed, compresses, round_trip: begun.elapsed() / 2 })
+        Ok(Link { client, channel, relayed, compresses: false, round_trip: begun.elapsed() / 2 })
     }
 }
 

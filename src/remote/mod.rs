@@ -173,7 +173,8 @@ impl Remote {
     /// Is an item of `size` bytes better handed to the daemon there whole than imported? Only if that can hold it in
     /// memory, and if it would not be compressed otherwise.
     pub fn takes_whole(&self, size: u64) -> bool {
-        let compressed = self.slow_link.is_some() && self.machine.compresses_at().is_some() && size >= MIN_COMPRESSED;
+        let slow = self.slow_link.is_some() && self.machine.compresses_at().is_some();
+        let compressed = size >= MIN_COMPRESSED && (slow || self.link.compresses);
         !compressed && size <= self.probe.memory / MEMORY_SHARE
     }
 

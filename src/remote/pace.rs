@@ -12,7 +12,7 @@ const SAMPLE: usize = 2 << 20;
 /// Rate, in bytes a second, up to which compressing is tried: half of what the default level compresses on a core.
 const SLOW: f64 = 100e6;
 
-/// Rate, in bytes a second, up to which a link is very slow: nothing is sent over it that could be compressed.
+/// Rate, in bytes a second, up to which a link is very slow: what can be is compressed, whatever else that costs.
 const VERY_SLOW: f64 = 25e6;
 
 /// Rate, in bytes a second, up to which there is time to compress harder, by so many levels.
@@ -71,7 +71,7 @@ impl Watch {
     }
 }
 
-/// Measures the rate at which an import proceeds, or is known to, and finds out whether compressing raises it.
+/// Measures the rate at which an import proceeds, and finds out whether compressing raises it.
 #[derive(Clone)]
 pub struct Pace {
     /// The level at which to compress, if that is possible and was not in vain.
