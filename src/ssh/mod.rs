@@ -6,8 +6,9 @@
 //! - [`Session`] and [`Channel`] are handles: cheap to clone, blocking, usable from any thread.
 //! - `driver` is the one thread of a session. It owns everything below, and shares two queues with each channel.
 //! - `connect` and `key_file` make a session that is logged in.
-//! - `raw_channel` is libssh2's channel, `wire` the bytes between libssh2 and the socket.
+//! - `raw_channel` is libssh2's channel, `wire` the bytes between libssh2 and the socket, `chacha20` what encrypts them.
 
+mod chacha20;
 mod channel;
 mod connect;
 mod driver;

@@ -145,7 +145,7 @@ pub struct Building {
 }
 
 impl Building {
-    /// No build of these tests takes longer: one that does hangs.
+    /// No build takes longer, unless it says so: one that does hangs.
     const PATIENCE: Duration = Duration::from_secs(90);
 
     #[track_caller]
@@ -187,8 +187,14 @@ impl Building {
 
     /// Waits for its end.
     #[track_caller]
-    pub fn finish(mut self) -> Builds {
-        let end = Instant::now() + Self::PATIENCE;
+    pub fn finish(self) -> Builds {
+        self.finish_within(Self::PATIENCE)
+    }
+
+    /// Waits for its end, which comes within that time unless it hangs.
+    #[track_caller]
+    pub fn finish_within(mut self, patience: Duration) -> Builds {
+        let end = Instant::now() + patience;
         loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.log += &line,
@@ -196,7 +202,7 @@ impl Building {
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log.clone();
                     self.abandon();
-                    panic!("a build has not ended after {:?}:\n{log}", Self::PATIENCE);
+                    panic!("a build has not ended after {patience:?}:\n{log}");
                 }
             }
         }
