@@ -12,7 +12,8 @@
 //! integer 1, integer LENGTH, LENGTH bytes,
 //!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes, at most
 //!                                          32768, and zero bytes up to a multiple of 8, as the daemon wants it; or
-//!                                          integer 2^64-1, integer LENGTH, LENGTH bytes: a zstd frame of several CHUNKs
+//!                                          integer 2^64-1, FRAGMENT*, integer 0: CHUNKs, as a zstd frame in pieces, each
+//!                                          of which is integer LENGTH, LENGTH bytes
 //! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
 //! ```
 //!
@@ -22,7 +23,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Instant;
 
-use zstd::bulk::Compressor;
+use zstd::stream::write::Encoder;
 
 use super::pace::Pace;
 use crate::daemon::{Stream, padding, read_fully};
@@ -39,10 +40,10 @@ const MAX_PREAMBLE: u64 = 64 << 10;
 /// Size of the pieces of an import, in bytes: what the daemon asks for at once.
 const CHUNK: usize = 32 << 10;
 
-/// So many of them are handed to the connection at once, compressed or not.
+/// So many of them are handed to the connection at once, or compressed.
 const GROUP: usize = 16;
 
-/// Comes before a group that is compressed.
+/// Comes before chunks that are compressed.
 const COMPRESSED: u64 = u64::MAX;
 
 /// What is read ahead, in bytes.
@@ -52,17 +53,12 @@ const BYTES: u64 = 0;
 const IMPORT: u64 = 1;
 const REQUEST: u64 = 2;
 
-macro_rules! guile {
-    () => {
-        "exec guile --no-auto-compile -q -c \"(primitive-eval (read))\""
-    };
-}
-
-macro_rules! guix {
-    () => {
-        "exec guix repl -t machine"
-    };
-}
+/// What Guile does first if imports may be compressed: where it has nothing to undo that, Guix's own takes its place,
+/// which takes longer to start. In double quotes of the shell.
+const FOR_COMPRESSED: &str = concat!(
+    "(or (false-if-exception (resolve-interface (quote (zstd)))) ",
+    r#"(false-if-exception (execlp \"guix\" \"guix\" \"repl\" \"-t\" \"machine\")))"#,
+);
 
 /// A connection to the daemon through the helper.
 pub struct Relay {
@@ -72,23 +68,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts whichever Guile there is, in a way that is the same to every login shell. Guix's own takes longer to
-    /// start; it comes first if imports may be `compressed`, which the other may not be able to undo.
-    pub fn command(compressed: bool) -> &'static str {
-        match compressed {
-            false => {
-                concat!("sh -c 'if command -v guile >/dev/null 2>&1; then ", guile!(), "; else ", guix!(), "; fi'")
-            }
-            true => concat!(
-                "sh -c 'if guile -c \"(use-modules (zstd))\" >/dev/null 2>&1; then ",
-                guile!(),
-                "; elif command -v guix >/dev/null 2>&1; then ",
-                guix!(),
-                "; else ",
-                guile!(),
-                "; fi'"
-            ),
-        }
+    /// Starts whichever Guile there is, in a way that is the same to every login shell. Imports may be `compressed`.
+    pub fn command(compressed: bool) -> String {
+        let first = if compressed { FOR_COMPRESSED } else { "" };
+        format!(
+            "sh -c 'if command -v guile >/dev/null 2>&1; \
+             then exec guile --no-auto-compile -q -c \"{first}(primitive-eval (read))\"; \
+             else exec guix repl -t machine; fi'"
+        )
     }
 
     /// Has the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
@@ -187,46 +174,73 @@ impl Relay {
     }
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
-        let (mut pace, mut compressor) = (self.pace.clone(), Compressor::default());
-        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
-        let mut length = CHUNK;
-        while length == CHUNK {
-            group.clear();
-            while length == CHUNK && group.len() < GROUP * (8 + CHUNK) {
-                length = put_chunk(archive, &mut group)?;
-            }
-            self.put_group(&group, &mut pace, &mut compressor)?;
-        }
-        if length > 0 {
-            self.put_group(&0u64.to_le_bytes(), &mut pace, &mut compressor)?;
-        }
-        self.channel.get_mut().flush()
-    }
-
-    fn put_group(&mut self, group: &[u8], pace: &mut Pace, compressor: &mut Compressor) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        match pace.level() {
-            None => channel.write_all(group)?,
-            Some(level) => {
-                compressor.set_compression_level(level)?;
-                let frame = compressor.compress(group)?;
-                channel.write_all(&COMPRESSED.to_le_bytes())?;
-                channel.write_all(&(frame.len() as u64).to_le_bytes())?;
-                channel.write_all(&frame)?;
+        let (mut pace, mut compressor) = (self.pace.clone(), None);
+        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
+        let mut more = true;
+        while more {
+            group.clear();
+            while more && group.len() < GROUP * (8 + CHUNK) {
+                more = put_chunk(archive, &mut group)?;
             }
+            match pace.level() {
+                Some(level) => match &mut compressor {
+                    Some(compressor) => compressor,
+                    none => none.insert(compress(channel, level)?),
+                }
+                .write_all(&group)?,
+                None => {
+                    end_compressed(compressor.take())?;
+                    channel.write_all(&group)?;
+                }
+            }
+            pace.note(group.len(), Instant::now());
         }
-        pace.note(group.len(), Instant::now());
-        Ok(())
+        end_compressed(compressor)?;
+        channel.write_all(&0u64.to_le_bytes())
     }
 }
 
-/// Appends the next chunk of `archive` to `group`; returns its length. 0: it was the last one.
-fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<usize> {
+/// Begins chunks that are compressed, as one stream.
+fn compress(channel: &mut Channel, level: i32) -> io::Result<Encoder<'static, Fragments>> {
+    channel.write_all(&COMPRESSED.to_le_bytes())?;
+    Encoder::new(Fragments(channel.clone()), level)
+}
+
+fn end_compressed(compressor: Option<Encoder<Fragments>>) -> io::Result<()> {
+    let Some(compressor) = compressor else { return Ok(()) };
+    let Fragments(mut channel) = compressor.finish()?;
+    channel.write_all(&0u64.to_le_bytes())
+}
+
+/// Writes FRAGMENTs.
+struct Fragments(Channel);
+
+impl Write for Fragments {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty() {
+            self.0.write_all(&(bytes.len() as u64).to_le_bytes())?;
+            self.0.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Appends the next chunk of `archive` to `group`, if there is one; returns whether there may be more.
+fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<bool> {
     let start = group.len();
     group.resize(start + 8 + CHUNK, 0);
     let length = read_fully(archive, &mut group[start + 8..])?;
+    if length == 0 {
+        group.truncate(start);
+        return Ok(false);
+    }
     group[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
     group.truncate(start + 8 + length);
     group.resize(start + 8 + length + padding(length as u64), 0);
-    Ok(length)
+    Ok(length == CHUNK)
 }

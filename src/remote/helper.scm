@@ -40,6 +40,21 @@
     ;; Room for a chunk: its length, its bytes, padding.
     (define answer (make-bytevector (+ 8 32768)))
 
+    ;; A port of what is in the fragments that come from IN, up to an empty one.
+    (define (fragments)
+      (define left 0)
+      (define end? #f)
+      (define (read! bv start count)
+        (when (and (zero? left) (not end?))
+          (set! left (integer in))
+          (set! end? (zero? left)))
+        (let ((count (min count left)))
+          (unless (or (zero? count) (eqv? count (get-bytevector-n! in bv start count)))
+            (primitive-exit 1))
+          (set! left (- left count))
+          count))
+      (make-custom-binary-input-port "fragments" read! #f #f #f))
+
     ;; Where chunks come from: IN, or a port that decompresses some of them.
     (define source in)
     (define make-decompressor #f)
@@ -51,7 +66,7 @@
       (define length
         (and (fill 0 8) (bytevector-u64-ref answer 0 (endianness little))))
       (cond ((eqv? length #xffffffffffffffff)
-             (set! source (make-decompressor (open-bytevector-input-port (bytes in (integer in)))))
+             (set! source (make-decompressor (fragments)))
              (fetch))
             ((and length (or (zero? length)
                              (and (<= length 32768) (fill 8 (+ length (padding length))))))

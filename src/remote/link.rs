@@ -63,7 +63,7 @@ impl Link {
         limit: Duration,
         pace: Pace,
     ) -> Result<Link> {
-        let channel = session.exec(Relay::command(pace.may_compress()));
+        let channel = session.exec(&Relay::command(pace.may_compress()));
         channel.set_deadline(Some(Instant::now() + limit));
         let relay = Relay::start(channel.clone(), socket, pace)?;
         let compresses = relay.compresses();

@@ -15,9 +15,9 @@ const SLOW: f64 = 100e6;
 /// Rate, in bytes a second, up to which a link is very slow: what can be is compressed, whatever else that costs.
 const VERY_SLOW: f64 = 25e6;
 
-/// Rate, in bytes a second, up to which there is time to compress harder, by so many levels.
+/// Rate, in bytes a second, up to which there is time to compress harder, at this level at least.
 const CRAWLING: f64 = 15e6;
-const HARDER: i32 = 2;
+const HARD: i32 = 5;
 
 /// By how much compressing must raise the rate.
 const GAIN: f64 = 1.1;
@@ -101,8 +101,8 @@ impl Pace {
 
     /// The level at which to compress what comes next, if it is to be compressed.
     pub fn level(&self) -> Option<i32> {
-        let harder = if self.plain < CRAWLING { HARDER } else { 0 };
-        self.level.filter(|_| self.compressing).map(|level| level + harder)
+        let least = if self.plain < CRAWLING { HARD } else { 0 };
+        self.level.filter(|_| self.compressing).map(|level| level.max(least))
     }
 
     /// Notes that `bytes` more, before compressing, were sent until `now`.

@@ -51,7 +51,7 @@ fn large_inputs_reach_an_old_machine() {
         building.wait_for(" store items (6");
         let helper = (0..if helped { 100 } else { 20 }).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
-            OLD.run(&["pgrep", "-f", "primitive-eval"]).status.success()
+            OLD.run(&["pgrep", "-f", "primitive-eval|repl -t machine"]).status.success()
         });
         let builds = building.finish();
         assert!(builds.succeeded, "{}{}", builds.log, builds.results);
