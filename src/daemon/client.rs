@@ -9,6 +9,7 @@ use std::io::{self, BufReader, Read};
 
 use super::Stream;
 use super::frame::{Frame, read_frame};
+use super::request::{Addition, Operation, addition_of_nar, put_paths};
 use super::wire::{
     broken, lost, put_integer, put_string, read_fully, read_integer, read_padding, read_text, read_texts,
 };
@@ -30,20 +31,6 @@ const WRITE_SIZE: usize = 256 << 10;
 
 /// Most log that one request other than a build may have, in bytes: the daemon has next to none.
 const MAX_IGNORED: usize = 1 << 20;
-
-/// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
-#[derive(Clone, Copy, Debug)]
-enum Operation {
-    AddToStore = 7,
-    AddTextToStore = 8,
-    BuildPaths = 9,
-    AddTempRoot = 11,
-    ExportPath = 16,
-    SetOptions = 19,
-    QueryPathInfo = 26,
-    ImportPaths = 27,
-    QueryValidPaths = 31,
-}
 
 /// A connection to a daemon.
 pub struct Client {
@@ -91,55 +78,6 @@ pub struct BuildOptions {
     pub timeout: u64,
     /// Whether lines for machines (`@ build-started …`) appear in the log.
     pub print_build_trace: bool,
-}
-
-/// The beginning of a request to make an item of a nar, which follows it.
-fn addition_of_nar(name: &str) -> Vec<u8> {
-    let mut request = Vec::new();
-    put_integer(&mut request, Operation::AddToStore as u64);
-    put_string(&mut request, name);
-    put_integer(&mut request, 1); // what follows is meant
-    put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
-    put_string(&mut request, "sha256");
-    request
-}
-
-/// What the daemon is to make an item of; its name follows from that, so no signature is needed.
-#[derive(Clone, Copy, Debug)]
-pub struct Addition<'a> {
-    /// What the item is called: its file name without the hash.
-    pub name: &'a str,
-    /// What it is made of.
-    pub contents: &'a Contents,
-    /// What it refers to, all of which must be valid. Empty, if it is made of a nar.
-    pub references: &'a [StorePath],
-}
-
-impl Addition<'_> {
-    fn operation(&self) -> Operation {
-        match self.contents {
-            Contents::Text(_) => Operation::AddTextToStore,
-            Contents::Source(_) => Operation::AddToStore,
-        }
-    }
-
-    fn request(&self) -> Vec<u8> {
-        match self.contents {
-            Contents::Text(text) => {
-                let mut request = Vec::new();
-                put_integer(&mut request, Operation::AddTextToStore as u64);
-                put_string(&mut request, self.name);
-                put_string(&mut request, text);
-                put_paths(&mut request, self.references);
-                request
-            }
-            Contents::Source(nar) => {
-                let mut request = addition_of_nar(self.name);
-                request.extend_from_slice(nar);
-                request
-            }
-        }
-    }
 }
 
 impl Client {
@@ -212,24 +150,17 @@ impl Client {
         Ok(PathInfo { deriver, references, nar_size })
     }
 
-    /// Adds a file named `name` with the content `text` and no references, as [`Client::add`] does.
+    /// Adds a text file that refers to nothing, as [`Client::begin_adding`] does, and returns its name.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
         let contents = &Contents::Text(text.into());
-        let mut names = self.add(&[Addition { name, contents, references: &[] }])?;
+        let begun = self.begin_adding(&[Addition { name, contents, references: &[] }])?;
+        let mut names = begun.map_or(Ok(Vec::new()), |additions| self.finish_adding(additions))?;
         names.pop().ok_or_else(|| broken("the daemon named nothing"))
     }
 
-    /// Adds `items`, in this order, and returns their names. They are protected from the garbage collector for as long
-    /// as the connection is open. The first one that fails is the error; those after it are tried all the same.
-    pub fn add(&mut self, items: &[Addition]) -> Result<Vec<StorePath>> {
-        match self.begin_adding(items)? {
-            Some(additions) => self.finish_adding(additions),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// Begins what [`Client::add`] does; `None`: there is nothing to add. More may be begun before this is finished,
-    /// which the daemon then has at hand, and must be finished in the same order.
+    /// Begins to add `items`, in this order; `None`: there are none. They are protected from the garbage collector for as
+    /// long as the connection is open. More may be begun before this is finished, which the daemon then has at hand, and
+    /// must be finished in the same order.
     pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
         let Some(first) = items.first() else { return Ok(None) };
         let operation = first.operation();
@@ -245,7 +176,8 @@ impl Client {
         Ok(Some(Additions { operation, count: items.len(), requests: one_by_one.then_some(requests) }))
     }
 
-    /// Finishes what was begun, and returns the items' names.
+    /// Finishes what was begun, and returns the items' names. The first one that fails is the error; those after it are
+    /// tried all the same.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
         let begun = std::mem::take(&mut self.adding); // as above
         if begun == 0 {
@@ -272,7 +204,7 @@ impl Client {
     }
 
     /// Adds the item called `name` that is made of the nar which `nar` reads, and returns its name. The daemon holds all
-    /// of it in memory. Protected as what [`Client::add`] adds.
+    /// of it in memory. Protected as what [`Client::begin_adding`] adds.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<StorePath> {
         self.start(Operation::AddToStore)?;
         self.send(&addition_of_nar(name))?;
@@ -526,13 +458,6 @@ fn count_ignored(ignored: &mut usize, text: &[u8]) -> Result<()> {
         return Err(broken(format!("the daemon sent more than {} KiB of log that is of no build", MAX_IGNORED >> 10)));
     }
     Ok(())
-}
-
-fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
-    put_integer(to, paths.len() as u64);
-    for path in paths {
-        put_string(to, path.as_str());
-    }
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`].

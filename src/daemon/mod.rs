@@ -3,13 +3,16 @@
 //!
 //! - [`wire`]: integers, strings and lists
 //! - [`frame`]: what the daemon sends while it works on a request
-//! - [`client`]: the requests
+//! - [`request`]: what requests are made of
+//! - [`client`]: the requests, and their answers
 
 mod client;
 mod frame;
+mod request;
 mod wire;
 
-pub use client::{Addition, Additions, BuildOptions, Client, Export, PathInfo};
+pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
+pub use request::Addition;
 
 pub(crate) use wire::{padding, read_fully};
 

@@ -175,7 +175,8 @@ impl Relay {
 
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let channel = self.channel.get_mut();
-        let (mut pace, mut compressor) = (self.pace.clone(), None);
+        let mut pace = self.pace.clone();
+        let mut compressor: Option<Encoder<Fragments>> = None;
         let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
         let mut more = true;
         while more {
@@ -183,13 +184,10 @@ impl Relay {
             while more && group.len() < GROUP * (8 + CHUNK) {
                 more = put_chunk(archive, &mut group)?;
             }
-            match pace.level() {
-                Some(level) => match &mut compressor {
-                    Some(compressor) => compressor,
-                    none => none.insert(compress(channel, level)?),
-                }
-                .write_all(&group)?,
-                None => {
+            match (pace.level(), &mut compressor) {
+                (Some(_), Some(compressor)) => compressor.write_all(&group)?,
+                (Some(level), none) => none.insert(compress(channel, level)?).write_all(&group)?,
+                (None, compressor) => {
                     end_compressed(compressor.take())?;
                     channel.write_all(&group)?;
                 }

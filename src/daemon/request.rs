@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What requests are made of: their numbers, lists of items, and what the daemon is to make an item of.
+
+use super::wire::{put_integer, put_string};
+use crate::store::{Contents, StorePath};
+
+/// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    AddToStore = 7,
+    AddTextToStore = 8,
+    BuildPaths = 9,
+    AddTempRoot = 11,
+    ExportPath = 16,
+    SetOptions = 19,
+    QueryPathInfo = 26,
+    ImportPaths = 27,
+    QueryValidPaths = 31,
+}
+
+/// What the daemon is to make an item of; its name follows from that, so no signature is needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Addition<'a> {
+    /// What the item is called: its file name without the hash.
+    pub name: &'a str,
+    /// What it is made of.
+    pub contents: &'a Contents,
+    /// What it refers to, all of which must be valid. Empty, if it is made of a nar.
+    pub references: &'a [StorePath],
+}
+
+impl Addition<'_> {
+    /// Which request makes it.
+    pub(super) fn operation(&self) -> Operation {
+        match self.contents {
+            Contents::Text(_) => Operation::AddTextToStore,
+            Contents::Source(_) => Operation::AddToStore,
+        }
+    }
+
+    /// That request.
+    pub(super) fn request(&self) -> Vec<u8> {
+        match self.contents {
+            Contents::Text(text) => {
+                let mut request = Vec::new();
+                put_integer(&mut request, Operation::AddTextToStore as u64);
+                put_string(&mut request, self.name);
+                put_string(&mut request, text);
+                put_paths(&mut request, self.references);
+                request
+            }
+            Contents::Source(nar) => {
+                let mut request = addition_of_nar(self.name);
+                request.extend_from_slice(nar);
+                request
+            }
+        }
+    }
+}
+
+/// The beginning of a request to make an item of a nar, which follows it.
+pub fn addition_of_nar(name: &str) -> Vec<u8> {
+    let mut request = Vec::new();
+    put_integer(&mut request, Operation::AddToStore as u64);
+    put_string(&mut request, name);
+    put_integer(&mut request, 1); // what follows is meant
+    put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
+    put_string(&mut request, "sha256");
+    request
+}
+
+pub fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
+    put_integer(to, paths.len() as u64);
+    for path in paths {
+        put_string(to, path.as_str());
+    }
+}
