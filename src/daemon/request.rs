@@ -69,6 +69,7 @@ pub fn addition_of_nar(name: &str) -> Vec<u8> {
     request
 }
 
+/// Appends a list of items.
 pub fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
     put_integer(to, paths.len() as u64);
     for path in paths {

@@ -22,7 +22,7 @@ const HARD: i32 = 5;
 /// By how much compressing must raise the rate.
 const GAIN: f64 = 1.1;
 
-/// So many samples in a row must be very slow before a link is taken to be.
+/// So many samples in a row must say that a link is very slow, or that compressing is in vain: one may have been a pause.
 const CONVINCING: u32 = 2;
 
 /// Measures the rate at which something is sent, sample by sample.
@@ -79,19 +79,21 @@ pub struct Pace {
     compressing: bool,
     /// The rate without compressing.
     plain: f64,
+    /// How many samples in a row were no faster with it.
+    in_vain: u32,
     meter: Meter,
 }
 
 impl Pace {
     /// One for a new import, which may be compressed at `level`.
     pub fn new(level: Option<i32>) -> Self {
-        Pace { level, compressing: false, plain: 0.0, meter: Meter::default() }
+        Pace { level, compressing: false, plain: 0.0, in_vain: 0, meter: Meter::default() }
     }
 
     /// One for an import over a link whose rate is known, in bytes a second, and so low that it is compressed, at
     /// `level`, from the beginning.
     pub fn for_slow_link(level: i32, rate: f64) -> Self {
-        Pace { level: Some(level), compressing: true, plain: rate, meter: Meter::default() }
+        Pace { level: Some(level), compressing: true, plain: rate, in_vain: 0, meter: Meter::default() }
     }
 
     /// May it come to compressing?
@@ -111,8 +113,11 @@ impl Pace {
         if !self.compressing {
             self.plain = rate;
             self.compressing = rate < SLOW && self.level.is_some();
-        } else if rate < self.plain * GAIN {
-            (self.compressing, self.level) = (false, None);
+        } else {
+            self.in_vain = if rate < self.plain * GAIN { self.in_vain + 1 } else { 0 };
+            if self.in_vain == CONVINCING {
+                (self.compressing, self.level) = (false, None);
+            }
         }
         self.meter = Meter::default(); // buffers on the way that are full of one kind say nothing of the other
     }
@@ -172,14 +177,19 @@ mod tests {
 
     #[test]
     fn a_link_that_is_known_to_be_slow_gets_compressed_data_at_once() {
-        let (mut pace, begun) = (Pace::for_slow_link(3, 12.5e6), Instant::now());
-        assert_eq!(pace.level(), Some(5));
-        pace.note(LEAD, begun);
-        pace.note(SAMPLE, begun + Duration::from_millis(50));
-        assert_eq!(pace.level(), Some(5));
-        pace.note(LEAD, begun + Duration::from_secs(1));
-        pace.note(SAMPLE, begun + Duration::from_secs(2));
-        assert_eq!(pace.level(), None); // it was in vain
+        // How many milliseconds each sample takes, and whether there is compression afterwards.
+        let check = |samples: &[(u64, bool)]| {
+            let (mut pace, mut now) = (Pace::for_slow_link(3, 12.5e6), Instant::now());
+            assert_eq!(pace.level(), Some(5));
+            for (ms, compressed) in samples {
+                pace.note(LEAD, now);
+                now += Duration::from_millis(*ms);
+                pace.note(SAMPLE, now);
+                assert_eq!(pace.level().is_some(), *compressed, "{samples:?}");
+            }
+        };
+        check(&[(50, true), (1000, true), (50, true), (1000, true)]); // pauses
+        check(&[(50, true), (160, true), (160, false), (50, false)]); // in vain
     }
 
     #[test]

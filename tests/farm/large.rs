@@ -55,10 +55,12 @@ fn text_is_compressed_over_a_slow_link_which_is_remembered() {
     assert!(!history().contains("slow "), "{}", history());
     for first in [true, false] {
         let before = received();
-        let builds = HEAD.build("plain", &["input-kib=65536", "input-text=1"]);
+        let build = || HEAD.build("plain", &["input-kib=65536", "input-text=1"]);
+        let (builds, peak) = with_peak_memory("guix-offload", build);
         assert!(builds.succeeded, "{}{}", builds.log, builds.results);
         let bytes = received() - before;
-        println!("of 64 MiB, {:.1} MiB", bytes as f64 / MIB as f64);
+        println!("of 64 MiB, {:.1} MiB; in {:.1} MiB of memory", bytes as f64 / MIB as f64, peak as f64 / MIB as f64);
+        assert!((MIB..32 * MIB).contains(&peak), "{peak} bytes of memory");
         // What is sent before the link is known is not compressed.
         assert!(bytes > 4 * MIB && bytes < if first { 40 } else { 20 } * MIB, "{bytes} bytes");
         assert!(history().contains("slow "), "{}", history());
