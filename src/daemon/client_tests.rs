@@ -336,12 +336,12 @@ fn additions_that_break_off_break_the_connection() {
     client.finish_adding(first).unwrap();
     assert_eq!(client.finish_adding(second).unwrap_err().kind(), ErrorKind::Unavailable);
     let Err(later) = client.begin_adding(&[a]) else { panic!("it goes on") };
+    assert!(later.to_string().contains("AddTextToStore request broke off"), "{later}");
     let peer = WithPeer(Replay::of(adding(&[(&[a, b], &[])])));
     let mut client = Client::handshake(Box::new(peer), &store()).unwrap();
     for additions in [client.begin_adding(&[a]).unwrap().unwrap(), client.begin_adding(&[b]).unwrap().unwrap()] {
         assert_eq!(client.finish_adding(additions).unwrap_err().kind(), ErrorKind::Unavailable);
     }
-    assert!(later.to_string().contains("AddTextToStore request broke off"), "{later}");
 }
 
 #[test]
