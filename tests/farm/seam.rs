@@ -47,7 +47,7 @@ fn ten_goals_at_once_in_a_process_like_guix_daemon() {
     while MACHINES.iter().any(|&host| builders(host) > 0) {
         assert!(cancelled.elapsed() < Duration::from_secs(1), "the cancelled build goes on");
     }
-    program.stdin.take().unwrap().write_all(b"\n").unwrap();
+    program.stdin.take().unwrap().write_all(b"\n").expect("it waits for this");
     assert_eq!(said.next().expect("it gets to its end").unwrap(), "ok");
     assert!(program.wait().unwrap().success());
     for host in [HEAD, MACHINES[0], MACHINES[1]] {
