@@ -8,16 +8,20 @@
 //! inside of this library, as libssh2's do. (Cargo.toml pins libssh2; if another version called them something else, its
 //! own would be used again. Only `--whole-archive` with the static library finds both.)
 //!
-//! That what they make is ChaCha20 also where it is long is seen by the tests with a real sshd.
+//! In builds with debug assertions libssh2 keeps its own: the one here is generic, so it is compiled with this crate, and
+//! without optimisation it takes longer by far. That what it makes is ChaCha20 also where it is long is seen by the
+//! tests on real hosts, which have the optimised library.
 
 #![allow(unsafe_code)] // C calls these, and says how many bytes there are
 
+#[cfg(not(debug_assertions))]
 use std::arch::global_asm;
 use std::ffi::c_uchar;
 
 use chacha20::ChaCha20Legacy;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 
+#[cfg(not(debug_assertions))]
 global_asm!(".hidden chacha_keysetup", ".hidden chacha_ivsetup", ".hidden chacha_encrypt_bytes");
 
 /// Bytes of key stream that the block counter counts.
@@ -37,7 +41,7 @@ pub struct Context {
 ///
 /// # Safety
 /// `context` points to 64 bytes, `key` to 32.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(debug_assertions), unsafe(no_mangle))]
 unsafe extern "C" fn chacha_keysetup(context: *mut Context, key: *const [u8; 32], _bits: u32) {
     // SAFETY: as above.
     unsafe { (*context).key = *key };
@@ -47,7 +51,7 @@ unsafe extern "C" fn chacha_keysetup(context: *mut Context, key: *const [u8; 32]
 ///
 /// # Safety
 /// `context` points to 64 bytes, `nonce` to 8, `counter`, unless null, to 8.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(debug_assertions), unsafe(no_mangle))]
 unsafe extern "C" fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8], counter: *const [u8; 8]) {
     // SAFETY: as above.
     unsafe {
@@ -62,7 +66,7 @@ unsafe extern "C" fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8]
 ///
 /// # Safety
 /// `context` was set up; `from` and `to` point to `length` bytes, the same or apart.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(debug_assertions), unsafe(no_mangle))]
 unsafe extern "C" fn chacha_encrypt_bytes(context: *mut Context, from: *const c_uchar, to: *mut c_uchar, length: u32) {
     let length = length as usize;
     // SAFETY: as above; `copy` allows that both are the same.
