@@ -107,21 +107,17 @@ setup:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(packages); }
 	@$(lab) base
 
-# What needs no farm; here so that what is compiled next need not wait for tests that mostly wait.
-.PHONY: cargo-test
-cargo-test:
-	$(CARGO) test
-
 # The tests of tests/farm run inside the farm, which has no way out to the network: everything is compiled before.
 check: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test farm --test torture -- -D warnings
-	$(MAKE) -j2 --output-sync cargo-test library staged-old
+	$(CARGO) test
 	$(MAKE) cxx-test
 	$(CARGO) test --test farm --test torture --no-run
 	$(MAKE) doc
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
+	$(MAKE) staged-old
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
