@@ -166,11 +166,14 @@ fn median(samples: &[f64]) -> f64 {
 fn main() {
     let runs: usize = std::env::var("BENCH_RUNS").ok().map_or(5, |runs| runs.parse().expect("BENCH_RUNS is a number"));
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let rows: Vec<&Row> =
+        ROWS.iter().filter(|row| row.name.contains(&only) && !(row.large && only.is_empty())).collect();
+    assert!(!rows.is_empty(), "BENCH_ONLY: no row is called something with '{only}'");
     contender::prepare();
 
     let mut table = format!("{:<48} {:>26} {:>18} {:>7}   MiB/s\n", "work", "", "", "ratio");
     let mut json = Vec::new();
-    for row in ROWS.iter().filter(|row| row.name.contains(&only) && !(row.large && only.is_empty())) {
+    for row in rows {
         let _link = (!row.link.is_empty()).then(|| SlowLink::new(W1, row.link));
         for (_, contender) in row.contenders {
             contender.ready(row.machines);
