@@ -56,12 +56,18 @@ static void within(double seconds, const char* what, Condition condition)
     }
 }
 
-// Children that end meanwhile interrupt it: guix-daemon's handler is not one that restarts system calls.
+// As read(2), which children that end interrupt: guix-daemon's handler is not one that restarts system calls.
+static ssize_t readOn(int fd, char* buffer, std::size_t size)
+{
+    ssize_t length;
+    do length = read(fd, buffer, size); while (length == -1 && errno == EINTR);
+    return length;
+}
+
 static void waitForLine()
 {
     char last = 0;
-    ssize_t length;
-    while (last != '\n' && ((length = read(STDIN_FILENO, &last, 1)) == 1 || (length == -1 && errno == EINTR))) {}
+    while (last != '\n' && readOn(STDIN_FILENO, &last, 1) == 1) {}
     CHECK(last == '\n', "no line of input");
 }
 
@@ -83,8 +89,7 @@ static std::string fromChild(Body body)
     std::string text;
     char buffer[4096];
     ssize_t length;
-    while ((length = read(ends[0], buffer, sizeof buffer)) > 0 || (length == -1 && errno == EINTR))
-        if (length > 0) text.append(buffer, length);
+    while ((length = readOn(ends[0], buffer, sizeof buffer)) > 0) text.append(buffer, length);
     alarm(0);
     close(ends[0]);
     return text;
