@@ -3,19 +3,21 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cancel::{Cancel, Guard};
 use crate::error::{Error, ErrorKind, Result};
-use crate::history::History;
+use crate::forecast;
+use crate::history::{self, History, SetbackKind};
 use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
 use crate::panic_point;
 use crate::pool::Pool;
+use crate::queue::{Place, Queue, Waiting};
 use crate::remote::Remote;
 use crate::schedule::{self, Random};
-use crate::slot::{Lock, SharedSlots, Slots};
+use crate::slot::{Lock, LockDirectory, SharedSlots, Slots};
 use crate::ssh::Session;
 use crate::store::Directories;
 use crate::thread;
@@ -39,6 +41,10 @@ const TRUSTED: Duration = Duration::from_secs(1);
 /// How long the machine of any other may take to answer before it is connected to anew.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a build that waits sees a slot free before it takes it although others came first: they had their chance, and
+/// their processes may have been stopped.
+const OVERTAKE: Duration = Duration::from_secs(2);
+
 /// A connected machine and a build slot on it. Dropping it closes the connection and frees the slot.
 pub struct Lease {
     /// The machine.
@@ -49,6 +55,8 @@ pub struct Lease {
     pub reused: bool,
     /// The slot.
     pub slot: Lock,
+    /// Since when the slot is taken.
+    pub since: Instant,
     guard: Guard,
 }
 
@@ -68,8 +76,10 @@ pub enum Choice {
     Machine(Box<Lease>),
     /// None now, but some machine is only short of a slot.
     Busy,
-    /// None now: nobody can be reached, or all are overloaded.
-    Nobody,
+    /// None now: some machine is overloaded or full.
+    NoRoom,
+    /// None now: no machine can be reached, those aside with which something is wrong that waiting does not mend.
+    Away,
     /// None ever: with every machine something is wrong that waiting does not mend. The first such error.
     Misconfigured(Error),
 }
@@ -79,6 +89,9 @@ pub struct Candidates {
     directories: Directories,
     machines: Vec<BuildMachine>,
     slots: Vec<SharedSlots>,
+    queue: Arc<Queue>,
+    /// Since when a slot of each has been free that others, who came first, do not take.
+    untaken: Vec<Option<Instant>>,
     random: Random,
 }
 
@@ -97,18 +110,57 @@ type Answer = (usize, Result<Remote>);
 #[derive(Default)]
 struct Findings {
     busy: bool,
-    waiting_helps: bool,
+    no_room: bool,
+    away: bool,
     misconfigured: Option<Error>,
+    /// Machines that are left alone for what was found earlier, and why.
+    left_alone: Vec<(usize, Error)>,
+}
+
+impl Findings {
+    fn add(&mut self, kind: SetbackKind, reason: &Error) {
+        match kind {
+            SetbackKind::NoRoom => self.no_room = true,
+            SetbackKind::Away => self.away = true,
+            SetbackKind::Misconfigured => {
+                self.misconfigured.get_or_insert_with(|| reason.clone());
+            }
+        }
+    }
+
+    fn verdict(self) -> Choice {
+        match self {
+            Findings { busy: true, .. } => Choice::Busy,
+            Findings { no_room: true, .. } => Choice::NoRoom,
+            Findings { misconfigured: Some(error), away: false, .. } => Choice::Misconfigured(error),
+            _ => Choice::Away,
+        }
+    }
+}
+
+/// What became of an idle connection.
+enum Idle {
+    Usable(Box<Remote>, Guard),
+    /// Its machine has no room.
+    NoRoom(Error),
+    /// There is none, or it was lost.
+    Gone,
 }
 
 impl Candidates {
     /// Takes `machines`, all of which match what the build requires.
-    pub fn new(directories: &Directories, machines: Vec<BuildMachine>, slots: &Slots) -> Result<Self> {
+    pub fn new(
+        directories: &Directories,
+        machines: Vec<BuildMachine>,
+        slots: &Slots,
+        queue: &Arc<Queue>,
+    ) -> Result<Self> {
         let state = directories.offload_state();
         let slots = machines.iter().map(|machine| slots.of(&state, machine)).collect::<Result<_>>()?;
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let random = Random::new(seed ^ u64::from(std::process::id()));
-        Ok(Candidates { directories: directories.clone(), machines, slots, random })
+        let (queue, untaken) = (Arc::clone(queue), vec![None; machines.len()]);
+        Ok(Candidates { directories: directories.clone(), machines, slots, queue, untaken, random })
     }
 
     /// How many there are.
@@ -116,10 +168,42 @@ impl Candidates {
         self.machines.len()
     }
 
-    /// Chooses among those candidates for which `eligible` holds. A connection that is idle in `pool` is used again.
+    /// How many build slots they have.
+    pub fn slot_count(&self) -> usize {
+        self.machines.iter().map(|machine| machine.parallel_builds as usize).sum()
+    }
+
+    /// How many builds that wait, and came before the one with `place`, if it has one, can be done by one of them.
+    pub fn count_ahead(&self, place: Option<&Place>) -> usize {
+        let ahead = self.queue.ahead_of(place);
+        ahead.iter().filter(|waiting| self.machines.iter().any(|machine| waiting.wants(machine))).count()
+    }
+
+    /// How long a build that joins the queue now waits for a slot, as far as can be told; `None`: there is no telling.
+    pub fn expected_wait(&self) -> Option<Duration> {
+        let state = self.directories.offload_state();
+        let slots = |machine: &BuildMachine| {
+            let history = History::read(&state, machine);
+            let left_alone = history.setback(self.mark(machine)).is_some();
+            let taken_for = LockDirectory::taken_for(&state, machine).ok().filter(|_| !left_alone)?;
+            Some(forecast::Slots { count: machine.parallel_builds, taken_for, build_time: history.build_time() })
+        };
+        let slots: Vec<_> = self.machines.iter().filter_map(slots).collect();
+        forecast::expected_wait(self.count_ahead(None), &slots)
+    }
+
+    /// Joins the queue, for a build that those candidates can do for which `eligible` holds.
+    pub fn join_queue(&self, eligible: impl Fn(usize) -> bool) -> Result<Place> {
+        let machines = self.machines.iter().enumerate().filter(|(index, _)| eligible(*index));
+        self.queue.join(&machines.map(|(_, machine)| machine.clone()).collect::<Vec<_>>())
+    }
+
+    /// Chooses among those candidates for which `eligible` holds, for the build with this `place` in the queue, or a new
+    /// one. A connection that is idle in `pool` is used again.
     pub fn choose(
         &mut self,
         eligible: impl Fn(usize) -> bool,
+        place: Option<&Place>,
         pool: &Pool<Remote>,
         cancel: &Cancel,
         observer: &mut dyn Observer,
@@ -128,31 +212,49 @@ impl Candidates {
         let histories: Vec<History> = self.machines.iter().map(|machine| History::read(&state, machine)).collect();
         let known_load = |index: usize| histories[index].recent_load();
         let order = schedule::order(&self.machines, known_load, &mut self.random);
-        let mut queue =
-            order.into_iter().filter(|&index| eligible(index) && !histories[index].in_back_off()).peekable();
+        let mut findings = Findings::default();
+        let mut order = order.into_iter().filter(|&index| eligible(index)).collect::<Vec<_>>();
+        order.retain(|&index| {
+            let setback = histories[index].setback(self.mark(&self.machines[index]));
+            if let Some(setback) = setback {
+                findings.add(setback.kind, &setback.reason);
+                findings.left_alone.push((index, setback.reason.clone().on_machine(&self.machines[index].name)));
+            }
+            setback.is_none()
+        });
+        let ahead = self.queue.ahead_of(place);
+        let mut order = order.into_iter().peekable();
 
         let (answers, inbox) = mpsc::channel::<Answer>();
         let mut attempts: HashMap<usize, Attempt> = HashMap::new();
         let mut next_start = Instant::now();
         let mut head_start = HEAD_START;
-        let mut findings = Findings::default();
         loop {
             cancel.check()?;
             while attempts.is_empty() || Instant::now() >= next_start {
-                let Some(index) = queue.next() else { break };
-                let Some(slot) = self.slots[index].lock().try_take()? else {
+                let Some(index) = order.next() else { break };
+                let Some(slot) = self.take_slot(index, &ahead, place.is_some())? else {
                     findings.busy = true;
                     continue;
                 };
+                let since = Instant::now();
                 observer.event(&Event::SlotTaken { slot: slot.name() });
-                if let Some((remote, guard)) = self.idle_connection(index, pool, cancel, observer) {
-                    self.leave_behind(attempts, Instant::now(), observer);
-                    return Ok(chosen(Lease { remote, candidate: index, reused: true, slot, guard }, observer));
+                match self.idle_connection(index, pool, cancel, observer) {
+                    Idle::Usable(remote, guard) => {
+                        self.leave_behind(attempts, Instant::now(), observer);
+                        let lease = Lease { remote: *remote, candidate: index, reused: true, slot, since, guard };
+                        return Ok(chosen(lease, observer));
+                    }
+                    Idle::NoRoom(reason) => {
+                        findings.add(SetbackKind::NoRoom, &reason);
+                        continue;
+                    }
+                    Idle::Gone => {}
                 }
                 match self.attempt(index, &answers) {
                     Ok(session) => {
                         let guard = guard(cancel, &session);
-                        attempts.insert(index, Attempt { begun: Instant::now(), session, slot, guard });
+                        attempts.insert(index, Attempt { begun: since, session, slot, guard });
                         next_start = Instant::now() + head_start;
                         head_start = (head_start / 2).max(SHORTEST_HEAD_START);
                     }
@@ -162,7 +264,7 @@ impl Candidates {
             if attempts.is_empty() {
                 break;
             }
-            let answer = if queue.peek().is_none() {
+            let answer = if order.peek().is_none() {
                 inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             } else {
                 inbox.recv_timeout(next_start.saturating_duration_since(Instant::now()))
@@ -173,54 +275,99 @@ impl Candidates {
             cancel.check()?;
             let Some(Attempt { begun, slot, guard, .. }) = attempts.remove(&index) else { continue };
             match result {
-                Ok(mut remote) if self.is_suitable(index, &remote, observer) => {
-                    self.leave_behind(attempts, begun, observer);
-                    remote.set_slow_link(histories[index].slow_link());
-                    return Ok(chosen(Lease { remote, candidate: index, reused: false, slot, guard }, observer));
-                }
-                Ok(_) => findings.waiting_helps = true,
+                Ok(mut remote) => match self.check_suitability(index, &remote, Some(begun.elapsed()), observer) {
+                    Ok(()) => {
+                        self.leave_behind(attempts, begun, observer);
+                        remote.set_slow_link(histories[index].slow_link());
+                        let lease = Lease { remote, candidate: index, reused: false, slot, since: begun, guard };
+                        return Ok(chosen(lease, observer));
+                    }
+                    Err(reason) => {
+                        findings.add(SetbackKind::NoRoom, &reason);
+                        // It was no fault of the connection's: the next build that there is room for has it.
+                        drop(guard);
+                        if remote.is_usable() {
+                            pool.put(remote);
+                        }
+                    }
+                },
                 Err(error) => self.pass_over(index, error, &mut findings, observer)?,
             }
         }
-        Ok(match findings {
-            Findings { busy: true, .. } => Choice::Busy,
-            Findings { misconfigured: Some(error), waiting_helps: false, .. } => Choice::Misconfigured(error),
-            _ => Choice::Nobody,
-        })
+        for (index, reason) in &findings.left_alone {
+            observer.event(&Event::PassedOver { machine: &self.machines[*index].name, reason });
+        }
+        Ok(findings.verdict())
+    }
+
+    /// Takes a slot of a candidate, unless builds that are `ahead` in the queue will take all that are free.
+    fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Lock>> {
+        let machine = &self.machines[index];
+        let rivals = ahead.iter().filter(|waiting| waiting.wants(machine)).count();
+        if !waits && rivals >= machine.parallel_builds as usize {
+            return Ok(None);
+        }
+        let Some(slot) = self.slots[index].lock().try_take()? else {
+            self.untaken[index] = None;
+            return Ok(None);
+        };
+        if rivals > 0 {
+            let taken = LockDirectory::count_taken(&self.directories.offload_state(), machine)?;
+            let free = machine.parallel_builds.saturating_sub(taken) as usize;
+            let since = *self.untaken[index].get_or_insert_with(Instant::now);
+            if rivals > free && !(waits && since.elapsed() > OVERTAKE) {
+                return Ok(None);
+            }
+        }
+        self.untaken[index] = None;
+        Ok(Some(slot))
+    }
+
+    fn mark(&self, machine: &BuildMachine) -> u64 {
+        history::mark(machine, &self.directories.acl_file())
     }
 
     /// Gives up `attempts`, as the machine is chosen that was tried at `begun`. Those tried before that were too slow.
     fn leave_behind(&self, attempts: HashMap<usize, Attempt>, begun: Instant, observer: &mut dyn Observer) {
-        for (index, attempt) in attempts {
-            let (machine, waited) = (&self.machines[index].name, attempt.begun.elapsed().as_millis());
-            attempt.session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
-            if attempt.begun < begun {
-                let message = format!("it has not answered for {waited} ms, and another machine has");
-                let reason = Error::new(ErrorKind::Unavailable, message).on_machine(machine);
-                observer.event(&Event::PassedOver { machine, reason: &reason });
+        let state = self.directories.offload_state();
+        for (index, Attempt { begun: tried, session, slot, guard }) in attempts {
+            drop(slot); // first: others may use it
+            let (machine, waited) = (&self.machines[index], tried.elapsed());
+            session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
+            drop(guard);
+            if tried < begun {
+                let ms = waited.as_millis();
+                let message = format!("it has not answered for {ms} ms, and another machine has");
+                let reason = Error::new(ErrorKind::Unavailable, message).on_machine(&machine.name);
+                observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+                History::note_unanswered(&state, machine, self.mark(machine), waited, &reason);
             }
         }
     }
 
-    /// A connection to a candidate that is idle and whose machine is still suitable.
-    fn idle_connection(
-        &self,
-        index: usize,
-        pool: &Pool<Remote>,
-        cancel: &Cancel,
-        observer: &mut dyn Observer,
-    ) -> Option<(Remote, Guard)> {
+    /// Looks for a connection to a candidate that is idle and whose machine is still suitable.
+    fn idle_connection(&self, index: usize, pool: &Pool<Remote>, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
         loop {
-            let (mut remote, idle) = pool.take(|remote| *remote.machine() == self.machines[index])?;
+            let Some((mut remote, idle)) = pool.take(|remote| *remote.machine() == self.machines[index]) else {
+                return Idle::Gone;
+            };
             if !remote.is_usable() {
                 continue;
             }
             let guard = guard(cancel, remote.session());
             // A connection can be lost without a sign: then a new one says whether the machine is away.
             let alive = idle < TRUSTED || remote.answers(PATIENCE);
-            let suitable =
-                alive && remote.probe_again(PROBE_LIFETIME).is_ok() && self.is_suitable(index, &remote, observer);
-            return suitable.then_some((remote, guard));
+            if !alive || remote.probe_again(PROBE_LIFETIME).is_err() {
+                return Idle::Gone;
+            }
+            return match self.check_suitability(index, &remote, None, observer) {
+                Ok(()) => Idle::Usable(Box::new(remote), guard),
+                Err(reason) => {
+                    drop(guard);
+                    pool.put(remote);
+                    Idle::NoRoom(reason)
+                }
+            };
         }
     }
 
@@ -241,20 +388,28 @@ impl Candidates {
         Ok(ours)
     }
 
-    /// Looks at what a candidate says of itself.
-    fn is_suitable(&self, index: usize, remote: &Remote, observer: &mut dyn Observer) -> bool {
+    /// Looks at what a candidate says of itself; if it was connected to for that, after how long. Fails if it has no room.
+    fn check_suitability(
+        &self,
+        index: usize,
+        remote: &Remote,
+        after: Option<Duration>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         let (machine, probe) = (&self.machines[index], remote.probe());
-        History::note_load(&self.directories.offload_state(), machine, probe.load);
+        let state = self.directories.offload_state();
+        History::note_answer(&state, machine, probe.load, after);
         observer.event(&Event::Load { machine: &machine.name, load: probe.load });
         if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
             observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });
         }
         let Err(unsuitable) = schedule::accept(machine, probe) else {
-            return true;
+            return Ok(());
         };
-        let reason = Error::new(ErrorKind::Unavailable, unsuitable.to_string());
+        let reason = Error::new(ErrorKind::Unavailable, unsuitable.to_string()).on_machine(&machine.name);
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
-        false
+        History::note_setback(&state, machine, self.mark(machine), SetbackKind::NoRoom, &reason);
+        Err(reason)
     }
 
     /// Says why a candidate that failed is passed over, and remembers it. Fails if it was this process that failed.
@@ -270,17 +425,9 @@ impl Candidates {
         }
         let machine = &self.machines[index];
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
-        match error.kind() {
-            ErrorKind::Configuration | ErrorKind::Authentication | ErrorKind::Internal => {
-                findings.misconfigured.get_or_insert(error);
-                return Ok(());
-            }
-            ErrorKind::Unavailable | ErrorKind::Protocol => {
-                History::note_failure(&self.directories.offload_state(), machine);
-            }
-            _ => {}
-        }
-        findings.waiting_helps = true;
+        let kind = SetbackKind::of(&error);
+        History::note_setback(&self.directories.offload_state(), machine, self.mark(machine), kind, &error);
+        findings.add(kind, &error);
         Ok(())
     }
 }

@@ -1,52 +1,141 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What this host remembers of a machine from one build to the next: its load, that it could not be reached, that its
-//! link is slow.
-//!
-//! One small file a machine, `STATE/offload/NAME:PORT/history`, shared by all hooks and replaced as a whole. It is
-//! advice, nothing more: a file that is missing, old or damaged is a machine of which nothing is known.
+//! What hooks of this host remember of a machine, in `STATE/offload/NAME:PORT/history`: it spares them waiting for a
+//! machine that did not answer the last one, asking one again that had no room a moment ago, and accepting a build that
+//! could not begin for hours. It is advice, nothing more: a file that is missing, old or damaged is a machine of which
+//! nothing is known.
 //!
 //! ```text
-//! load LOAD SECONDS       at that time (since the epoch) the load, normalised by cores, was that
-//! failed COUNT SECONDS    so many attempts to reach it have failed since the last success, the last at that time
-//! slow RATE SECONDS       at that time the link to it moved no more than so many bytes a second
+//! load LOAD SECONDS                     at that time (since the epoch) the load, normalised by cores, was that
+//! answered MS                           connecting to it took so many milliseconds, the last time that it worked
+//! unanswered COUNT                      so many times in a row others answered first, and it had not answered by then
+//! setback KIND COUNT SECONDS MARK       it could not be used, so many times in a row, the last time then; MARK stands
+//! reason ERROR TEXT                     for how the machine was configured
+//! hint TEXT
+//! slow RATE SECONDS                     at that time the link to it moved no more than so many bytes a second
+//! took SECONDS MS MS...                 so long the last builds held a slot of it, the last of them until then
 //! ```
 
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
+use crate::error::{Error, ErrorKind};
 use crate::machine::BuildMachine;
-use crate::state::Directory;
+use crate::slot::lock::{self, Range};
+use crate::state::{Directory, OpenDirectory};
 
 /// How long a load is worth knowing, in seconds: that of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
 /// How long a link is taken to be as slow as it was, in seconds.
 const LINK_LIFETIME: u64 = 60 * 60;
-/// How long a machine is left alone after its first failure, in seconds. Doubles with every further one.
+/// How long builds are taken to last as long as they did, in seconds.
+const BUILDS_LIFETIME: u64 = 24 * 60 * 60;
+/// Of how many builds the time is remembered.
+const BUILDS: usize = 8;
+/// How long a machine is left alone after its first setback, in seconds. Doubles with every further one of its kind,
+/// unless that is a want of room.
 const FIRST_BACK_OFF: u64 = 5;
 /// How long it is left alone at most, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
+/// How often in a row others may answer before a machine that has never answered is left alone.
+const UNANSWERED: u32 = 2;
 /// The file's name in the machine's directory.
 const NAME: &str = "history";
+/// The file that is locked by whoever changes it.
+const LOCK: &str = "history.lock";
+/// How long another process may take to change it, before this one does without the lock.
+const CHANGE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Longest text that is remembered, in bytes.
+const MAX_TEXT: usize = 2000;
 /// Larger than any file that is written here, in bytes.
-const MAX_SIZE: u64 = 4096;
+const MAX_SIZE: u64 = 16 << 10;
+
+/// Why a machine could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetbackKind {
+    /// It cannot be reached, or does not work as a build machine.
+    Away,
+    /// It is overloaded or full: it may take a build in a moment.
+    NoRoom,
+    /// Something is wrong that waiting does not mend.
+    Misconfigured,
+}
+
+impl SetbackKind {
+    const WORDS: [(&str, SetbackKind); 3] =
+        [("away", SetbackKind::Away), ("no-room", SetbackKind::NoRoom), ("misconfigured", SetbackKind::Misconfigured)];
+
+    /// What an error that a machine caused means.
+    pub fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Configuration | ErrorKind::Authentication | ErrorKind::Untrusted | ErrorKind::Internal => {
+                SetbackKind::Misconfigured
+            }
+            _ => SetbackKind::Away,
+        }
+    }
+}
+
+/// A machine that could not be used, and why.
+#[derive(Clone, Debug)]
+pub struct Setback {
+    /// What kind of reason it is.
+    pub kind: SetbackKind,
+    /// The reason.
+    pub reason: Error,
+    count: u32,
+    at: u64,
+    mark: u64,
+}
+
+/// The kinds of error that are remembered as themselves. Of all others it is only remembered that there was one.
+const ERROR_WORDS: [(&str, ErrorKind); 5] = [
+    ("unavailable", ErrorKind::Unavailable),
+    ("configuration", ErrorKind::Configuration),
+    ("authentication", ErrorKind::Authentication),
+    ("untrusted", ErrorKind::Untrusted),
+    ("internal", ErrorKind::Internal),
+];
+
+/// Stands for how a machine is configured: its description, its private key, and the keys that are authorized here. A
+/// setback counts as long as that is the same.
+pub fn mark(machine: &BuildMachine, acl: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{machine:?}").hash(&mut hasher);
+    for file in [&*machine.private_key, acl] {
+        let identity = std::fs::metadata(file)
+            .map(|seen| (seen.dev(), seen.ino(), seen.size(), seen.mode(), seen.ctime(), seen.ctime_nsec()));
+        identity.ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
 
 /// What is remembered of one machine.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     load: Option<(f64, u64)>,
-    failed: Option<(u32, u64)>,
+    answered: Option<Duration>,
+    unanswered: u32,
+    setback: Option<Setback>,
     slow: Option<(f64, u64)>,
+    took: VecDeque<Duration>,
+    took_until: u64,
 }
 
 impl History {
     /// Reads what is remembered of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
     pub fn read(state: &Path, machine: &BuildMachine) -> Self {
-        let directory = Directory::of_machine(state, machine).open();
-        let file = directory.and_then(|directory| directory.open(NAME, OFlags::RDONLY | OFlags::NONBLOCK));
-        let text = file.ok().and_then(|file| {
+        Directory::of_machine(state, machine).open().map_or_else(|_| History::default(), |open| Self::read_in(&open))
+    }
+
+    fn read_in(directory: &OpenDirectory) -> Self {
+        let text = directory.open(NAME, OFlags::RDONLY | OFlags::NONBLOCK).ok().and_then(|file| {
             let mut text = String::new();
             file.take(MAX_SIZE).read_to_string(&mut text).ok().map(|_| text)
         });
@@ -58,11 +147,12 @@ impl History {
         self.load.filter(|(_, at)| now().abs_diff(*at) < LOAD_LIFETIME).map(|(load, _)| load)
     }
 
-    /// Has the machine failed so lately that it should be left alone?
-    pub fn in_back_off(&self) -> bool {
-        self.failed.is_some_and(|(count, at)| {
-            let doubled = FIRST_BACK_OFF.saturating_mul(1 << (count - 1).min(16));
-            now().abs_diff(at) < doubled.min(LONGEST_BACK_OFF)
+    /// Why the machine should be left alone for a while, if it should, being configured as `mark` says: see [`mark`].
+    pub fn setback(&self, mark: u64) -> Option<&Setback> {
+        self.setback.as_ref().filter(|setback| {
+            let doublings = if setback.kind == SetbackKind::NoRoom { 0 } else { (setback.count - 1).min(16) };
+            let back_off = (FIRST_BACK_OFF << doublings).min(LONGEST_BACK_OFF);
+            setback.mark == mark && now().abs_diff(setback.at) < back_off
         })
     }
 
@@ -71,36 +161,101 @@ impl History {
         self.slow.filter(|(_, at)| now().abs_diff(*at) < LINK_LIFETIME).map(|(rate, _)| rate)
     }
 
-    /// Remembers that `machine` answered, with this load.
-    pub fn note_load(state: &Path, machine: &BuildMachine, load: f64) {
-        let History { slow, .. } = Self::read(state, machine);
-        History { load: Some((load, now())), failed: None, slow }.write(state, machine);
+    /// How long a build holds a slot of it, going by the last ones; `None`: not known.
+    pub fn build_time(&self) -> Option<Duration> {
+        let recent = !self.took.is_empty() && now().abs_diff(self.took_until) < BUILDS_LIFETIME;
+        recent.then(|| self.took.iter().sum::<Duration>() / self.took.len() as u32)
     }
 
-    /// Remembers that `machine` could not be reached.
-    pub fn note_failure(state: &Path, machine: &BuildMachine) {
-        let History { failed, slow, .. } = Self::read(state, machine);
-        let count = failed.map_or(0, |(count, _)| count);
-        History { load: None, failed: Some((count.saturating_add(1), now())), slow }.write(state, machine);
+    /// Remembers that `machine` answered, with this load; if it was connected to, after how long.
+    pub fn note_answer(state: &Path, machine: &BuildMachine, load: f64, after: Option<Duration>) {
+        Self::change(state, machine, |history| {
+            history.load = Some((load, now()));
+            history.answered = after.or(history.answered);
+            (history.unanswered, history.setback) = (0, None);
+        });
+    }
+
+    /// Remembers that `machine`, configured as `mark` says, could not be used, and why.
+    pub fn note_setback(state: &Path, machine: &BuildMachine, mark: u64, kind: SetbackKind, reason: &Error) {
+        Self::change(state, machine, |history| history.set_back(kind, reason, mark));
+    }
+
+    fn set_back(&mut self, kind: SetbackKind, reason: &Error, mark: u64) {
+        let before = self.setback.take().filter(|before| before.kind == kind && before.mark == mark);
+        let count = before.map_or(0, |before| before.count).saturating_add(1);
+        if kind != SetbackKind::NoRoom {
+            self.load = None;
+        }
+        self.setback = Some(Setback { kind, reason: reason.clone(), count, at: now(), mark });
+    }
+
+    /// Remembers that another machine answered, and `machine` had not for as long as `waited`. Once that is no mere
+    /// distance, it could not be used, for that `reason`.
+    pub fn note_unanswered(state: &Path, machine: &BuildMachine, mark: u64, waited: Duration, reason: &Error) {
+        Self::change(state, machine, |history| {
+            if history.answered.is_some_and(|usual| waited <= usual * 2) {
+                return;
+            }
+            history.unanswered = history.unanswered.saturating_add(1);
+            if history.unanswered >= UNANSWERED {
+                history.set_back(SetbackKind::Away, reason, mark);
+            }
+        });
     }
 
     /// Remembers that the link to `machine` is very slow: so many bytes a second.
     pub fn note_slow_link(state: &Path, machine: &BuildMachine, rate: f64) {
-        History { slow: Some((rate, now())), ..Self::read(state, machine) }.write(state, machine);
+        Self::change(state, machine, |history| history.slow = Some((rate, now())));
+    }
+
+    /// Remembers for how long a build held a slot of `machine`.
+    pub fn note_build(state: &Path, machine: &BuildMachine, took: Duration) {
+        Self::change(state, machine, |history| {
+            history.took.push_back(took);
+            if history.took.len() > BUILDS {
+                history.took.pop_front();
+            }
+            history.took_until = now();
+        });
     }
 
     fn parse(text: &str) -> Self {
         let mut history = History::default();
         for line in text.lines() {
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["load", load, at] => {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match (word, &*rest.split(' ').collect::<Vec<_>>()) {
+                ("load", [load, at]) => {
                     history.load = load.parse().ok().filter(|load: &f64| *load >= 0.0).zip(at.parse().ok());
                 }
-                ["failed", count, at] => {
-                    history.failed = count.parse().ok().filter(|count| *count > 0).zip(at.parse().ok());
+                ("answered", [ms]) => history.answered = milliseconds(ms),
+                ("unanswered", [count]) => history.unanswered = count.parse().unwrap_or(0),
+                ("setback", [kind, count, at, mark]) => {
+                    let kind = SetbackKind::WORDS.iter().find(|(word, _)| word == kind);
+                    let count = count.parse().ok().filter(|count: &u32| *count > 0);
+                    if let (Some((_, kind)), Some(count), Ok(at), Ok(mark)) = (kind, count, at.parse(), mark.parse()) {
+                        let reason = Error::new(ErrorKind::Unavailable, "it could not be used");
+                        history.setback = Some(Setback { kind: *kind, reason, count, at, mark });
+                    }
                 }
-                ["slow", rate, at] => {
+                ("reason", [kind, ..]) => {
+                    let known = ERROR_WORDS.iter().find(|(word, _)| word == kind);
+                    let text = rest.split_once(' ').map_or("", |(_, text)| text);
+                    if let (Some(setback), Some((_, kind))) = (&mut history.setback, known) {
+                        setback.reason = Error::new(*kind, text);
+                    }
+                }
+                ("hint", _) => {
+                    if let Some(setback) = &mut history.setback {
+                        setback.reason = setback.reason.clone().hint(rest);
+                    }
+                }
+                ("slow", [rate, at]) => {
                     history.slow = rate.parse().ok().filter(|rate: &f64| *rate >= 0.0).zip(at.parse().ok());
+                }
+                ("took", [until, times @ ..]) => {
+                    history.took_until = until.parse().unwrap_or(0);
+                    history.took = times.iter().take(BUILDS).filter_map(|ms| milliseconds(ms)).collect();
                 }
                 _ => {}
             }
@@ -108,28 +263,77 @@ impl History {
         history
     }
 
-    /// Replaces the file. What cannot be written is not remembered: no build fails for that.
-    fn write(&self, state: &Path, machine: &BuildMachine) {
-        let Ok(directory) = Directory::of_machine(state, machine).open() else { return };
-        let fresh = format!("{NAME}.{}", std::process::id());
+    fn text(&self) -> String {
         let mut text = String::new();
+        let mut add = |line: String| text.extend([&line, "\n"]);
         if let Some((load, at)) = self.load {
-            text += &format!("load {load} {at}\n");
+            add(format!("load {load} {at}"));
         }
-        if let Some((count, at)) = self.failed {
-            text += &format!("failed {count} {at}\n");
+        if let Some(answered) = self.answered {
+            add(format!("answered {}", answered.as_millis()));
+        }
+        if self.unanswered > 0 {
+            add(format!("unanswered {}", self.unanswered));
+        }
+        if let Some(Setback { kind, reason, count, at, mark }) = &self.setback {
+            let word = SetbackKind::WORDS.iter().find(|(_, known)| known == kind).map_or("", |(word, _)| word);
+            add(format!("setback {word} {count} {at} {mark}"));
+            let known = ERROR_WORDS.iter().find(|(_, known)| *known == reason.kind());
+            add(format!("reason {} {}", known.map_or("unavailable", |(word, _)| word), short(&reason.to_string())));
+            if let Some(hint) = reason.hint_text() {
+                add(format!("hint {}", short(hint)));
+            }
         }
         if let Some((rate, at)) = self.slow {
-            text += &format!("slow {rate} {at}\n");
+            add(format!("slow {rate} {at}"));
         }
+        if !self.took.is_empty() {
+            let times: Vec<_> = self.took.iter().map(|time| time.as_millis().to_string()).collect();
+            add(format!("took {} {}", self.took_until, times.join(" ")));
+        }
+        text
+    }
+
+    /// Replaces the file by what `change` makes of it. What cannot be written is not remembered: no build fails for that.
+    fn change(state: &Path, machine: &BuildMachine, change: impl FnOnce(&mut History)) {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let Ok(directory) = Directory::of_machine(state, machine).open() else { return };
+        // Held until the end. Without it, what another process notes at the same time may be lost.
+        let _lock = locked(&directory);
+        let mut history = Self::read_in(&directory);
+        change(&mut history);
+        let fresh = format!("{NAME}.{}.{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let written = directory
-            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NONBLOCK)
+            .and_then(|mut file| file.write_all(history.text().as_bytes()))
             .and_then(|()| directory.rename(&fresh, NAME));
         if written.is_err() {
             let _ = directory.remove(&fresh);
         }
     }
+}
+
+/// The lock of whoever changes what is in `directory`, or nothing if another process has it for too long.
+fn locked(directory: &OpenDirectory) -> Option<std::fs::File> {
+    let file = directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?;
+    let begun = Instant::now();
+    while !lock::try_lock(&file, Range::Whole).ok()? {
+        if begun.elapsed() > CHANGE_TIMEOUT {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Some(file)
+}
+
+fn milliseconds(text: &str) -> Option<Duration> {
+    text.parse().ok().map(|ms: u32| Duration::from_millis(ms.into()))
+}
+
+/// As much of `text` as is remembered.
+fn short(text: &str) -> &str {
+    let ends = text.char_indices().map(|(at, char)| at + char.len_utf8());
+    &text[..ends.take_while(|end| *end <= MAX_TEXT).last().unwrap_or(0)]
 }
 
 /// Seconds since the epoch.
@@ -138,64 +342,5 @@ fn now() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_load_is_forgotten_after_a_minute() {
-        let recent = History::parse(&format!("load 0.25 {}\n", now() - 5));
-        assert_eq!(recent.recent_load(), Some(0.25));
-        assert_eq!(History::parse(&format!("load 0.25 {}\n", now() - 61)).recent_load(), None);
-    }
-
-    #[test]
-    fn the_back_off_grows_and_ends() {
-        let failed = |count: u32, ago: u64| History::parse(&format!("failed {count} {}\n", now() - ago)).in_back_off();
-        assert!(failed(1, 1) && !failed(1, 6));
-        assert!(failed(3, 15) && !failed(3, 21));
-        assert!(failed(u32::MAX, 50) && !failed(u32::MAX, 61));
-    }
-
-    #[test]
-    fn a_slow_link_is_remembered_for_an_hour_whatever_else_happens() {
-        let state = tempfile::tempdir().unwrap();
-        let machine = crate::machine::tests::machine("m");
-        Directory::of_machine(state.path(), &machine).create().unwrap();
-        History::note_slow_link(state.path(), &machine, 12.5e6);
-        History::note_failure(state.path(), &machine);
-        assert!(History::read(state.path(), &machine).in_back_off());
-        History::note_load(state.path(), &machine, 0.5);
-        assert_eq!(History::read(state.path(), &machine).slow_link(), Some(12.5e6));
-        assert_eq!(History::parse(&format!("slow 12500000 {}\n", now() - 3601)).slow_link(), None);
-    }
-
-    #[test]
-    fn the_file_is_private_and_a_link_in_its_place_is_not_followed() {
-        use std::os::unix::fs::{PermissionsExt, symlink};
-        let state = tempfile::tempdir().unwrap();
-        let state = state.path().join("offload");
-        let machine = crate::machine::tests::machine("m");
-        let directory = Directory::of_machine(&state, &machine);
-        directory.create().unwrap();
-        History::note_load(&state, &machine, 0.5);
-        assert_eq!(History::read(&state, &machine).recent_load(), Some(0.5));
-        let mode = std::fs::metadata(directory.path(NAME)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o600);
-
-        let other = state.join("other");
-        std::fs::rename(directory.path(NAME), &other).unwrap();
-        symlink(&other, directory.path(NAME)).unwrap();
-        assert_eq!(History::read(&state, &machine), History::default());
-        symlink(&other, directory.path(&format!("{NAME}.{}", std::process::id()))).unwrap();
-        History::note_load(&state, &machine, 0.75);
-        assert!(std::fs::read_to_string(&other).unwrap().starts_with("load 0.5 "));
-    }
-
-    #[test]
-    fn damage_is_ignorance() {
-        for text in ["", "load", "load x 1", "failed 0 1", "failed -1 1", "load NaN 1", "slow NaN 1", "slow 1", "\0\0"]
-        {
-            assert_eq!(History::parse(text), History::default(), "{text:?}");
-        }
-    }
-}
+#[path = "history_tests.rs"]
+mod tests;

@@ -7,9 +7,13 @@
 //! hook:   any lines for the user, then "# accept", "# decline" or "# postpone"
 //! ```
 //!
-//! After a refusal the daemon may ask again on the same stream, about another derivation. After `# accept` it sends two
-//! lines, the items that the build needs and the outputs that are missing, each item followed by a space; the hook
-//! builds, and its exit status is the outcome: 0, or that of the error's [`crate::error::Class`].
+//! WANTS-LOCAL is 1 if the daemon could start a build by itself. After a refusal it may ask again on the same stream,
+//! about another derivation. After `# accept` it sends two lines, the items that the build needs and the outputs that are
+//! missing, each item followed by a space; the hook builds, and its exit status is the outcome: 0, or that of the error's
+//! [`crate::error::Class`].
+//!
+//! A hook that ends without a reply ends all builds of the client. So one that cannot decide leaves the build to the
+//! daemon, if that can do it, and else accepts it, to fail it alone.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -26,7 +30,9 @@ use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::{BuildMachine, Requirements};
 use crate::machine_file::{self, LoadOptions};
+use crate::observer::{Event, Observer};
 use crate::offload::{Engine, Reply, Request, Work};
+use crate::parent::{Parent, Room};
 use crate::progress::Reporter;
 use crate::store::{StoreDir, StorePath};
 use crate::thread;
@@ -124,31 +130,125 @@ struct Hook {
     cancel: Cancel,
 }
 
+/// What the daemon asks.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// What is to be built.
+    pub request: Request,
+    /// Whether the daemon could start a build by itself.
+    pub wants_local: bool,
+}
+
+impl Question {
+    /// Could the daemon do this build by itself?
+    fn could_build_here(&self) -> bool {
+        self.wants_local && builds_here(&self.request.requirements.system, native_system())
+    }
+}
+
+/// The system type of this host, in Guix's words; empty: Guix knows none.
+fn native_system() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86_64-linux",
+        "x86" => "i686-linux",
+        "aarch64" => "aarch64-linux",
+        "arm" => "armhf-linux",
+        "powerpc64" => "powerpc64le-linux",
+        "riscv64" => "riscv64-linux",
+        _ => "",
+    }
+}
+
+/// Does a daemon on a host of the type `native` build for `system`? As `canBuildLocally` in Guix's
+/// `nix/libstore/build.cc`.
+fn builds_here(system: &str, native: &str) -> bool {
+    system == native || matches!((system, native), ("i686-linux", "x86_64-linux") | ("armhf-linux", "aarch64-linux"))
+}
+
 impl Hook {
     fn converse(&self, input: &mut impl BufRead, reporter: &mut Reporter) -> Result<()> {
         let store = &self.engine.directories().store;
-        while let Some(request) = read_request(input, store)? {
-            let reply = match self.options.machines.load()? {
-                Some(machines) => self.engine.ask(&machines, &request, &self.options.build, &self.cancel, reporter)?,
-                None => Reply::Decline,
-            };
-            match reply {
-                Reply::Decline => reporter.say("# decline"),
-                Reply::Postpone => reporter.say("# postpone"),
-                Reply::Accept(accepted) => {
+        let parent = Parent::of_this_process();
+        while let Some(line) = read_request(input)? {
+            let question = parse_request(&line, store);
+            let could_build_here = question.as_ref().is_ok_and(Question::could_build_here);
+            match question.map_err(Undecided::Failed).and_then(|question| self.decide(&question, parent, reporter)) {
+                Ok(Reply::Decline) => reporter.say("# decline"),
+                Ok(Reply::Postpone) => reporter.say("# postpone"),
+                Ok(Reply::Accept(accepted)) => {
                     reporter.say("# accept");
                     let work = read_work(input, store, &self.options.build)?;
                     return self.engine.run(*accepted, work, &self.cancel, reporter);
+                }
+                Err(Undecided::End(error)) => return Err(error),
+                Err(Undecided::Failed(error)) if error.kind() == ErrorKind::Exhausted => {
+                    reporter.error(&error);
+                    reporter.say("# postpone");
+                }
+                Err(Undecided::Failed(error)) if could_build_here => {
+                    reporter.error(&error);
+                    reporter.say("guix offload: it is built here instead");
+                    reporter.say("# decline");
+                }
+                Err(Undecided::Failed(error)) => {
+                    reporter.say("# accept");
+                    read_line(input, MAX_ITEMS)?;
+                    read_line(input, MAX_ITEMS)?;
+                    return Err(error);
                 }
             }
         }
         Ok(())
     }
+
+    fn decide(&self, question: &Question, parent: Parent, reporter: &mut Reporter) -> Result<Reply, Undecided> {
+        let Question { request, .. } = question;
+        let could_build_here = question.could_build_here();
+        let Some(machines) = self.options.machines.load()? else { return Ok(Reply::Decline) };
+        if !Engine::has_candidates(&machines, &request.requirements) {
+            return Ok(Reply::Decline);
+        }
+        match parent.room() {
+            Room::Enough => {}
+            Room::Full => return Ok(Reply::Postpone),
+            Room::Spent { .. } if could_build_here => {
+                reporter.event(&Event::BuiltHere { derivation: &request.derivation });
+                return Ok(Reply::Decline);
+            }
+            Room::Spent { open, limit } => {
+                let message = format!(
+                    "guix-daemon has {open} of at most {limit} files open, one for each build of this request that was \
+                     offloaded, and can offload no more"
+                );
+                let hint = "run the same command again, which goes on from here; or allow builds here, with --max-jobs";
+                return Err(Undecided::End(Error::new(ErrorKind::Exhausted, message).hint(hint)));
+            }
+        }
+        let reply = self.engine.ask(&machines, request, &self.options.build, could_build_here, &self.cancel, reporter);
+        reply.map_err(|error| match self.cancel.check() {
+            Ok(()) => Undecided::Failed(error),
+            Err(cancelled) => Undecided::End(cancelled),
+        })
+    }
 }
 
-/// Reads the next request; `None`: there are no more.
-pub fn read_request(input: &mut impl BufRead, store: &StoreDir) -> Result<Option<Request>> {
-    read_line(input, MAX_REQUEST)?.map(|line| parse_request(&line, store)).transpose()
+/// Why there is no reply to a question.
+enum Undecided {
+    /// Something is wrong with what concerns this build.
+    Failed(Error),
+    /// The conversation is over.
+    End(Error),
+}
+
+impl From<Error> for Undecided {
+    fn from(error: Error) -> Self {
+        Undecided::Failed(error)
+    }
+}
+
+/// Reads the line of the next request; `None`: there are no more.
+pub fn read_request(input: &mut impl BufRead) -> Result<Option<String>> {
+    read_line(input, MAX_REQUEST)
 }
 
 /// Reads what the daemon sends after `# accept`.
@@ -183,7 +283,8 @@ fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
     }
 }
 
-fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
+/// Takes the line of a request apart.
+pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
     let invalid =
         |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
     let words: Vec<&str> = line.split(' ').collect();
@@ -202,7 +303,8 @@ fn parse_request(line: &str, store: &StoreDir) -> Result<Request> {
         return Err(invalid("DERIVATION is not a derivation"));
     }
     let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_string).collect();
-    Ok(Request { requirements: Requirements { system: system.to_string(), features }, derivation })
+    let request = Request { requirements: Requirements { system: system.to_string(), features }, derivation };
+    Ok(Question { request, wants_local: wants_local == "1" })
 }
 
 #[cfg(test)]
@@ -215,12 +317,14 @@ mod tests {
     #[test]
     fn a_request_is_taken_apart() {
         let store = StoreDir::new("/gnu/store").unwrap();
-        let request = parse_request(&format!("1 x86_64-linux {DRV} kvm,big"), &store).unwrap();
+        let question = parse_request(&format!("1 x86_64-linux {DRV} kvm,big"), &store).unwrap();
+        assert!(question.wants_local);
+        let request = question.request;
         assert_eq!(request.requirements.system, "x86_64-linux");
         assert_eq!(request.requirements.features, ["kvm", "big"]);
         assert_eq!(request.derivation.as_str(), DRV);
         let plain = parse_request(&format!("0 i686-linux {DRV} "), &store).unwrap();
-        assert!(plain.requirements.features.is_empty());
+        assert!(plain.request.requirements.features.is_empty() && !plain.wants_local);
     }
 
     #[test]
@@ -237,6 +341,14 @@ mod tests {
             let error = parse_request(&line, &store).unwrap_err().to_string();
             assert!(error.contains(complaint), "{error}");
         }
+    }
+
+    #[test]
+    fn a_host_builds_for_its_own_system_and_the_smaller_one_that_its_processor_runs() {
+        assert!(builds_here("x86_64-linux", "x86_64-linux") && builds_here("i686-linux", "x86_64-linux"));
+        assert!(builds_here("armhf-linux", "aarch64-linux") && !builds_here("x86_64-linux", "i686-linux"));
+        assert!(!builds_here("aarch64-linux", "x86_64-linux"));
+        assert!(native_system().ends_with("-linux"));
     }
 
     #[test]

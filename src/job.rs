@@ -93,7 +93,7 @@ impl Job {
     ///
     /// Fails with [`ErrorKind::Exhausted`] for want of a thread or descriptor.
     pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
-        if !machines.iter().any(|machine| machine.matches(&request.requirements)) {
+        if !Engine::has_candidates(machines, &request.requirements) {
             return Ok(Started::Declined);
         }
         let Some(running) = Running::another() else {
@@ -234,7 +234,9 @@ impl Observer for Reporter {
             Event::Retrying { machine, reason } => JobEvent::Retrying(machine.into(), reason.to_string()),
             // The result tells more.
             Event::Done { .. } => return,
-            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } => return,
+            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } | Event::BuiltHere { .. } => {
+                return;
+            }
             Event::Built | Event::Verified { .. } | Event::Received => return,
         };
         self.push(&mut self.0.state.lock(), event);

@@ -35,6 +35,11 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a Error,
     },
+    /// No machine can be used now; this host, which can do the build as well, does it.
+    BuiltHere {
+        /// What is built.
+        derivation: &'a StorePath,
+    },
     /// All machines are busy; the build waits for one. Happens again and again while it waits.
     Queued,
     /// This machine will do the build.

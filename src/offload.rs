@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
@@ -14,27 +15,36 @@ use crate::local::Local;
 use crate::machine::{BuildMachine, Requirements};
 use crate::observer::{Event, Observer};
 use crate::pool::Pool;
+use crate::queue::{Place, Queue};
 use crate::remote::Remote;
-use crate::slot::{Lock, LockDirectory, Slots};
+use crate::slot::Slots;
 use crate::store::{Directories, StorePath};
 use crate::trace::{self, Tracer};
 use crate::transfer;
 
-/// How often a build waiting in the queue looks for a free slot: this share of the time it has waited already ...
+/// How often a build that is among the next to get a slot looks for one: this share of the time that it has been ...
 const POLL_SHARE: u32 = 20;
 /// ... but not more often than this, ...
 const POLL_SHORTEST: Duration = Duration::from_millis(10);
 /// ... nor less often than this.
 const POLL_LONGEST: Duration = Duration::from_millis(250);
+/// How often a build further back looks whether it is among the next.
+const POLL_BACK: Duration = Duration::from_millis(100);
 
-/// Builds that may take less time than this, in seconds, are postponed rather than queued: guix-daemon counts the time
-/// that a hook waits after it has accepted as the build's.
-const SHORT_TIMEOUT: u64 = 60 * 60;
+/// How long a build may be expected to wait that is accepted all the same: guix-daemon asks again as late as this
+/// (`pollInterval` in Guix's `nix/libstore/globals.cc`).
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Of a build's time limits, the share that it may be expected to wait: guix-daemon counts that as the build's time.
+const WAIT_SHARE: u32 = 20;
+
+/// How many builds of this host may wait for a slot at once.
+const QUEUE_LENGTH: usize = 64;
 
 /// How long an accepted build waits before it tries machines again that were all down or overloaded.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long an accepted build goes on while no machine can be used at all.
+/// How long a build that a machine has failed goes on while no other can be used at all.
 const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 
 /// How many machines may fail a build before it is given up.
@@ -48,6 +58,7 @@ const FULL: u64 = 10 << 20;
 pub struct Engine {
     directories: Directories,
     slots: Slots,
+    queue: Arc<Queue>,
     remotes: Pool<Remote>,
     locals: Pool<Local>,
     idle_limit: Duration,
@@ -76,7 +87,7 @@ pub struct Work {
 
 /// What came of a request.
 pub enum Reply {
-    /// No machine can ever do this build.
+    /// No machine can ever do this build, or none can now and this host can.
     Decline,
     /// No machine can do it now.
     Postpone,
@@ -89,7 +100,7 @@ pub struct Accepted {
     request: Request,
     candidates: Candidates,
     lease: Option<Box<Lease>>,
-    place: Option<Lock>,
+    place: Option<Place>,
 }
 
 impl Engine {
@@ -99,7 +110,8 @@ impl Engine {
     /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
     pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
         let (remotes, locals) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
-        Ok(Engine { directories, remotes, locals, slots: Slots::default(), idle_limit, trace: trace::open()? })
+        let queue = Queue::new(&directories.offload_state());
+        Ok(Engine { directories, remotes, locals, slots: Slots::default(), queue, idle_limit, trace: trace::open()? })
     }
 
     /// How long connections wait for the next build.
@@ -112,14 +124,16 @@ impl Engine {
         &self.directories
     }
 
-    /// Decides what to do with `request`, given all `machines` there are.
+    /// Decides what to do with `request`, given all `machines` there are, and whether this host could do it as well.
     ///
-    /// Fails where every machine that could do the build is misconfigured: postponing would hide that for ever.
+    /// Fails where every machine that could do the build is misconfigured, and this host could not: postponing would hide
+    /// that for ever.
     pub fn ask(
         &self,
         machines: &[BuildMachine],
         request: &Request,
         options: &BuildOptions,
+        could_build_here: bool,
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Reply> {
@@ -127,14 +141,17 @@ impl Engine {
             return Ok(Reply::Decline);
         };
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
-        match accepted.candidates.choose(|_| true, &self.remotes, cancel, observer)? {
+        match accepted.candidates.choose(|_| true, None, &self.remotes, cancel, observer)? {
             Choice::Machine(lease) => accepted.lease = Some(lease),
-            Choice::Busy if (1..SHORT_TIMEOUT).contains(&options.timeout) => return Ok(Reply::Postpone),
-            Choice::Busy => match LockDirectory::queue(&self.directories.offload_state())?.try_take()? {
+            Choice::Busy => match place_in_queue(&accepted.candidates, options)? {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
             },
-            Choice::Nobody => return Ok(Reply::Postpone),
+            Choice::Away | Choice::Misconfigured(_) if could_build_here => {
+                observer.event(&Event::BuiltHere { derivation: &request.derivation });
+                return Ok(Reply::Decline);
+            }
+            Choice::NoRoom | Choice::Away => return Ok(Reply::Postpone),
             Choice::Misconfigured(error) => return Err(error),
         }
         Ok(Reply::Accept(Box::new(accepted)))
@@ -152,7 +169,7 @@ impl Engine {
         let Some(mut candidates) = self.candidates(machines, requirements)? else {
             return Ok(None);
         };
-        candidates.choose(|_| true, &self.remotes, cancel, observer).map(Some)
+        candidates.choose(|_| true, None, &self.remotes, cancel, observer).map(Some)
     }
 
     /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
@@ -165,9 +182,17 @@ impl Engine {
         }))
     }
 
+    /// Can one of `machines` do a build that requires this, ever?
+    pub fn has_candidates(machines: &[BuildMachine], requirements: &Requirements) -> bool {
+        machines.iter().any(|machine| is_candidate(machine, requirements))
+    }
+
     fn candidates(&self, machines: &[BuildMachine], requirements: &Requirements) -> Result<Option<Candidates>> {
-        let matching: Vec<_> = machines.iter().filter(|m| m.matches(requirements)).cloned().collect();
-        if matching.is_empty() { Ok(None) } else { Candidates::new(&self.directories, matching, &self.slots).map(Some) }
+        let matching: Vec<_> = machines.iter().filter(|m| is_candidate(m, requirements)).cloned().collect();
+        if matching.is_empty() {
+            return Ok(None);
+        }
+        Candidates::new(&self.directories, matching, &self.slots, &self.queue).map(Some)
     }
 
     /// Keeps a connection for the next build, if it is good for one.
@@ -192,13 +217,19 @@ impl Engine {
             None => (String::new(), "choose"),
         };
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &derivation, &machine, phase);
-        let mut failed = HashSet::new();
+        let (mut failed, mut failure) = (HashSet::new(), None);
         loop {
             let mut lease = match lease.take() {
                 Some(lease) => lease,
-                None => self.wait_for_machine(&mut candidates, &failed, cancel, observer)?,
+                None => {
+                    let waited = self.wait_for_machine(&mut candidates, &failed, place.take(), cancel, observer);
+                    // What a machine did to this build matters more than that no other could be had.
+                    waited.map_err(|error| match (error.kind(), failure.take()) {
+                        (ErrorKind::Cancelled, _) | (_, None) => error,
+                        (_, Some(failure)) => failure,
+                    })?
+                }
             };
-            drop(place.take()); // others may queue now
             let mut local = self.local(cancel)?;
             let attempt = Attempt { derivation: &derivation, items: &items, outputs: &outputs };
             let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
@@ -206,6 +237,8 @@ impl Engine {
                 self.locals.put(local);
             }
             let Err(error) = result else {
+                let machine = lease.remote.machine();
+                History::note_build(&self.directories.offload_state(), machine, lease.since.elapsed());
                 lease.release(|remote| self.keep(remote));
                 observer.event(&Event::Done { derivation: &derivation });
                 return Ok(());
@@ -222,32 +255,43 @@ impl Engine {
                 return Err(error);
             }
             observer.event(&Event::Retrying { machine: &lease.remote.machine().name, reason: &error });
+            failure = Some(error);
         }
     }
 
-    /// Waits in the queue until some machine that has not failed this build is ready for it.
+    /// Waits until some machine that has not failed this build is ready for it, at its `place` in the queue or at the end.
     fn wait_for_machine(
         &self,
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
+        mut place: Option<Place>,
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Box<Lease>> {
-        let begun = Instant::now();
-        let mut last_hope = begun;
+        let mut last_hope = Instant::now();
+        let mut among_the_next: Option<Instant> = None;
         loop {
-            let pause = match candidates.choose(|index| !failed.contains(&index), &self.remotes, cancel, observer)? {
+            let eligible = |index| !failed.contains(&index);
+            let pause = match candidates.choose(eligible, place.as_ref(), &self.remotes, cancel, observer)? {
                 Choice::Machine(lease) => return Ok(lease),
                 Choice::Misconfigured(error) => return Err(error),
                 Choice::Busy => {
                     last_hope = Instant::now();
-                    (begun.elapsed() / POLL_SHARE).clamp(POLL_SHORTEST, POLL_LONGEST)
+                    // Without a place it waits all the same, if behind all others.
+                    place = place.or_else(|| candidates.join_queue(eligible).ok());
+                    // Twice as many as there are slots: so the next is there when several become free at once.
+                    if candidates.count_ahead(place.as_ref()) < 2 * candidates.slot_count() {
+                        let since = *among_the_next.get_or_insert_with(Instant::now);
+                        (since.elapsed() / POLL_SHARE).clamp(POLL_SHORTEST, POLL_LONGEST)
+                    } else {
+                        POLL_BACK
+                    }
                 }
-                Choice::Nobody if last_hope.elapsed() > GIVE_UP => {
+                Choice::NoRoom | Choice::Away if !failed.is_empty() && last_hope.elapsed() > GIVE_UP => {
                     let minutes = GIVE_UP.as_secs() / 60;
                     return Err(Error::new(ErrorKind::Unavailable, format!("no machine was usable for {minutes} min")));
                 }
-                Choice::Nobody => RETRY_INTERVAL,
+                Choice::NoRoom | Choice::Away => RETRY_INTERVAL,
             };
             observer.event(&Event::Queued);
             cancel.sleep(pause)?;
@@ -266,6 +310,22 @@ impl Engine {
         }
         Local::connect(&self.directories, cancel).or_else(|error| cancel.check().and(Err(error)))
     }
+}
+
+/// Can `machine` do a build that requires this, ever?
+fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
+    machine.parallel_builds > 0 && machine.matches(requirements)
+}
+
+/// A place in the queue for a build that one of `candidates` is to do; `None`: it could not begin soon.
+fn place_in_queue(candidates: &Candidates, options: &BuildOptions) -> Result<Option<Place>> {
+    let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
+    let longest = limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min);
+    let soon = candidates.expected_wait().is_some_and(|wait| wait <= longest);
+    if soon && candidates.count_ahead(None) < QUEUE_LENGTH {
+        return candidates.join_queue(|_| true).map(Some);
+    }
+    Ok(None)
 }
 
 /// One build on one machine.

@@ -152,6 +152,9 @@ impl Observer for Reporter {
                     }
                 }
             }
+            Event::BuiltHere { derivation } => {
+                self.say(&format!("guix offload: no build machine can be used now; building '{derivation}' here"));
+            }
             Event::Queued if self.queued && !self.is_overdue() => {}
             Event::Queued => {
                 self.queued = true;

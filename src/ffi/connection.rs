@@ -206,7 +206,7 @@ export! {
         let cancel = cancel_of(cancellation);
         let answer = match engine.choose(&machines, requirements, &cancel, &mut Silence)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
-            Some(Choice::Busy | Choice::Nobody) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
+            Some(Choice::Busy | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),
             Some(Choice::Machine(chosen)) => {
                 let Lease { remote, slot, .. } = *chosen;

@@ -2,7 +2,7 @@
 //! What guix-daemon says to its build hook: any number of requests, then, after `# accept`, items.
 
 use guix_offload::daemon::BuildOptions;
-use guix_offload::hook::{read_request, read_work};
+use guix_offload::hook::{parse_request, read_request, read_work};
 use guix_offload::store::StoreDir;
 
 /// The first byte says how many requests are refused; the rest is what the daemon says.
@@ -11,11 +11,15 @@ pub fn run(data: &[u8]) {
     let store = StoreDir::new("/gnu/store").unwrap();
     let mut input = said;
     for _ in 0..=refused % 4 {
-        let before = input;
-        match read_request(&mut input, &store) {
-            Ok(Some(request)) => {
-                let line = std::str::from_utf8(&before[..before.len() - input.len()]).unwrap();
-                let words: Vec<&str> = line.strip_suffix('\n').unwrap().split(' ').collect();
+        let question = match read_request(&mut input) {
+            Ok(Some(line)) => parse_request(&line, &store).map(|question| (line, question)),
+            Ok(None) => return assert!(input.is_empty()),
+            Err(error) => Err(error),
+        };
+        match question {
+            Ok((line, question)) => {
+                let (words, request): (Vec<&str>, _) = (line.split(' ').collect(), question.request);
+                assert_eq!(words[0] == "1", question.wants_local);
                 assert_eq!(words.len(), 4);
                 assert_eq!(request.requirements.system, words[1]);
                 assert_eq!(request.derivation.as_str(), words[2]);
@@ -23,7 +27,6 @@ pub fn run(data: &[u8]) {
                 let features: Vec<&str> = words[3].split(',').filter(|feature| !feature.is_empty()).collect();
                 assert_eq!(request.requirements.features, features);
             }
-            Ok(None) => return assert!(input.is_empty()),
             Err(error) => return assert_printable(&error.to_string()),
         }
     }

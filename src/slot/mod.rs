@@ -2,17 +2,16 @@
 //! Build slots: how many builds may run on a machine at once, agreed on between all hooks of this host by file locks.
 //!
 //! Slot N of a machine is taken by whoever holds the lock on the file `STATE/offload/NAME:PORT/N`, as for `guix
-//! offload`, which locks with `fcntl(F_SETLK)`. Here the lock belongs to the open file (`F_OFD_SETLK`): it excludes the
-//! script's, both ways, and also excludes other threads of this process. The kernel releases it when the file is
-//! closed, so a slot is free again however its holder died.
-#![allow(unsafe_code)] // fcntl(F_OFD_SETLK), which has no safe wrapper.
+//! offload`. The file's time of modification says since when. A slot is free again however its holder died.
+
+pub mod lock;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind::NotFound;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
@@ -20,12 +19,9 @@ use rustix::fs::OFlags;
 use crate::error::{ErrorKind, IoContext, Result};
 use crate::machine::BuildMachine;
 use crate::state::Directory;
+use lock::Range;
 
-/// How many hooks of this host may wait for a slot at once; the daemon is told to ask the others again later. Enough
-/// to keep many slots busy for the five seconds until it does.
-const QUEUE_LENGTH: u32 = 64;
-
-/// A taken slot, or a place in the queue. Dropping it frees it.
+/// A taken slot. Dropping it frees it.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -74,6 +70,8 @@ impl Slots {
 #[derive(Debug)]
 pub struct LockDirectory {
     directory: Directory,
+    count: u32,
+    /// Those that were tried so far; `None`: it is with whoever took it.
     files: Vec<Option<File>>,
 }
 
@@ -83,24 +81,30 @@ impl LockDirectory {
         Self::new(Directory::of_machine(state, machine), machine.parallel_builds)
     }
 
-    /// The places in the queue of hooks that wait for a slot of any machine.
-    pub fn queue(state: &Path) -> Result<Self> {
-        Self::new(Directory::named(state, ".queue"), QUEUE_LENGTH)
-    }
-
     /// How many build slots of `machine` are taken, by hooks of this host. Takes none, and creates no file.
     pub fn count_taken(state: &Path, machine: &BuildMachine) -> Result<u32> {
+        Self::taken_for(state, machine).map(|ages| ages.len() as u32)
+    }
+
+    /// For how long each build slot of `machine` that is taken has been. Takes none, and creates no file.
+    pub fn taken_for(state: &Path, machine: &BuildMachine) -> Result<Vec<Duration>> {
         let directory = Directory::of_machine(state, machine);
         let what = |name: &str| format!("looking at '{}'", directory.path(name).display());
         let open = match directory.open() {
             Ok(open) => open,
-            Err(error) if error.kind() == NotFound => return Ok(0),
+            Err(error) if error.kind() == NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error).io_context(ErrorKind::Store, || what("")),
         };
-        let mut taken = 0;
+        let mut taken = Vec::new();
         for name in (0..machine.parallel_builds).map(|number| number.to_string()) {
             match open.open(&name, OFlags::RDONLY | OFlags::NONBLOCK) {
-                Ok(file) => taken += u32::from(is_locked(&file)?),
+                Ok(file) => {
+                    if lock::is_locked(&file, Range::Whole).io_context(ErrorKind::Store, || what(&name))? {
+                        let since = file.metadata().and_then(|metadata| metadata.modified());
+                        let since = since.io_context(ErrorKind::Store, || what(&name))?;
+                        taken.push(SystemTime::now().duration_since(since).unwrap_or_default());
+                    }
+                }
                 // Slots are tried in order: the files of those that were never taken are not there.
                 Err(error) if error.kind() == NotFound => break,
                 Err(error) => return Err(error).io_context(ErrorKind::Store, || what(&name)),
@@ -109,23 +113,35 @@ impl LockDirectory {
         Ok(taken)
     }
 
+    /// How many there are, taken or not.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     fn new(directory: Directory, count: u32) -> Result<Self> {
         directory
             .create()
             .io_context(ErrorKind::Store, || format!("creating the directory '{}'", directory.path("").display()))?;
-        Ok(LockDirectory { directory, files: (0..count).map(|_| None).collect() })
+        Ok(LockDirectory { directory, count, files: Vec::new() })
     }
 
     /// Takes the first lock that is free; `None`: all are taken.
     pub fn try_take(&mut self) -> Result<Option<Lock>> {
-        for (number, file) in self.files.iter_mut().enumerate() {
+        for number in 0..self.count as usize {
+            if number == self.files.len() {
+                self.files.push(None);
+            }
+            let file = &mut self.files[number];
             let name = self.directory.path(&number.to_string());
             let open = match file.take() {
                 Some(open) => open,
                 None => open_lock_file(&self.directory, number)
                     .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))?,
             };
-            if try_lock(&open).io_context(ErrorKind::Store, || format!("locking '{}'", name.display()))? {
+            let taken = lock::try_lock(&open, Range::Whole);
+            if taken.io_context(ErrorKind::Store, || format!("locking '{}'", name.display()))? {
+                // The script leaves the time of taking it, too, as it empties the file. Nothing depends on it.
+                let _ = open.set_modified(SystemTime::now());
                 return Ok(Some(Lock { _file: open, name }));
             }
             *file = Some(open);
@@ -136,40 +152,6 @@ impl LockDirectory {
 
 fn open_lock_file(directory: &Directory, number: usize) -> std::io::Result<File> {
     directory.open()?.open(&number.to_string(), OFlags::RDWR | OFlags::CREATE)
-}
-
-/// The whole of a file, for writing.
-fn whole_file() -> libc::flock {
-    // SAFETY: `flock` is plain data for which all zeros is a valid value: whole file, and the l_pid of 0 that
-    // F_OFD_SETLK and F_OFD_GETLK ask for.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock
-}
-
-/// Has somebody locked `file`?
-fn is_locked(file: &File) -> Result<bool> {
-    let mut lock = whole_file();
-    // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock`, which is written to, outlives the
-    // call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) } != 0 {
-        return Err(std::io::Error::last_os_error()).io_context(ErrorKind::Store, || "testing a lock");
-    }
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
-}
-
-/// Locks the whole of `file` for writing; `false`: somebody else has it locked.
-fn try_lock(file: &File) -> std::io::Result<bool> {
-    let lock = whole_file();
-    // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock` outlives the call.
-    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } == 0 {
-        return Ok(true);
-    }
-    match std::io::Error::last_os_error() {
-        error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-        error => Err(error),
-    }
 }
 
 #[cfg(test)]
@@ -259,6 +241,25 @@ sys.stdin.read()";
         assert_eq!((said.as_str(), count()), ("taken\n", 2));
         end(child);
         assert_eq!(count(), 1);
+    }
+
+    #[test]
+    fn a_slot_says_since_when_it_is_taken() {
+        let state = tempfile::tempdir().unwrap();
+        let machine = crate::machine::tests::machine("m");
+        let mut ours = LockDirectory::slots(state.path(), &machine).unwrap();
+        drop(ours.try_take().unwrap().unwrap());
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        File::options().write(true).open(state.path().join("m:22/0")).unwrap().set_modified(long_ago).unwrap();
+        let _slot = ours.try_take().unwrap().unwrap();
+        let ages = LockDirectory::taken_for(state.path(), &machine).unwrap();
+        assert!(ages.len() == 1 && ages[0] < Duration::from_secs(60), "{ages:?}");
+    }
+
+    #[test]
+    fn slots_that_are_never_tried_cost_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(slots(state.path(), u32::MAX).try_take().unwrap().is_some());
     }
 
     #[test]

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! How many more hooks the guix-daemon that started this one can hold.
+//!
+//! guix-daemon (`nix/libstore/build.cc`, as of Guix 1.5.0) asks about all derivations that are ready one after the other,
+//! and takes notice of hooks that are done only after that. One that has accepted costs it five descriptors until then,
+//! and one for as long as the result is of interest: for what the client asked for itself, until its request ends. It
+//! waits with select(2), which ends at descriptor 1024, and does not look. So its hooks do, in `/proc`.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// How many descriptors select(2) can wait for (`FD_SETSIZE`).
+const SELECT_LIMIT: usize = 1024;
+
+/// How many descriptors the daemon is left for other things: the next hook, a local build, locks, its database.
+const RESERVE: usize = 64;
+
+/// Descriptors that a hook costs which has accepted.
+const PER_HOOK: usize = 5;
+
+/// What else the daemon runs for as long as it serves a client: waiting for these is in vain.
+const SERVANTS: [&[u8]; 2] = [b"authenticate", b"substitute"];
+
+/// Whether the daemon can hold another hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It can.
+    Enough,
+    /// Not before it has taken notice of others that are done.
+    Full,
+    /// Not before the client's request ends: nothing runs whose end would make room.
+    Spent {
+        /// How many descriptors it has open.
+        open: usize,
+        /// How many it may have open.
+        limit: usize,
+    },
+}
+
+/// The process that started this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent(u32);
+
+impl Parent {
+    /// Of this process.
+    pub fn of_this_process() -> Self {
+        Parent(std::os::unix::process::parent_id())
+    }
+
+    /// Can it hold another hook? One that cannot be looked at can.
+    pub fn room(self) -> Room {
+        let limit = self.limit();
+        let Some(open) = self.open_descriptors().filter(|open| open + RESERVE > limit) else {
+            return Room::Enough;
+        };
+        let others = self.children().into_iter().filter(|pid| *pid != std::process::id());
+        if others.filter(|pid| !is_servant(*pid)).count() > 0 { Room::Full } else { Room::Spent { open, limit } }
+    }
+
+    fn file(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0))
+    }
+
+    fn open_descriptors(self) -> Option<usize> {
+        match fs::read_dir(self.file("fd")) {
+            Ok(entries) => Some(entries.count()),
+            // That of another user, or one with more capabilities: an estimate that everybody may make.
+            Err(_) => Some(self.children().len() * PER_HOOK).filter(|open| *open > 0),
+        }
+    }
+
+    fn limit(self) -> usize {
+        let limits = fs::read_to_string(self.file("limits")).unwrap_or_default();
+        let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+        soft.and_then(|soft| soft.parse().ok()).map_or(SELECT_LIMIT, |soft: usize| soft.min(SELECT_LIMIT))
+    }
+
+    /// Its children, those included that ended without its notice.
+    fn children(self) -> Vec<u32> {
+        // The kernel may have been built without this list.
+        if let Ok(list) = fs::read_to_string(self.file(&format!("task/{}/children", self.0))) {
+            return list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+        }
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| parent_of(*pid) == Some(self.0)).collect()
+    }
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have anything in it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Is it one of the [`SERVANTS`]? A process that has ended has no arguments any more.
+fn is_servant(pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).skip(1).any(|argument| SERVANTS.contains(&argument))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A shell that may have so many descriptors, runs `script`, and then waits for its input to end.
+    struct Shell(Child);
+
+    impl Shell {
+        fn start(descriptors: usize, script: &str) -> Self {
+            let script = format!("ulimit -n {descriptors}; {script}; echo ready; read -r end");
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut shell = command.spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n");
+            Shell(shell)
+        }
+
+        fn parent(&self) -> Parent {
+            Parent(self.0.id())
+        }
+    }
+
+    impl Drop for Shell {
+        fn drop(&mut self) {
+            drop(self.0.stdin.take());
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_daemon_has_room_until_its_reserve_is_reached() {
+        assert_eq!(Shell::start(RESERVE + 20, ":").parent().room(), Room::Enough);
+        let shell = Shell::start(RESERVE + 1, ":");
+        let room = shell.parent().room();
+        assert!(matches!(room, Room::Spent { open: 3.., limit } if limit == RESERVE + 1), "{room:?}");
+        let shell = Shell::start(4096, ":");
+        assert_eq!(shell.parent().limit(), SELECT_LIMIT);
+    }
+
+    #[test]
+    fn who_has_children_makes_room_when_they_end() {
+        let busy = Shell::start(RESERVE, "sleep 60 & child=$!; trap 'kill $child' EXIT");
+        assert_eq!(busy.parent().room(), Room::Full);
+        let others = busy.parent().children();
+        assert!(others.len() == 1 && parent_of(others[0]) == Some(busy.0.id()), "{others:?}");
+        // One that has ended, of which its parent has not taken notice.
+        let python = "import os, sys; os.fork() or os._exit(0); print('ready', flush=True); sys.stdin.read()";
+        let parent = Shell::start(RESERVE, &format!("exec python3 -c \"{python}\""));
+        assert_eq!(parent.parent().room(), Room::Full);
+    }
+
+    #[test]
+    fn servants_are_not_waited_for() {
+        let script = "sh -c 'read -r end' guix authenticate <&0 & trap : EXIT";
+        let shell = Shell::start(RESERVE, script);
+        let begun = Instant::now(); // the child is a copy of the shell at first
+        while !matches!(shell.parent().room(), Room::Spent { .. }) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", shell.parent().room());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_no_hindrance() {
+        assert_eq!(Parent(u32::MAX).room(), Room::Enough);
+        assert_eq!(Parent(0).room(), Room::Enough);
+    }
+}
