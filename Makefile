@@ -153,7 +153,7 @@ bench-memory: setup
 	BENCH_RUNS=1 BENCH_ONLY="peak memory" LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
 
 FUZZ_SECONDS ?= 600
-FUZZ_TARGETS ?= restore replies machine_file signature request abi
+FUZZ_TARGETS ?= restore replies machine_file signature forged request abi
 
 # AddressSanitizer is for nightly toolchains, or for those that are told that they are one.
 fuzz:

@@ -106,6 +106,11 @@ fn signatures_are_valid_or_not() {
 }
 
 #[test]
+fn changed_signatures_vouch_for_what_was_signed_or_for_nothing() {
+    replay("forged", 40);
+}
+
+#[test]
 fn requests_are_understood_or_refused() {
     replay("request", 10);
 }

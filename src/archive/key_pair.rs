@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::signature::Form;
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::gcrypt::{self, Sexp};
 
@@ -49,9 +50,7 @@ impl KeyPair {
 
     /// The signature of a SHA-256, as it belongs into a bundle.
     pub fn sign(&self, hash: &[u8; 32]) -> Result<Vec<u8>> {
-        let flags = if self.public.find("rsa").is_some() { "pkcs1" } else { "rfc6979" };
-        let hash: String = hash.iter().map(|byte| format!("{byte:02X}")).collect();
-        let data = Sexp::parse(format!("(data (flags {flags}) (hash sha256 #{hash}#))").as_bytes())?;
+        let data = Sexp::parse(&Form::of_key(&self.public).data(hash))?;
         let value = gcrypt::sign(&data, &self.secret).context(|| "the host's signing key")?;
         let parts = [data, value].map(|part| part.text());
         Ok(format!("(signature {} {} {})", parts[0], parts[1], self.public.text()).into_bytes())

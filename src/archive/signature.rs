@@ -8,11 +8,14 @@
 //!  (public-key (ecc (curve Ed25519) (q #...#))))
 //! ```
 //!
-//! The data must have this shape to the letter, so that the hash compared here is the hash that libgcrypt verifies.
+//! libgcrypt, like Guix, looks for the parts by their names, at any depth, and ignores what it does not know. So a text
+//! in which something else can be found than what is read here could be judged by the one and believed by the other.
+//! Therefore it judges what is made here: of the hash of the archive, of a key of the list, and of the numbers in the
+//! signature; and the signature must be what these make, in canonical form, byte by byte.
 
 use super::acl::{Acl, PublicKey};
 use crate::error::{Error, ErrorKind, Result};
-use crate::gcrypt::{self, Sexp};
+use crate::gcrypt::{self, Sexp, canonical_datum, canonical_list};
 use crate::store::StorePath;
 
 /// Checks that `signature` is one of `signed_hash`, made with a key that `acl` authorizes. `item` names the archive in
@@ -25,9 +28,8 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
             .hint("create the machine's key pair, as root, there: guix archive --generate-key"));
     };
     let signature = Sexp::parse(signature).map_err(|error| reject(format!("has a signature that is {error}")))?;
-    let (Some(data), Some(value), Some(subject)) =
-        (signature.find("data"), signature.find("sig-val"), signature.find("public-key"))
-    else {
+    let part = |number, tag: &str| signature.list(number).filter(|part| part.data(0) == Some(tag.as_bytes()));
+    let (Some(data), Some(value), Some(subject)) = (part(1, "data"), part(2, "sig-val"), part(3, "public-key")) else {
         return Err(reject("has a signature that lacks its data, value or key".into()));
     };
 
@@ -39,25 +41,71 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
              here: guix archive --authorize < signing-key.pub",
         ));
     }
-    match hash_of(&data) {
-        Some(hash) if hash == *signed_hash => {}
-        Some(_) => return Err(reject("is corrupt: its hash is not the one that was signed".into())),
-        None => return Err(reject("has a signature that is not one of a SHA-256 hash".into())),
+    let form = Form::of_key(&subject);
+    let ours = form.data(signed_hash);
+    if data.canonical() != ours {
+        let hash = data.list(2).and_then(|hash| hash.data(2)?.try_into().ok());
+        return Err(reject(match hash {
+            Some(hash) if data.canonical() == form.data(&hash) => {
+                "is corrupt: its hash is not the one that was signed".into()
+            }
+            _ => "has a signature that is not one of a SHA-256 hash".into(),
+        }));
     }
-    gcrypt::verify(&value, &data, &subject).map_err(|error| reject(format!("has an invalid signature: {error}")))
+    let whole = |value: &[u8]| {
+        let parts = [&canonical_datum(b"signature"), &ours, value, &subject.canonical()].concat();
+        canonical_list(&parts) == signature.canonical()
+    };
+    let Some(value) = form.value(&value).filter(|value| whole(value)) else {
+        return Err(reject("has a signature with something in it that no signature has".into()));
+    };
+    let judged = || gcrypt::verify(&Sexp::parse(&value)?, &Sexp::parse(&ours)?, &subject);
+    judged().map_err(|error| reject(format!("has an invalid signature: {error}")))
 }
 
-/// The hash in `(data (flags ...) (hash sha256 #...#))`.
-fn hash_of(data: &Sexp) -> Option<[u8; 32]> {
-    let mut parts = data.lists();
-    let (flags, hash) = (parts.next()?, parts.next()?);
-    let well_formed = data.len() == 3
-        && flags.data(0) == Some(b"flags")
-        && hash.len() == 3
-        && hash.data(0) == Some(b"hash")
-        && hash.data(1) == Some(b"sha256");
-    well_formed.then(|| hash.data(2)?.try_into().ok()).flatten()
+/// What signatures that are made with one kind of key look like.
+pub(super) struct Form {
+    /// How the hash is made a number.
+    flags: &'static str,
+    algorithm: &'static str,
+    /// The numbers of which the signature's value consists.
+    numbers: &'static [&'static str],
 }
+
+impl Form {
+    /// That of `key`, a public key (`key-type` and `bytevector->hash-data` in Guile-Gcrypt).
+    pub(super) fn of_key(key: &Sexp) -> Self {
+        match key.list(1).as_ref().and_then(|list| list.data(0)) {
+            Some(b"rsa") => Form { flags: "pkcs1", algorithm: "rsa", numbers: &["s"] },
+            Some(b"dsa") => Form { flags: "rfc6979", algorithm: "dsa", numbers: &["r", "s"] },
+            _ => Form { flags: "rfc6979", algorithm: "ecdsa", numbers: &["r", "s"] },
+        }
+    }
+
+    /// The `(data ...)` of a SHA-256, in canonical form.
+    pub(super) fn data(&self, hash: &[u8; 32]) -> Vec<u8> {
+        let words = |words: &[&[u8]]| words.iter().flat_map(|word| canonical_datum(word)).collect::<Vec<_>>();
+        let flags = canonical_list(&words(&[b"flags", self.flags.as_bytes()]));
+        let hash = canonical_list(&words(&[b"hash", b"sha256", hash]));
+        canonical_list(&[words(&[b"data"]), flags, hash].concat())
+    }
+
+    /// The `(sig-val ...)` of the numbers in `value`, in canonical form; `None`: they are not there.
+    fn value(&self, value: &Sexp) -> Option<Vec<u8>> {
+        let list = value.list(1)?;
+        let mut parts = canonical_datum(self.algorithm.as_bytes());
+        for (index, name) in self.numbers.iter().enumerate() {
+            let number = list.list(index + 1)?;
+            parts
+                .extend(canonical_list(&[canonical_datum(name.as_bytes()), canonical_datum(number.data(1)?)].concat()));
+        }
+        Some(canonical_list(&[canonical_datum(b"sig-val"), canonical_list(&parts)].concat()))
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/support/forgeries.rs"]
+mod forgeries;
 
 #[cfg(test)]
 mod tests {
@@ -118,19 +166,46 @@ mod tests {
 
     #[test]
     fn a_true_signature_of_something_else_does_not_pass() {
-        // The signed hash under a name that is not looked at, and the wanted one where it is.
-        let hash = |text: &str| {
-            let digest = gcrypt::sha256(text.as_bytes()).unwrap();
-            digest.iter().map(|b| format!("{b:02X}")).collect::<String>()
-        };
-        let forged = ECDSA.replace(&hash("0"), &hash("1"));
-        assert_ne!(forged, ECDSA);
-        assert_rejected(check(&forged, "1"), "invalid signature");
-        let value = format!("(value #{}#) (hash sha256", hash("0"));
-        assert_rejected(check(&forged.replace("(hash sha256", &value), "1"), "not one of a SHA-256");
-        let value = format!("(value #{}#) ) (sig-val", hash("0"));
-        assert_rejected(check(&forged.replacen(")\n (sig-val", &value, 1), "1"), "not one of a SHA-256");
+        for signature in [ECDSA, RSA] {
+            let hash = |text: &[u8]| gcrypt::sha256(text).unwrap();
+            for (lie, text) in super::forgeries::forgeries(signature, &hash(b"0"), &hash(b"1")) {
+                assert_ne!(text, signature);
+                match check(&text, "1") {
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Untrusted, "{lie}: {error}"),
+                    Ok(()) => panic!("{lie} is believed: {text}"),
+                }
+            }
+        }
         assert_rejected(check(&ECDSA.replace("sha256", "sha512"), "0"), "not one of a SHA-256");
         assert_rejected(check(&ECDSA.replace("#5FEC", "#5FEC5FEC"), "0"), "not one of a SHA-256");
+    }
+
+    #[test]
+    fn a_signature_is_what_is_made_of_its_numbers() {
+        let canonical = Sexp::parse(ECDSA.as_bytes()).unwrap().canonical();
+        let form = Form::of_key(&Sexp::parse(ECDSA.as_bytes()).unwrap().list(3).unwrap());
+        let data = form.data(&gcrypt::sha256(b"0").unwrap());
+        assert!(canonical.windows(data.len()).any(|window| window == data));
+        for (what, honest, from, to) in [
+            ("a value before it", RSA, "(signature", "(signature (sig-val (rsa (s #01#)))"),
+            ("a key before it", ECDSA, "(public-key", "(public-key (rsa (n #01#) (e #01#))) (public-key"),
+            ("more before the key", ECDSA, "(public-key", "(x) (public-key"),
+            ("a word before the data", ECDSA, "(data", "x (data"),
+            ("another name", ECDSA, "(signature", "(x"),
+            ("a doubled r", ECDSA, "(r #", "(r #01#) (r #"),
+            ("an r before r", ECDSA, "(r #", "(r (r #01#) #"),
+            ("an r beside r", ECDSA, "(r #", "(r #01# #"),
+            ("flags of the value", ECDSA, "(ecdsa", "(flags eddsa) (ecdsa"),
+            ("another algorithm", ECDSA, "(ecdsa", "(eddsa"),
+            ("the flags of the other kind", ECDSA, "rfc6979", "pkcs1"),
+            ("the flags of the other kind", RSA, "pkcs1", "rfc6979"),
+            ("two flags", ECDSA, "rfc6979", "rfc6979 rfc6979"),
+            ("a flag without effect", RSA, "pkcs1", "pkcs1 no-blinding"),
+        ] {
+            let text = honest.replacen(from, to, 1);
+            assert_ne!(text, honest);
+            let error = check(&text, "0").expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Untrusted, "{what}: {error}");
+        }
     }
 }

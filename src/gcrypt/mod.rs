@@ -14,7 +14,7 @@ use once_cell::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub use sexp::{Sexp, sign, verify};
+pub use sexp::{Sexp, canonical_datum, canonical_list, sign, verify};
 
 // From gcrypt.h, whose numbers are part of its ABI.
 const GCRYCTL_DISABLE_SECMEM: c_int = 37;

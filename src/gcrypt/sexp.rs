@@ -22,7 +22,6 @@ unsafe extern "C" {
     fn gcry_sexp_length(list: *mut c_void) -> c_int;
     fn gcry_sexp_nth(list: *mut c_void, number: c_int) -> *mut c_void;
     fn gcry_sexp_nth_data(list: *mut c_void, number: c_int, length: *mut usize) -> *const c_char;
-    fn gcry_sexp_find_token(list: *mut c_void, token: *const c_char, length: usize) -> *mut c_void;
     fn gcry_sexp_sprint(sexp: *mut c_void, form: c_int, buffer: *mut c_void, length: usize) -> usize;
     fn gcry_pk_sign(signature: *mut *mut c_void, data: *mut c_void, key: *mut c_void) -> GcryError;
     fn gcry_pk_verify(signature: *mut c_void, data: *mut c_void, key: *mut c_void) -> GcryError;
@@ -71,18 +70,18 @@ impl Sexp {
         }
     }
 
-    /// The elements after the tag that are lists.
-    pub fn lists(&self) -> impl Iterator<Item = Sexp> {
-        (1..self.len()).filter(|&n| self.data(n).is_none()).filter_map(|n| {
-            // SAFETY: the list is alive; the copy of its element that is returned is ours.
-            Self::own(unsafe { gcry_sexp_nth(self.0, n.try_into().ok()?) })
-        })
+    /// Element `number`, if there is one and it is a list.
+    pub fn list(&self, number: usize) -> Option<Sexp> {
+        if self.data(number).is_some() {
+            return None;
+        }
+        // SAFETY: the list is alive; the copy of its element that is returned is ours.
+        Self::own(unsafe { gcry_sexp_nth(self.0, number.try_into().ok()?) })
     }
 
-    /// The first list with the tag `tag`, this one included, at any depth.
-    pub fn find(&self, tag: &str) -> Option<Sexp> {
-        // SAFETY: the list is alive, the tag is given with its length; the copy that is returned is ours.
-        Self::own(unsafe { gcry_sexp_find_token(self.0, tag.as_ptr().cast(), tag.len()) })
+    /// The elements after the tag that are lists.
+    pub fn lists(&self) -> impl Iterator<Item = Sexp> {
+        (1..self.len()).filter_map(|number| self.list(number))
     }
 
     /// The canonical form. Equal bytes mean equal lists.
@@ -131,6 +130,16 @@ impl Drop for Sexp {
     }
 }
 
+/// A datum in canonical form.
+pub fn canonical_datum(bytes: &[u8]) -> Vec<u8> {
+    [format!("{}:", bytes.len()).as_bytes(), bytes].concat()
+}
+
+/// The list of `elements`, which are in canonical form, in canonical form.
+pub fn canonical_list(elements: &[u8]) -> Vec<u8> {
+    [b"(", elements, b")"].concat()
+}
+
 /// Signs `data`, a `(data ...)`, with `key`, a `(private-key ...)`: a `(sig-val ...)`.
 pub fn sign(data: &Sexp, key: &Sexp) -> Result<Sexp> {
     let mut signature = null_mut();
@@ -173,8 +182,8 @@ mod tests {
         assert_eq!(list.data(2), None);
         assert_eq!(list.data(4), None);
         assert_eq!(list.lists().map(|l| l.data(0).unwrap().to_vec()).collect::<Vec<_>>(), [b"c", b"g"]);
-        assert_eq!(list.find("e").unwrap().data(1), Some(&b"f"[..]));
-        assert!(list.find("b").is_none());
+        assert_eq!(list.list(2).unwrap().list(2).unwrap().data(1), Some(&b"f"[..]));
+        assert!(list.list(1).is_none() && list.list(4).is_none());
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::io::Write;
 use guix_offload::error::ErrorKind;
 
 use crate::double::{Answer, Plan, hangs_up_after, info, says, says_for_ever};
+use crate::forgeries::forgeries;
 use crate::scene::Scene;
 use crate::words::*;
 
 pub struct Lie {
-    pub name: &'static str,
+    pub name: String,
     pub plan: Plan,
     pub kind: ErrorKind,
     /// What the error says.
@@ -19,12 +20,13 @@ pub struct Lie {
 
 /// Every lie that is told to a whole build.
 pub fn lies(scene: &Scene) -> Vec<Lie> {
-    let all = [about_archives(scene), about_names(scene), about_frames(scene), about_sending()];
+    let all =
+        [about_archives(scene), about_signatures(scene), about_names(scene), about_frames(scene), about_sending()];
     all.into_iter().flatten().collect()
 }
 
-fn lie(name: &'static str, plan: Plan, kind: ErrorKind, words: &[&str]) -> Lie {
-    Lie { name, plan, kind, words: words.iter().map(|word| word.to_string()).collect() }
+fn lie(name: &str, plan: Plan, kind: ErrorKind, words: &[&str]) -> Lie {
+    Lie { name: name.into(), plan, kind, words: words.iter().map(|word| word.to_string()).collect() }
 }
 
 /// Plans that differ from the honest one in one answer.
@@ -99,6 +101,25 @@ fn about_archives(scene: &Scene) -> Vec<Lie> {
             &[output, "no  [31mway"],
         ),
     ]
+}
+
+/// A key that is authorized has signed something, if not this: "0" each time.
+fn about_signatures(scene: &Scene) -> Vec<Lie> {
+    let item = scene.output(nar(file(b"evil\n")));
+    let old = sha256(b"0");
+    let kinds = [
+        ("ECDSA: ", include_str!("../fixtures/archive/ecdsa.signature")),
+        ("RSA: ", include_str!("../fixtures/archive/rsa.signature")),
+    ];
+    let told = kinds.into_iter().flat_map(|(kind, signature)| {
+        let forged = forgeries(signature, &old, &item.signed_hash());
+        let item = item.clone();
+        forged.into_iter().map(move |(name, text)| {
+            let plan = exporting(&item.with_signature(text.as_bytes()));
+            lie(&format!("{kind}{name}"), plan, ErrorKind::Untrusted, &[&item.path])
+        })
+    });
+    told.collect()
 }
 
 /// What no file system has, or should have.

@@ -7,6 +7,8 @@
 
 mod bytes;
 mod double;
+#[path = "../support/forgeries.rs"]
+mod forgeries;
 mod lies;
 mod refusing;
 mod scene;

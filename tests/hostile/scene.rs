@@ -17,6 +17,10 @@ const TABLES: &str = include_str!("../fixtures/tables.sql");
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/archive");
 
+/// Keys that sign no archive here, but may: a machine has seen signatures of theirs.
+const ECDSA: &str = include_str!("../fixtures/archive/ecdsa.pub");
+const RSA: &str = include_str!("../fixtures/archive/rsa.pub");
+
 pub struct Scene {
     scratch: tempfile::TempDir,
     pub directories: Directories,
@@ -47,7 +51,9 @@ impl Scene {
         };
         let (trusted, stranger) = (keys("signing-ecc"), keys("signing-rsa"));
         let key = fs::read_to_string(at("signing-ecc/signing-key.pub")).unwrap();
-        fs::write(at("acl"), format!("(acl (entry {key} (tag (guix import))))")).unwrap();
+        let entry = |key: &str| format!("(entry {key} (tag (guix import)))");
+        let known = [&key, ECDSA, RSA].map(entry);
+        fs::write(at("acl"), format!("(acl {})", known.concat())).unwrap();
         ["pub", "sec"].iter().for_each(|half| {
             let name = format!("signing-key.{half}");
             fs::copy(at("signing-ecc").join(&name), at(&name)).unwrap();

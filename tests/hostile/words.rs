@@ -94,7 +94,12 @@ impl Item {
     }
 
     pub fn signature(&self, keys: &KeyPair) -> Vec<u8> {
-        keys.sign(&sha256(&self.body())).expect("a signature")
+        keys.sign(&self.signed_hash()).expect("a signature")
+    }
+
+    /// What a signature of it is one of.
+    pub fn signed_hash(&self) -> [u8; 32] {
+        sha256(&self.body())
     }
 
     pub fn signed(&self, keys: &KeyPair) -> Vec<u8> {

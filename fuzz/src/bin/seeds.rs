@@ -22,6 +22,7 @@ fn main() {
     seeds.replies();
     seeds.machine_files();
     seeds.signatures();
+    seeds.forgeries();
     seeds.requests();
     seeds.calls();
 }
@@ -83,7 +84,8 @@ impl Seeds {
         }
         let probe = "\x01load 0.50\ncores 2\nfree 1024\ntime 990\noffloads yes\nsocket /run/guix.sock\n";
         self.write("replies", "probe", probe.as_bytes());
-        let survey = "\x01kernel Linux 6.1.0\narchitecture x86_64\nhost w1\ncores 4\nguix guix (GNU Guix) 1.5.0-2.abc\n";
+        let survey =
+            "\x01kernel Linux 6.1.0\narchitecture x86_64\nhost w1\ncores 4\nguix guix (GNU Guix) 1.5.0-2.abc\n";
         self.write("replies", "survey", survey.as_bytes());
     }
 
@@ -102,8 +104,20 @@ impl Seeds {
             let (acl, signature) = (fixture("archive/acl"), fixture(&format!("archive/{name}.signature")));
             self.write("signature", name, &[&acl[..], SEPARATOR, &signature].concat());
         }
-        let acl = format!("(acl (entry {} (tag (guix import))))", String::from_utf8_lossy(&fixture("archive/ecdsa.pub")));
+        let acl =
+            format!("(acl (entry {} (tag (guix import))))", String::from_utf8_lossy(&fixture("archive/ecdsa.pub")));
         self.write("signature", "one-key", &[acl.as_bytes(), SEPARATOR, &fixture("archive/ecdsa.signature")].concat());
+    }
+
+    /// Each signature as it is, and with each kind of change made to the parts of its data.
+    fn forgeries(&self) {
+        for signature in 0..4u8 {
+            self.write("forged", &format!("honest-{signature}"), &[signature]);
+            (0..10u8).for_each(|what| {
+                let edits = [[what, 4, 7], [1, 10, 19]].concat(); // the flags with the hash; another hash
+                self.write("forged", &format!("edit-{signature}-{what}"), &[&[signature], &edits[..]].concat());
+            });
+        }
     }
 
     fn requests(&self) {

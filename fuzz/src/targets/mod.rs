@@ -4,6 +4,7 @@
 pub mod abi;
 mod abi_world;
 mod bytes;
+pub mod forged;
 pub mod machine_file;
 pub mod replies;
 pub mod request;
@@ -15,11 +16,12 @@ mod tree;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("restore", restore::run),
     ("replies", replies::run),
     ("machine_file", machine_file::run),
     ("signature", signature::run),
+    ("forged", forged::run),
     ("request", request::run),
     ("abi", abi::run),
 ];
