@@ -2,18 +2,18 @@
 //! The list of keys whose archives may enter the store, `/etc/guix/acl` (`guix/pki.scm`).
 //!
 //! ```text
-//! (acl (entry (public-key ...) ... (tag (guix import))) ...)
+//! (acl (entry (public-key ...) (tag (guix import))) ...)
 //! ```
 //!
-//! An entry with another tag authorizes nothing. At most 1 MiB is read.
+//! As in Guix, a list with anything else in it authorizes nothing at all. At most 1 MiB is read.
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Error, ErrorKind, IoContext, Result};
-use crate::gcrypt::Sexp;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::gcrypt::{Sexp, canonical_datum, canonical_list};
 
 const MAX_SIZE: u64 = 1024 * 1024;
 /// Characters of a key that are shown. One of RSA with 16384 bits takes half of them.
@@ -31,14 +31,22 @@ impl Acl {
     pub fn load(file: &Path) -> Result<Self> {
         let reading = || format!("reading the list of authorized keys, {}", file.display());
         let mut text = Vec::new();
-        File::open(file)
-            .and_then(|f| f.take(MAX_SIZE + 1).read_to_end(&mut text))
-            .io_context(ErrorKind::Configuration, reading)
-            .and_then(|_| parse(&text).context(reading))
-            .map(|keys| Acl { file: file.into(), keys })
-            .map_err(|error| {
-                error.hint("authorize the build machine's key: guix archive --authorize < signing-key.pub")
-            })
+        match File::open(file).and_then(|f| f.take(MAX_SIZE + 1).read_to_end(&mut text)) {
+            Ok(_) => parse(&text).map(|keys| Acl { file: file.into(), keys }).context(reading).map_err(|error| {
+                error
+                    .hint("Guix accepts no archive with such a list either: move it away, and authorize each key again")
+            }),
+            Err(error) => {
+                let hint = match error.kind() {
+                    io::ErrorKind::NotFound => {
+                        "authorize the build machine's key: guix archive --authorize < signing-key.pub".into()
+                    }
+                    io::ErrorKind::PermissionDenied => readable_by(file, "chmod a+r"),
+                    _ => "see that it is a file that can be read".into(),
+                };
+                Err(Error::io(ErrorKind::Configuration, reading(), error).hint(hint))
+            }
+        }
     }
 
     /// May archives that `key` signed enter the store?
@@ -52,30 +60,36 @@ impl Acl {
     }
 }
 
+/// What to do where this process may not read `file`: which user it is, and the command that lets that user.
+pub(super) fn readable_by(file: &Path, command: &str) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    format!("let the user of guix-daemon (number {user}) read it: {command} {}", file.display())
+}
+
 fn parse(text: &[u8]) -> Result<Vec<PublicKey>> {
     let corrupt = |why: &str| Error::new(ErrorKind::Configuration, why);
     if text.len() as u64 > MAX_SIZE {
         return Err(corrupt("it is larger than 1 MiB"));
     }
     let acl = Sexp::parse(text).map_err(|error| corrupt(&error.to_string()))?;
+    let not_a_list = || corrupt("it is not an access control list, (acl (entry ...) ...)");
     if acl.data(0) != Some(b"acl") {
-        return Err(corrupt("it is not an access control list, (acl (entry ...) ...)"));
+        return Err(not_a_list());
     }
-    let mut keys = Vec::new();
-    for entry in acl.lists() {
-        if entry.data(0) != Some(b"entry") {
-            return Err(corrupt("it lists something that is no entry"));
-        }
-        if entry.lists().any(|part| authorizes_import(&part)) {
-            keys.extend(entry.lists().filter(|part| part.data(0) == Some(b"public-key")).map(|k| PublicKey::new(&k)));
-        }
+    let (mut keys, mut whole) = (Vec::new(), canonical_datum(b"acl"));
+    for (index, entry) in acl.lists().enumerate() {
+        let key = entry.list(1).map(|key| PublicKey::new(&key));
+        let wrong = || corrupt(&format!("entry {} is not (entry (public-key ...) (tag (guix import)))", index + 1));
+        let key = key.filter(|key| entry.canonical() == entry_of(key)).ok_or_else(wrong)?;
+        whole.extend(entry_of(&key));
+        keys.push(key);
     }
-    Ok(keys)
+    if acl.canonical() == canonical_list(&whole) { Ok(keys) } else { Err(not_a_list()) }
 }
 
-/// Is `part` `(tag (guix import))`?
-fn authorizes_import(part: &Sexp) -> bool {
-    part.canonical() == b"(3:tag(4:guix6:import))"
+/// The entry that authorizes `key`, in canonical form.
+fn entry_of(key: &PublicKey) -> Vec<u8> {
+    canonical_list(&[&canonical_datum(b"entry"), &key.canonical, &b"(3:tag(4:guix6:import))"[..]].concat())
 }
 
 /// A public key. Two are equal if their canonical forms are.
@@ -148,27 +162,51 @@ mod tests {
     fn only_the_tag_for_imports_authorizes() {
         for (tag, authorized) in [
             ("(tag (guix import))", true),
-            ("(comment x) (tag (guix import))", true),
+            ("(comment x) (tag (guix import))", false),
+            ("(tag (guix import)) (valid (not-after 2020))", false),
+            ("x (tag (guix import))", false),
+            ("(tag (guix import)) (tag (guix import))", false),
             ("", false),
             ("(tag (guix export))", false),
             ("(tag (guix import x))", false),
             ("(x (tag (guix import)))", false),
+            ("(tag (guix [x] import))", false),
         ] {
-            let acl = load(&format!("(acl (entry {ECDSA} {tag}))")).unwrap();
-            assert_eq!(acl.authorizes(&key(ECDSA)), authorized, "{tag}");
+            let acl = load(&format!("(acl (entry {RSA} (tag (guix import))) (entry {ECDSA} {tag}))"));
+            assert_eq!(acl.as_ref().is_ok_and(|acl| acl.authorizes(&key(ECDSA))), authorized, "{tag}");
+            // As Guix, which takes the list as a whole or not at all.
+            assert_eq!(acl.is_ok_and(|acl| acl.authorizes(&key(RSA))), authorized, "{tag}");
         }
+        let before = load(&format!("(acl (entry (tag (guix import)) {ECDSA}))"));
+        assert!(before.unwrap_err().to_string().contains("entry 1"));
+        let twice = load(&format!("(acl (entry {ECDSA} {RSA} (tag (guix import))))"));
+        assert!(twice.unwrap_err().to_string().contains("entry 1"));
         assert!(!load("(acl)").unwrap().authorizes(&key(ECDSA)));
         assert!(!load(&format!("(acl (entry (not {ECDSA}) (tag (guix import))))")).unwrap().authorizes(&key(ECDSA)));
     }
 
     #[test]
-    fn a_list_that_cannot_be_read_is_an_error_with_a_hint() {
+    fn a_list_that_cannot_be_read_is_an_error_with_a_hint_that_fits() {
         let missing = Acl::load(Path::new("/nonexistent/acl"));
-        let cases = ["", "\n", "(acl", "(public-key)", "(acl (public-key))", &"x".repeat(MAX_SIZE as usize + 1)];
-        for error in cases.iter().map(|text| load(text)).chain([missing]).map(|result| result.unwrap_err()) {
+        let cases = [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("(acl", "not an s-expression"),
+            ("(public-key)", "not an access control list"),
+            ("(acl (public-key))", "entry 1 is not"),
+            ("(acl x)", "not an access control list"),
+            ("(acl) (acl)", "not an"),
+            (&"x".repeat(MAX_SIZE as usize + 1), "larger than 1 MiB"),
+        ];
+        let unreadable =
+            cases.iter().map(|(text, why)| (load(text), *why, "move it away, and authorize each key again"));
+        let missing = (missing, "No such file", "guix archive --authorize");
+        for (result, why, hint) in unreadable.chain([missing]) {
+            let error = result.expect_err(why);
             assert_eq!(error.kind(), ErrorKind::Configuration);
             assert!(error.to_string().contains("authorized keys, /"), "{error}");
-            assert!(error.hint_text().unwrap().contains("guix archive --authorize"));
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(error.hint_text().unwrap().contains(hint), "{error}");
         }
     }
 }
