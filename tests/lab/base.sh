@@ -3,10 +3,11 @@
 # The root file systems that hosts are layers over. Sourced by `lab`.
 #
 # Guix 1.5.0 is Debian unstable's package, Guix 1.2.0 Debian 11's. The release files of both are past their date. Debian
-# 11 comes from its main section alone: its updates and security sections have moved. It has what it takes to build the
-# library, too, because one that was built on a newer Debian cannot be loaded there.
+# 11 comes from its main section alone: its updates and security sections have moved. Both have what it takes to build
+# the library, too: one that was built on a newer Debian cannot be loaded on the old one, and one that is built on
+# unstable knows the key exchanges of its OpenSSL.
 
-recipe=2 # count up when anything here changes, so that an older base is not taken for this one
+recipe=3 # count up when anything here changes, so that an older base is not taken for this one
 base_dir() { echo "$cache/base-$recipe/guix-$1"; }
 
 base() {
@@ -16,10 +17,10 @@ base() {
   exec 8>"$cache/base.lock"
   flock 8 # another checkout may be at it
   rm -rf --one-file-system "$cache/base-$recipe"/*.new
-  [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid guile-zstd,busybox-static,strace
+  local build=gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
+  [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid "guile-zstd,busybox-static,strace,dropbear-bin,$build"
   # shellcheck disable=SC2016
-  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye \
-    busybox-static,gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev \
+  [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye "busybox-static,$build" \
     --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
   exec 8>&-
 }
