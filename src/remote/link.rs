@@ -32,8 +32,9 @@ pub struct Link {
 
 impl Link {
     /// Greets the daemon through the forwarded socket `channel`, or, where the server refused to forward it, starts
-    /// the helper to reach the socket named `socket`.
+    /// the helper to reach the socket named `socket`. `limit`, of time, holds for either.
     pub fn open(session: &Session, channel: Channel, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {
+        channel.set_deadline(Some(Instant::now() + limit));
         match channel.wait_open() {
             Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
             Err(refusal) if session.failure().is_some() => Err(refusal),

@@ -5,10 +5,13 @@
 //! refuses, or an import is large: then a [`helper`] stands in between.
 
 mod helper;
+mod limits;
 mod link;
 mod pace;
 mod probe;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -23,11 +26,9 @@ use crate::store::{StoreDir, StorePath};
 use link::Link;
 use pace::{Pace, Watch};
 
+pub use limits::Limits;
 pub use probe::Answer;
 pub use survey::Survey;
-
-/// How long a machine may take to answer each of its first requests.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a daemon may take for a request that is no build. Long, because it may wait for a garbage collection that
 /// is under way; a dead network is noticed by keepalives.
@@ -65,43 +66,54 @@ pub struct Remote {
     probed: Instant,
     /// The rate of the link, in bytes a second, if that is very slow.
     slow_link: Option<f64>,
+    limits: Limits,
 }
 
 impl Remote {
     /// Starts to connect to `machine`; returns at once.
     pub fn start(machine: &BuildMachine) -> Result<Session> {
-        Session::start(machine, CONNECT_TIMEOUT)
+        Session::start(machine, Limits::DEFAULT.step)
     }
 
     /// Waits for `session`, which was started for `machine`, connects to the daemon there, whose store must be in the
     /// same directory as ours, and asks how the machine is doing.
     pub fn establish(session: Session, machine: &BuildMachine, store: &StoreDir) -> Result<Remote> {
+        Self::establish_within(Limits::DEFAULT, session, machine, store)
+    }
+
+    /// As [`Remote::establish`]; it is waited for as long as `limits` say, now and later.
+    pub fn establish_within(
+        limits: Limits,
+        session: Session,
+        machine: &BuildMachine,
+        store: &StoreDir,
+    ) -> Result<Remote> {
         let established = || -> Result<_> {
             // All of this is sent as soon as the session is up; the answers are waited for afterwards.
             let forwarded = session.open_socket(&machine.daemon_socket);
             let mut probe = session.exec(probe::COMMAND);
-            if !session.wait_ready(CONNECT_TIMEOUT)? {
-                let (name, port, seconds) = (&machine.name, machine.port, CONNECT_TIMEOUT.as_secs());
+            if !session.wait_ready(limits.step)? {
+                let (name, port, seconds) = (&machine.name, machine.port, limits.step.as_secs());
                 let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");
                 return Err(Error::new(ErrorKind::Unavailable, message)
                     .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")));
             }
             for channel in [&forwarded, &probe] {
-                channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+                channel.set_deadline(Some(Instant::now() + limits.step));
             }
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
             let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
                 let answer = probe::answer(&mut probe)?;
                 probe.exit_status()?;
-                (Link::after_refusal(&session, &socket, store, CONNECT_TIMEOUT)?, answer)
+                (Link::after_refusal(&session, &socket, store, limits.step)?, answer)
             } else {
-                (Link::open(&session, forwarded, &socket, store, CONNECT_TIMEOUT)?, probe::answer(&mut probe)?)
+                (Link::open(&session, forwarded, &socket, store, limits.step)?, probe::answer(&mut probe)?)
             };
             // The helper looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
                 socket = link::socket_file(&name)?.to_string();
-                link = Link::open(&session, session.open_socket(&socket), &socket, store, CONNECT_TIMEOUT)?;
+                link = Link::open(&session, session.open_socket(&socket), &socket, store, limits.step)?;
             }
             Ok((socket, link, answer.offloads, answer.probe))
         };
@@ -117,6 +129,7 @@ impl Remote {
             probe,
             probed: Instant::now(),
             slow_link: None,
+            limits,
         })
     }
 
@@ -153,7 +166,7 @@ impl Remote {
                 (Some(level), Some(rate)) => Pace::for_slow_link(level, rate),
                 _ => Pace::new(level),
             };
-            let link = Link::through_helper(&self.session, &self.socket, &self.store, CONNECT_TIMEOUT, pace);
+            let link = Link::through_helper(&self.session, &self.socket, &self.store, self.limits.step, pace);
             if let Ok(link) = link {
                 self.former = Some(std::mem::replace(&mut self.link, link));
             }
@@ -184,7 +197,7 @@ impl Remote {
     /// `None`: the link is so slow that it is better imported, which compresses it. The helper, with another connection
     /// to the daemon, is in between from then on; what was added before is not protected any more.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
-        let Remote { machine, store, session, socket, link, slow_link, .. } = self;
+        let Remote { machine, store, session, socket, link, slow_link, limits, .. } = self;
         let mut level = machine.compresses_at().filter(|_| !link.relayed);
         let (mut watch, mut replacement) = (Watch::default(), None);
         let mut watched = Watched {
@@ -195,7 +208,7 @@ impl Remote {
                 {
                     *slow_link = Some(rate);
                     let pace = Pace::for_slow_link(level, rate);
-                    let link = Link::through_helper(session, socket, store, CONNECT_TIMEOUT, pace);
+                    let link = Link::through_helper(session, socket, store, limits.step, pace);
                     replacement = link.ok().filter(|link| link.compresses);
                 }
                 replacement.is_none()
@@ -306,7 +319,7 @@ impl Remote {
     pub fn probe_again(&mut self, age: Duration) -> Result<&Probe> {
         if self.probed.elapsed() >= age {
             let mut channel = self.session.exec(probe::COMMAND);
-            channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+            channel.set_deadline(Some(Instant::now() + self.limits.step));
             probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
             self.probe = probe::answer(&mut channel).map_err(|e| self.name(e))?.probe;
             self.probed = Instant::now();
@@ -317,7 +330,7 @@ impl Remote {
     /// Asks what kind of machine it is: more than a build needs to know.
     pub fn survey(&self) -> Result<Survey> {
         let mut channel = self.session.exec(probe::COMMAND);
-        channel.set_deadline(Some(Instant::now() + CONNECT_TIMEOUT));
+        channel.set_deadline(Some(Instant::now() + self.limits.step));
         survey::survey(&mut channel).map_err(|e| self.name(e))
     }
 
