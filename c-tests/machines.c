@@ -64,12 +64,36 @@ static void a_wrong_machine_file_is_reported_with_its_place(void)
     guix_offload_error *error = NULL;
     char file[] = "/tmp/machines-XXXXXX", place[64];
     CHECK(close(mkstemp(file)) == 0);
-    write_file(file, "(list\n  (build-machine (name \"m\")\n    (speeed 3)))\n", 0600);
+    write_file(file, "(list\n  (build-machine (name \"m\")\n", 0600);
     CHECK(guix_offload_machines_load(&machines, file, &error) == GUIX_OFFLOAD_CONFIGURATION);
-    snprintf(place, sizeof place, "%s:3:", file);
+    snprintf(place, sizeof place, "%s:3:0", file);
     CHECK(strstr(guix_offload_error_message(error), place) != NULL);
     CHECK(machines == UNTOUCHED);
     guix_offload_error_free(error);
+    CHECK(unlink(file) == 0);
+}
+
+static void a_malformed_machine_is_left_out_and_reported(void)
+{
+    guix_offload_machines *machines = NULL;
+    const guix_offload_error *problem;
+    char file[] = "/tmp/machines-XXXXXX", place[64];
+    CHECK(close(mkstemp(file)) == 0);
+    write_file(file, "(list (build-machine (name \"a\") (systems '(\"x86_64-linux\"))\n"
+                     "  (user \"u\") (host-key \"" HOST_KEY "\") (private-key \"/key\"))\n"
+                     " (build-machine (name \"m\")\n    (speeed 3)))\n", 0600);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    CHECK(guix_offload_machines_count(machines) == 1);
+    CHECK_TEXT(guix_offload_machine_name(guix_offload_machines_get(machines, 0)), "a");
+    problem = guix_offload_machines_problem(machines, 0);
+    snprintf(place, sizeof place, "%s:4:4: machine 'm', field 'speeed': ", file);
+    CHECK(strstr(guix_offload_error_message(problem), place) == guix_offload_error_message(problem));
+    CHECK_TEXT(guix_offload_error_machine(problem), "m");
+    CHECK(guix_offload_error_hint(problem) != NULL);
+    CHECK(guix_offload_error_code(problem) == GUIX_OFFLOAD_CONFIGURATION);
+    CHECK(guix_offload_machines_problem(machines, 1) == NULL);
+    CHECK(guix_offload_machines_problem(NULL, 0) == NULL);
+    guix_offload_machines_free(machines);
     CHECK(unlink(file) == 0);
 }
 
@@ -98,6 +122,7 @@ int main(void)
     RUN(a_machine_file_is_loaded);
     RUN(a_missing_machine_file_has_no_machines);
     RUN(a_wrong_machine_file_is_reported_with_its_place);
+    RUN(a_malformed_machine_is_left_out_and_reported);
     RUN(bad_arguments_are_rejected);
     return 0;
 }

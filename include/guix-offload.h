@@ -408,10 +408,11 @@ guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, 
 /**
  * Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
  * not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
- * The caller frees the list with `guix_offload_machines_free`.
+ * A machine that is malformed is left out, and a result that is no list of machines has none:
+ * `guix_offload_machines_problem` says so. The caller frees the list with `guix_offload_machines_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
- * message `FILE:LINE:COLUMN: ...` if something is wrong with the file.
+ * message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
  */
 guix_offload_status guix_offload_machines_load(guix_offload_machines **machines,
                                                const char *file,
@@ -442,6 +443,13 @@ size_t guix_offload_machines_count(const guix_offload_machines *machines);
  */
 const guix_offload_machine *guix_offload_machines_get(const guix_offload_machines *machines,
                                                       size_t index);
+
+/**
+ * The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
+ * that was left out; NULL: there are no more. It belongs to the list, and lives until that is freed.
+ */
+const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
+                                                        size_t index);
 
 
 /* Engine */

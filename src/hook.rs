@@ -29,7 +29,7 @@ use crate::cancel::Cancel;
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::{BuildMachine, Requirements};
-use crate::machine_file::{self, LoadOptions};
+use crate::machine_file::{self, LoadOptions, Loaded};
 use crate::observer::{Event, Observer};
 use crate::offload::{Engine, Reply, Request, Work};
 use crate::parent::{Parent, Room};
@@ -76,9 +76,11 @@ impl Machines {
     }
 
     /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
-    fn load(&self) -> Result<Option<Vec<BuildMachine>>> {
+    fn load(&self) -> Result<Option<Loaded>> {
         match &self.evaluated {
-            Some(machines) if Self::version(&self.file) == self.version => Ok(Some(machines.clone())),
+            Some(machines) if Self::version(&self.file) == self.version => {
+                Ok(Some(Loaded { machines: machines.clone(), ..Loaded::default() }))
+            }
             _ => machine_file::load(&self.file, &LoadOptions::default()),
         }
     }
@@ -204,7 +206,9 @@ impl Hook {
     fn decide(&self, question: &Question, parent: Parent, reporter: &mut Reporter) -> Result<Reply, Undecided> {
         let Question { request, .. } = question;
         let could_build_here = question.could_build_here();
-        let Some(machines) = self.options.machines.load()? else { return Ok(Reply::Decline) };
+        let Some(loaded) = self.options.machines.load()? else { return Ok(Reply::Decline) };
+        loaded.left_out.iter().for_each(|error| reporter.left_out(error));
+        let machines = loaded.machines;
         if !Engine::has_candidates(&machines, &request.requirements) {
             return Ok(Reply::Decline);
         }
@@ -357,13 +361,14 @@ mod tests {
         let file = directory.path().join("machines.scm");
         std::fs::write(&file, "(list)").unwrap();
         let mut machines = Machines::in_file(file.clone());
-        assert_eq!(machines.load().unwrap(), Some(vec![]));
+        let loaded = |machines: &Machines| machines.load().unwrap().map(|loaded| loaded.machines);
+        assert_eq!(loaded(&machines), Some(vec![]));
         machines.evaluated(vec![machine("m")]);
-        assert_eq!(machines.load().unwrap(), Some(vec![machine("m")]));
+        assert_eq!(loaded(&machines), Some(vec![machine("m")]));
         std::fs::write(&file, "(list) ").unwrap();
-        assert_eq!(machines.load().unwrap(), Some(vec![]));
+        assert_eq!(loaded(&machines), Some(vec![]));
         std::fs::remove_file(&file).unwrap();
-        assert_eq!(machines.load().unwrap(), None);
+        assert_eq!(loaded(&machines), None);
     }
 
     #[test]

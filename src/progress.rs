@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, line};
 use crate::observer::{Event, Observer};
 
 /// How often the bar is redrawn at most.
@@ -52,11 +52,11 @@ impl Reporter {
         self.patience.is_some_and(|patience| self.spoke.elapsed() >= patience)
     }
 
-    /// Writes `text` and a newline as one piece. Whoever reads messages may be gone: that stops no build.
+    /// Writes `text`, whatever is in it as one line, and in one piece. Whoever reads messages may be gone: that stops no build.
     pub fn say(&mut self, text: &str) {
         self.end_transfer();
         self.spoke = Instant::now();
-        let _ = self.messages.write_all(format!("{text}\n").as_bytes());
+        let _ = self.messages.write_all(format!("{}\n", line(text.to_string())).as_bytes());
     }
 
     /// Reports an error, and what to do about it.
@@ -69,6 +69,16 @@ impl Reporter {
         self.say(&format!("guix offload: error: {}", describe(error)));
         if let Some(hint) = error.hint_text() {
             self.say(&format!("hint: {hint}"));
+        }
+    }
+
+    /// Says that what `error` is about, a machine in the machine file, is left out: once, however many requests come.
+    pub fn left_out(&mut self, error: &Error) {
+        if self.said.insert((String::new(), error.to_string())) {
+            self.say(&format!("guix offload: warning: {}; ignoring it", describe(error)));
+            if let Some(hint) = error.hint_text() {
+                self.say(&format!("hint: {hint}"));
+            }
         }
     }
 
@@ -233,11 +243,12 @@ mod tests {
         reporter.event(&Event::PassedOver { machine: "m", reason: &reason });
         reporter.event(&Event::Retrying { machine: "m", reason: &reason });
         reporter.error(&reason);
+        reporter.event(&Event::Load { machine: "m\n# decline\n@ build-succeeded x", load: 0.5 });
         let mut said = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut said).unwrap();
         assert_eq!(said.lines().filter(|line| line.starts_with(['#', '@'])).count(), 0, "{said}");
-        assert_eq!(said.lines().count(), 5, "{said}");
+        assert_eq!(said.lines().count(), 6, "{said}");
     }
 
     #[test]

@@ -34,8 +34,13 @@ static guix_offload_status load(guix_offload_machines **machines, const char *fi
 {
     guix_offload_machines *all = NULL, *some = NULL;
     const guix_offload_machine *machine;
+    const guix_offload_error *problem;
     guix_offload_status status = guix_offload_machines_load(&all, file, error);
 
+    for (size_t i = 0; (problem = guix_offload_machines_problem(all, i)) != NULL; i++) {
+        fprintf(stderr, "guix offload: warning: %s; ignoring it\n", guix_offload_error_message(problem));
+        fprintf(stderr, "hint: %s\n", guix_offload_error_hint(problem));
+    }
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_machines_new(&some, error);
     for (size_t i = 0; status == GUIX_OFFLOAD_OK && (machine = guix_offload_machines_get(all, i)) != NULL; i++)

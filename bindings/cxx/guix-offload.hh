@@ -32,6 +32,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <guix-offload.h>
 
@@ -65,7 +66,14 @@ class error : public std::runtime_error {
 public:
     // Takes over an error of the C header, and frees it.
     explicit error(guix_offload_error* failure)
-        : error(detail::owner<guix_offload_error, guix_offload_error_free>(failure)) {}
+        : error(*detail::owner<guix_offload_error, guix_offload_error_free>(failure)) {}
+    // Copies an error of the C header that belongs to something else.
+    explicit error(const guix_offload_error& failure)
+        : std::runtime_error(detail::text(guix_offload_error_message(&failure))),
+          code_(static_cast<guix_offload_status>(guix_offload_error_code(&failure))),
+          machine_(detail::text(guix_offload_error_machine(&failure))),
+          hint_(detail::text(guix_offload_error_hint(&failure))),
+          exit_status_(guix_offload_error_exit_status(&failure)) {}
 
     guix_offload_status code() const noexcept { return code_; }
     // Name of the machine with which it happened; empty: none.
@@ -76,13 +84,6 @@ public:
     int exit_status() const noexcept { return exit_status_; }
 
 private:
-    explicit error(const detail::owner<guix_offload_error, guix_offload_error_free>& failure)
-        : std::runtime_error(detail::text(guix_offload_error_message(failure.get()))),
-          code_(static_cast<guix_offload_status>(guix_offload_error_code(failure.get()))),
-          machine_(detail::text(guix_offload_error_machine(failure.get()))),
-          hint_(detail::text(guix_offload_error_hint(failure.get()))),
-          exit_status_(guix_offload_error_exit_status(failure.get())) {}
-
     guix_offload_status code_;
     std::string machine_, hint_;
     int exit_status_;
@@ -182,7 +183,7 @@ class machines {
 public:
     // An empty one.
     machines() : handle_(detail::make<owner>(guix_offload_machines_new)) {}
-    // What a machine file returns; a file that does not exist returns an empty list.
+    // What a machine file returns, less what is malformed; a file that does not exist returns an empty list.
     static machines load(const std::string& file)
     {
         return machines(detail::make<owner>(guix_offload_machines_load, file.c_str()));
@@ -195,6 +196,14 @@ public:
     machine_view operator[](std::size_t index) const noexcept
     {
         return machine_view(guix_offload_machines_get(handle_.get(), index));
+    }
+    // What is wrong in the machine file, such as a machine that was left out.
+    std::vector<error> problems() const
+    {
+        std::vector<error> problems;
+        while (const guix_offload_error* problem = guix_offload_machines_problem(handle_.get(), problems.size()))
+            problems.emplace_back(*problem);
+        return problems;
     }
     guix_offload_machines* get() const noexcept { return handle_.get(); }
 

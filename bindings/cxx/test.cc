@@ -4,9 +4,11 @@
 #include <guix-offload.hh>
 
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <poll.h>
 #include <type_traits>
+#include <unistd.h>
 
 using namespace guix_offload;
 
@@ -59,6 +61,17 @@ static void testErrors()
     CHECK(failure([] { machines::load("/dev/null/x"); }).code() == GUIX_OFFLOAD_CONFIGURATION);
 }
 
+static void testMachineFile()
+{
+    char file[] = "/tmp/machines-XXXXXX";
+    CHECK(close(mkstemp(file)) == 0);
+    std::ofstream(file) << "(list (build-machine (name \"m\") (speeed 3)))";
+    machines list = machines::load(file);
+    CHECK(list.size() == 0 && list.problems().size() == 1);
+    CHECK(list.problems()[0].machine() == "m" && !list.problems()[0].hint().empty());
+    CHECK(unlink(file) == 0);
+}
+
 static void testMachines()
 {
     machine m = makeMachine();
@@ -67,7 +80,7 @@ static void testMachines()
     machines list;
     list.add(m);
     machines moved = std::move(list);
-    CHECK(moved.size() == 1);
+    CHECK(moved.size() == 1 && moved.problems().empty());
     machine_view view = moved[0];
     CHECK(view.name() == "127.0.0.1" && view.user() == "nobody" && view.port() == 9 && view.speed() == 2.5);
     CHECK(view.host_key() == hostKey && view.private_key() == "/key" && view.daemon_socket() == "/socket");
@@ -165,6 +178,7 @@ int main(int, char** argv)
     CHECK(abi_matches() && !version().empty());
     testErrors();
     testMachines();
+    testMachineFile();
     testJobs(argv[1]);
     testVerbs();
     testCallbacks();

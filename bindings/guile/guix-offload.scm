@@ -141,11 +141,18 @@
 (define-foreign machines-free void "guix_offload_machines_free" '*)
 (define-foreign machines-add int "guix_offload_machines_add" '* '* '*)
 (define-foreign machines-get '* "guix_offload_machines_get" '* size_t)
+(define-foreign machines-problem '* "guix_offload_machines_problem" '* size_t)
 
-(define (load-machines file)
+(define* (load-machines file #:key (report (const #t)))
   "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
-evaluated by another Guile process."
+evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
+says why."
   (let ((machines (call-for-handle 'machines machines-free machines-load file)))
+    (for-each report
+              (collect (lambda (index)
+                         (let ((problem (machines-problem machines index)))
+                           (and (not (null-pointer? problem))
+                                (pointer->condition problem))))))
     (collect (lambda (index)
                (make-handle 'machine (machines-get machines index) #:owner machines)))))
 

@@ -64,6 +64,7 @@ OffloadAgent::~OffloadAgent()
 OffloadOutput OffloadAgent::read()
 {
     OffloadOutput output;
+    output.messages.swap(problems_);
     while (output.log.size() < maxLog) {
         auto event = job_.next_event();
         if (!event) break;
@@ -127,7 +128,11 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
     // More than select(2) can tell apart, in a process that may open so many.
     if (job.descriptor() >= FD_SETSIZE) return nullptr;
-    return std::unique_ptr<OffloadAgent>(new OffloadAgent(std::move(job), build.derivation, ++lastId_));
+    std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), build.derivation, ++lastId_));
+    for (auto& problem : machines_->problems())
+        agent->problems_ += std::string("guix offload: warning: ") + problem.what() + "; ignoring it\nhint: "
+            + problem.hint() + "\n";
+    return agent;
 }
 
 // The list of machines, read again when the file has changed. While what is there is wrong, it is read, and the error

@@ -76,6 +76,7 @@ private:
     std::string derivation_;
     pid_t id_;
     std::set<std::string> said_;
+    std::string problems_; // of the machine file, until they are read
 };
 
 // What all goals of a process share: connections to machines, kept between builds, and the list of machines.

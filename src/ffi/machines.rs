@@ -15,6 +15,7 @@ use crate::machine_file::{self, LoadOptions};
 /// A list of build machines.
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
+    problems: Vec<guix_offload_error>,
 }
 
 impl guix_offload_machines {
@@ -37,7 +38,7 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new() });
+        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new(), problems: Vec::new() });
         Ok(())
     }
 }
@@ -45,10 +46,11 @@ export! {
 export! {
     /// Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
     /// not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
-    /// The caller frees the list with `guix_offload_machines_free`.
+    /// A machine that is malformed is left out, and a result that is no list of machines has none:
+    /// `guix_offload_machines_problem` says so. The caller frees the list with `guix_offload_machines_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
-    /// message `FILE:LINE:COLUMN: ...` if something is wrong with the file.
+    /// message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
     pub fn guix_offload_machines_load(
         machines: *mut *mut guix_offload_machines,
         file: *const c_char,
@@ -56,8 +58,11 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(machines, "machines")?;
         let file = Path::new(string::required(file, "file")?);
-        let list = machine_file::load(file, &LoadOptions::default())?.unwrap_or_default();
-        out.give(guix_offload_machines { list: list.into_iter().map(guix_offload_machine::new).collect() });
+        let loaded = machine_file::load(file, &LoadOptions::default())?.unwrap_or_default();
+        out.give(guix_offload_machines {
+            list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
+            problems: loaded.left_out.into_iter().map(guix_offload_error::from).collect(),
+        });
         Ok(())
     }
 }
@@ -98,5 +103,13 @@ export! {
     /// freed or added to.
     pub fn guix_offload_machines_get(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_machine {
         handle::borrow(machines, "machines").ok().and_then(|machines| machines.list.get(index)).map_or(std::ptr::null(), |machine| machine)
+    }
+}
+
+export! {
+    /// The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
+    /// that was left out; NULL: there are no more. It belongs to the list, and lives until that is freed.
+    pub fn guix_offload_machines_problem(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_error {
+        handle::borrow(machines, "machines").ok().and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
     }
 }

@@ -5,7 +5,8 @@
 //! data:
 //!
 //! ```text
-//! output    = *machine "(end" COUNT ")" / "(wrong-result" place INDEX value ")" / "(exception" place KEY MESSAGE ")"
+//! output    = *(machine / wrong) "(end" COUNT ")" / "(exception" place KEY MESSAGE ")"
+//! wrong     = "(wrong-result" place INDEX value ")"
 //! machine   = "(machine" place *("(" FIELD place value ")") ")"
 //! place     = FILE LINE COLUMN                   ; as in `Place`
 //! value     = string / integer / "#t" / "#f" / "(list" *value ")" / "(real" string ")" / "(symbol" string ")"
@@ -13,7 +14,7 @@
 //! string    = DQUOTE *(ASCII but control characters, "\" and DQUOTE / "\x" hex ";") DQUOTE
 //! ```
 //!
-//! An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
+//! COUNT is that of the lines before. An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
 //! `(repl-version ...)` before that. Limits: 16 MiB of output; lists have 256 elements.
 //!
 //! # Which Guile
@@ -36,6 +37,7 @@ use super::LoadOptions;
 use super::child::{self, Finished, Stopped};
 use super::evaluate::NeedsGuile;
 use super::value::{Field, Machine, Place, Value};
+use super::{Entries, wrong_result};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 
@@ -64,14 +66,14 @@ enum Cause {
     File,
 }
 
-/// The machines that the file returns. `reason` is why it is left to Guile, and `home` the home directory of the user.
+/// What the file returns. `reason` is why it is left to Guile, and `home` the home directory of the user.
 pub(super) fn evaluate(
     file: &Rc<str>,
     text: &[u8],
     reason: &NeedsGuile,
     home: Option<&Path>,
     options: &LoadOptions,
-) -> Result<Vec<Rc<Machine>>> {
+) -> Result<Entries> {
     let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
     let attempt = |mut command: Command, has_guix: bool| {
         set_environment(&mut command, home);
@@ -86,7 +88,7 @@ pub(super) fn evaluate(
     let mut guile = Command::new(&options.guile);
     guile.args(["--no-auto-compile", "-q", "-c", "(primitive-eval (read))"]);
     let first = match attempt(guile, false)? {
-        Some(Ok(machines)) => return Ok(machines),
+        Some(Ok(entries)) => return Ok(entries),
         Some(Err(failure)) if failure.cause == Cause::File => return Err(failure.error),
         Some(Err(failure)) => Some(failure.error),
         None => None,
@@ -95,7 +97,7 @@ pub(super) fn evaluate(
     let mut guix = Command::new(&options.guix);
     guix.args(["repl", "-t", "machine"]);
     match (attempt(guix, true)?, first) {
-        (Some(Ok(machines)), _) => Ok(machines),
+        (Some(Ok(entries)), _) => Ok(entries),
         // That it broke down says less than what `guile` said.
         (Some(Err(failure)), Some(first)) if failure.cause == Cause::Crashed => {
             Err(first.hint(format!("'{} repl' was tried, too: {}", options.guix.display(), failure.error)))
@@ -175,7 +177,7 @@ fn outcome(
     finished: &Finished,
     reason: &NeedsGuile,
     options: &LoadOptions,
-) -> Result<Vec<Rc<Machine>>, Failure> {
+) -> Result<Entries, Failure> {
     let fail = |error, cause| Err(Failure { error, cause });
     match finished.stopped {
         Some(Stopped::TookTooLong) => {
@@ -188,10 +190,7 @@ fn outcome(
         None => {}
     }
     match (Data { file }).output(&finished.stdout) {
-        Some(Output::Machines(machines)) => Ok(machines),
-        Some(Output::WrongResult { place, index, value }) => {
-            fail(super::wrong_result(&place, index, &value), Cause::File)
-        }
+        Some(Output::Entries(entries)) => Ok(entries),
         Some(Output::Exception { place, key, message }) => {
             let lacking = key == "unbound-variable" || message.contains("no code for module");
             let cause = if lacking { Cause::Lacking } else { Cause::File };
@@ -226,8 +225,7 @@ fn shortened(message: &str) -> String {
 
 /// What `guile.scm` prints.
 enum Output {
-    Machines(Vec<Rc<Machine>>),
-    WrongResult { place: Place, index: usize, value: Value },
+    Entries(Entries),
     Exception { place: Place, key: String, message: String },
 }
 
@@ -239,7 +237,7 @@ struct Data<'a> {
 
 impl Data<'_> {
     fn output(&self, bytes: &[u8]) -> Option<Output> {
-        let mut machines = Vec::new();
+        let mut entries = Vec::new();
         let mut parser = Parser::from_reader(bytes);
         loop {
             let datum = parser.next_value().ok()??;
@@ -247,17 +245,14 @@ impl Data<'_> {
                 ("repl-version", _) => {}
                 ("machine", [file, line, column, fields @ ..]) => {
                     let fields = fields.iter().map(|field| self.field(field)).collect::<Option<_>>()?;
-                    machines.push(Rc::new(Machine { place: self.place(file, line, column)?, fields }));
-                }
-                ("end", [count]) => {
-                    return (count.as_u64()? == machines.len() as u64).then_some(Output::Machines(machines));
+                    entries.push(Ok(Rc::new(Machine { place: self.place(file, line, column)?, fields })));
                 }
                 ("wrong-result", [file, line, column, index, value]) => {
-                    return Some(Output::WrongResult {
-                        place: self.place(file, line, column)?,
-                        index: index.as_u64()?.try_into().ok()?,
-                        value: self.value(value)?,
-                    });
+                    let place = self.place(file, line, column)?;
+                    entries.push(Err(wrong_result(&place, index.as_u64()?.try_into().ok()?, &self.value(value)?)));
+                }
+                ("end", [count]) => {
+                    return (count.as_u64()? == entries.len() as u64).then_some(Output::Entries(entries));
                 }
                 ("exception", [file, line, column, key, message]) => {
                     return Some(Output::Exception {

@@ -234,14 +234,14 @@
       (format %data " ~a " index)
       (write-value value)
       (display ")\n" %data))
+    (define (write-element index element)
+      (if (any-machine? element)
+          (write-machine element)
+          (write-wrong index element)))
     (if (list? value)
-        (let ((index (list-index (lambda (element) (not (any-machine? element))) value)))
-          (if index
-              (write-wrong (+ index 1) (list-ref value index))
-              (begin
-                (for-each write-machine value)
-                (format %data "(end ~a)\n" (length value)))))
-        (write-wrong 0 value)))
+        (for-each write-element (iota (length value) 1) value)
+        (write-wrong 0 value))
+    (format %data "(end ~a)\n" (if (list? value) (length value) 1)))
 
   (define (write-exception key args)
     (define (write-it place message)

@@ -10,7 +10,7 @@
 //!                    +-------- guile: child process ----------+
 //! ```
 //!
-//! Only the machines that the file returns are validated. Errors start with `FILE:LINE:COLUMN: `, the line counted
+//! Only the machines that the file returns are validated; one that is malformed is left out, and said. Errors start with `FILE:LINE:COLUMN: `, the line counted
 //! from 1 and the column from 0, as Guile and Guix print them.
 
 mod child;
@@ -38,6 +38,9 @@ use crate::machine::BuildMachine;
 /// Longest machine file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
+/// How many of the machines that are left out are told, at most.
+const MAX_TOLD: usize = 20;
+
 /// How a machine file that needs Guile is evaluated.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -59,30 +62,58 @@ impl Default for LoadOptions {
     }
 }
 
-/// The machines that the file at `path` returns, in its order; `None` if there is no such file.
+/// What a machine file returns.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The machines that can be used, in the file's order.
+    pub machines: Vec<BuildMachine>,
+    /// What is wrong with each of the others, which are left out, in the file's order; or with a result that is no
+    /// list of machines. Each says where in the file it is, and what to do.
+    pub left_out: Vec<Error>,
+}
+
+/// What the file at `path` returns; `None` if there is no such file.
 ///
-/// May start a child process, and takes until it is done, at most [`LoadOptions::time_limit`]. Everything that is
-/// wrong with the file is an [`ErrorKind::Configuration`].
-pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Vec<BuildMachine>>> {
+/// May start a child process, and takes until it is done, at most [`LoadOptions::time_limit`]. Fails, with an
+/// [`ErrorKind::Configuration`], only where the file as a whole cannot be read or evaluated. A machine that is
+/// malformed does not keep the others from being used, and a result that is no list has no machines, as for the script.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Loaded>> {
     let Some(bytes) = read(path)? else {
         return Ok(None);
     };
-    let machines = match evaluate_plain(path, &bytes) {
-        Ok(machines) => machines?,
+    let entries = match evaluate_plain(path, &bytes) {
+        Ok(entries) => entries,
         Err(reason) => guile::evaluate(&name_of(path), &bytes, &reason, home_directory().as_deref(), options)?,
     };
-    validate(&machines).map(Some)
+    Ok(Some(validate(&name_of(path), entries, &default_private_key)))
 }
 
 /// What [`load`] makes of a file at `path` with this content, if it is plain enough to be read without Guile.
-pub fn read_plain(path: &Path, content: &[u8]) -> Option<Result<Vec<BuildMachine>>> {
-    evaluate_plain(path, content).ok().map(|machines| validate(&machines?))
+pub fn read_plain(path: &Path, content: &[u8]) -> Option<Loaded> {
+    evaluate_plain(path, content).ok().map(|entries| validate(&name_of(path), entries, &default_private_key))
 }
 
-fn validate(machines: &[Rc<Machine>]) -> Result<Vec<BuildMachine>> {
+/// What a file returns, before anyone has asked whether the fields make sense: a machine, or what is wrong with what
+/// stands in its place.
+type Entries = Vec<Result<Rc<Machine>>>;
+
+fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathBuf>) -> Loaded {
     let key = OnceCell::new();
-    let default_key = || key.get_or_init(default_private_key).clone();
-    machines.iter().map(|machine| fields::build_machine(machine, &default_key)).collect()
+    let default_key = || key.get_or_init(default_key).clone();
+    let mut loaded = Loaded::default();
+    for entry in entries {
+        match entry.and_then(|machine| fields::build_machine(&machine, &default_key)) {
+            Ok(machine) => loaded.machines.push(machine),
+            Err(error) => loaded.left_out.push(error.hint("correct it; until then, the machine gets no builds")),
+        }
+    }
+    let untold = loaded.left_out.len().saturating_sub(MAX_TOLD);
+    if untold > 0 {
+        loaded.left_out.truncate(MAX_TOLD);
+        let message = format!("{file}:1:0: {untold} more machines are malformed");
+        loaded.left_out.push(Error::new(ErrorKind::Configuration, message).hint("correct those above first"));
+    }
+    loaded
 }
 
 /// The content of a machine file, if there is one.
@@ -106,8 +137,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// The machines that the text returns, or what is wrong with its result, if it is surely understood.
-fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Result<Vec<Rc<Machine>>>, NeedsGuile> {
+/// What the text returns, if it is surely understood.
+fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Entries, NeedsGuile> {
     let file = name_of(path);
     let (value, place) = match std::str::from_utf8(bytes) {
         Ok(text) => evaluate::evaluate(&Source::new(file, text))?,
@@ -118,13 +149,13 @@ fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Result<Vec<Rc<Machine>>>,
         }
     };
     let Value::List(elements) = &value else {
-        return Ok(Err(wrong_result(&place, 0, &value)));
+        return Ok(vec![Err(wrong_result(&place, 0, &value))]);
     };
-    let machine = |(i, element): (usize, &Value)| match element {
+    let entry = |(i, element): (usize, &Value)| match element {
         Value::Machine(machine) => Ok(machine.clone()),
         other => Err(wrong_result(&place, i + 1, other)),
     };
-    Ok(elements.iter().enumerate().map(machine).collect())
+    Ok(elements.iter().enumerate().map(entry).collect())
 }
 
 /// The file returned `value`, or if `index` is not 0, a list with that as its element number `index`.
@@ -133,9 +164,13 @@ fn wrong_result(place: &Place, index: usize, value: &Value) -> Error {
         0 => format!("{value}"),
         _ => format!("a list whose element {index} is {value}"),
     };
+    let hint = match index {
+        0 => "end the file with (list MACHINE ...); until then, there are no build machines",
+        _ => "leave this element out, or make it a build-machine; the others are used",
+    };
     place
         .error(format_args!("the file must return a list of build machines, but this last form returns {got}"))
-        .hint("end the file with (list MACHINE ...)")
+        .hint(hint)
 }
 
 fn name_of(path: &Path) -> Rc<str> {

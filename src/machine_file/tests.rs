@@ -16,17 +16,38 @@ fn text(short: &str) -> String {
     short.replace('@', "(systems (list \"x86_64-linux\")) (user \"u\") (host-key \"KEY\")").replace("KEY", KEY)
 }
 
-type Outcome = Result<Vec<BuildMachine>, String>;
+/// Machines, and what is said about those that are left out; or why the file fails.
+type Outcome = Result<(Vec<BuildMachine>, Vec<String>), String>;
 
-fn validated(machines: Result<Vec<Rc<Machine>>>) -> Outcome {
-    let key = || Ok("/home/u/.ssh/id".into());
-    let machines = machines.and_then(|machines| machines.iter().map(|m| fields::build_machine(m, &key)).collect());
-    machines.map_err(|error| error.to_string())
+fn validated(entries: Result<Entries>) -> Outcome {
+    let loaded = entries.map(|entries| validate("m.scm", entries, &|| Ok("/home/u/.ssh/id".into())));
+    let loaded = loaded.map_err(|error| error.to_string())?;
+    for error in &loaded.left_out {
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert!(error.hint_text().is_some(), "nothing to do about: {error}");
+    }
+    Ok((loaded.machines, loaded.left_out.iter().map(Error::to_string).collect()))
+}
+
+/// The machines of a file with which nothing is wrong.
+fn faultless(outcome: Outcome) -> Vec<BuildMachine> {
+    let (machines, left_out) = outcome.unwrap();
+    assert!(left_out.is_empty(), "{left_out:?}");
+    machines
+}
+
+/// What is wrong with a file: why it fails, or what is said about the one that is left out.
+fn fault(outcome: Outcome) -> String {
+    match outcome {
+        Err(error) => error,
+        Ok((_, left_out)) if left_out.len() == 1 => left_out[0].clone(),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// What comes out without Guile; `None` if the text is left to it.
 fn in_process(text: &[u8]) -> Option<Outcome> {
-    evaluate_plain(Path::new("m.scm"), text).ok().map(validated)
+    evaluate_plain(Path::new("m.scm"), text).ok().map(|entries| validated(Ok(entries)))
 }
 
 fn by_guile(text: &[u8], options: &LoadOptions) -> Outcome {
@@ -59,9 +80,11 @@ fn programs_are_left_to_guile() {
         let machines = machines.unwrap_or_else(|error| panic!("{text}: {error}"));
         let found: Vec<&str> = machines
             .iter()
-            .map(|machine| match machine.fields.iter().find(|field| &*field.name == "name").map(|f| &f.value) {
-                Some(Value::String(name)) => &**name,
-                other => panic!("{text}: {other:?}"),
+            .map(|machine| {
+                match machine.as_ref().unwrap().fields.iter().find(|field| &*field.name == "name").map(|f| &f.value) {
+                    Some(Value::String(name)) => &**name,
+                    other => panic!("{text}: {other:?}"),
+                }
             })
             .collect();
         assert_eq!(found.join(" "), *names, "{text}");
@@ -71,13 +94,13 @@ fn programs_are_left_to_guile() {
 #[test]
 fn numbers_keep_their_value_through_guile() {
     let file = text("(list (build-machine (name \"a\") @ (speed 1/3) (overload-threshold 1e-3) (port (* 2 11))))");
-    let machines = by_guile(file.as_bytes(), &no_guix()).unwrap();
+    let machines = faultless(by_guile(file.as_bytes(), &no_guix()));
     assert_eq!((machines[0].speed, machines[0].overload_threshold, machines[0].port), (1.0 / 3.0, Some(1e-3), 22));
 }
 
 #[test]
 fn defaults_are_those_of_guix() {
-    let machines = in_process(text("(list (build-machine (name \"a\") @))").as_bytes()).unwrap().unwrap();
+    let machines = faultless(in_process(text("(list (build-machine (name \"a\") @))").as_bytes()).unwrap());
     let expected = BuildMachine {
         name: "a".into(),
         port: 22,
@@ -122,9 +145,47 @@ fn the_home_directory_is_that_of_the_user_database() {
 fn errors_say_where_and_what() {
     for (short, message) in ERRORS {
         let text = text(short);
-        let error = in_process(text.as_bytes()).unwrap_or_else(|| panic!("left to Guile: {text}")).unwrap_err();
+        let error = fault(in_process(text.as_bytes()).unwrap_or_else(|| panic!("left to Guile: {text}")));
         assert!(error.starts_with(message), "{text}\n got {error}\nnot {message}");
     }
+}
+
+#[test]
+fn a_machine_that_is_malformed_is_left_out_and_the_others_are_used() {
+    let bad = [
+        ("(build-machine (name \"b\") (user \"u\") (system \"s\") (host-key \"\"))", "machine 'b', field 'host-key': "),
+        ("(build-machine (name \"b\") @ (colour \"red\"))", "machine 'b', field 'colour': there is no such field"),
+        ("(build-machine (name \"b\") @ (port))", "machine 'b', field 'port': expected one value"),
+        ("(build-machine @)", "build-machine without a name: field 'name' is missing"),
+        ("\"b\"", "list whose element 2 is the string \"b\""),
+    ];
+    for (form, complaint) in bad {
+        let file = text(&format!("(list (build-machine (name \"a\") @)\n {form}\n (build-machine (name \"c\") @))"));
+        for outcome in [in_process(file.as_bytes()).unwrap(), by_guile(file.as_bytes(), &no_guix())] {
+            let (machines, left_out) = outcome.unwrap();
+            assert_eq!(machines.iter().map(|machine| &*machine.name).collect::<Vec<_>>(), ["a", "c"], "{form}");
+            assert!(left_out.len() == 1 && left_out[0].starts_with("m.scm:"), "{left_out:?}");
+            assert!(left_out[0].contains(complaint), "{left_out:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_list_has_no_machines() {
+    for file in ["42", "(list)\n(define a 1)"] {
+        for outcome in [in_process(file.as_bytes()).unwrap(), by_guile(file.as_bytes(), &no_guix())] {
+            let (machines, left_out) = outcome.unwrap();
+            assert!(machines.is_empty() && left_out.len() == 1, "{left_out:?}");
+            assert!(left_out[0].contains("the file must return a list of build machines"), "{left_out:?}");
+        }
+    }
+}
+
+#[test]
+fn of_many_that_are_left_out_only_some_are_told() {
+    let (machines, left_out) = by_guile(b"(iota 5000)", &no_guix()).unwrap();
+    assert_eq!((machines.len(), left_out.len()), (0, MAX_TOLD + 1));
+    assert_eq!(left_out[MAX_TOLD], "m.scm:1:0: 4980 more machines are malformed");
 }
 
 #[test]
@@ -132,7 +193,7 @@ fn errors_of_programs_say_where_and_what() {
     for (short, message) in GUILE_ERRORS {
         let text = text(short);
         assert_eq!(in_process(text.as_bytes()), None, "{text}");
-        let error = by_guile(text.as_bytes(), &no_guix()).unwrap_err();
+        let error = fault(by_guile(text.as_bytes(), &no_guix()));
         assert!(error.starts_with(message), "{text}\n got {error}\nnot {message}");
     }
 }
@@ -177,7 +238,7 @@ fn guix_repl_comes_second() {
 
     let file = text("(use-modules (my farm)) (list (build-machine (name farm) @))");
     let names = |options: &LoadOptions| {
-        by_guile(file.as_bytes(), options).map(|machines| machines.into_iter().map(|m| m.name).collect::<Vec<_>>())
+        by_guile(file.as_bytes(), options).map(|(machines, _)| machines.into_iter().map(|m| m.name).collect::<Vec<_>>())
     };
     let options = LoadOptions { guix, ..LoadOptions::default() };
     assert_eq!(names(&options).unwrap(), ["farm"]);
@@ -199,12 +260,12 @@ fn records_of_guix_are_read() {
     )
     .replace("KEY", KEY);
     // The second element is not a machine, so that the error shows what the accessor gives.
-    let error = by_guile(file.as_bytes(), &no_guix()).unwrap_err();
+    let error = fault(by_guile(file.as_bytes(), &no_guix()));
     assert!(error.ends_with("this last form returns a list whose element 2 is 1"), "{error}");
     let file = file.replace("((@ (guix scripts offload) build-machine-port) (make \"b\" 1 #f #f #f #f))", "");
-    let machines = by_guile(file.as_bytes(), &no_guix()).unwrap();
+    let machines = faultless(by_guile(file.as_bytes(), &no_guix()));
     assert_eq!((&*machines[0].name, machines[0].port), ("a", 44));
-    let error = by_guile(file.replace("44", "'x").as_bytes(), &no_guix()).unwrap_err();
+    let error = fault(by_guile(file.replace("44", "'x").as_bytes(), &no_guix()));
     assert!(error.starts_with("other.scm:7:3: machine 'a', field 'port': expected an integer"), "{error}");
 }
 
@@ -212,22 +273,22 @@ fn records_of_guix_are_read() {
 fn a_file_that_is_no_text_is_an_error() {
     let garbage: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let deep = vec![b'('; 2 << 20];
-    for bytes in [&garbage[..], &deep, b"\0\0\0", b"(list \"\xff\" 1)", b"\xff\xfe"] {
+    for bytes in [&garbage[..], &deep, b"\0\0\0", b"(list \"\xff\")", b"\xff\xfe"] {
         assert_eq!(in_process(bytes), None);
-        let error = by_guile(bytes, &no_guix()).unwrap_err();
+        let error = fault(by_guile(bytes, &no_guix()));
         assert!(error.starts_with("m.scm:"), "{error}");
         assert!(error.len() < 1000);
     }
     // In a comment, it does no harm.
     let file = [b"; Andr\xe9\n", text("(list (build-machine (name \"a\") @))").as_bytes()].concat();
-    assert_eq!(by_guile(&file, &no_guix()).unwrap().len(), 1);
+    assert_eq!(faultless(by_guile(&file, &no_guix())).len(), 1);
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
     let scratch = Scratch::new("unreadable");
     let options = no_guix();
-    assert_eq!(load(&scratch.0.join("none"), &options).unwrap(), None);
+    assert!(load(&scratch.0.join("none"), &options).unwrap().is_none());
     let message = |path: &Path| load(path, &options).unwrap_err().to_string();
     assert!(message(&scratch.0).ends_with(": the machine file is a directory"));
     assert!(message(Path::new("/dev/null")).ends_with(": the machine file is not a regular file"));
@@ -245,10 +306,10 @@ fn a_file_that_cannot_be_read_is_an_error() {
 fn many_machines() {
     let a = text("(define a (build-machine (name \"a\") @))\n");
     let forms = a.clone() + &"(list (build-machine (inherit a)))\n".repeat(100_000);
-    assert_eq!(in_process(forms.as_bytes()).unwrap().unwrap().len(), 1);
+    assert_eq!(faultless(in_process(forms.as_bytes()).unwrap()).len(), 1);
 
     let computed = |count: u32| a.clone() + &format!("(make-list {count} a)");
-    assert_eq!(by_guile(computed(10_000).as_bytes(), &no_guix()).unwrap().len(), 10_000);
+    assert_eq!(faultless(by_guile(computed(10_000).as_bytes(), &no_guix())).len(), 10_000);
     let error = by_guile(computed(100_000).as_bytes(), &no_guix()).unwrap_err();
     assert_eq!(error, "m.scm:1:0: the file returns more machines than there is room for");
 
@@ -271,7 +332,7 @@ fn a_program_may_load_files_beside_it() {
     let machine = format!("(build-machine {name} (user \"u\") (system \"s\") (host-key key) (private-key \"/k\"))");
     std::fs::write(&file, format!("(load \"key.scm\") (list {machine})")).unwrap();
     let machines = load(&file, &no_guix()).unwrap().unwrap();
-    assert_eq!(machines[0].name, "machines.scm");
+    assert_eq!(machines.machines[0].name, "machines.scm");
 }
 
 /// The environment of these tests is that of the other ones, so this one starts itself in another process.
@@ -303,7 +364,7 @@ fn a_program_sees_what_concerns_guix_of_the_environment() {
         "(list (build-machine (name \"a\") @ (features (map (lambda (n) (or (getenv n) \"-\")) (list {})))))",
         names.join(" ")
     );
-    let machines = by_guile(text(&program).as_bytes(), &no_guix()).unwrap();
+    let machines = faultless(by_guile(text(&program).as_bytes(), &no_guix()));
     assert_eq!(machines[0].features, ["seen", "C", "-", "-", "-", "-"]);
 }
 

@@ -220,7 +220,7 @@ fn a_machine_that_takes_too_long_is_given_up() {
     let key = quoted(HEAD.file("/etc/guix/offload_key").to_str().unwrap());
     let machines = [W1, W2].map(|host| Machine::of(host).with("private-key", key.clone()));
     std::fs::write(file.path(), crate::machines::text(&machines)).unwrap();
-    let machines = machine_file::load(file.path(), &Default::default()).unwrap().expect("machines");
+    let machines = machine_file::load(file.path(), &Default::default()).unwrap().expect("machines").machines;
     let mut directories = Directories::from_environment().unwrap();
     let state = tempfile::tempdir().unwrap();
     directories.state = state.path().into();

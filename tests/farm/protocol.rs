@@ -55,16 +55,27 @@ fn builds_that_no_machine_can_do_are_declined_without_asking_any() {
 
 #[test]
 fn a_wrong_machine_file_is_an_error_that_says_where() {
-    let file = "/etc/guix/machines.scm";
-    for (text, place) in [
-        ("(list\n (build-machine (name \"x\"\n", "3:0"),
-        ("(list\n (build-machine\n  (name 5)))\n", "3:2"),
-        ("(list\n (build-machine (nam \"x\")))\n", "2:16"),
-    ] {
-        HEAD.write_machine_file(text);
+    HEAD.write_machine_file("(list\n (build-machine (name \"x\"\n");
+    let ending = ask(&system(), "");
+    assert_eq!(ending.status, 1, "{}", ending.said);
+    assert!(ending.said.contains("/etc/guix/machines.scm:3:0") && !ending.said.contains("# "), "{}", ending.said);
+}
+
+#[test]
+fn a_malformed_machine_is_left_out_and_said_where() {
+    let good = crate::machines::text(&[Machine::of(W1)]);
+    for (text, place) in [("(build-machine\n  (name 5))", "3:2"), ("(build-machine (nam \"x\"))", "2:16"), ("5", "1:0")]
+    {
+        HEAD.write_machine_file(&format!("(list\n {text})"));
         let ending = ask(&system(), "");
-        assert_eq!(ending.status, 1, "{text}: {}", ending.said);
-        assert!(ending.said.contains(&format!("{file}:{place}")) && !ending.said.contains("# "), "{}", ending.said);
+        assert!(ending.status == 0 && ending.said.ends_with("# decline\n"), "{}", ending.said);
+        assert!(ending.said.contains(&format!("warning: /etc/guix/machines.scm:{place}: ")), "{}", ending.said);
+        assert!(ending.said.contains("\nhint: "), "{}", ending.said);
+        // The good one beside it is used.
+        HEAD.write_machine_file(&good.replacen("(list", &format!("(list\n {text}"), 1));
+        let builds = HEAD.build("plain", &[]);
+        assert!(builds.succeeded && builds.log.contains("offloading '"), "{}", builds.log);
+        assert!(builds.log.contains(&format!("warning: /etc/guix/machines.scm:{place}: ")), "{}", builds.log);
     }
 }
 

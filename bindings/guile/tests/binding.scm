@@ -106,8 +106,17 @@
       (build-machine (name \"two\") (port 2222) (systems '(\"i686-linux\")) (user \"u\") (host-key ~s)))" %key %key)))))
 
 (test-assert "what is wrong with a machine file is said with its place"
-  (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1)"))))
-                   "broken.scm:2:0: "))
+  (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1"))))
+                   "broken.scm:2:7: "))
+
+(test-assert "a malformed machine is left out, and said"
+  (let ((said '()))
+    (and (null? (load-machines (write-file "wrong.scm" "\n(list (build-machine (name \"m\") (port 1) (colour 2)))")
+                               #:report (lambda (condition) (set! said (cons condition said)))))
+         (= 1 (length said))
+         (string-contains (condition-message (first said)) "wrong.scm:2:41: machine 'm', field 'colour': ")
+         (equal? "m" (guix-offload-error-machine (first said)))
+         (string? (guix-offload-error-hint (first said))))))
 
 (test-equal "what was freed cannot be used"
   "this machine was freed"

@@ -11,6 +11,7 @@ use std::ptr::{null, null_mut};
 use guix_offload::ffi::cancellation::*;
 use guix_offload::ffi::connection::*;
 use guix_offload::ffi::engine::*;
+use guix_offload::ffi::error::guix_offload_error_code;
 use guix_offload::ffi::farm::*;
 use guix_offload::ffi::hook::*;
 use guix_offload::ffi::job::*;
@@ -200,6 +201,10 @@ impl World<'_> {
             let machine = unsafe { guix_offload_machines_get(list, index) };
             assert_eq!(!machine.is_null(), index < count);
             read_machine(machine);
+        }
+        for index in [0, usize::MAX] {
+            let problem = unsafe { guix_offload_machines_problem(list, index) };
+            assert!(problem.is_null() || unsafe { guix_offload_error_code(problem) } < 0);
         }
     }
 

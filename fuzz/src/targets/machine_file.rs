@@ -8,13 +8,12 @@ use guix_offload::machine_file::read_plain;
 use super::request::assert_printable;
 
 pub fn run(data: &[u8]) {
-    let Some(result) = read_plain(Path::new("machines.scm"), data) else { return };
-    match result {
-        // Of a machine that the file describes, no more is asked than of one that C describes.
-        Ok(machines) => machines.iter().for_each(|machine| machine.check().unwrap()),
-        Err(error) => {
-            assert!(error.to_string().starts_with("machines.scm:"), "{error}");
-            assert_printable(&error.to_string());
-        }
+    let Some(loaded) = read_plain(Path::new("machines.scm"), data) else { return };
+    // Of a machine that the file describes, no more is asked than of one that C describes.
+    loaded.machines.iter().for_each(|machine| machine.check().unwrap());
+    for error in &loaded.left_out {
+        assert!(error.to_string().starts_with("machines.scm:"), "{error}");
+        assert_printable(&error.to_string());
+        assert_printable(error.hint_text().expect("what to do"));
     }
 }
