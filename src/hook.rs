@@ -212,14 +212,16 @@ impl Hook {
         if !Engine::has_candidates(&machines, &request.requirements) {
             return Ok(Reply::Decline);
         }
+        let native = builds_here(&request.requirements.system, native_system());
         match parent.room() {
             Room::Enough => {}
-            Room::Full => return Ok(Reply::Postpone),
-            Room::Spent { .. } if could_build_here => {
-                reporter.event(&Event::BuiltHere { derivation: &request.derivation });
-                return Ok(Reply::Decline);
+            Room::Full { scarce: true } | Room::Spent { .. } if could_build_here => {
+                return Ok(Self::leave(request, reporter));
             }
-            Room::Spent { open, limit } => {
+            // Once it is done with what it builds it takes the next, without the wait after a postponement.
+            Room::Spent { builds: true, .. } if native => return Ok(Self::leave(request, reporter)),
+            Room::Full { .. } | Room::Spent { builds: true, .. } => return Ok(Reply::Postpone),
+            Room::Spent { open, limit, builds: false } => {
                 let message = format!(
                     "guix-daemon has {open} of at most {limit} files open, one for each build of this request that was \
                      offloaded, and can offload no more"
@@ -233,6 +235,12 @@ impl Hook {
             Ok(()) => Undecided::Failed(error),
             Err(cancelled) => Undecided::End(cancelled),
         })
+    }
+
+    /// Leaves a build to the daemon.
+    fn leave(request: &Request, reporter: &mut Reporter) -> Reply {
+        reporter.event(&Event::BuiltHere { derivation: &request.derivation });
+        Reply::Decline
     }
 }
 

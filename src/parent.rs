@@ -13,12 +13,19 @@ use std::path::PathBuf;
 const SELECT_LIMIT: usize = 1024;
 
 /// How many descriptors the daemon is left for other things: the next hook, a local build, locks, its database.
-const RESERVE: usize = 64;
+const RESERVE: usize = 32;
 
 /// Descriptors that a hook costs which has accepted.
 const PER_HOOK: usize = 5;
 
-/// What else the daemon runs for as long as it serves a client: waiting for these is in vain.
+/// Of those, the ones that the daemon closes when it takes notice that the hook is done.
+const FREED_PER_HOOK: usize = 4;
+
+/// For how many hooks there has to be room again once those that run are done. For fewer, it is not worth the five
+/// seconds after which guix-daemon asks again.
+const WORTH_WAITING_FOR: usize = 8;
+
+/// What else the daemon runs for as long as it serves a client.
 const SERVANTS: [&[u8]; 2] = [b"authenticate", b"substitute"];
 
 /// Whether the daemon can hold another hook.
@@ -27,13 +34,18 @@ pub enum Room {
     /// It can.
     Enough,
     /// Not before it has taken notice of others that are done.
-    Full,
-    /// Not before the client's request ends: nothing runs whose end would make room.
+    Full {
+        /// Whether there will be little room even then: what its results hold is held until the client's request ends.
+        scarce: bool,
+    },
+    /// Not before the client's request ends.
     Spent {
         /// How many descriptors it has open.
         open: usize,
         /// How many it may have open.
         limit: usize,
+        /// Whether it is building something by itself.
+        builds: bool,
     },
 }
 
@@ -53,8 +65,19 @@ impl Parent {
         let Some(open) = self.open_descriptors().filter(|open| open + RESERVE > limit) else {
             return Room::Enough;
         };
-        let others = self.children().into_iter().filter(|pid| *pid != std::process::id());
-        if others.filter(|pid| !is_servant(*pid)).count() > 0 { Room::Full } else { Room::Spent { open, limit } }
+        let (mut hooks, mut builds) = (0, false);
+        for child in self.children().into_iter().filter(|pid| *pid != std::process::id()) {
+            match Child::of(child) {
+                Child::Hook => hooks += 1,
+                Child::Builder => builds = true,
+                Child::Servant => {}
+            }
+        }
+        if hooks == 0 {
+            return Room::Spent { open, limit, builds };
+        }
+        let needed = open.saturating_sub(hooks * FREED_PER_HOOK) + WORTH_WAITING_FOR * PER_HOOK + RESERVE;
+        Room::Full { scarce: needed > limit }
     }
 
     fn file(self, name: &str) -> PathBuf {
@@ -93,22 +116,38 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Is it one of the [`SERVANTS`]? A process that has ended has no arguments any more.
-fn is_servant(pid: u32) -> bool {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    arguments.split(|byte| *byte == 0).skip(1).any(|argument| SERVANTS.contains(&argument))
+/// What a child of the daemon is there for.
+enum Child {
+    Hook,
+    Builder,
+    Servant,
+}
+
+impl Child {
+    fn of(pid: u32) -> Self {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0).skip(1).peekable();
+        // A process that has ended has no arguments any more. Builders are taken notice of at once.
+        if arguments.peek().is_none() || arguments.clone().any(|argument| argument == b"offload") {
+            Child::Hook
+        } else if arguments.any(|argument| SERVANTS.contains(&argument)) {
+            Child::Servant
+        } else {
+            Child::Builder
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     use super::*;
 
     /// A shell that may have so many descriptors, runs `script`, and then waits for its input to end.
-    struct Shell(Child);
+    struct Shell(std::process::Child);
 
     impl Shell {
         fn start(descriptors: usize, script: &str) -> Self {
@@ -134,37 +173,58 @@ mod tests {
         }
     }
 
+    /// Waits until the daemon has that room: a child is a copy of the shell at first.
+    #[track_caller]
+    fn await_room(shell: &Shell, expected: impl Fn(Room) -> bool) {
+        let begun = Instant::now();
+        while !expected(shell.parent().room()) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", shell.parent().room());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     #[test]
     fn a_daemon_has_room_until_its_reserve_is_reached() {
         assert_eq!(Shell::start(RESERVE + 20, ":").parent().room(), Room::Enough);
         let shell = Shell::start(RESERVE + 1, ":");
         let room = shell.parent().room();
-        assert!(matches!(room, Room::Spent { open: 3.., limit } if limit == RESERVE + 1), "{room:?}");
+        assert!(matches!(room, Room::Spent { open: 3.., limit, builds: false } if limit == RESERVE + 1), "{room:?}");
         let shell = Shell::start(4096, ":");
         assert_eq!(shell.parent().limit(), SELECT_LIMIT);
     }
 
     #[test]
-    fn who_has_children_makes_room_when_they_end() {
-        let busy = Shell::start(RESERVE, "sleep 60 & child=$!; trap 'kill $child' EXIT");
-        assert_eq!(busy.parent().room(), Room::Full);
-        let others = busy.parent().children();
-        assert!(others.len() == 1 && parent_of(others[0]) == Some(busy.0.id()), "{others:?}");
+    fn hooks_make_room_when_they_end() {
+        let hooks = |count: usize, descriptors: usize| {
+            let child = "sh -c 'read -r end' guix offload <&3 & ".repeat(count);
+            Shell::start(descriptors, &format!("exec 3<&0; {child} true"))
+        };
+        await_room(&hooks(1, RESERVE), |room| room == Room::Full { scarce: true });
+        let many = hooks(11, RESERVE);
+        assert_eq!(many.parent().children().len(), 11);
+        assert!(many.parent().children().iter().all(|child| parent_of(*child) == Some(many.0.id())));
+        // Of the eleven, each frees four descriptors, in the daemon.
+        let opened: String = (10..50).map(|number| format!("exec {number}<&0; ")).collect();
+        let bash = format!("exec bash -c \"exec 3<&0; {opened} $0\"");
+        let child = "sh -c 'read -r end' guix offload <&3 & ".repeat(11);
+        let many = Shell::start(RESERVE + 42, &bash.replace("$0", &format!("{child} echo ready; read -r end")));
+        await_room(&many, |room| room == Room::Full { scarce: false });
         // One that has ended, of which its parent has not taken notice.
         let python = "import os, sys; os.fork() or os._exit(0); print('ready', flush=True); sys.stdin.read()";
-        let parent = Shell::start(RESERVE, &format!("exec python3 -c \"{python}\""));
-        assert_eq!(parent.parent().room(), Room::Full);
+        await_room(&Shell::start(RESERVE, &format!("exec python3 -c \"{python}\"")), |room| {
+            room == Room::Full { scarce: true }
+        });
     }
 
     #[test]
-    fn servants_are_not_waited_for() {
-        let script = "sh -c 'read -r end' guix authenticate <&0 & trap : EXIT";
-        let shell = Shell::start(RESERVE, script);
-        let begun = Instant::now(); // the child is a copy of the shell at first
-        while !matches!(shell.parent().room(), Room::Spent { .. }) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", shell.parent().room());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    fn builders_and_servants_make_no_room() {
+        let spent_while = |arguments: &str, builds: bool| {
+            let script = format!("exec 3<&0; sh -c 'read -r end' {arguments} <&3 & true");
+            let expected = |room| matches!(room, Room::Spent { builds: found, .. } if found == builds);
+            await_room(&Shell::start(RESERVE, &script), expected);
+        };
+        spent_while("guix authenticate", false);
+        spent_while("builder -e make", true);
     }
 
     #[test]

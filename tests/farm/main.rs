@@ -15,6 +15,7 @@ mod killed;
 mod lab;
 mod large;
 mod machines;
+mod many;
 mod memory;
 mod outcomes;
 mod pooled;

@@ -142,3 +142,68 @@ fn overloaded_and_full_machines_postpone_the_build_until_one_is_not() {
     assert!(builds.succeeded, "{}{}", builds.log, builds.results);
     assert_clean(&[HEAD], &[W1, W2]);
 }
+
+#[test]
+fn a_build_that_no_machine_can_do_leaves_the_other_builds_alone() {
+    // The only one that could do the first build is misconfigured.
+    let misconfigured =
+        Machine::of(W1).with("host-key", quoted(&host_key(W2))).with("features", "'(\"kvm\")").with("speed", "0.5");
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[misconfigured.clone(), Machine::of(W2)]);
+        let builds = HEAD.build("plain", &["count=6", "picky=kvm"]);
+        assert!(builds.results.starts_with("failed plain-0\nok plain-1 "), "{}{}", builds.log, builds.results);
+        assert_eq!(builds.results.matches("ok plain-").count(), 5, "{}{}", builds.log, builds.results);
+        assert!(builds.log.contains("the host key of 'w1' is not the one"), "{}", builds.log);
+    }
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_machine_in_back_off_is_waited_for_beside_one_that_is_misconfigured() {
+    let misconfigured = Machine::of(W1).with("host-key", quoted(&host_key(W2)));
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]); // what is remembered of machines
+    HEAD.offload_with_our_hook(&[misconfigured, Machine::of(W2).with("port", "2222")]);
+    let mut building = HEAD.start_build("plain", &["count=3"]);
+    building.wait_for("Connection refused");
+    // The second question, after five seconds, finds the one left alone that the first found away.
+    std::thread::sleep(PROMPTLY);
+    let said = building.log().to_string();
+    assert!(!said.contains("error:"), "{said}");
+    let sshd = "mkdir -p /run/sshd; exec /usr/sbin/sshd -p 2222 -o PidFile=/run/other-sshd.pid";
+    W2.sh(&["sh", "-c", sshd]);
+    let builds = building.finish();
+    W2.sh(&["sh", "-c", "kill $(cat /run/other-sshd.pid)"]);
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn where_no_machine_can_be_used_and_the_daemon_may_build_it_does() {
+    let down = Machine::of(W1).with("port", "1");
+    let misconfigured = Machine::of(W2).with("private-key", quoted("/etc/guix/not_mounted_yet"));
+    for hook in Hook::ALL {
+        for machines in [vec![down.clone()], vec![misconfigured.clone()], vec![down.clone(), misconfigured.clone()]] {
+            HEAD.offload_through(hook, &machines);
+            let builds = HEAD.build("plain", &["jobs=1", "count=2"]);
+            assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+            assert_eq!(builds.log.matches("no build machine can be used now; building '").count(), 2, "{}", builds.log);
+            assert!(builds.log.contains("guix offload: skipping machine 'w"), "{}", builds.log);
+            assert!(!builds.log.contains("@ build-remote"), "{}", builds.log);
+        }
+        // The key is there now: nothing that is remembered hides it.
+        HEAD.offload_through(hook, std::slice::from_ref(&misconfigured));
+        assert!(!HEAD.build("plain", &["jobs=1"]).log.contains("@ build-remote"));
+        HEAD.sh(&["cp", "/etc/guix/offload_key", "/etc/guix/not_mounted_yet"]);
+        let builds = HEAD.build("plain", &["jobs=1"]);
+        HEAD.sh(&["rm", "/etc/guix/not_mounted_yet"]);
+        assert!(builds.succeeded && builds.log.contains("@ build-remote"), "{}{}", builds.log, builds.results);
+    }
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn a_machine_without_slots_is_none() {
+    HEAD.offload_with_our_hook(&[Machine::of(W1).with("parallel-builds", "0")]);
+    let builds = HEAD.build("plain", &["jobs=1"]);
+    assert!(builds.succeeded && !builds.log.contains("machine"), "{}{}", builds.log, builds.results);
+}

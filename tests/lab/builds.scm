@@ -19,7 +19,8 @@
 ;;;        log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
-;;;        features= (required, comma-separated) nonce= (same nonce, same derivations; by default always new ones)
+;;;        features= (required, comma-separated) picky= (the same, of the first build alone)
+;;;        gather=0 (1: ask for one build alone, which needs all the others) nonce= (same nonce, same derivations; by default always new ones)
 ;;;        offload=1 (0: the daemon asks no build hook)
 ;;;
 ;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
@@ -109,7 +110,7 @@
             (if (string=? (setting "built-input" "0") "1") (list (built-here)) '())))
 
   ;; A build of SCRIPT, for busybox's shell: with INPUTS, all of which it reads, so that they have to be there.
-  (define* (build name script #:key (outputs '("out")) (derivations '()))
+  (define* (build name script #:key (outputs '("out")) (derivations '()) (features (setting "features" "")))
     (derivation store name busybox
                 (list "sh" "-ec"
                       (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
@@ -122,7 +123,7 @@
                              ("logmib" . ,(setting "log-mib" "0"))
                              ("files" . ,(setting "files" "1"))
                              ("inputs" . ,(string-join inputs))
-                             ,@(match (setting "features" "")
+                             ,@(match features
                                  ("" '())
                                  (features `(("requiredSystemFeatures" . ,(string-map (lambda (c) (if (eqv? c #\,) #\space c))
                                                                                       features))))))
@@ -130,13 +131,19 @@
                 #:inputs (map derivation-input derivations)
                 #:outputs outputs))
 
-  (match mode
+  (define (gather builds)
+    (if (string=? (setting "gather" "0") "1")
+        (list (build "gathered" "echo $nonce >$out" #:derivations builds))
+        builds))
+
+  (gather (match mode
     ('plain
      (map (lambda (i)
             (build (format #f "plain-~a" i)
                    (string-append "mkdir $out; ln -s $b $out/busybox; bs=1024; n=$kib\n"
                                   "while [ $((n % 8)) = 0 ] && [ $n -gt 8 ] && [ $bs -lt 524288 ]; do bs=$((bs * 8)); n=$((n / 8)); done\n"
-                                  "dd if=/dev/$fill of=$out/data bs=$bs count=$n 2>/dev/null")))
+                                  "dd if=/dev/$fill of=$out/data bs=$bs count=$n 2>/dev/null")
+                   #:features (setting (if (zero? i) "picky" "features") (setting "features" ""))))
           (iota (number "count" 1))))
     ('chain
      (let ((first (build "chain-1" "echo $nonce >$out")))
@@ -175,7 +182,7 @@
                       mkdir $out; i=0; while [ $i -lt $files ]; do
                         dd if=/dev/$fill of=$out/$i bs=1024 count=$kib 2>/dev/null; i=$((i + 1)); done; fi"))
           (iota (number "count" 1))))
-    (_ (error "no such mode" mode))))
+    (_ (error "no such mode" mode)))))
 
 (define (print-build store drv)
   ;; As guix-daemon does: all that the derivation and its inputs refer to.
