@@ -7,18 +7,21 @@
 //! again. Like the daemon, nothing here waits for the disk (no `fsync`): after a power failure
 //! `guix gc --verify=contents` tells whether the last items are whole.
 //!
+//! Zeros are not written: they become holes, as with Guix's own restoration since 1.5 (`find-holes` in
+//! `guix/store/deduplication.scm`). No room is taken for a file before its contents come: that would fill the holes, and
+//! some file systems do not compress what was allocated beforehand.
+//!
 //! Every name is used relative to the descriptor of the directory that it was made in, and must be new there, so no
 //! archive can make anything outside its own tree. Only one directory is open at a time, however deep the tree.
 
 use std::fs::File;
-use std::io::Write;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fallocate, fchmod, fstatvfs, futimens,
-    mkdirat, openat, symlinkat, utimensat,
+    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, mkdirat, openat, symlinkat, utimensat,
 };
-use rustix::io::Errno;
 
 use super::dedup::{self, Links};
 use super::remove::OPEN_DIRECTORY;
@@ -26,8 +29,9 @@ use crate::archive::{Visitor, nar};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::gcrypt::Sha256;
 
-/// Files of this many bytes and more get their room on the disk at once.
-const MIN_PREALLOCATED: u64 = 1024 * 1024;
+/// How much of a file is looked at whether it is all zeros, in bytes: as much as Guix looks at. File systems have blocks
+/// of this size or a multiple of it, as a rule.
+const GRAIN: usize = 1024;
 
 /// A modification time of one second after the epoch. The time of access stays.
 const TIMES: Timestamps = Timestamps {
@@ -51,8 +55,38 @@ pub struct Restorer<'a> {
 struct OpenFile {
     file: File,
     executable: bool,
+    /// How much has come, and how much of that reaches up to the last byte that was written.
+    position: u64,
+    written: u64,
     /// Of the file's own nar, and what it still lacks after the contents.
     hash: Option<(Sha256, Vec<u8>)>,
+}
+
+impl OpenFile {
+    /// Writes the contents that come next, but for zeros.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (run, is_zero) = next_run(bytes, self.position);
+            if !is_zero {
+                self.file.write_all_at(&bytes[..run], self.position)?;
+                self.written = self.position + run as u64;
+            }
+            self.position += run as u64;
+            bytes = &bytes[run..];
+        }
+        Ok(())
+    }
+}
+
+/// How many of `bytes`, of which there are some, are all zeros, grain by grain, or have something in each; and which of
+/// both. `position` is where in the file they are: that is where grains begin.
+fn next_run(bytes: &[u8], position: u64) -> (usize, bool) {
+    static ZEROS: [u8; GRAIN] = [0; GRAIN];
+    let is_zero = |grain: &[u8]| *grain == ZEROS[..grain.len()];
+    let first = (GRAIN - (position % GRAIN as u64) as usize).min(bytes.len());
+    let zeros = is_zero(&bytes[..first]);
+    let more = bytes[first..].chunks(GRAIN).take_while(|grain| is_zero(grain) == zeros).map(<[u8]>::len).sum::<usize>();
+    (first + more, zeros)
 }
 
 impl<'a> Restorer<'a> {
@@ -99,20 +133,6 @@ impl Visitor for Restorer<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file: File =
             openat(&self.here, &self.name, flags, Mode::RUSR | Mode::WUSR).io_context(ErrorKind::Store, what)?.into();
-        if size >= MIN_PREALLOCATED {
-            // A size that is a lie must not take the whole disk away from others, if only for a moment.
-            let room = fstatvfs(&file).io_context(ErrorKind::Store, what)?;
-            let free = room.f_bavail.saturating_mul(room.f_frsize);
-            if size > free {
-                let message = format!("{}: it has {} MiB, but only {} are free", what(), size >> 20, free >> 20);
-                return Err(Error::new(ErrorKind::Store, message));
-            }
-            match fallocate(&file, FallocateFlags::empty(), 0, size) {
-                // Not every file system can; a full disk is better known now than later.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-                Err(error) => return Err(error).io_context(ErrorKind::Store, what),
-            }
-        }
         let mut hash = None;
         if size >= dedup::MIN_SIZE {
             let (before, after) = nar::around_file(executable, size);
@@ -120,7 +140,7 @@ impl Visitor for Restorer<'_> {
             state.update(&before);
             hash = Some((state, after));
         }
-        self.file = Some(OpenFile { file, executable, hash });
+        self.file = Some(OpenFile { file, executable, position: 0, written: 0, hash });
         Ok(())
     }
 
@@ -129,12 +149,15 @@ impl Visitor for Restorer<'_> {
         if let Some((hash, _)) = &mut open.hash {
             hash.update(bytes);
         }
-        open.file.write_all(bytes).io_context(ErrorKind::Store, || self.describe("writing"))
+        open.write(bytes).io_context(ErrorKind::Store, || self.describe("writing"))
     }
 
     fn end_file(&mut self) -> Result<()> {
         self.open_file()?;
-        let Some(OpenFile { file, executable, hash }) = self.file.take() else { return Ok(()) };
+        let Some(OpenFile { file, executable, position, written, hash }) = self.file.take() else { return Ok(()) };
+        if written < position {
+            file.set_len(position).io_context(ErrorKind::Store, || self.describe("writing"))?;
+        }
         seal(file.as_fd(), executable).io_context(ErrorKind::Store, || self.describe("completing"))?;
         if let Some((mut hash, after)) = hash {
             hash.update(&after);

@@ -199,7 +199,7 @@ fn a_tree_deeper_than_there_are_descriptors_is_restored_and_removed() {
 }
 
 #[test]
-fn a_large_file_comes_in_pieces_and_gets_its_room_first() {
+fn a_large_file_comes_in_pieces() {
     // 64 MiB that are never in memory at once: the reader makes them up as they are asked for.
     use std::io::Read;
     const SIZE: u64 = 64 << 20;
@@ -214,9 +214,65 @@ fn a_large_file_comes_in_pieces_and_gets_its_room_first() {
 }
 
 #[test]
-fn a_file_that_cannot_fit_the_disk_is_an_error_at_once() {
-    let (before, _) = nar::around_file(false, i64::MAX as u64);
+fn holes_stay_holes() {
+    const BLOCK: usize = 4096;
     let store = Store::new();
-    let error = store.restore(&before, "huge").unwrap_err();
-    assert!(error.to_string().starts_with("creating file 'huge'"), "{error}");
+    let unwritten = |name: &str| {
+        let probe = File::create(store.at(name)).unwrap();
+        probe.set_len(1 << 20).unwrap();
+        probe.metadata().unwrap().blocks()
+    };
+    assert_eq!(unwritten("probe"), 0, "this file system knows no holes");
+    let restored = |name: &str, contents: &[u8]| {
+        store.restore(&nar_of_file(contents, false), name).unwrap();
+        let file = store.at("staging").join(name);
+        assert!(fs::read(&file).unwrap() == contents, "{name}");
+        let data = fs::metadata(file).unwrap();
+        assert_eq!((data.mode() & 0o7777, data.mtime()), (0o444, 1), "{name}");
+        data.blocks() as usize * 512
+    };
+    let sprinkled = |step: usize, first: usize, size: usize| {
+        let mut contents = vec![0; size];
+        (first..size).step_by(step).for_each(|at| contents[at] = 1);
+        contents
+    };
+    assert_eq!(restored("zeros", &vec![0; 3 << 20]), 0);
+    assert_eq!(restored("few-zeros", &[0; 100]), 0);
+    assert_eq!(restored("a-byte-in-64-KiB", &sprinkled(64 << 10, 0, 8 << 20)), 128 * BLOCK);
+    assert_eq!(restored("elsewhere", &sprinkled(64 << 10, 40_000, (8 << 20) - 123)), 128 * BLOCK);
+    assert_eq!(restored("a-byte-in-each-block", &sprinkled(BLOCK, 17, 1 << 20)), 1 << 20);
+    assert_eq!(restored("the-last-byte", &sprinkled(1 << 30, (1 << 20) - 1, 1 << 20)), BLOCK);
+    assert_eq!(restored("no-zeros", &vec![1; 300_000]), 300_000usize.next_multiple_of(BLOCK));
+}
+
+#[test]
+fn runs_of_zeros_are_found_wherever_the_pieces_end() {
+    let run = |bytes: &[u8], position| next_run(bytes, position);
+    assert_eq!(run(&[0; 10], 0), (10, true));
+    assert_eq!(run(&[0; 3000], 1000), (3000, true));
+    let mut bytes = vec![0; 5 * GRAIN];
+    bytes[2 * GRAIN] = 1;
+    assert_eq!(run(&bytes, 0), (2 * GRAIN, true));
+    assert_eq!(run(&bytes[2 * GRAIN..], 2 * GRAIN as u64), (GRAIN, false));
+    assert_eq!(run(&bytes[3 * GRAIN..], 3 * GRAIN as u64), (2 * GRAIN, true));
+    assert_eq!(run(&bytes[GRAIN..], 10), (GRAIN - 10, true));
+    assert_eq!(run(&bytes[2 * GRAIN..], 10), (GRAIN - 10, false));
+}
+
+#[test]
+fn a_file_that_is_larger_than_the_disk_fits_if_it_is_mostly_holes() {
+    use std::io::Read;
+    let store = Store::new();
+    let room = rustix::fs::statvfs(store.0.path()).unwrap();
+    let size = 8 << 20;
+    assert!(room.f_bavail * room.f_frsize > size);
+    // What is said of the size takes no room by itself: the disk cannot have this much.
+    let (before, _) = nar::around_file(false, 1 << 43);
+    let mut reader = before.chain(std::io::repeat(0).take(size));
+    let top = File::open(store.0.path()).unwrap();
+    let mut links = Links::open(top.as_fd()).unwrap();
+    let mut restorer = Restorer::new(top.as_fd(), "huge", &mut links).unwrap();
+    let error = nar::read(&mut Input::new(&mut reader).unwrap(), &mut restorer).unwrap_err();
+    assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("cut off"), "{error}");
+    assert_eq!(fs::metadata(store.at("huge")).unwrap().blocks(), 0);
 }
