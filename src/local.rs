@@ -37,13 +37,15 @@ impl Local {
         let name = directories.store.as_str();
         let store = open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .io_context(ErrorKind::Store, || format!("opening {name}"))?;
-        let database = Database::open(directories)?;
+        let database = Database::open(directories, cancel)?;
         Ok(Local { directories: directories.clone(), client, stream, database, store, keys: OnceCell::new() })
     }
 
-    /// Cuts the connection to the daemon off when cancelled, for as long as the guard lives.
+    /// Cuts the connection to the daemon off when cancelled, for as long as the guard lives, and does not wait for the
+    /// database any longer.
     #[must_use]
     pub fn guard(&self, cancel: &Cancel) -> Guard {
+        self.database.obey(cancel);
         guard(cancel, &self.stream)
     }
 

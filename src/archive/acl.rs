@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gcrypt::{Sexp, canonical_datum, canonical_list};
+use crate::store::for_daemons_user;
 
 const MAX_SIZE: u64 = 1024 * 1024;
 /// Characters of a key that are shown. One of RSA with 16384 bits takes half of them.
@@ -41,7 +42,9 @@ impl Acl {
                     io::ErrorKind::NotFound => {
                         "authorize the build machine's key: guix archive --authorize < signing-key.pub".into()
                     }
-                    io::ErrorKind::PermissionDenied => readable_by(file, "chmod a+r"),
+                    io::ErrorKind::PermissionDenied => {
+                        for_daemons_user("read it", |_| format!("chmod a+r {}", file.display()))
+                    }
                     _ => "see that it is a file that can be read".into(),
                 };
                 Err(Error::io(ErrorKind::Configuration, reading(), error).hint(hint))
@@ -58,12 +61,6 @@ impl Acl {
     pub fn file(&self) -> &Path {
         &self.file
     }
-}
-
-/// What to do where this process may not read `file`: which user it is, and the command that lets that user.
-pub(super) fn readable_by(file: &Path, command: &str) -> String {
-    let user = rustix::process::geteuid().as_raw();
-    format!("let the user of guix-daemon (number {user}) read it: {command} {}", file.display())
 }
 
 fn parse(text: &[u8]) -> Result<Vec<PublicKey>> {
@@ -183,6 +180,18 @@ mod tests {
         assert!(twice.unwrap_err().to_string().contains("entry 1"));
         assert!(!load("(acl)").unwrap().authorizes(&key(ECDSA)));
         assert!(!load(&format!("(acl (entry (not {ECDSA}) (tag (guix import))))")).unwrap().authorizes(&key(ECDSA)));
+    }
+
+    /// Needs root, who can become somebody else in one thread.
+    #[test]
+    fn a_list_that_may_not_be_read_is_no_list_without_the_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o600)).unwrap();
+        let error = crate::store::tests::as_nobody(|| Acl::load(file.path()).map(|_| ())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let hint = error.hint_text().unwrap();
+        assert!(hint.contains("65534") && hint.ends_with(&format!("chmod a+r {}", file.path().display())), "{hint}");
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! `guix/pki.scm`): `signing-key.pub` and `signing-key.sec` in `/etc/guix`, which `guix archive --generate-key` makes.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::signature::Form;
-use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::gcrypt::{self, Sexp};
+use crate::store::for_daemons_user;
 
 /// A key pair. Nothing prints its secret half.
 pub struct KeyPair {
@@ -28,8 +29,17 @@ impl KeyPair {
                 file.read_to_end(&mut text)?;
                 Ok(file.metadata()?.mode())
             });
-            let mode = opened.io_context(ErrorKind::Store, what).map_err(|error| {
-                error.hint("create this host's key pair, as root, if it has none: guix archive --generate-key")
+            let mode = opened.map_err(|error| {
+                let hint = match error.kind() {
+                    io::ErrorKind::NotFound => {
+                        "create this host's key pair, as root: guix archive --generate-key".into()
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        for_daemons_user("read it", |user| format!("chown {user} {}", file.display()))
+                    }
+                    _ => "see that it is a file that can be read".into(),
+                };
+                Error::io(ErrorKind::Store, what(), error).hint(hint)
             })?;
             if tag == "private-key" && mode & 0o007 != 0 {
                 let message = format!("it can be read by others (its mode is {:04o})", mode & 0o7777);
@@ -124,6 +134,10 @@ mod tests {
         assert_rejected(directory.path(), "signing-key.sec': it is no private-key");
         std::fs::write(&secret, "(private-key (secret #1234#)").unwrap();
         assert_rejected(directory.path(), "signing-key.sec': not an s-expression");
+        set_mode(&secret, 0o400);
+        set_mode(directory.path(), 0o755);
+        let error = crate::store::tests::as_nobody(|| KeyPair::load(directory.path()).map(|_| ())).unwrap_err();
+        assert!(error.hint_text().unwrap().ends_with(&format!("chown 65534 {}", secret.display())), "{error}");
         std::fs::remove_file(&secret).unwrap();
         assert_rejected(directory.path(), "signing-key.sec': No such file");
         assert!(KeyPair::load(directory.path()).err().unwrap().hint_text().unwrap().contains("--generate-key"));

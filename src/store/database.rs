@@ -7,27 +7,38 @@
 //! Refs       (referrer, reference), both an id; an item may refer to itself
 //! ```
 //!
-//! The database is shared with guix-daemon: it is never created here, and its journal mode is never changed.
+//! The database is shared with guix-daemon: it is never created here, and its journal mode is never changed. While
+//! somebody else keeps it locked, it is waited for as long as guix-daemon does, unless that is cancelled.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
+use super::directories::for_daemons_user;
 use super::{Directories, StoreDir, StorePath, base16};
+use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 
 const SCHEMA: &str = "7";
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a locked database is waited for: as long as guix-daemon waits.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
+/// How long SQLite waits by itself before it is seen whether the wait was cancelled.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A connection to the database. For one thread at a time.
 pub struct Database {
     file: PathBuf,
     store: StoreDir,
     connection: Connection,
+    /// Ends waiting.
+    cancel: RefCell<Cancel>,
 }
 
 /// What is in the tables about an item.
@@ -81,36 +92,51 @@ pub struct ValidPath {
 }
 
 impl Database {
-    /// Opens the database of the store, which must exist.
-    pub fn open(directories: &Directories) -> Result<Self> {
+    /// Opens the database of the store, which must exist. `cancel` ends waiting for a lock on it, now and later.
+    pub fn open(directories: &Directories, cancel: &Cancel) -> Result<Self> {
         let file = directories.database.join("db.sqlite");
         check_schema(directories)?;
-        // Settings are those of guix-daemon: a power failure may undo the last transactions, but not damage the
-        // database, and moving the log into the database proper is left to guix-daemon most of the time.
-        Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .and_then(|connection| {
-                connection.busy_timeout(BUSY_TIMEOUT)?;
-                connection.pragma_update(None, "foreign_keys", true)?;
-                connection.pragma_update(None, "synchronous", "normal")?;
-                connection.pragma_update(None, "wal_autocheckpoint", 40_000)?;
-                Ok(connection)
-            })
-            .map_err(|error| failed("opening the store database", error).context(file.display().to_string()))
-            .map(|connection| Database { file, store: directories.store.clone(), connection })
+        let doing = "opening the store database";
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = patiently(cancel, &file, doing, || {
+            let connection = Connection::open_with_flags(&file, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // Settings are those of guix-daemon: a power failure may undo the last transactions, but not damage the
+            // database, and moving the log into the database proper is left to guix-daemon most of the time.
+            connection.pragma_update(None, "foreign_keys", true)?;
+            connection.pragma_update(None, "synchronous", "normal")?;
+            connection.pragma_update(None, "wal_autocheckpoint", 40_000)?;
+            // That it can be read is told by a question.
+            connection.query_row("SELECT 1 FROM ValidPaths LIMIT 1", [], |_| Ok(())).optional()?;
+            Ok(connection)
+        })?;
+        // SQLite opens what may not be written to for reading, without a word.
+        if connection.is_readonly(MAIN_DB).unwrap_or(true) {
+            let error = Error::new(ErrorKind::Store, format!("{doing}: it cannot be written to"));
+            return Err(error.context(file.display().to_string()).hint(writable(&file)));
+        }
+        Ok(Database { file, store: directories.store.clone(), connection, cancel: RefCell::new(cancel.clone()) })
+    }
+
+    /// From now on, `cancel` ends waiting for a lock.
+    pub fn obey(&self, cancel: &Cancel) {
+        *self.cancel.borrow_mut() = cancel.clone();
+    }
+
+    fn patiently<T>(&self, doing: &str, attempt: impl FnMut() -> rusqlite::Result<T>) -> Result<T> {
+        patiently(&self.cancel.borrow(), &self.file, doing, attempt)
     }
 
     /// Is the item valid?
     pub fn is_valid(&self, path: &StorePath) -> Result<bool> {
-        find(&self.connection, path)
-            .map(|id| id.is_some())
-            .map_err(|error| failed(&format!("looking up {path}"), error).context(self.file.display().to_string()))
+        self.patiently(&format!("looking up {path}"), || find(&self.connection, path)).map(|id| id.is_some())
     }
 
     /// What is known about the item; `None`: it is not valid.
     pub fn info(&self, path: &StorePath) -> Result<Option<ValidPath>> {
-        self.query_info(path)
-            .map_err(|error| failed(&format!("looking up {path}"), error))
-            .and_then(|row| row.map(|row| row.into_info(path, &self.store)).transpose())
+        let row = self.patiently(&format!("looking up {path}"), || self.query_info(path))?;
+        row.map(|row| row.into_info(path, &self.store))
+            .transpose()
             .map_err(|error| error.context(self.file.display().to_string()))
     }
 
@@ -131,16 +157,18 @@ impl Database {
     /// Registers `items`, but for those that are valid already, and returns which ones that were. All are registered,
     /// or, after an error, none.
     ///
-    /// What an item refers to must be valid or be registered with it, or the items are [`ErrorKind::Untrusted`]. `install` is called for each before it is
-    /// registered, to put it in place: the database is locked then, so nobody else can register the item meanwhile.
+    /// What an item refers to must be valid or be registered with it, or the items are [`ErrorKind::Untrusted`].
+    /// `install` is called for each before it is registered, to put it in place: the database is locked then, so nobody
+    /// else can register the item meanwhile. Nothing is put in place once cancelled.
     pub fn register(
         &mut self,
         items: &[ValidPath],
         mut install: impl FnMut(&ValidPath) -> Result<()>,
     ) -> Result<Vec<StorePath>> {
-        let file = self.file.display().to_string();
-        let failed = |error| failed("registering store items", error).context(&file);
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let doing = "registering store items";
+        let begin = || Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
+        let transaction = self.patiently(doing, begin)?;
+        let failed = |error| failed(doing, error, &self.file);
 
         let mut pending = Vec::new();
         for item in items {
@@ -158,8 +186,10 @@ impl Database {
                     waiting.push(item);
                     continue;
                 }
+                // It may have taken long to come here.
+                self.cancel.borrow().check()?;
                 install(item)?;
-                insert(&transaction, item)?;
+                insert(&transaction, item).map_err(|error| error.context(self.file.display().to_string()))?;
                 registered.push(item.path.clone());
             }
             if waiting.len() == before {
@@ -174,8 +204,9 @@ impl Database {
 
 fn check_schema(directories: &Directories) -> Result<()> {
     let file = directories.database.join("schema");
-    let version =
-        std::fs::read_to_string(&file).io_context(ErrorKind::Store, || format!("reading {}", file.display()))?;
+    let version = std::fs::read_to_string(&file)
+        .io_context(ErrorKind::Store, || format!("reading {}", file.display()))
+        .map_err(|error| error.hint(writable(&file)))?;
     if version.trim() != SCHEMA {
         let why = format!("{} says version {:?}, only {SCHEMA} is supported", file.display(), version.trim());
         return Err(Error::new(ErrorKind::Store, why));
@@ -215,7 +246,7 @@ fn unresolved(connection: &Connection, items: &[&ValidPath]) -> rusqlite::Result
 }
 
 fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
-    let error = |error| failed(&format!("registering {}", item.path), error);
+    let error = |error: rusqlite::Error| Error::new(ErrorKind::Store, format!("registering {}: {error}", item.path));
     if item.path.is_derivation() {
         // Its outputs would have to be listed as well, or the garbage collector would take them for unrelated.
         let why = format!("{} is a derivation, which only guix-daemon can register", item.path);
@@ -249,16 +280,50 @@ fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
     Ok(())
 }
 
-fn failed(doing: &str, error: rusqlite::Error) -> Error {
-    let code = error.sqlite_error_code();
-    let busy = code == Some(rusqlite::ErrorCode::DatabaseBusy);
+/// Makes `attempt` again and again while the database in `file` is locked.
+fn patiently<T>(
+    cancel: &Cancel,
+    file: &Path,
+    doing: &str,
+    mut attempt: impl FnMut() -> rusqlite::Result<T>,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_locked(&error) && begun.elapsed() < PATIENCE => cancel.check()?,
+            result => return result.map_err(|error| failed(doing, error, file)),
+        }
+    }
+}
+
+fn is_locked(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+}
+
+fn failed(doing: &str, error: rusqlite::Error, file: &Path) -> Error {
+    use rusqlite::ErrorCode::{CannotOpen, OutOfMemory, PermissionDenied, ReadOnly};
+    let (code, locked) = (error.sqlite_error_code(), is_locked(&error));
     let exhausted = match code {
-        Some(rusqlite::ErrorCode::CannotOpen) => out_of_descriptors(),
-        code => code == Some(rusqlite::ErrorCode::OutOfMemory),
+        Some(CannotOpen) => out_of_descriptors(),
+        code => code == Some(OutOfMemory),
     };
     let kind = if exhausted { ErrorKind::Exhausted } else { ErrorKind::Store };
-    let error = Error::new(kind, format!("{doing}: {error}"));
-    if busy { error.hint("another process kept the database locked for 30 seconds; try again") } else { error }
+    let error = Error::new(kind, format!("{doing}: {error}")).context(file.display().to_string());
+    match code {
+        _ if exhausted => error,
+        _ if locked => error.hint(format!(
+            "another process has kept the database locked for {} minutes: find it with 'fuser {}'",
+            PATIENCE.as_secs() / 60,
+            file.display()
+        )),
+        Some(CannotOpen | PermissionDenied | ReadOnly) => error.hint(writable(file)),
+        _ => error,
+    }
+}
+
+fn writable(file: &Path) -> String {
+    let directory = file.parent().unwrap_or(file);
+    for_daemons_user("write to it and beside it", |user| format!("chown -R {user} {}", directory.display()))
 }
 
 /// Are there too few descriptors for SQLite, which keeps to itself why it cannot open a file?

@@ -61,6 +61,13 @@ impl Directories {
     }
 }
 
+/// What to do where this process may not use a file: let the user whose process it is do `what` with it, by a command
+/// which is made of that user's number.
+pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    format!("let the user of guix-daemon (number {user}) {what}, and enter the directories above: {}", command(user))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::database::tests::create;
 use super::super::restore::tests::look;
 use super::*;
+use crate::cancel::Cancel;
 
 /// Two items that guix-daemon exported, framed as a bundle. The second refers to the first and to itself.
 const BUNDLE: &[u8] = include_bytes!("../../tests/fixtures/archive/two-items.bundle");
@@ -30,7 +31,7 @@ impl Host {
         let directories = create(scratch.path());
         fs::write(directories.acl_file(), include_bytes!("../../tests/fixtures/archive/acl")).unwrap();
         let acl = Acl::load(&directories.acl_file()).unwrap();
-        Host { scratch, acl, database: Database::open(&directories).unwrap() }
+        Host { scratch, acl, database: Database::open(&directories, &Cancel::default()).unwrap() }
     }
 
     fn at(&self, path: &StorePath) -> PathBuf {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use guix_offload::archive::KeyPair;
+use guix_offload::cancel::Cancel;
 use guix_offload::store::{Database, Directories, StoreDir, StorePath};
 use rusqlite::Connection;
 
@@ -99,7 +100,7 @@ impl Scene {
     }
 
     pub fn database(&self) -> Database {
-        Database::open(&self.directories).unwrap()
+        Database::open(&self.directories, &Cancel::default()).unwrap()
     }
 
     /// What is in the store, but for `.links`, which must be empty.
