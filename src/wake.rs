@@ -48,7 +48,7 @@ impl Wake {
     }
 
     /// Sleeps until raised, until the socket is as `flags` say, until `until`, or for no reason. Returns what is the
-    /// case with the socket.
+    /// case with the socket. [`Wake::clear`] must come between two sleeps.
     pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<PollFlags> {
         let timeout = until.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -60,7 +60,14 @@ impl Wake {
         let count = if flags.is_empty() { 1 } else { 2 };
         let mut polled = [wake, socket];
         match poll(&mut polled[..count], timeout.as_ref()) {
-            Ok(_) => Ok(polled[1].revents()),
+            Ok(_) => {
+                // An event whose flag is down already: `clear` came in the middle of `raise`. Nobody else would read
+                // it, and no sleep come about again. Should the flag go up at this moment, `clear` takes it down.
+                if !polled[0].revents().is_empty() && !self.is_raised() {
+                    let _ = rustix::io::read(&self.event, &mut [0; 8]);
+                }
+                Ok(polled[1].revents())
+            }
             Err(Errno::INTR) => Ok(PollFlags::empty()),
             Err(error) => Err(error).io_context(ErrorKind::Exhausted, || "waiting for events"),
         }
@@ -71,5 +78,65 @@ impl Wake {
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Sleeps for `time` unless raised, and returns how long it did.
+    fn sleep(wake: &Wake, time: Duration) -> Duration {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let begun = Instant::now();
+        wake.sleep(socket.as_fd(), PollFlags::empty(), Some(begun + time)).unwrap();
+        begun.elapsed()
+    }
+
+    #[test]
+    fn a_raise_ends_one_sleep() {
+        let wake = Wake::new().unwrap();
+        wake.raise();
+        assert!(sleep(&wake, Duration::from_secs(60)) < Duration::from_secs(30));
+        wake.clear();
+        assert!(sleep(&wake, Duration::from_millis(5)) >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_raise_that_meets_a_clear_does_not_keep_the_sleeper_awake() {
+        let (wake, turn) = (Wake::new().unwrap(), AtomicU32::new(0));
+        let (rounds, mut awake) = (300, 0);
+        // Both must be at it at the same moment, so nobody sleeps.
+        let until = |number: u32| {
+            while turn.load(Ordering::SeqCst) != number {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..rounds {
+                    until(2 * round + 1);
+                    wake.raise();
+                    turn.store(2 * round + 2, Ordering::SeqCst);
+                }
+            });
+            for round in 0..rounds {
+                turn.store(2 * round + 1, Ordering::SeqCst);
+                while turn.load(Ordering::SeqCst) == 2 * round + 1 {
+                    wake.clear();
+                }
+                let time = Duration::from_micros(50);
+                let slept = (0..3).any(|_| {
+                    wake.clear();
+                    sleep(&wake, time) >= time
+                });
+                awake += u32::from(!slept);
+            }
+        });
+        assert_eq!(awake, 0, "so many times of {rounds} no sleep came about");
     }
 }
