@@ -21,7 +21,7 @@ use crate::daemon::{Addition, Additions, BuildOptions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::schedule::Probe;
-use crate::ssh::{Channel, Session};
+use crate::ssh::{self, Channel, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 use pace::{Pace, Watch};
@@ -264,9 +264,9 @@ impl Remote {
         self.link.client.set_options(options, self.offloads).map_err(|e| self.name(e))?;
         self.link.client.add_temp_root(derivation).map_err(|e| self.name(e))?;
 
-        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds) + GRACE);
-        let end = limit(options.timeout).map(|limit| Instant::now() + limit);
-        let deadline = || match (end, limit(options.max_silent_time).map(|limit| Instant::now() + limit)) {
+        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds).saturating_add(GRACE));
+        let end = limit(options.timeout).map(ssh::after);
+        let deadline = || match (end, limit(options.max_silent_time).map(ssh::after)) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };

@@ -22,4 +22,4 @@ mod wire;
 pub(crate) mod tests;
 
 pub use channel::Channel;
-pub use session::Session;
+pub use session::{Session, after};

@@ -163,7 +163,7 @@ impl Session {
 }
 
 /// The end of a time that starts now; a year for times too long to count.
-fn after(time: Duration) -> Instant {
+pub fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
 }

@@ -9,6 +9,7 @@ mod bytes;
 mod double;
 #[path = "../support/forgeries.rs"]
 mod forgeries;
+mod huge;
 mod lies;
 mod refusing;
 mod scene;

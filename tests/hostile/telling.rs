@@ -76,13 +76,17 @@ pub fn machine(sshd: &Sshd, scene: &Scene) -> BuildMachine {
 
 /// Has a build done by a machine that acts by `plan`, within so many seconds.
 pub fn tell(scene: &Scene, machine: &BuildMachine, plan: Plan, timeout: u64) -> Told {
+    tell_with(scene, machine, plan, BuildOptions { max_silent_time: 0, timeout, print_build_trace: false })
+}
+
+/// Has a build done by a machine that acts by `plan`, with `options`.
+pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: BuildOptions) -> Told {
     let _double = Machine::at(&scene.at("machine"), plan);
     // What is remembered of the machine would have it left alone.
     let _ = std::fs::remove_dir_all(scene.at("offload"));
     let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
     let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
     let request = Request { requirements, derivation: scene.path("asked.drv") };
-    let options = BuildOptions { max_silent_time: 0, timeout, print_build_trace: false };
     let (mut listener, begun) = (Listener::default(), Instant::now());
     let cancel = Cancel::default();
     let before = reset_peak();
