@@ -23,4 +23,11 @@ same "SONAME" "$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')" 
 same "major version" "${version%%.*}" "$abi"
 same "the library's file" "$(basename "$(readlink -f "$library")")" "libguix_offload.so.$version"
 same "the loader's name for it" "$(readlink -f "$prefix/lib/libguix_offload.so.$abi")" "$(readlink -f "$library")"
+
+# The fast ChaCha20 is in it, and libssh2's own, of chacha.c, is not. A library without symbols does not tell.
+symbols=$(readelf -sW "$library")
+if grep -q '\.symtab' <<<"$symbols"; then
+  same "functions chacha_encrypt_bytes" "$(grep -c ' FUNC .* chacha_encrypt_bytes$' <<<"$symbols")" 1
+  same "files of libssh2 that encrypt" "$(grep -oE ' FILE .* (cipher-chachapoly|chacha)\.c$' <<<"$symbols" | awk '{ print $NF }' | xargs)" cipher-chachapoly.c
+fi
 echo "$(wc -l <symbols.txt) symbols, version $version, ABI $abi"

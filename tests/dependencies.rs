@@ -112,3 +112,40 @@ fn each_dependency_has_its_reason() {
         }
     }
 }
+
+/// The three functions that replace libssh2's own are declared as it declares them: no compiler sees both.
+#[test]
+fn the_cipher_is_declared_as_libssh2_declares_it() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version=1", "--manifest-path", manifest])
+        .arg("--filter-platform=x86_64-unknown-linux-gnu")
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata = String::from_utf8(output.stdout).unwrap();
+    let end = metadata.find("/libssh2-sys-0.3.4/Cargo.toml").expect("libssh2-sys is a dependency");
+    let start = metadata[..end].rfind('"').unwrap() + 1;
+    let header = format!("{}/libssh2-sys-0.3.4/libssh2/src/chacha.h", &metadata[start..end]);
+    let squeeze =
+        |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(").replace(", )", ")");
+    let theirs = squeeze(&std::fs::read_to_string(&header).expect(&header));
+    let ours = squeeze(include_str!("../src/ssh/chacha20.rs"));
+    for (c, rust) in [
+        (
+            "void chacha_keysetup(struct chacha_ctx *x, const u8 *k, u32 kbits);",
+            "fn chacha_keysetup(context: *mut Context, key: *const [u8; 32], _bits: u32)",
+        ),
+        (
+            "void chacha_ivsetup(struct chacha_ctx *x, const u8 *iv, const u8 *counter);",
+            "fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8], counter: *const [u8; 8])",
+        ),
+        (
+            "void chacha_encrypt_bytes(struct chacha_ctx *x, const u8 *m, u8 *c, size_t bytes);",
+            "fn chacha_encrypt_bytes(context: *mut Context, from: *const c_uchar, to: *mut c_uchar, length: usize)",
+        ),
+    ] {
+        assert!(theirs.contains(c), "libssh2 does not declare {c}");
+        assert!(ours.contains(rust), "src/ssh/chacha20.rs does not declare {rust}");
+    }
+}

@@ -67,8 +67,12 @@ unsafe extern "C" fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8]
 /// # Safety
 /// `context` was set up; `from` and `to` point to `length` bytes, the same or apart.
 #[cfg_attr(not(debug_assertions), unsafe(no_mangle))]
-unsafe extern "C" fn chacha_encrypt_bytes(context: *mut Context, from: *const c_uchar, to: *mut c_uchar, length: u32) {
-    let length = length as usize;
+unsafe extern "C" fn chacha_encrypt_bytes(
+    context: *mut Context,
+    from: *const c_uchar,
+    to: *mut c_uchar,
+    length: usize,
+) {
     // SAFETY: as above; `copy` allows that both are the same.
     let (context, text) = unsafe {
         if !std::ptr::eq(from, to) {
@@ -111,7 +115,7 @@ mod tests {
     fn encrypt(context: &mut Context, from: &[u8]) -> String {
         let mut to = vec![0; from.len()];
         // SAFETY: both have this length.
-        unsafe { chacha_encrypt_bytes(context, from.as_ptr(), to.as_mut_ptr(), from.len() as u32) };
+        unsafe { chacha_encrypt_bytes(context, from.as_ptr(), to.as_mut_ptr(), from.len()) };
         to.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -137,7 +141,7 @@ mod tests {
         for _ in 0..2 {
             // SAFETY: the same bytes twice.
             unsafe {
-                chacha_encrypt_bytes(&mut context(Some(1)), text.as_ptr(), text.as_mut_ptr(), text.len() as u32);
+                chacha_encrypt_bytes(&mut context(Some(1)), text.as_ptr(), text.as_mut_ptr(), text.len());
             }
         }
         assert_eq!(&text, b"in the same place");
