@@ -75,6 +75,14 @@ static void what_is_set_can_be_read(void)
     guix_offload_machine_free(machine);
 }
 
+static void brackets_around_an_address_are_taken_off(void)
+{
+    guix_offload_machine *machine = NULL;
+    SUCCEEDS(guix_offload_machine_new, &machine, "[fe80::1%eth0]", NULL, "u", HOST_KEY);
+    CHECK_TEXT(guix_offload_machine_name(machine), "fe80::1%eth0");
+    guix_offload_machine_free(machine);
+}
+
 static void strings_are_copied(void)
 {
     char name[] = "m", system[] = "x86_64-linux", user[] = "u", key[] = HOST_KEY;
@@ -102,6 +110,11 @@ static void no_machine_is_made_of_bad_texts(void)
     }
     REJECTS(guix_offload_machine_new, &machine, "", "x86_64-linux", "u", HOST_KEY);
     REJECTS(guix_offload_machine_new, &machine, "../m", "x86_64-linux", "u", HOST_KEY);
+    REJECTS(guix_offload_machine_new, &machine, "w1\n# decline\n@ build-succeeded x", "x86_64-linux", "u", HOST_KEY);
+    REJECTS(guix_offload_machine_new, &machine, "root@w1", "x86_64-linux", "u", HOST_KEY);
+    REJECTS(guix_offload_machine_new, &machine, "w1:22", "x86_64-linux", "u", HOST_KEY);
+    REJECTS(guix_offload_machine_new, &machine, "m", "x86_64-linux\n", "u", HOST_KEY);
+    REJECTS(guix_offload_machine_new, &machine, "m", "x86_64-linux", "u\n# accept", HOST_KEY);
     REJECTS(guix_offload_machine_new, &machine, "m", "x86_64-linux", "", HOST_KEY);
     FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_machine_new, &machine, "m", "x86_64-linux", "u", "");
     FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_machine_new, &machine, "m", "x86_64-linux", "u", "ssh-rsa AAAA");
@@ -120,6 +133,9 @@ static void texts_that_are_refused_change_nothing(void)
         REJECTS(guix_offload_machine_set_daemon_socket, machine, bad[i]);
     }
     REJECTS(guix_offload_machine_set_daemon_socket, machine, "relative");
+    REJECTS(guix_offload_machine_set_daemon_socket, machine, "/socket\n# accept");
+    REJECTS(guix_offload_machine_set_private_key, machine, "");
+    REJECTS(guix_offload_machine_add_feature, machine, "kvm\n");
     CHECK(guix_offload_machine_system(machine, 1) == NULL);
     CHECK(guix_offload_machine_feature(machine, 0) == NULL);
     CHECK_TEXT(guix_offload_machine_compression(machine), "zlib@openssh.com,zlib");
@@ -167,6 +183,7 @@ int main(void)
     RUN(accessors_of_no_machine);
     RUN(a_new_machine_has_the_defaults_of_guix);
     RUN(what_is_set_can_be_read);
+    RUN(brackets_around_an_address_are_taken_off);
     RUN(strings_are_copied);
     RUN(no_machine_is_made_of_bad_texts);
     RUN(texts_that_are_refused_change_nothing);

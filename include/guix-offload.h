@@ -235,9 +235,9 @@ int32_t guix_offload_error_exit_status(const guix_offload_error *error);
 typedef struct guix_offload_machine guix_offload_machine;
 
 /**
- * Makes a machine for builds of the system type `system`, such as "x86_64-linux", or of none as yet if that is
- * NULL, with Guix's defaults for all that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
- * process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
+ * Makes a machine for builds of the system type `system`, such as "x86_64-linux"; NULL: of none as yet. `name` is
+ * its host name or address, of which an IPv6 address may stand in brackets. All other fields get Guix's defaults;
+ * the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
  * its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
@@ -280,7 +280,7 @@ guix_offload_status guix_offload_machine_set_port(guix_offload_machine *machine,
                                                   guix_offload_error **error);
 
 /**
- * Sets the file with the private key to log in with.
+ * Sets the file with the private key to log in with. Its name is not empty.
  */
 guix_offload_status guix_offload_machine_set_private_key(guix_offload_machine *machine,
                                                          const char *file,
@@ -446,7 +446,8 @@ const guix_offload_machine *guix_offload_machines_get(const guix_offload_machine
 
 /**
  * The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
- * that was left out; NULL: there are no more. It belongs to the list, and lives until that is freed.
+ * that was left out, or odd, such as a system that Guix does not know; NULL: there are no more. Each has a hint.
+ * It belongs to the list, and lives until that is freed.
  */
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);

@@ -134,6 +134,13 @@ impl Error {
         self
     }
 
+    /// Adds to what the user can do what holds until he does it.
+    pub fn until_then(mut self, consequence: &str) -> Self {
+        let first = self.0.hint.take().unwrap_or_else(|| "correct it".into());
+        self.0.hint = Some(line(format!("{first}; until then, {consequence}")));
+        self
+    }
+
     /// Says which machine it happened with. An inner one is kept.
     pub fn on_machine(mut self, name: impl Into<String>) -> Self {
         self.0.machine.get_or_insert_with(|| line(name.into()));

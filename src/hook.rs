@@ -36,6 +36,7 @@ use crate::parent::{Parent, Room};
 use crate::progress::Reporter;
 use crate::store::{StoreDir, StorePath};
 use crate::thread;
+use crate::told;
 use crate::wake::Wake;
 
 /// Longest request, in bytes.
@@ -207,7 +208,7 @@ impl Hook {
         let Question { request, .. } = question;
         let could_build_here = question.could_build_here();
         let Some(loaded) = self.options.machines.load()? else { return Ok(Reply::Decline) };
-        loaded.left_out.iter().for_each(|error| reporter.left_out(error));
+        self.tell(&loaded, reporter);
         let machines = loaded.machines;
         if !Engine::has_candidates(&machines, &request.requirements) {
             return Ok(Reply::Decline);
@@ -241,6 +242,17 @@ impl Hook {
     fn leave(request: &Request, reporter: &mut Reporter) -> Reply {
         reporter.event(&Event::BuiltHere { derivation: &request.derivation });
         Reply::Decline
+    }
+}
+
+impl Hook {
+    /// Says what is wrong in the machine file, and once a day what is odd in it.
+    fn tell(&self, loaded: &Loaded, reporter: &mut Reporter) {
+        let state = self.engine.directories().offload_state();
+        loaded.left_out.iter().for_each(|error| reporter.warning(error));
+        for warning in loaded.warnings.iter().filter(|warning| told::is_due(&state, warning)) {
+            reporter.warning(warning);
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 //! [`farm`] looks at all machines at once: are they usable, and how are they doing?
 //!
 //! What goes on is told to an [`observer`]; [`progress`] is the one that prints, [`trace`] the one that
-//! takes the time. Everything fails with an
+//! takes the time. `told` keeps warnings from being told more than once a day. Everything fails with an
 //! [`error::Error`].
 //!
 //! `unsafe` is allowed in [`ffi`], [`ssh`], [`slot`] and the binding to libgcrypt, and nowhere else.
@@ -53,6 +53,7 @@ pub mod ssh;
 pub mod state;
 pub mod store;
 mod thread;
+mod told;
 pub mod trace;
 pub mod transfer;
 mod wake;

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What is known about a build machine before it is contacted, and which machine may do which build.
 
+mod name;
+mod systems;
+
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use base64::Engine;
@@ -14,7 +18,7 @@ use crate::gcrypt;
 /// (`guix/scripts/offload.scm`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BuildMachine {
-    /// Host name or address. Also names the machine in messages.
+    /// Host name or address, an IPv6 address without brackets. Also names the machine in messages.
     pub name: String,
     /// Port of its SSH server. Default: 22.
     pub port: u16,
@@ -31,7 +35,7 @@ pub struct BuildMachine {
     pub compression: String,
     /// Compression level, 0 to 9. Default: 3.
     pub compression_level: u8,
-    /// Socket of the daemon there. Default: `/var/guix/daemon-socket/socket`.
+    /// Socket of the daemon there, an absolute file name. Default: `/var/guix/daemon-socket/socket`.
     pub daemon_socket: String,
     /// How many builds may run there at once: its number of build slots. With 0 it gets none. Default: 1.
     pub parallel_builds: u32,
@@ -72,35 +76,86 @@ pub struct Requirements {
 }
 
 impl BuildMachine {
-    /// Checks the fields that have more to them than their type, for a machine that no machine file describes.
-    pub fn check(&self) -> Result<()> {
-        let reject = |field: &str, expected: &str| {
-            let message = format!("machine {:?}, field '{field}': expected {expected}", self.name);
-            Err(Error::new(ErrorKind::InvalidArgument, message).on_machine(&self.name))
-        };
-        // The name becomes part of a file name.
-        if self.name.is_empty() || self.name.starts_with('.') || self.name.contains(['/', '\0']) {
-            return reject("name", "a host name");
+    /// Returns a machine of no system and with Guix's defaults for all that is not named here.
+    pub fn new(
+        name: impl Into<String>,
+        user: impl Into<String>,
+        private_key: impl Into<PathBuf>,
+        host_key: HostKey,
+    ) -> Self {
+        BuildMachine {
+            name: name.into(),
+            port: Self::DEFAULT_PORT,
+            systems: Vec::new(),
+            user: user.into(),
+            private_key: private_key.into(),
+            host_key,
+            compression: Self::DEFAULT_COMPRESSION.into(),
+            compression_level: Self::DEFAULT_COMPRESSION_LEVEL,
+            daemon_socket: Self::DEFAULT_DAEMON_SOCKET.into(),
+            parallel_builds: Self::DEFAULT_PARALLEL_BUILDS,
+            speed: Self::DEFAULT_SPEED,
+            features: Vec::new(),
+            overload_threshold: Some(Self::DEFAULT_OVERLOAD_THRESHOLD),
         }
-        if self.user.is_empty() || self.user.contains('\0') {
-            return reject("user", "an account");
+    }
+
+    /// The one gate of validity, whoever describes the machine: returns it with its name as it is looked up, or the
+    /// first field that is not as it must be.
+    pub fn admit(mut self) -> Result<Self, Flaw> {
+        let flaw = |field, expected: &str| Err(Flaw { field, expected: expected.into(), hint: None });
+        // The name becomes part of a file name and of lines that tools read.
+        self.name = name::parse(&self.name)?;
+        let texts = [
+            ("user", &self.user, "an account, without control characters"),
+            ("compression", &self.compression, "a list of methods, without control characters"),
+        ];
+        for (field, text, expected) in texts {
+            if !is_text(text) {
+                return flaw(field, expected);
+            }
         }
         if self.port == 0 {
-            return reject("port", "a number from 1 to 65535");
+            return flaw("port", "a number from 1 to 65535");
+        }
+        // An empty one is none as yet.
+        let key = self.private_key.as_os_str().to_string_lossy();
+        if !key.is_empty() && !is_text(&key) {
+            return flaw("private-key", "a file name, without control characters");
+        }
+        for (field, list) in [("systems", &self.systems), ("features", &self.features)] {
+            if !list.iter().all(|text| is_text(text)) {
+                return flaw(field, "a list of strings that are not empty and have no control characters");
+            }
         }
         if self.compression_level > 9 {
-            return reject("compression-level", "a number from 0 to 9");
+            return flaw("compression-level", "a number from 0 to 9");
         }
-        if !self.daemon_socket.starts_with('/') {
-            return reject("daemon-socket", "an absolute file name");
+        if !self.daemon_socket.starts_with('/') || !is_text(&self.daemon_socket) {
+            return flaw("daemon-socket", "an absolute file name");
         }
         if !(self.speed.is_finite() && self.speed >= 0.0) {
-            return reject("speed", "a number that is not negative");
+            return flaw("speed", "a number that is not negative");
         }
         if self.overload_threshold.is_some_and(|load| !(load.is_finite() && load >= 0.0)) {
-            return reject("overload-threshold", "a number that is not negative, or none");
+            return flaw("overload-threshold", "a number that is not negative, or #f");
         }
-        Ok(())
+        Ok(self)
+    }
+
+    /// The systems that no build asks for, as they are misspelt or new, and what each may have been meant to be.
+    pub fn unknown_systems(&self) -> impl Iterator<Item = (&str, Option<&'static str>)> {
+        let unknown = self.systems.iter().filter(|system| !systems::is_known(system));
+        unknown.map(|system| (system.as_str(), systems::nearest(system)))
+    }
+
+    /// The mode of the private key's file, if others than its owner, or than its owner's group where that is how this
+    /// user comes to read it, have rights to it.
+    pub fn exposed_key(&self) -> Option<u32> {
+        let metadata = std::fs::metadata(&self.private_key).ok()?;
+        let too_open = if metadata.uid() == rustix::process::geteuid().as_raw() { 0o077 } else { 0o007 };
+        let mode = metadata.mode() & 0o7777;
+        (metadata.is_file() && mode & too_open != 0).then_some(mode)
     }
 
     /// The level at which what is sent there may be compressed; `None`: not at all. With which method is agreed upon with
@@ -114,6 +169,37 @@ impl BuildMachine {
     pub fn matches(&self, requirements: &Requirements) -> bool {
         self.systems.contains(&requirements.system)
             && requirements.features.iter().all(|feature| self.features.contains(feature))
+    }
+}
+
+/// Longest text of a machine, in bytes.
+const MAX_TEXT: usize = 4096;
+
+/// Is it a text that can be part of a line, and of a file name or a protocol with limits?
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_TEXT && !text.contains(char::is_control)
+}
+
+/// A field of a machine that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// The field's name in the machine file.
+    pub field: &'static str,
+    /// What was expected there: a noun phrase.
+    pub expected: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Flaw {
+    /// The error for a machine called `name` that no machine file describes.
+    pub fn error(self, name: &str) -> Error {
+        let message = format!("machine {name:?}, field '{}': expected {}", self.field, self.expected);
+        let error = Error::new(ErrorKind::InvalidArgument, message).on_machine(name);
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 
@@ -187,21 +273,8 @@ pub(crate) mod tests {
 
     /// A machine for the tests of other modules.
     pub fn machine(name: &str) -> BuildMachine {
-        BuildMachine {
-            name: name.into(),
-            port: BuildMachine::DEFAULT_PORT,
-            systems: vec!["x86_64-linux".into()],
-            user: "root".into(),
-            private_key: "/nonexistent/key".into(),
-            host_key: HostKey::parse(KEY).unwrap(),
-            compression: BuildMachine::DEFAULT_COMPRESSION.into(),
-            compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
-            daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
-            parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
-            speed: BuildMachine::DEFAULT_SPEED,
-            features: Vec::new(),
-            overload_threshold: Some(BuildMachine::DEFAULT_OVERLOAD_THRESHOLD),
-        }
+        let machine = BuildMachine::new(name, "root", "/nonexistent/key", HostKey::parse(KEY).unwrap());
+        BuildMachine { systems: vec!["x86_64-linux".into()], ..machine }
     }
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
@@ -223,6 +296,60 @@ pub(crate) mod tests {
         assert_eq!(machine("m").compresses_at(), Some(3));
         assert_eq!(level("none,zlib", 9), Some(9));
         assert_eq!((level("none", 3), level("", 3), level("zlib", 0)), (None, None, None));
+    }
+
+    #[test]
+    fn the_gate_refuses_what_a_machine_cannot_be() {
+        let m = || machine("m");
+        for (machine, field) in [
+            (machine("w1\n# decline\n@ build-succeeded x"), "name"),
+            (BuildMachine { user: String::new(), ..m() }, "user"),
+            (BuildMachine { user: "a\n# accept".into(), ..m() }, "user"),
+            (BuildMachine { port: 0, ..m() }, "port"),
+            (BuildMachine { private_key: "/k\n".into(), ..m() }, "private-key"),
+            (BuildMachine { systems: vec![String::new()], ..m() }, "systems"),
+            (BuildMachine { features: vec!["a\x1b".into()], ..m() }, "features"),
+            (BuildMachine { features: vec!["a".repeat(MAX_TEXT + 1)], ..m() }, "features"),
+            (BuildMachine { compression: "zlib\n".into(), ..m() }, "compression"),
+            (BuildMachine { compression_level: 10, ..m() }, "compression-level"),
+            (BuildMachine { daemon_socket: "relative".into(), ..m() }, "daemon-socket"),
+            (BuildMachine { speed: -1.0, ..m() }, "speed"),
+            (BuildMachine { speed: f64::NAN, ..m() }, "speed"),
+            (BuildMachine { overload_threshold: Some(f64::INFINITY), ..m() }, "overload-threshold"),
+        ] {
+            let name = machine.name.clone();
+            let flaw = machine.admit().expect_err(field);
+            assert_eq!(flaw.field, field);
+            let error = flaw.error(&name);
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains(&format!("field '{field}': expected ")), "{error}");
+        }
+        assert_eq!(m().admit(), Ok(m()));
+        assert_eq!(machine("[::1]").admit(), Ok(machine("::1")));
+        assert_eq!(m().unknown_systems().count(), 0);
+    }
+
+    /// As OpenSSH judges it. The test must run as root.
+    #[test]
+    fn a_key_that_others_can_read_is_noticed() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let machine = BuildMachine { private_key: file.path().into(), ..machine("m") };
+        // Ours, or that of another user who gave it to a group that we are in.
+        for (owner, mode, exposed) in [
+            (0, 0o644, true),
+            (0, 0o640, true),
+            (0, 0o604, true),
+            (65534, 0o644, true),
+            (0, 0o600, false),
+            (0, 0o400, false),
+            (65534, 0o640, false),
+        ] {
+            chown(file.path(), Some(owner), Some(0)).unwrap();
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(machine.exposed_key(), exposed.then_some(mode), "{owner} {mode:04o}");
+        }
+        assert_eq!(BuildMachine { private_key: "/nonexistent".into(), ..machine }.exposed_key(), None);
     }
 
     #[test]

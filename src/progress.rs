@@ -72,10 +72,10 @@ impl Reporter {
         }
     }
 
-    /// Says that what `error` is about, a machine in the machine file, is left out: once, however many requests come.
-    pub fn left_out(&mut self, error: &Error) {
+    /// Says what is wrong with something that is no reason to give up: once, however many requests come.
+    pub fn warning(&mut self, error: &Error) {
         if self.said.insert((String::new(), error.to_string())) {
-            self.say(&format!("guix offload: warning: {}; ignoring it", describe(error)));
+            self.say(&format!("guix offload: warning: {}", describe(error)));
             if let Some(hint) = error.hint_text() {
                 self.say(&format!("hint: {hint}"));
             }

@@ -7,9 +7,10 @@
 //! administrator likes.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{Mode, OFlags, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -91,6 +92,20 @@ impl OpenDirectory {
             error => error.into(),
         })?;
         Ok(file.into())
+    }
+
+    /// Replaces the file `name` as a whole, or makes it.
+    pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let fresh = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let written = self
+            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| self.rename(&fresh, name));
+        if written.is_err() {
+            let _ = self.remove(&fresh);
+        }
+        written
     }
 
     /// Has the file `from` take the place of `to`.

@@ -38,7 +38,7 @@ static guix_offload_status load(guix_offload_machines **machines, const char *fi
     guix_offload_status status = guix_offload_machines_load(&all, file, error);
 
     for (size_t i = 0; (problem = guix_offload_machines_problem(all, i)) != NULL; i++) {
-        fprintf(stderr, "guix offload: warning: %s; ignoring it\n", guix_offload_error_message(problem));
+        fprintf(stderr, "guix offload: warning: %s\n", guix_offload_error_message(problem));
         fprintf(stderr, "hint: %s\n", guix_offload_error_hint(problem));
     }
     if (status == GUIX_OFFLOAD_OK)

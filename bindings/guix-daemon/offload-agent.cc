@@ -130,8 +130,7 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     if (job.descriptor() >= FD_SETSIZE) return nullptr;
     std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), build.derivation, ++lastId_));
     for (auto& problem : machines_->problems())
-        agent->problems_ += std::string("guix offload: warning: ") + problem.what() + "; ignoring it\nhint: "
-            + problem.hint() + "\n";
+        agent->problems_ += std::string("guix offload: warning: ") + problem.what() + "\nhint: " + problem.hint() + "\n";
     return agent;
 }
 

@@ -7,7 +7,7 @@ use super::error::guix_offload_error;
 use super::export;
 use super::handle::{self, Out};
 use super::string::{self, for_c};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, HostKey};
 use crate::machine_file;
 
@@ -53,16 +53,21 @@ impl guix_offload_machine {
     fn change(&mut self, change: impl FnOnce(&mut BuildMachine)) -> Result<()> {
         let mut changed = self.machine.clone();
         change(&mut changed);
-        changed.check()?;
-        *self = Self::new(changed);
+        *self = Self::new(admitted(changed)?);
         Ok(())
     }
 }
 
+/// `machine`, if it is valid.
+fn admitted(machine: BuildMachine) -> Result<BuildMachine> {
+    let name = machine.name.clone();
+    machine.admit().map_err(|flaw| flaw.error(&name))
+}
+
 export! {
-    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux", or of none as yet if that is
-    /// NULL, with Guix's defaults for all that is not named here; among them the private key, the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the
-    /// process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
+    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux"; NULL: of none as yet. `name` is
+    /// its host name or address, of which an IPv6 address may stand in brackets. All other fields get Guix's defaults;
+    /// the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
     /// its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
@@ -76,22 +81,12 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(machine, "machine")?;
-        let machine = BuildMachine {
-            name: string::required(name, "name")?.into(),
-            port: BuildMachine::DEFAULT_PORT,
-            systems: string::optional(system, "system")?.map(str::to_string).into_iter().collect(),
-            user: string::required(user, "user")?.into(),
-            private_key: machine_file::default_private_key().unwrap_or_default(),
-            host_key: HostKey::parse(string::required(host_key, "host_key")?)?,
-            compression: BuildMachine::DEFAULT_COMPRESSION.into(),
-            compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
-            daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
-            parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
-            speed: BuildMachine::DEFAULT_SPEED,
-            features: Vec::new(),
-            overload_threshold: Some(BuildMachine::DEFAULT_OVERLOAD_THRESHOLD),
-        };
-        machine.check()?;
+        let (name, user) = (string::required(name, "name")?, string::required(user, "user")?);
+        let host_key = HostKey::parse(string::required(host_key, "host_key")?)?;
+        let mut machine =
+            BuildMachine::new(name, user, machine_file::default_private_key().unwrap_or_default(), host_key);
+        machine.systems.extend(string::optional(system, "system")?.map(str::to_string));
+        let machine = admitted(machine)?;
         out.give(guix_offload_machine::new(machine));
         Ok(())
     }
@@ -145,14 +140,17 @@ export! {
 }
 
 export! {
-    /// Sets the file with the private key to log in with.
+    /// Sets the file with the private key to log in with. Its name is not empty.
     pub fn guix_offload_machine_set_private_key(
         machine: *mut guix_offload_machine,
         file: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let file = string::required(file, "file")?.into();
-        handle::borrow_mut(machine, "machine")?.change(|machine| machine.private_key = file)
+        let file = string::required(file, "file")?;
+        if file.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "'file' is empty"));
+        }
+        handle::borrow_mut(machine, "machine")?.change(|machine| machine.private_key = file.into())
     }
 }
 

@@ -61,7 +61,7 @@ export! {
         let loaded = machine_file::load(file, &LoadOptions::default())?.unwrap_or_default();
         out.give(guix_offload_machines {
             list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
-            problems: loaded.left_out.into_iter().map(guix_offload_error::from).collect(),
+            problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
         });
         Ok(())
     }
@@ -108,7 +108,8 @@ export! {
 
 export! {
     /// The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
-    /// that was left out; NULL: there are no more. It belongs to the list, and lives until that is freed.
+    /// that was left out, or odd, such as a system that Guix does not know; NULL: there are no more. Each has a hint.
+    /// It belongs to the list, and lives until that is freed.
     pub fn guix_offload_machines_problem(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_error {
         handle::borrow(machines, "machines").ok().and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
     }

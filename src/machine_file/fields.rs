@@ -7,8 +7,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::value::{Field, Machine, Value};
-use crate::error::{Context, Error, Result};
-use crate::machine::{BuildMachine, HostKey};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::machine::{BuildMachine, Flaw, HostKey};
 
 /// The fields of Guix's `<build-machine>`, but for `location`.
 const FIELDS: [&str; 14] = [
@@ -28,15 +28,13 @@ const FIELDS: [&str; 14] = [
     "features",
 ];
 
-/// Longest text, in bytes. The longest that is usual, an RSA host key of 16384 bits, takes 2.8 kB.
-const MAX_TEXT: usize = 4096;
-
-/// Validates `machine`. `default_key` is asked for the private key where none is given.
+/// Validates `machine`: the types of its fields here, all else where every machine is. `default_key` is asked for the
+/// private key where none is given.
 pub(super) fn build_machine(machine: &Machine, default_key: &dyn Fn() -> Result<PathBuf>) -> Result<BuildMachine> {
     let machine = Form { machine };
     machine.check_names()?;
-    Ok(BuildMachine {
-        name: machine.required("name", Form::machine_name)?,
+    let described = BuildMachine {
+        name: machine.required("name", Form::text)?,
         port: machine.optional("port", BuildMachine::DEFAULT_PORT, |form, field| form.integer(field, 1..=u16::MAX))?,
         systems: machine.systems()?,
         user: machine.required("user", Form::text)?,
@@ -67,7 +65,30 @@ pub(super) fn build_machine(machine: &Machine, default_key: &dyn Fn() -> Result<
                 _ => form.number(field, ", or #f").map(Some),
             },
         )?,
-    })
+    };
+    described.admit().map_err(|flaw| machine.flawed(flaw))
+}
+
+/// What is odd about `described`, which is used all the same, at the place of its field in `machine`.
+pub(super) fn doubts(machine: &Machine, described: &BuildMachine) -> Vec<Error> {
+    let form = Form { machine };
+    let at = |name: &str, what: String| match form.named(name) {
+        Some(field) => form.wrong(field, what),
+        None => form.locate(Error::new(ErrorKind::Configuration, what)),
+    };
+    let unknown = described.unknown_systems().map(|(system, meant)| {
+        let error = at("systems", format!("Guix has no system type {system:?}, so the machine gets no builds for it"));
+        match meant {
+            Some(meant) => error.hint(format!("use {meant:?}")),
+            None => error.hint("system types are such as \"x86_64-linux\" and \"aarch64-linux\""),
+        }
+    });
+    let key = described.private_key.display();
+    let exposed = described.exposed_key().map(|mode| {
+        at("private-key", format!("{key} can be read by others than its owner (its mode is {mode:04o})"))
+            .hint(format!("run 'chmod 600 {key}'; if others may have seen it, replace it"))
+    });
+    unknown.chain(exposed).collect()
 }
 
 /// A `build-machine` form that is being validated.
@@ -104,6 +125,12 @@ impl Form<'_> {
         Ok(())
     }
 
+    /// The field that the gate calls `name`: systems may be given by the older `system`.
+    fn named(&self, name: &str) -> Option<&Field> {
+        let given = |name| self.field(name).filter(|field| !matches!(field.value, Value::Boolean(false)));
+        if name == "systems" { given("systems").or_else(|| given("system")) } else { self.field(name) }
+    }
+
     fn field(&self, name: &str) -> Option<&Field> {
         self.machine.fields.iter().find(|field| &*field.name == name)
     }
@@ -118,17 +145,16 @@ impl Form<'_> {
 
     /// `systems` or else the older `system`, as `build-machine-systems` of Guix has it: #f is as good as nothing.
     fn systems(&self) -> Result<Vec<String>> {
-        let given = |name| self.field(name).filter(|field| !matches!(field.value, Value::Boolean(false)));
-        match (given("systems"), given("system")) {
-            (Some(field), _) => self.texts(field),
-            (None, Some(field)) => Ok(vec![self.text(field)?]),
-            (None, None) => Err(self.missing("systems")),
+        match self.named("systems") {
+            Some(field) if &*field.name == "systems" => self.texts(field),
+            Some(field) => Ok(vec![self.text(field)?]),
+            None => Err(self.missing("systems")),
         }
     }
 
     fn text(&self, field: &Field) -> Result<String> {
         match &field.value {
-            Value::String(text) if is_text(text) => Ok(text.to_string()),
+            Value::String(text) if !text.is_empty() => Ok(text.to_string()),
             _ => Err(self.unexpected(field, "a string that is not empty")),
         }
     }
@@ -139,20 +165,11 @@ impl Form<'_> {
         };
         let text =
             |(i, element): (usize, &Value)| match element {
-                Value::String(text) if is_text(text) => Ok(text.to_string()),
+                Value::String(text) if !text.is_empty() => Ok(text.to_string()),
                 other => Err(self
                     .wrong(field, format_args!("expected a list of strings, but element {} of it is {other}", i + 1))),
             };
         elements.iter().enumerate().map(text).collect()
-    }
-
-    /// The name is part of the name of a directory, that of the machine's build slots.
-    fn machine_name(&self, field: &Field) -> Result<String> {
-        let name = self.text(field)?;
-        if name.starts_with('.') || name.chars().any(|char| char == '/' || char.is_control()) {
-            return Err(self.unexpected(field, "a host name, without '/' and not starting with '.'"));
-        }
-        Ok(name)
     }
 
     fn host_key(&self, field: &Field) -> Result<HostKey> {
@@ -173,17 +190,13 @@ impl Form<'_> {
         number.ok_or_else(|| self.unexpected(field, expected()))
     }
 
-    /// A number that is not negative. `alternative` completes the message.
+    /// A number; which ones are allowed is not asked here. `alternative` completes the message.
     fn number(&self, field: &Field, alternative: &str) -> Result<f64> {
-        let number = match field.value {
-            Value::Integer(number) => number as f64,
-            Value::Real(number) => number,
-            _ => f64::NAN,
-        };
-        if number.is_finite() && number >= 0.0 {
-            return Ok(number);
+        match field.value {
+            Value::Integer(number) => Ok(number as f64),
+            Value::Real(number) => Ok(number),
+            _ => Err(self.unexpected(field, format_args!("a number that is not negative{alternative}"))),
         }
-        Err(self.unexpected(field, format_args!("a number that is not negative{alternative}")))
     }
 
     /// `machine 'x'`, or what there is to say instead where the name is no name.
@@ -206,6 +219,19 @@ impl Form<'_> {
         self.wrong(field, format_args!("expected {expected}, got {}", field.value))
     }
 
+    /// The error for what the gate refuses.
+    fn flawed(&self, flaw: Flaw) -> Error {
+        let error = match self.named(flaw.field) {
+            Some(field) => self.unexpected(field, flaw.expected),
+            // A default that is refused.
+            None => self.locate(Error::new(ErrorKind::Configuration, format!("expected {}", flaw.expected))),
+        };
+        match flaw.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+
     fn missing(&self, name: &str) -> Error {
         self.name_machine(self.machine.place.error(format_args!("{}: field '{name}' is missing", self.title())))
     }
@@ -220,8 +246,4 @@ impl Form<'_> {
             _ => error,
         }
     }
-}
-
-fn is_text(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_TEXT && !text.contains('\0')
 }

@@ -70,6 +70,8 @@ pub struct Loaded {
     /// What is wrong with each of the others, which are left out, in the file's order; or with a result that is no
     /// list of machines. Each says where in the file it is, and what to do.
     pub left_out: Vec<Error>,
+    /// What is odd about machines that are used all the same; likewise.
+    pub warnings: Vec<Error>,
 }
 
 /// What the file at `path` returns; `None` if there is no such file.
@@ -102,16 +104,19 @@ fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathB
     let default_key = || key.get_or_init(default_key).clone();
     let mut loaded = Loaded::default();
     for entry in entries {
-        match entry.and_then(|machine| fields::build_machine(&machine, &default_key)) {
-            Ok(machine) => loaded.machines.push(machine),
-            Err(error) => loaded.left_out.push(error.hint("correct it; until then, the machine gets no builds")),
+        match entry.and_then(|form| Ok((fields::build_machine(&form, &default_key)?, form))) {
+            Ok((machine, form)) => {
+                loaded.warnings.append(&mut fields::doubts(&form, &machine));
+                loaded.machines.push(machine);
+            }
+            Err(error) => loaded.left_out.push(error.until_then("it is left out")),
         }
     }
     let untold = loaded.left_out.len().saturating_sub(MAX_TOLD);
     if untold > 0 {
         loaded.left_out.truncate(MAX_TOLD);
         let message = format!("{file}:1:0: {untold} more machines are malformed");
-        loaded.left_out.push(Error::new(ErrorKind::Configuration, message).hint("correct those above first"));
+        loaded.left_out.push(Error::new(ErrorKind::Configuration, message).hint("correct those before first"));
     }
     loaded
 }
@@ -165,8 +170,8 @@ fn wrong_result(place: &Place, index: usize, value: &Value) -> Error {
         _ => format!("a list whose element {index} is {value}"),
     };
     let hint = match index {
-        0 => "end the file with (list MACHINE ...); until then, there are no build machines",
-        _ => "leave this element out, or make it a build-machine; the others are used",
+        0 => "end the file with (list MACHINE ...)",
+        _ => "remove this element, or make it a build-machine",
     };
     place
         .error(format_args!("the file must return a list of build machines, but this last form returns {got}"))

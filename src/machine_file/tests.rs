@@ -171,6 +171,50 @@ fn a_machine_that_is_malformed_is_left_out_and_the_others_are_used() {
 }
 
 #[test]
+fn an_account_or_a_port_in_the_name_is_refused_with_the_field_to_use() {
+    for (name, hint) in [
+        ("rootATw1", "use (user \"root\") and (name \"w1\"); until then, it is left out"),
+        ("w1:2222", "use (port 2222) and (name \"w1\"); until then, it is left out"),
+    ] {
+        let file = text(&format!("(list (build-machine (name {:?}) @))", name));
+        let file = file.replace("AT", "@");
+        let loaded = read_plain(Path::new("m.scm"), file.as_bytes()).unwrap();
+        assert!(loaded.machines.is_empty() && loaded.left_out[0].to_string().starts_with("m.scm:1:21: machine '"));
+        assert_eq!(loaded.left_out[0].hint_text(), Some(hint));
+    }
+}
+
+#[test]
+fn an_address_in_brackets_is_taken_without_them() {
+    let file = text("(list (build-machine (name \"[fe80::1%eth0]\") @))");
+    assert_eq!(faultless(in_process(file.as_bytes()).unwrap())[0].name, "fe80::1%eth0");
+}
+
+#[test]
+fn a_system_that_nobody_asks_for_is_a_warning() {
+    let file = text(
+        "(list (build-machine (name \"a\") @)\n(build-machine (inherit (build-machine (name \"b\") @))\n (systems '(\"x86_64-linux\" \"x86_64_linux\"))))",
+    );
+    let loaded = read_plain(Path::new("m.scm"), file.as_bytes()).unwrap();
+    assert_eq!((loaded.machines.len(), loaded.left_out.len(), loaded.warnings.len()), (2, 0, 1));
+    let (warning, hint) = (loaded.warnings[0].to_string(), loaded.warnings[0].hint_text().unwrap());
+    assert!(warning.starts_with("m.scm:3:1: machine 'b', field 'systems': Guix has no system type \"x86_64_linux\""));
+    assert_eq!(hint, "use \"x86_64-linux\"");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_a_warning() {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::set_permissions(key.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let file = text(&format!("(list (build-machine (name \"a\") @\n (private-key {:?})))", key.path()));
+    let loaded = read_plain(Path::new("m.scm"), file.as_bytes()).unwrap();
+    assert_eq!((loaded.machines.len(), loaded.warnings.len()), (1, 1));
+    let (warning, hint) = (loaded.warnings[0].to_string(), loaded.warnings[0].hint_text().unwrap());
+    assert!(warning.starts_with("m.scm:2:1: machine 'a', field 'private-key': ") && warning.contains("mode is 0644"));
+    assert!(hint.starts_with(&format!("run 'chmod 600 {}'", key.path().display())), "{hint}");
+}
+
+#[test]
 fn what_is_no_list_has_no_machines() {
     for file in ["42", "(list)\n(define a 1)"] {
         for outcome in [in_process(file.as_bytes()).unwrap(), by_guile(file.as_bytes(), &no_guix())] {
@@ -308,9 +352,10 @@ fn many_machines() {
     let forms = a.clone() + &"(list (build-machine (inherit a)))\n".repeat(100_000);
     assert_eq!(faultless(in_process(forms.as_bytes()).unwrap()).len(), 1);
 
+    let patient = LoadOptions { time_limit: Duration::from_secs(600), ..no_guix() };
     let computed = |count: u32| a.clone() + &format!("(make-list {count} a)");
-    assert_eq!(faultless(by_guile(computed(10_000).as_bytes(), &no_guix())).len(), 10_000);
-    let error = by_guile(computed(100_000).as_bytes(), &no_guix()).unwrap_err();
+    assert_eq!(faultless(by_guile(computed(10_000).as_bytes(), &patient)).len(), 10_000);
+    let error = by_guile(computed(100_000).as_bytes(), &patient).unwrap_err();
     assert_eq!(error, "m.scm:1:0: the file returns more machines than there is room for");
 
     // Guile itself takes long over this one, or runs out of stack.

@@ -58,19 +58,11 @@ impl Observer for Listener {
 /// The machine that `sshd` leads to, with the double's socket in `scene`.
 pub fn machine(sshd: &Sshd, scene: &Scene) -> BuildMachine {
     BuildMachine {
-        name: NAME.into(),
         port: sshd.port(),
         systems: vec!["x86_64-linux".into()],
-        user: "root".into(),
-        private_key: sshd.user_key(),
-        host_key: HostKey::parse(&sshd.host_key()).unwrap(),
-        compression: BuildMachine::DEFAULT_COMPRESSION.into(),
-        compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
         daemon_socket: scene.at("machine").to_str().unwrap().into(),
-        parallel_builds: 1,
-        speed: 1.0,
-        features: Vec::new(),
         overload_threshold: None,
+        ..BuildMachine::new(NAME, "root", sshd.user_key(), HostKey::parse(&sshd.host_key()).unwrap())
     }
 }
 

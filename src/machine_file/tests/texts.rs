@@ -163,6 +163,34 @@ pub(super) const ERRORS: &[(&str, &str)] = &[
         "m.scm:1:21: build-machine without a name, field 'name': expected a string that is not empty, got the symbol a",
     ),
     ("(list (build-machine (name \"a/b\") @))", "m.scm:1:21: machine 'a/b', field 'name': expected a host name"),
+    (
+        "(list (build-machine (name \"w1:2222\") @))",
+        "m.scm:1:21: machine 'w1:2222', field 'name': expected a host name or an address without a port, got the string",
+    ),
+    (
+        "(list (build-machine (name \"[10.0.0.2]\") @))",
+        "m.scm:1:21: machine '[10.0.0.2]', field 'name': expected a host name or an address; only an IPv6 address may",
+    ),
+    (
+        "(list (build-machine (name \"5\") @))",
+        "m.scm:1:21: machine '5', field 'name': expected a host name or an address, not a number that resolvers take",
+    ),
+    (
+        "(list (build-machine (name \"<host name>\") @))",
+        "m.scm:1:21: machine '<host name>', field 'name': expected a host",
+    ),
+    (
+        "(list (build-machine (name \"a\") @\n (daemon-socket \"relative\")))",
+        "m.scm:2:1: machine 'a', field 'daemon-socket': expected an absolute file name, got the string \"relative\"",
+    ),
+    (
+        "(list (build-machine (name \"a\") @\n (features '(\"a\nb\"))))",
+        "m.scm:2:1: machine 'a', field 'features': expected a list of strings that are not empty and have no control",
+    ),
+    (
+        "(list (build-machine (name \"a\") (system \"s\nt\")\n (user \"u\") (host-key \"KEY\")))",
+        "m.scm:1:32: machine 'a', field 'system': expected a list of strings that are not empty and have no control",
+    ),
     ("(list (build-machine (name \"..\") @))", "m.scm:1:21: machine '..', field 'name': expected a host name"),
     (
         "(list (build-machine (name \"a\") (user \"u\") (system \"s\")\n (host-key \"ssh-rsa AAAA\")))",

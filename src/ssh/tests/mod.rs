@@ -24,21 +24,8 @@ pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {
 }
 
 fn machine_at(port: u16, host_key: &str, private_key: PathBuf) -> BuildMachine {
-    BuildMachine {
-        name: "127.0.0.1".into(),
-        port,
-        systems: vec!["x86_64-linux".into()],
-        user: "root".into(),
-        private_key,
-        host_key: HostKey::parse(host_key).unwrap(),
-        compression: BuildMachine::DEFAULT_COMPRESSION.into(),
-        compression_level: BuildMachine::DEFAULT_COMPRESSION_LEVEL,
-        daemon_socket: BuildMachine::DEFAULT_DAEMON_SOCKET.into(),
-        parallel_builds: BuildMachine::DEFAULT_PARALLEL_BUILDS,
-        speed: BuildMachine::DEFAULT_SPEED,
-        features: Vec::new(),
-        overload_threshold: None,
-    }
+    let machine = BuildMachine::new("127.0.0.1", "root", private_key, HostKey::parse(host_key).unwrap());
+    BuildMachine { port, systems: vec!["x86_64-linux".into()], overload_threshold: None, ..machine }
 }
 
 fn session(machine: &BuildMachine) -> Session {
