@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The file with the user's private key: read once, from one descriptor, and judged as OpenSSH would.
+//! The file with the user's private key: read once, from one descriptor.
+//!
+//! That others can read it is no error, as it is none for the script: `machine_file` warns of it.
 //!
 //! Formats: OpenSSH's own (`PROTOCOL.key` of OpenSSH: the magic `openssh-key-v1\0`, then the cipher's name as a
 //! string with a four-byte length), and those of OpenSSL (PEM and PKCS #8). Limit: [`SIZE_LIMIT`].
 
 use std::fs::File;
 use std::io::{ErrorKind::NotFound, ErrorKind::PermissionDenied, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base64::Engine;
@@ -14,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::machine::HostKey;
 
 /// A key of 16384 bits takes some 12 KiB.
 const SIZE_LIMIT: u64 = 64 << 10;
@@ -22,8 +24,7 @@ const OPENSSH_BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const OPENSSH_END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Reads the private key in `path`, after checking that it is one, that nobody else can read it, and that it can be
-/// used without a passphrase. All errors are of kind [`ErrorKind::Configuration`], unless this process is out of
+/// Reads the private key in `path`, after checking that it is one, and that it can be used without a passphrase. All errors are of kind [`ErrorKind::Configuration`], unless this process is out of
 /// descriptors.
 pub fn read(path: &Path) -> Result<String> {
     let name = path.display();
@@ -47,17 +48,20 @@ pub fn read(path: &Path) -> Result<String> {
     if !metadata.is_file() || metadata.len() > SIZE_LIMIT {
         return Err(not_a_key(path, "not a regular file of at most 64 KiB"));
     }
-    let too_open = if metadata.uid() == user { 0o077 } else { 0o007 };
-    if metadata.mode() & too_open != 0 {
-        return Err(reject(format!("can be read by others (its mode is {:04o})", metadata.mode() & 0o7777))
-            .hint(format!("run 'chmod 600 {name}'; if others may have seen it, replace it")));
-    }
-
     let mut text = String::new();
     match file.take(SIZE_LIMIT).read_to_string(&mut text) {
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err(not_a_key(path, "not text")),
         Err(error) => return Err(reject(format!("cannot be read: {error}"))),
         Ok(_) => {}
+    }
+    if is_public(&text) {
+        let private = path.file_stem().filter(|_| path.extension().is_some_and(|extension| extension == "pub"));
+        return Err(Error::new(ErrorKind::Configuration, format!("{name} is a public key, not a private one")).hint(
+            match private {
+                Some(private) => format!("name the private key, {}", path.with_file_name(private).display()),
+                None => "name the private key that belongs to it; its public half is for the machine".into(),
+            },
+        ));
     }
     if is_encrypted(&text).ok_or_else(|| not_a_key(path, "no '-----BEGIN ... PRIVATE KEY-----'"))? {
         return Err(reject("is protected by a passphrase, which nobody is there to type".into())
@@ -70,6 +74,12 @@ pub fn read(path: &Path) -> Result<String> {
 pub fn not_a_key(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Configuration, format!("{} is not a private key that can be used: {why}", path.display()))
         .hint("name the private key itself, not its .pub file; 'ssh-keygen -t ed25519' makes one that works")
+}
+
+/// Is it a public key: `TYPE BASE64 [COMMENT]`, as in a .pub file, or one of OpenSSL or of RFC 4716?
+fn is_public(text: &str) -> bool {
+    let begins = ["-----BEGIN PUBLIC KEY-----", "-----BEGIN RSA PUBLIC KEY-----", "---- BEGIN SSH2 PUBLIC KEY ----"];
+    HostKey::parse(text).is_ok() || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
 /// Does the key need a passphrase? `None` if it is no key.
@@ -189,23 +199,32 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_rejected() {
+    fn a_file_that_others_can_read_is_read() {
         let directory = Directory::new();
         let path = directory.key(&["-t", "ed25519", "-N", ""]);
-        let set = |owner, mode| {
+        for (owner, mode) in [(0, 0o644), (0, 0o666), (65534, 0o604), (0, 0o600)] {
             chown(&path, Some(owner), Some(0)).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        };
-        // Ours, or that of another user who gave it to a group that we are in.
-        for (owner, mode) in [(0, 0o640), (0, 0o604), (65534, 0o644)] {
-            set(owner, mode);
-            let (message, hint) = rejection(&path);
-            assert!(message.contains(&format!("mode is {mode:04o}")), "{message}");
-            assert!(hint.contains("chmod 600"), "{hint}");
+            assert_eq!(read(&path).unwrap(), fs::read_to_string(&path).unwrap());
         }
-        for (owner, mode) in [(0, 0o600), (0, 0o400), (65534, 0o640)] {
-            set(owner, mode);
-            read(&path).unwrap();
+    }
+
+    #[test]
+    fn a_public_key_is_called_that() {
+        for (kind, format) in
+            [("ed25519", None), ("rsa", Some("PEM")), ("rsa", Some("PKCS8")), ("rsa", Some("RFC4716"))]
+        {
+            let directory = Directory::new();
+            let key = directory.key(&["-t", kind, "-N", ""]);
+            let public = directory.0.join("key.pub");
+            let (message, hint) = rejection(&public);
+            assert!(message.ends_with("key.pub is a public key, not a private one"), "{message}");
+            assert_eq!(hint, format!("name the private key, {}", key.display()));
+            let Some(format) = format else { continue };
+            let exported = Command::new("ssh-keygen").args(["-e", "-m", format, "-f"]).arg(&key).output().unwrap();
+            let (message, hint) = rejection(&directory.file(&String::from_utf8(exported.stdout).unwrap()));
+            assert!(message.ends_with("is a public key, not a private one"), "{format}: {message}");
+            assert!(hint.starts_with("name the private key that belongs to it"), "{hint}");
         }
     }
 
@@ -215,7 +234,6 @@ mod tests {
         let key = fs::read_to_string(directory.key(&["-t", "ed25519", "-N", ""])).unwrap();
         for text in [
             "",
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI\n",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             &key[..key.len() / 2],
             &key.replace("b3Blbn", "AAAAAA"),

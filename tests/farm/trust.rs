@@ -59,7 +59,7 @@ fn secrets_are_told_to_nobody() {
         fs::set_permissions(HEAD.file(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     let mut log = String::new();
-    for (private_key, succeeds) in [(KEY, true), (open, false), (damaged, false)] {
+    for (private_key, succeeds) in [(KEY, true), (open, true), (damaged, false)] {
         HEAD.write_machines(&[Machine::of(W1).with("private-key", quoted(private_key))]);
         let environment = [format!("GUIX={PROGRAM}"), format!("GUIX_OFFLOAD_TRACE={trace}")];
         lab(&["restart-daemon", "head", &environment[0], &environment[1], "--", "--max-jobs=0"]);
