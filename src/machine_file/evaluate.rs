@@ -2,17 +2,22 @@
 //! Evaluates the declarative part of the language of machine files, in process.
 //!
 //! ```text
-//! form       = "(define" NAME expression ")" / "(use-modules (guix scripts offload))" / expression
+//! form       = "(define" NAME expression ")" / "(use-modules" *module ")" / expression
+//! module     = "(guix scripts offload)" / "(guix offload)"
 //! expression = string / number / boolean / NAME / "'" datum / "(quote" datum ")"
 //!            / "(list" *expression ")" / "(string-append" *expression ")"
 //!            / "(build-machine" ["(inherit" expression ")"] *("(" FIELD expression ")") ")"
+//!            / "((@ (srfi srfi-1) append-map)" flatten expression ")"
+//! flatten    = "(lambda (X) (if (build-machine? X) (list X) X))"
 //! ```
+//!
+//! The last kind of expression is what Guix System writes: each element is a machine, or a list of machines.
 //!
 //! The value of a file is that of its last form. Names are defined before they are used, and may be defined again, as
 //! in any Scheme. What is not of this form is [`NeedsGuile`], never an error: it may be a fine program.
 //! That includes every error that Guile would raise, such as a name that nobody defined.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use lexpr::Parser;
@@ -23,7 +28,19 @@ use super::source::Source;
 use super::value::{Field, Machine, Place, Value};
 
 /// Names that the evaluator knows; a file that defines one of them means something else by it.
-const RESERVED: [&str; 7] = ["define", "quote", "list", "string-append", "build-machine", "inherit", "use-modules"];
+const RESERVED: [&str; 11] = [
+    "define",
+    "quote",
+    "list",
+    "string-append",
+    "build-machine",
+    "build-machine?",
+    "inherit",
+    "use-modules",
+    "@",
+    "lambda",
+    "if",
+];
 
 /// Longest result of `string-append`, in bytes: what doubles itself again and again is not for this process.
 const MAX_STRING: usize = 64 << 10;
@@ -40,12 +57,12 @@ type Result<T> = std::result::Result<T, NeedsGuile>;
 
 /// The value of the last form of `source`, and its place.
 pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
-    plain::check(source.text())
+    let readable = plain::check(source.text())
         .map_err(|trouble| NeedsGuile { place: source.place(trouble.offset), what: trouble.what })?;
-    let mut evaluator = Evaluator { source, names: HashMap::new() };
+    let mut evaluator = Evaluator { source, reals: &readable.reals, names: HashMap::new() };
     let mut last = (Value::Other("no value".into()), source.place(0));
     // The reader interface: lexpr takes quadratic time over a `str`.
-    let mut parser = Parser::from_reader(source.text().as_bytes());
+    let mut parser = Parser::from_reader(readable.text.as_bytes());
     loop {
         match parser.next_datum() {
             Ok(Some(form)) => last = evaluator.form(&form)?,
@@ -60,6 +77,8 @@ pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
 
 struct Evaluator<'a> {
     source: &'a Source<'a>,
+    /// Offsets of the numbers that are no integers, though lexpr takes them for that.
+    reals: &'a HashSet<usize>,
     names: HashMap<Rc<str>, Value>,
 }
 
@@ -115,8 +134,27 @@ impl Evaluator<'_> {
             Some(("string-append", arguments)) => self.string_append(form, &arguments, fields),
             Some(("build-machine", arguments)) => self.build_machine(form, &arguments, fields),
             Some((name, _)) => self.left(form, format!("'{name}'")),
-            None => self.left(form, "this form"),
+            None => match flattened(form) {
+                Some(entries) => self.flatten(entries, fields),
+                None => self.left(form, "this form"),
+            },
         }
+    }
+
+    /// The machines of a list of machines and lists.
+    fn flatten(&self, entries: Ref, fields: &[Field]) -> Result<Value> {
+        let Value::List(entries_value) = self.expression(entries, fields)? else {
+            return self.left(entries, "'append-map' of what is no list");
+        };
+        let mut elements = Vec::new();
+        for entry in entries_value.iter() {
+            match entry {
+                Value::Machine(_) => elements.push(entry.clone()),
+                Value::List(list) => elements.extend(list.iter().cloned()),
+                other => return self.left(entries, format!("'append-map' of {other}")),
+            }
+        }
+        Ok(Value::List(elements.into()))
     }
 
     fn string_append(&self, form: Ref, arguments: &[Ref], fields: &[Field]) -> Result<Value> {
@@ -144,6 +182,10 @@ impl Evaluator<'_> {
         let mut bound = outer.to_vec();
         for specifier in specifiers {
             bound.push(match call(*specifier) {
+                // The name would be bound to the field's value in all that follows.
+                Some((name, _)) if name != "inherit" && RESERVED.contains(&name) => {
+                    return self.left(*specifier, format!("a field called '{name}'"));
+                }
                 Some((name, value)) => Field {
                     name: name.into(),
                     place: self.place(*specifier),
@@ -187,6 +229,7 @@ impl Evaluator<'_> {
             lexpr::Value::String(text) => Ok(Value::String((&**text).into())),
             lexpr::Value::Symbol(name) => Ok(Value::Symbol((&**name).into())),
             lexpr::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(number), _) if self.reals.contains(&self.offset(datum)) => Ok(Value::Real(number as f64)),
                 (Some(number), _) => Ok(Value::Integer(number)),
                 (None, Some(number)) => Ok(Value::Real(number)),
                 (None, None) => self.left(datum, "this number"),
@@ -200,8 +243,12 @@ impl Evaluator<'_> {
     }
 
     fn place(&self, form: Ref) -> Place {
+        self.source.place(self.offset(form))
+    }
+
+    fn offset(&self, form: Ref) -> usize {
         let start = form.span().start();
-        self.source.place(self.source.offset(start.line(), start.column()))
+        self.source.offset(start.line(), start.column())
     }
 }
 
@@ -220,8 +267,39 @@ fn call(form: Ref<'_>) -> Option<(&str, Vec<Ref<'_>>)> {
     Some((name.as_symbol()?, elements))
 }
 
-/// Is this `(guix scripts offload)`?
+/// Are these the symbols in the list `form`?
+fn is_list_of(form: Ref, names: &[&str]) -> bool {
+    let symbols = list(form).into_iter().flatten().map(|name| name.value().as_symbol());
+    symbols.eq(names.iter().copied().map(Some))
+}
+
+/// Is this a module that has `build-machine`, and nothing else that is evaluated here?
 fn is_offload_module(module: Ref) -> bool {
-    let names = list(module).into_iter().flatten().map(|name| name.value().as_symbol());
-    names.eq(["guix", "scripts", "offload"].map(Some))
+    is_list_of(module, &["guix", "scripts", "offload"]) || is_list_of(module, &["guix", "offload"])
+}
+
+/// What is flattened, if `form` is the expression that Guix System writes.
+fn flattened(form: Ref<'_>) -> Option<Ref<'_>> {
+    let [function, flatten, entries] = list(form)?.try_into().ok()?;
+    let ("@", [module, name]) = exactly(function)? else { return None };
+    if !is_list_of(module, &["srfi", "srfi-1"]) || name.as_symbol() != Some("append-map") {
+        return None;
+    }
+    let ("lambda", [parameters, body]) = exactly(flatten)? else { return None };
+    let [parameter] = list(parameters)?.try_into().ok()?;
+    let entry = parameter.as_symbol().filter(|entry| !RESERVED.contains(entry))?;
+    let (test, then, otherwise) = match (call(body)?.0, &call(body)?.1[..]) {
+        ("if", [test, then, otherwise]) => (*test, *then, *otherwise),
+        _ => return None,
+    };
+    let is_flattening = is_list_of(test, &["build-machine?", entry])
+        && is_list_of(then, &["list", entry])
+        && otherwise.as_symbol() == Some(entry);
+    is_flattening.then_some(entries)
+}
+
+/// The name of a form, and its two arguments.
+fn exactly(form: Ref<'_>) -> Option<(&str, [Ref<'_>; 2])> {
+    let (name, arguments) = call(form)?;
+    Some((name, arguments.try_into().ok()?))
 }

@@ -20,7 +20,8 @@
 //! # Which Guile
 //!
 //! First `guile`, which starts in 20 ms. There, `(guix scripts offload)` is a module of ours with `build-machine` in
-//! it, whether Guix is installed or not. A file that needs other modules of Guix, or somebody's that were compiled
+//! it, whether Guix is installed or not, and so is `(guix offload)`, to which Guix may move it. Records of any type
+//! called `build-machine` are machines. A file that needs other modules of Guix, or somebody's that were compiled
 //! against Guix's own `build-machine`, fails there with a module or a variable that is missing. Then, or without a
 //! `guile`, comes `guix repl`, which takes 130 ms and has everything that `guix offload` has.
 

@@ -43,30 +43,44 @@
   ;; The value of a field that is not of the form (FIELD VALUE).
   (define %malformed (list 'malformed))
 
+  (define %fields
+    '(name port systems system user private-key host-key compression compression-level daemon-socket
+      overload-threshold parallel-builds speed features))
+
+  ;; That of (guix scripts offload), or of whichever module has one.
   (define (guix-machine? object)
     (and (record? object)
-         (eq? '<build-machine> (record-type-name (record-type-descriptor object)))))
+         (memq (record-type-name (record-type-descriptor object)) '(<build-machine> build-machine))
+         #t))
 
   (define (any-machine? object)
     (or (described-machine? object) (guix-machine? object)))
 
+  ;; #f where there is no such field.
   (define (record-ref record field)
-    ((record-accessor (record-type-descriptor record) field) record))
+    (let ((type (record-type-descriptor record)))
+      (and (memq field (record-type-fields type))
+           (let ((value ((record-accessor type field) record)))
+             (if (promise? value) (force value) value)))))
 
   (define (machine-place machine)
     (if (described-machine? machine)
         (described-machine-place machine)
         (let ((location (record-ref machine 'location)))
-          (and location
-               (map (lambda (field) (record-ref location field)) '(file line column))))))
+          (and (record? location)
+               (let ((place (map (lambda (field) (record-ref location field)) '(file line column))))
+                 (and (string? (first place)) (every exact-integer? (cdr place)) place))))))
 
   (define (machine-entries machine)
     (if (described-machine? machine)
         (described-machine-entries machine)
         (let ((place (machine-place machine)))
           (remove guix-default-key?
-                  (map (lambda (field) (cons* field place (record-ref machine field)))
-                       (record-type-fields (record-type-descriptor machine)))))))
+                  ;; Which fields a type has is not for the file to say: those that nobody knows are no mistakes in it.
+                  (filter-map (lambda (field)
+                                (and (memq field %fields)
+                                     (cons* field place (record-ref machine field))))
+                              (record-type-fields (record-type-descriptor machine)))))))
 
   ;; Guix's default key, where there is no such file: our own default may do better.
   (define (guix-default-key? entry)
@@ -154,8 +168,7 @@
                 (let ((name (symbol-append 'build-machine- field)))
                   (module-define! module name (lambda (machine) (machine-field machine field)))
                   (module-export! module (list name))))
-              '(name port systems system user private-key host-key compression compression-level daemon-socket
-                overload-threshold parallel-builds speed features))
+              %fields)
     module)
 
   (define %plain-characters
@@ -288,6 +301,10 @@
       (provide-bindings! (define-module* (if %guix?
                                              '(machine file)
                                              '(guix scripts offload)))))
+    ;; Where Guix may move the bindings to.
+    (define moved
+      (or (and %guix? (false-if-exception (resolve-interface '(guix offload))))
+          (provide-bindings! (define-module* '(guix offload)))))
     (define module (make-fresh-user-module))
     ;; As `primitive-load` has it for a file.
     (set-port-conversion-strategy! port 'substitute)

@@ -13,7 +13,8 @@ const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIi
 
 /// Completes a text of [`texts`].
 fn text(short: &str) -> String {
-    short.replace('@', "(systems (list \"x86_64-linux\")) (user \"u\") (host-key \"KEY\")").replace("KEY", KEY)
+    let text = short.replace('@', "(systems (list \"x86_64-linux\")) (user \"u\") (host-key \"KEY\")");
+    text.replace("KEY", KEY).replace("__", "@")
 }
 
 /// Machines, and what is said about those that are left out; or why the file fails.
@@ -173,11 +174,10 @@ fn a_machine_that_is_malformed_is_left_out_and_the_others_are_used() {
 #[test]
 fn an_account_or_a_port_in_the_name_is_refused_with_the_field_to_use() {
     for (name, hint) in [
-        ("rootATw1", "use (user \"root\") and (name \"w1\"); until then, it is left out"),
+        ("root__w1", "use (user \"root\") and (name \"w1\"); until then, it is left out"),
         ("w1:2222", "use (port 2222) and (name \"w1\"); until then, it is left out"),
     ] {
-        let file = text(&format!("(list (build-machine (name {:?}) @))", name));
-        let file = file.replace("AT", "@");
+        let file = text(&format!("(list (build-machine (name {name:?}) @))"));
         let loaded = read_plain(Path::new("m.scm"), file.as_bytes()).unwrap();
         assert!(loaded.machines.is_empty() && loaded.left_out[0].to_string().starts_with("m.scm:1:21: machine '"));
         assert_eq!(loaded.left_out[0].hint_text(), Some(hint));
@@ -311,6 +311,61 @@ fn records_of_guix_are_read() {
     assert_eq!((&*machines[0].name, machines[0].port), ("a", 44));
     let error = fault(by_guile(file.replace("44", "'x").as_bytes(), &no_guix()));
     assert!(error.starts_with("other.scm:7:3: machine 'a', field 'port': expected an integer"), "{error}");
+}
+
+/// A type of another module, with fields that nobody knows and without those that are not needed.
+#[test]
+fn records_of_another_type_are_read() {
+    let file = String::from(
+        "(use-modules (srfi srfi-9) (ice-9 match))
+         (define-record-type build-machine (make name systems user host-key speed weight) m?
+           (name n) (systems s) (user u) (host-key h) (speed f) (weight w))
+         (list (make \"a\" '(\"x86_64-linux\") \"u\" \"KEY\" (delay 2) 7))",
+    );
+    let machines = faultless(by_guile(file.replace("KEY", KEY).as_bytes(), &no_guix()));
+    assert_eq!((&*machines[0].name, machines[0].port, machines[0].speed), ("a", 22, 2.0));
+    let error = fault(by_guile(file.replace("\"u\"", "'u").as_bytes(), &no_guix()));
+    assert!(error.starts_with("m.scm:4:9: machine 'a', field 'user': expected a string"), "{error}");
+}
+
+/// The files of `tests/fixtures/machines`, shaped like those of real farms; their comments say what is special in each.
+#[test]
+fn files_as_they_are_in_use_are_read_alike_by_both_readers() {
+    let scratch = Scratch::new("in-use");
+    std::fs::write(scratch.0.join("host_key.pub"), format!("{KEY} root@vm\n")).unwrap();
+    std::fs::write(scratch.0.join("check.scm"), "(begin (use-modules (srfi srfi-34)) (guard (c (#t #f)) (->bool 1)))")
+        .unwrap();
+    let at = |name: &str| scratch.0.join(name).display().to_string();
+    let file = |number: u32| {
+        let name = format!("{}/tests/fixtures/machines/{number:02}.scm", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(name).unwrap();
+        let text = text.replace("/etc/childhurd/etc/ssh/ssh_host_ed25519_key.pub", &at("host_key.pub"));
+        let text = text.replace("/etc/build-vm/etc/ssh/ssh_host_ed25519_key.pub", &at("host_key.pub"));
+        let check = "/gnu/store/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee-check-build-vm-availability.scm";
+        text.replace(check, &at("check.scm"))
+    };
+    for (number, plain, expected) in [
+        (1, false, "localhost:10022 i586-gnu offloading 1 1.8 1"),
+        (2, false, "localhost:11022 x86_64-linux,i686-linux offloading 1 0.8 1"),
+        (3, false, "192.0.2.29:22 aarch64-linux root 1 0.8 1"),
+        (4, true, "192.0.2.104:22 x86_64-linux,i686-linux alice 2 0.8 1"),
+        (5, true, "www.example.org:22 aarch64-linux root 1 0.8 1; three.local:22 x86_64-linux root 1 0.8 1"),
+        (6, true, "four.local:2222 x86_64-linux alice 1 0.8 1"),
+        (7, true, "builder.tailnet.example:22 x86_64-linux guix-offload 1 0.8 6"),
+        (8, true, ""),
+    ] {
+        let text = file(number);
+        let shown = |machine: BuildMachine| {
+            let BuildMachine { name, port, user, speed, parallel_builds, .. } = &machine;
+            let (systems, load) = (machine.systems.join(","), machine.overload_threshold.unwrap());
+            assert_eq!(machine.host_key, HostKey::parse(KEY).unwrap());
+            format!("{name}:{port} {systems} {user} {speed} {load} {parallel_builds}")
+        };
+        let by_guile = faultless(by_guile(text.as_bytes(), &no_guix()));
+        let in_process = in_process(text.as_bytes()).map(faultless);
+        assert_eq!(in_process, plain.then(|| by_guile.clone()), "{number}");
+        assert_eq!(by_guile.into_iter().map(shown).collect::<Vec<_>>().join("; "), expected, "{number}");
+    }
 }
 
 #[test]
