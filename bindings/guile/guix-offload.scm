@@ -3,8 +3,11 @@
 ;; Build offloading for GNU Guix, from Guile: a binding of guix-offload.h, which is the manual, with handles that are
 ;; freed when they are garbage, or by `free!', and conditions of type &guix-offload-error instead of statuses.
 ;;
-;; A handle is for one thread at a time unless the header says otherwise.  A call blocks the thread that makes it.
-;; Functions given as #:progress and #:log are called by that thread, and cancel by returning #f.
+;; Arguments of a wrong type raise such a condition too, with the code `invalid-argument', and do nothing.
+;;
+;; A handle is for one thread at a time unless the header says otherwise.  A call blocks the thread that makes it, which
+;; handles signals when it is done; `job-wait' handles them as they come.  Functions given as #:progress and #:log are
+;; called by that thread, and cancel by returning #f.
 (define-module (guix-offload)
   #:use-module (guix-offload foreign)
   #:use-module (system foreign)
@@ -62,23 +65,27 @@
 
 (define machine? (handle-of 'machine))
 
-(define-foreign machine-new int "guix_offload_machine_new" '* '* '* '* '* '*)
-(define-foreign machine-free void "guix_offload_machine_free" '*)
-(define-foreign add-system int "guix_offload_machine_add_system" '* '* '*)
-(define-foreign add-feature int "guix_offload_machine_add_feature" '* '* '*)
-(define-foreign set-port int "guix_offload_machine_set_port" '* uint32 '*)
-(define-foreign set-private-key int "guix_offload_machine_set_private_key" '* '* '*)
-(define-foreign set-compression int "guix_offload_machine_set_compression" '* '* uint32 '*)
-(define-foreign set-daemon-socket int "guix_offload_machine_set_daemon_socket" '* '* '*)
-(define-foreign set-parallel-builds int "guix_offload_machine_set_parallel_builds" '* uint32 '*)
-(define-foreign set-speed int "guix_offload_machine_set_speed" '* double '*)
-(define-foreign set-overload-threshold int "guix_offload_machine_set_overload_threshold" '* double '*)
+(define-foreign machine-new int "guix_offload_machine_new" 'out 'string '(maybe string) 'string 'string 'out)
+(define-foreign machine-free void "guix_offload_machine_free" 'pointer)
+(define-foreign add-system int "guix_offload_machine_add_system" 'machine 'string 'out)
+(define-foreign add-feature int "guix_offload_machine_add_feature" 'machine 'string 'out)
+(define-foreign set-port int "guix_offload_machine_set_port" 'machine uint32 'out)
+(define-foreign set-private-key int "guix_offload_machine_set_private_key" 'machine 'string 'out)
+(define-foreign set-compression int "guix_offload_machine_set_compression" 'machine 'string uint32 'out)
+(define-foreign set-daemon-socket int "guix_offload_machine_set_daemon_socket" 'machine 'string 'out)
+(define-foreign set-parallel-builds int "guix_offload_machine_set_parallel_builds" 'machine uint32 'out)
+(define-foreign set-speed int "guix_offload_machine_set_speed" 'machine double 'out)
+(define-foreign set-overload-threshold int "guix_offload_machine_set_overload_threshold" 'machine double 'out)
 
-(define* (make-machine name user host-key
+(define-typed (make-machine name user host-key
                        #:key (systems '()) (features '()) port private-key
                        compression (compression-level 3) daemon-socket parallel-builds speed
                        (overload-threshold 0.8))
   "A build machine.  What is #f has Guix's default; an OVERLOAD-THRESHOLD of #f means that any load is fine."
+  ((name 'string) (user 'string) (host-key 'string) (systems (list-of 'string)) (features (list-of 'string))
+   (port (maybe uint32)) (private-key (maybe 'string)) (compression (maybe 'string)) (compression-level uint32)
+   (daemon-socket (maybe 'string)) (parallel-builds (maybe uint32)) (speed (maybe double))
+   (overload-threshold (maybe double)))
   (let ((machine (call-for-handle 'machine machine-free machine-new name #f user host-key)))
     (define (set setter value)
       (when value
@@ -95,16 +102,18 @@
     (call set-overload-threshold machine (or overload-threshold -1))
     machine))
 
-(define-syntax-rule (define-texts (name c-name) ...)
+(define-syntax-rule (define-getters decode return type (name c-name) ...)
+  "Define each NAME as what the C function C-NAME says of a handle of TYPE."
   (begin
-    (define name
-      (let ()
-        (define-foreign get '* c-name '*)
-        (lambda (handle)
-          (pointer->text (get handle)))))
+    (begin
+      (define name
+        (let ((get (foreign-procedure 'name return c-name (list type))))
+          (lambda (handle)
+            (decode (get handle)))))
+      (note-signature! 'name '(handle) '("argument 1") (list type)))
     ...))
 
-(define-texts
+(define-getters pointer->text '* 'machine
   (machine-name "guix_offload_machine_name")
   (machine-user "guix_offload_machine_user")
   (machine-private-key "guix_offload_machine_private_key")
@@ -112,16 +121,21 @@
   (machine-compression "guix_offload_machine_compression")
   (machine-daemon-socket "guix_offload_machine_daemon_socket"))
 
-(define-foreign machine-port uint32 "guix_offload_machine_port" '*)
-(define-foreign machine-compression-level uint32 "guix_offload_machine_compression_level" '*)
-(define-foreign machine-parallel-builds uint32 "guix_offload_machine_parallel_builds" '*)
-(define-foreign machine-speed double "guix_offload_machine_speed" '*)
-(define-foreign overload-threshold double "guix_offload_machine_overload_threshold" '*)
-(define-foreign nth-system '* "guix_offload_machine_system" '* size_t)
-(define-foreign nth-feature '* "guix_offload_machine_feature" '* size_t)
+(define-getters identity uint32 'machine
+  (machine-port "guix_offload_machine_port")
+  (machine-compression-level "guix_offload_machine_compression_level")
+  (machine-parallel-builds "guix_offload_machine_parallel_builds"))
 
-(define (machine-overload-threshold machine)
+(define-getters identity double 'machine
+  (machine-speed "guix_offload_machine_speed"))
+
+(define-foreign overload-threshold double "guix_offload_machine_overload_threshold" 'machine)
+(define-foreign nth-system '* "guix_offload_machine_system" 'machine size_t)
+(define-foreign nth-feature '* "guix_offload_machine_feature" 'machine size_t)
+
+(define-typed (machine-overload-threshold machine)
   "The load from which on MACHINE takes no more builds, #f if there is none."
+  ((machine 'machine))
   (let ((load (overload-threshold machine)))
     (and (>= load 0) load)))
 
@@ -130,23 +144,28 @@
   (collect (lambda (index)
              (pointer->text (apply nth (append arguments (list index)))))))
 
-(define (machine-systems machine)
+(define-typed (machine-systems machine)
+  "The system types that MACHINE builds for."
+  ((machine 'machine))
   (texts nth-system machine))
 
-(define (machine-features machine)
+(define-typed (machine-features machine)
+  "The features that MACHINE offers."
+  ((machine 'machine))
   (texts nth-feature machine))
 
-(define-foreign machines-new int "guix_offload_machines_new" '* '*)
-(define-foreign machines-load int "guix_offload_machines_load" '* '* '*)
-(define-foreign machines-free void "guix_offload_machines_free" '*)
-(define-foreign machines-add int "guix_offload_machines_add" '* '* '*)
-(define-foreign machines-get '* "guix_offload_machines_get" '* size_t)
-(define-foreign machines-problem '* "guix_offload_machines_problem" '* size_t)
+(define-foreign machines-new int "guix_offload_machines_new" 'out 'out)
+(define-foreign machines-load int "guix_offload_machines_load" 'out 'string 'out)
+(define-foreign machines-free void "guix_offload_machines_free" 'pointer)
+(define-foreign machines-add int "guix_offload_machines_add" 'machines 'machine 'out)
+(define-foreign machines-get '* "guix_offload_machines_get" 'machines size_t)
+(define-foreign machines-problem '* "guix_offload_machines_problem" 'machines size_t)
 
-(define* (load-machines file #:key (report (const #t)))
+(define-typed (load-machines file #:key (report (const #t)))
   "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
 evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
 says why."
+  ((file 'string) (report 'procedure))
   (let ((machines (call-for-handle 'machines machines-free machines-load file)))
     (for-each report
               (collect (lambda (index)
@@ -172,14 +191,16 @@ says why."
 
 (define engine? (handle-of 'engine))
 
-(define-foreign engine-new int "guix_offload_engine_new" '* '*)
-(define-foreign engine-free void "guix_offload_engine_free" '*)
-(define-foreign engine-set-directory int "guix_offload_engine_set_directory" '* int32 '* '*)
-(define-foreign engine-set-idle-limit int "guix_offload_engine_set_idle_limit" '* uint32 '*)
+(define-foreign engine-new int "guix_offload_engine_new" 'out 'out)
+(define-foreign engine-free void "guix_offload_engine_free" 'pointer)
+(define-foreign engine-set-directory int "guix_offload_engine_set_directory" 'engine int32 'string 'out)
+(define-foreign engine-set-idle-limit int "guix_offload_engine_set_idle_limit" 'engine uint32 'out)
 
-(define* (make-engine #:key store state database configuration daemon-socket idle-limit)
+(define-typed (make-engine #:key store state database configuration daemon-socket idle-limit)
   "What all builds of a process share.  What is #f is what the environment says, or Guix's default.  Connections wait
 IDLE-LIMIT seconds for the next build, a minute if that is #f."
+  ((store (maybe 'string)) (state (maybe 'string)) (database (maybe 'string)) (configuration (maybe 'string))
+   (daemon-socket (maybe 'string)) (idle-limit (maybe uint32)))
   (let ((engine (call-for-handle 'engine engine-free engine-new)))
     (for-each (lambda (which name)
                 (when name
@@ -192,18 +213,20 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
 
 (define request? (handle-of 'request))
 
-(define-foreign request-new int "guix_offload_request_new" '* '* '* '*)
-(define-foreign request-free void "guix_offload_request_free" '*)
-(define-foreign request-add-feature int "guix_offload_request_add_feature" '* '* '*)
-(define-foreign request-add-input int "guix_offload_request_add_input" '* '* '*)
-(define-foreign request-add-output int "guix_offload_request_add_output" '* '* '*)
-(define-foreign request-set-limits int "guix_offload_request_set_limits" '* uint64 uint64 '*)
-(define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" '* int '*)
+(define-foreign request-new int "guix_offload_request_new" 'out 'string 'string 'out)
+(define-foreign request-free void "guix_offload_request_free" 'pointer)
+(define-foreign request-add-feature int "guix_offload_request_add_feature" 'request 'string 'out)
+(define-foreign request-add-input int "guix_offload_request_add_input" 'request 'string 'out)
+(define-foreign request-add-output int "guix_offload_request_add_output" 'request 'string 'out)
+(define-foreign request-set-limits int "guix_offload_request_set_limits" 'request uint64 uint64 'out)
+(define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" 'request int 'out)
 
-(define* (make-request system derivation
+(define-typed (make-request system derivation
                        #:key (features '()) (inputs '()) (outputs '())
                        (timeout 0) (max-silent-time 0) print-build-trace?)
   "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds."
+  ((system 'string) (derivation 'string) (features (list-of 'string)) (inputs (list-of 'string))
+   (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any))
   (let ((request (call-for-handle 'request request-free request-new system derivation)))
     (define (add-all adder texts)
       (for-each (lambda (text) (call adder request text)) texts))
@@ -214,10 +237,11 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
     (call request-set-build-trace request (if print-build-trace? 1 0))
     request))
 
-(define-foreign %request-matches size_t "guix_offload_request_matches" '* '*)
+(define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)
 
-(define (request-matches request machines)
+(define-typed (request-matches request machines)
   "How many of MACHINES offer what REQUEST requires, whether they can be reached or not."
+  ((request 'request) (machines (list-of 'machine)))
   (call-with-machines machines
     (lambda (machines)
       (%request-matches request machines))))
@@ -232,49 +256,59 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
 
 (define cancellation? (handle-of 'cancellation))
 
-(define-foreign cancellation-new int "guix_offload_cancellation_new" '* '*)
-(define-foreign cancellation-free void "guix_offload_cancellation_free" '*)
-(define-foreign cancel! void "guix_offload_cancellation_cancel" '*)
+(define-foreign cancellation-new int "guix_offload_cancellation_new" 'out 'out)
+(define-foreign cancellation-free void "guix_offload_cancellation_free" 'pointer)
+(define-foreign cancellation-cancel void "guix_offload_cancellation_cancel" 'cancellation)
 
 (define (make-cancellation)
   "With what another thread can stop the verbs that it was given to, and those of their connections, by `cancel!'."
   (call-for-handle 'cancellation cancellation-free cancellation-new))
 
-(define-foreign choose int "guix_offload_choose" '* '* '* '* '* '* '*)
-(define-foreign lease-free void "guix_offload_lease_free" '*)
-(define-foreign %lease-connection '* "guix_offload_lease_connection" '*)
-(define-foreign %connect int "guix_offload_connect" '* '* '* '* '*)
-(define-foreign connection-free void "guix_offload_connection_free" '*)
-(define-foreign %connection-machine '* "guix_offload_connection_machine" '*)
-(define-foreign %send int "guix_offload_send" '* '* '* '* '* '*)
-(define-foreign items-get '* "guix_offload_items_get" '* size_t)
-(define-foreign items-free void "guix_offload_items_free" '*)
-(define-foreign build int "guix_offload_build" '* '* int '* '* '*)
-(define-foreign retrieve int "guix_offload_retrieve" '* '* '* '* '*)
+(define-typed (cancel! cancellation)
+  "Stop the verbs that CANCELLATION was given to, which fail with the code `cancelled'.  For any thread."
+  ((cancellation 'cancellation))
+  (cancellation-cancel cancellation))
+
+(define-foreign choose int "guix_offload_choose" 'out 'out 'engine 'machines 'request '(maybe cancellation) 'out)
+(define-foreign lease-free void "guix_offload_lease_free" 'pointer)
+(define-foreign %lease-connection '* "guix_offload_lease_connection" 'lease)
+(define-foreign %connect int "guix_offload_connect" 'out 'engine 'machine '(maybe cancellation) 'out)
+(define-foreign connection-free void "guix_offload_connection_free" 'pointer)
+(define-foreign %connection-machine '* "guix_offload_connection_machine" 'connection)
+(define-foreign %send int "guix_offload_send" 'connection 'request 'callback 'data 'out 'out)
+(define-foreign items-get '* "guix_offload_items_get" 'items size_t)
+(define-foreign items-free void "guix_offload_items_free" 'pointer)
+(define-foreign build int "guix_offload_build" 'connection 'request int 'callback 'data 'out)
+(define-foreign retrieve int "guix_offload_retrieve" 'connection 'request 'callback 'data 'out)
 
 (define %replies #(decline postpone accept))
 
 (define (reply-and-handle type free procedure . arguments)
   "What PROCEDURE replies, a symbol, and the handle that it gives, or #f."
   (let-values (((reply pointer) (apply call-for-reply procedure arguments)))
-    (values (vector-ref %replies reply)
+    (values (name-of %replies reply)
             (make-handle type pointer #:free free))))
 
-(define* (offload-choose engine machines request #:optional cancellation)
+(define-typed (offload-choose engine machines request #:optional cancellation)
   "Choose one of MACHINES for REQUEST.  Two values: `decline', `postpone' or `accept', and for the last, a lease."
+  ((engine 'engine) (machines (list-of 'machine)) (request 'request) (cancellation (maybe 'cancellation)))
   (call-with-machines machines
     (lambda (machines)
       (reply-and-handle 'lease lease-free choose engine machines request cancellation))))
 
-(define (lease-connection lease)
+(define-typed (lease-connection lease)
   "The connection of LEASE, to which it belongs."
+  ((lease 'lease))
   (make-handle 'connection (%lease-connection lease) #:owner lease))
 
-(define* (offload-connect engine machine #:optional cancellation)
+(define-typed (offload-connect engine machine #:optional cancellation)
   "A connection to MACHINE, without a build slot."
+  ((engine 'engine) (machine 'machine) (cancellation (maybe 'cancellation)))
   (call-for-handle 'connection connection-free %connect engine machine cancellation))
 
-(define (connection-machine connection)
+(define-typed (connection-machine connection)
+  "The machine that CONNECTION is to."
+  ((connection 'connection))
   (make-handle 'machine (%connection-machine connection) #:owner connection))
 
 (define (call-with-progress progress body)
@@ -285,8 +319,9 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
                      body)
       (body #f)))
 
-(define* (offload-send connection request #:key progress)
+(define-typed (offload-send connection request #:key progress)
   "Send what CONNECTION's machine lacks of the inputs of REQUEST, and its derivation.  Return what was sent."
+  ((connection 'connection) (request 'request) (progress (maybe 'procedure)))
   (call-with-progress progress
     (lambda (progress)
       (let* ((items (call-for-handle 'items items-free
@@ -297,9 +332,10 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
         (free! items)
         names))))
 
-(define* (offload-build connection request #:key log (log-descriptor -1))
+(define-typed (offload-build connection request #:key log (log-descriptor -1))
   "Build REQUEST on CONNECTION's machine.  LOG, if not #f, is called with pieces of the log, bytevectors; else it goes to
 LOG-DESCRIPTOR, unless that is -1."
+  ((connection 'connection) (request 'request) (log (maybe 'procedure)) (log-descriptor int))
   (if log
       (with-callback (list '* '* size_t)
                      (lambda (data text length)
@@ -308,8 +344,9 @@ LOG-DESCRIPTOR, unless that is -1."
                        (call build connection request -1 log #f)))
       (call build connection request log-descriptor #f #f)))
 
-(define* (offload-retrieve connection request #:key progress)
+(define-typed (offload-retrieve connection request #:key progress)
   "Bring the outputs of REQUEST into the local store and make them valid.  The caller holds the locks on them."
+  ((connection 'connection) (request 'request) (progress (maybe 'procedure)))
   (call-with-progress progress
     (lambda (progress)
       (call retrieve connection request progress #f))))
@@ -321,37 +358,41 @@ LOG-DESCRIPTOR, unless that is -1."
 
 (define job? (handle-of 'job))
 
-(define-foreign job-start int "guix_offload_job_start" '* '* '* '* '* '*)
-(define-foreign job-free void "guix_offload_job_free" '*)
-(define-foreign job-descriptor int32 "guix_offload_job_descriptor" '*)
-(define-foreign %job-next-event '* "guix_offload_job_next_event" '*)
-(define-foreign %job-wait int32 "guix_offload_job_wait" '* int64)
-(define-foreign job-cancel! void "guix_offload_job_cancel" '*)
-(define-foreign %job-result int "guix_offload_job_result" '* '*)
-(define-foreign event-free void "guix_offload_event_free" '*)
-(define-foreign event-kind int32 "guix_offload_event_kind" '*)
-(define-foreign event-machine '* "guix_offload_event_machine" '*)
-(define-foreign event-items size_t "guix_offload_event_items" '*)
-(define-foreign event-bytes uint64 "guix_offload_event_bytes" '*)
-(define-foreign event-text '* "guix_offload_event_text" '* '*)
+(define-foreign job-start int "guix_offload_job_start" 'out 'out 'engine 'machines 'request 'out)
+(define-foreign job-free void "guix_offload_job_free" 'pointer)
+(define-foreign %job-next-event '* "guix_offload_job_next_event" 'job)
+(define-foreign %job-wait int32 "guix_offload_job_wait" 'job int64)
+(define-foreign job-cancel void "guix_offload_job_cancel" 'job)
+(define-foreign %job-result int "guix_offload_job_result" 'job 'out)
+(define-foreign event-free void "guix_offload_event_free" 'pointer)
+(define-foreign event-kind int32 "guix_offload_event_kind" 'event)
+(define-foreign event-machine '* "guix_offload_event_machine" 'event)
+(define-foreign event-items size_t "guix_offload_event_items" 'event)
+(define-foreign event-bytes uint64 "guix_offload_event_bytes" 'event)
+(define-foreign event-text '* "guix_offload_event_text" 'event 'out)
 
 (define %events
   #(queued passed-over chosen sending transferred building log retrieving retrying done))
 
-(define (start-job engine machines request)
+(define-typed (start-job engine machines request)
   "Start to build REQUEST on one of MACHINES.  Two values: `decline', `postpone' or `accept', and for the last, a job."
+  ((engine 'engine) (machines (list-of 'machine)) (request 'request))
   (call-with-machines machines
     (lambda (machines)
       (reply-and-handle 'job job-free job-start engine machines request))))
 
-(define (job-next-event job)
+(define-getters identity int32 'job
+  (job-descriptor "guix_offload_job_descriptor"))
+
+(define-typed (job-next-event job)
   "What happened to JOB next, an alist with `kind', a symbol, `machine', `items', `bytes' and `text', a bytevector; #f if
 nothing did as yet."
+  ((job 'job))
   (let ((event (make-handle 'event (%job-next-event job) #:free event-free)))
     (and event
          (let* ((length (make-slot (sizeof size_t)))
                 (text (event-text event length))
-                (result `((kind . ,(vector-ref %events (event-kind event)))
+                (result `((kind . ,(name-of %events (event-kind event)))
                           (machine . ,(pointer->text (event-machine event)))
                           (items . ,(event-items event))
                           (bytes . ,(event-bytes event))
@@ -359,12 +400,32 @@ nothing did as yet."
            (free! event)
            result))))
 
-(define* (job-wait job #:optional (milliseconds -1))
-  "Wait for at most MILLISECONDS, for good if that is negative; return true if JOB is over."
-  (= 1 (%job-wait job milliseconds)))
+;; For how long Guile, which handles signals between two steps of Scheme, does not notice any while it waits: in
+;; milliseconds.  (To select on the descriptor would not do: it is readable as long as there are events.)
+(define %deaf 100)
 
-(define (job-result job)
+(define-typed (job-wait job #:optional (milliseconds -1))
+  "Wait for at most MILLISECONDS, for good if that is negative; return true if JOB is over.  Signals are handled
+meanwhile; a handler that does not return ends this."
+  ((job 'job) (milliseconds int64))
+  (define (now)
+    (quotient (* 1000 (get-internal-real-time)) internal-time-units-per-second))
+  (define end
+    (and (>= milliseconds 0) (+ (now) milliseconds)))
+  (let loop ()
+    (let ((left (if end (max 0 (- end (now))) %deaf)))
+      (cond ((= 1 (%job-wait job (min left %deaf))) #t)
+            ((and end (<= left 0)) #f)
+            (else (loop))))))
+
+(define-typed (job-cancel! job)
+  "Cancel JOB unless it is over.  Return at once: its result will be `cancelled'."
+  ((job 'job))
+  (job-cancel job))
+
+(define-typed (job-result job)
   "Return true if JOB, which is over, succeeded; else raise why not."
+  ((job 'job))
   (call %job-result job)
   #t)
 
@@ -375,16 +436,18 @@ nothing did as yet."
 
 (define build-hook? (handle-of 'hook))
 
-(define-foreign hook-new int "guix_offload_hook_new" '* '* '*)
-(define-foreign hook-free void "guix_offload_hook_free" '*)
-(define-foreign hook-set-machine-file int "guix_offload_hook_set_machine_file" '* '* '*)
-(define-foreign hook-set-machines int "guix_offload_hook_set_machines" '* '* '*)
-(define-foreign hook-set-limits int "guix_offload_hook_set_limits" '* uint64 uint64 '*)
-(define-foreign hook-set-build-trace int "guix_offload_hook_set_build_trace" '* int '*)
-(define-foreign hook-serve int "guix_offload_hook_serve" '* int int int '* '*)
+(define-foreign hook-new int "guix_offload_hook_new" 'out 'engine 'out)
+(define-foreign hook-free void "guix_offload_hook_free" 'pointer)
+(define-foreign hook-set-machine-file int "guix_offload_hook_set_machine_file" 'hook 'string 'out)
+(define-foreign hook-set-machines int "guix_offload_hook_set_machines" 'hook 'machines 'out)
+(define-foreign hook-set-limits int "guix_offload_hook_set_limits" 'hook uint64 uint64 'out)
+(define-foreign hook-set-build-trace int "guix_offload_hook_set_build_trace" 'hook int 'out)
+(define-foreign hook-serve int "guix_offload_hook_serve" 'hook int int int 'out 'out)
 
-(define* (make-build-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
+(define-typed (make-build-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
   "A build hook.  EVALUATE, if not #f, is called with MACHINE-FILE, or with #f, and returns the machines in it, a list."
+  ((engine 'engine) (machine-file (maybe 'string)) (evaluate (maybe 'procedure)) (timeout uint64)
+   (max-silent-time uint64) (print-build-trace? 'any))
   (let ((hook (call-for-handle 'hook hook-free hook-new engine)))
     (when machine-file
       (call hook-set-machine-file hook machine-file))
@@ -397,9 +460,10 @@ nothing did as yet."
     (call hook-set-build-trace hook (if print-build-trace? 1 0))
     hook))
 
-(define (serve-build-hook hook input output log)
+(define-typed (serve-build-hook hook input output log)
   "Serve guix-daemon's requests on the descriptors INPUT and OUTPUT, with the build log going to LOG.  Return the status
 to exit with."
+  ((hook 'hook) (input int) (output int) (log int))
   (call-for-integer hook-serve hook input output log))
 
 
@@ -409,29 +473,31 @@ to exit with."
 
 (define report? (handle-of 'report))
 
-(define-foreign farm-test int "guix_offload_farm_test" '* '* '* '*)
-(define-foreign farm-status int "guix_offload_farm_status" '* '* '* '*)
-(define-foreign report-free void "guix_offload_report_free" '*)
-(define-foreign report-failures size_t "guix_offload_report_failures" '*)
-(define-foreign report-count size_t "guix_offload_report_count" '*)
-(define-foreign report-machine '* "guix_offload_report_machine" '* size_t)
-(define-foreign report-error '* "guix_offload_report_error" '* size_t)
-(define-foreign report-passed '* "guix_offload_report_passed" '* size_t size_t)
-(define-foreign report-note '* "guix_offload_report_note" '* size_t size_t)
-(define-foreign report-note-hint '* "guix_offload_report_note_hint" '* size_t size_t)
-(define-foreign report-state '* "guix_offload_report_state" '* size_t)
-(define-foreign report-reachable int32 "guix_offload_report_reachable" '* size_t)
-(define-foreign report-slots-taken int64 "guix_offload_report_slots_taken" '* size_t)
-(define-foreign report-load double "guix_offload_report_load" '* size_t)
-(define-foreign report-cores uint32 "guix_offload_report_cores" '* size_t)
-(define-foreign report-free-space uint64 "guix_offload_report_free_space" '* size_t)
-(define-foreign report-clock-difference int64 "guix_offload_report_clock_difference" '* size_t)
-(define-foreign report-guix-version '* "guix_offload_report_guix_version" '* size_t)
-(define-foreign report-kernel '* "guix_offload_report_kernel" '* size_t)
-(define-foreign report-architecture '* "guix_offload_report_architecture" '* size_t)
-(define-foreign report-host-name '* "guix_offload_report_host_name" '* size_t)
+(define-foreign farm-test int "guix_offload_farm_test" 'out 'engine 'machines 'out)
+(define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
+(define-foreign report-free void "guix_offload_report_free" 'pointer)
+(define-foreign report-count size_t "guix_offload_report_count" 'report)
+(define-foreign report-machine '* "guix_offload_report_machine" 'report size_t)
+(define-foreign report-error '* "guix_offload_report_error" 'report size_t)
+(define-foreign report-passed '* "guix_offload_report_passed" 'report size_t size_t)
+(define-foreign report-note '* "guix_offload_report_note" 'report size_t size_t)
+(define-foreign report-note-hint '* "guix_offload_report_note_hint" 'report size_t size_t)
+(define-foreign report-state '* "guix_offload_report_state" 'report size_t)
+(define-foreign report-reachable int32 "guix_offload_report_reachable" 'report size_t)
+(define-foreign report-slots-taken int64 "guix_offload_report_slots_taken" 'report size_t)
+(define-foreign report-load double "guix_offload_report_load" 'report size_t)
+(define-foreign report-cores uint32 "guix_offload_report_cores" 'report size_t)
+(define-foreign report-free-space uint64 "guix_offload_report_free_space" 'report size_t)
+(define-foreign report-clock-difference int64 "guix_offload_report_clock_difference" 'report size_t)
+(define-foreign report-guix-version '* "guix_offload_report_guix_version" 'report size_t)
+(define-foreign report-kernel '* "guix_offload_report_kernel" 'report size_t)
+(define-foreign report-architecture '* "guix_offload_report_architecture" 'report size_t)
+(define-foreign report-host-name '* "guix_offload_report_host_name" 'report size_t)
 
-(define-texts
+(define-getters identity size_t 'report
+  (report-failures "guix_offload_report_failures"))
+
+(define-getters pointer->text '* 'report
   (report-text "guix_offload_report_text")
   (report-json "guix_offload_report_json"))
 
@@ -440,16 +506,19 @@ to exit with."
     (lambda (machines)
       (call-for-handle 'report report-free procedure engine machines))))
 
-(define (test-machines engine machines)
+(define-typed (test-machines engine machines)
   "Test all MACHINES at once, and return a report."
+  ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-test engine machines))
 
-(define (machines-status engine machines)
+(define-typed (machines-status engine machines)
   "Ask all MACHINES at once how they are doing, and return a report."
+  ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-status engine machines))
 
-(define (report->list report)
+(define-typed (report->list report)
   "REPORT as a list of alists, one for each machine.  What is not known is #f."
+  ((report 'report))
   (define (entry index)
     (define reachable? (= 1 (report-reachable report index)))
     (define (text get) (pointer->text (get report index)))

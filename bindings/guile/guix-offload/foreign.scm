@@ -8,10 +8,18 @@
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-9)
   #:use-module (srfi srfi-9 gnu)
+  #:use-module (srfi srfi-11)
   #:use-module (srfi srfi-34)
   #:use-module (srfi srfi-35)
   #:export (define-foreign
             foreign-procedure                     ;what it expands to: Guile 3.0.8 drops what is not exported
+            define-typed
+            check
+            note-signature!
+            signatures
+            maybe
+            list-of
+
             call
             call-for-handle
             call-for-integer
@@ -24,6 +32,7 @@
             handle-type
             free!
 
+            name-of
             make-slot
             slot-pointer
             pointer->text
@@ -110,6 +119,12 @@ installed; else beside this module, should the installation have been moved; els
 (define (fail code message hint)
   (raise (offload-condition code message #f hint 1)))
 
+(define (name-of names number)
+  "The symbol that NAMES, a vector, has for NUMBER, a value of an enum: a newer library may have more of them."
+  (if (< -1 number (vector-length names))
+      (vector-ref names number)
+      'unknown))
+
 (define %codes
   #(ok invalid-argument configuration unavailable authentication protocol untrusted daemon store build-failed
        timed-out cancelled exhausted internal))
@@ -150,9 +165,7 @@ installed; else beside this module, should the installation have been moved; els
   (lambda (object)
     (and (handle? object) (eq? type (handle-type object)))))
 
-(define (free! handle)
-  "Free HANDLE now instead of some time after it is forgotten.  What belongs to it cannot be used any more.  To free it
-again is fine; a handle that belongs to another one is freed with that."
+(define (free-handle handle)
   (let ((pointer (handle-pointer handle)))
     (when (and pointer (handle-free handle))
       (set-handle-pointer! handle #f)
@@ -161,16 +174,124 @@ again is fine; a handle that belongs to another one is freed with that."
 (define (free-forgotten)
   (let ((handle (%forgotten)))
     (when handle
-      (free! handle)
+      (free-handle handle)
       (free-forgotten))))
 
 (add-hook! after-gc-hook free-forgotten)
 
-(define (live-pointer handle)
-  (when (handle-owner handle)
-    (live-pointer (handle-owner handle)))
-  (or (handle-pointer handle)
-      (fail 'invalid-argument (format #f "this ~a was freed" (handle-type handle)) #f)))
+(define (alive? handle)
+  (and (handle-pointer handle)
+       (or (not (handle-owner handle))
+           (alive? (handle-owner handle)))))
+
+
+;;;
+;;; Types of arguments.
+;;;
+
+;; What a parameter takes is a type of the foreign function interface, a number, or one of these:
+;;
+;;   a symbol         a handle of that type
+;;   (list-of TYPE)   a list of them
+;;   (maybe TYPE)     that, or #f
+;;   string           one without NUL characters
+;;   any-handle, procedure, any
+;;
+;; and for what only this binding passes:
+;;
+;;   out              a bytevector where the function puts something
+;;   callback         a pointer to a function, or #f
+;;   data             what a callback gets: #f
+;;   pointer
+
+(define (maybe type) (list 'maybe type))
+(define (list-of type) (list 'list-of type))
+
+(define %signed (list int8 int16 int32 int64 int))
+
+(define (range type)
+  "The least and the greatest integer of TYPE, a type of the foreign function interface."
+  (let ((bits (* 8 (sizeof type))))
+    (if (memv type %signed)
+        (values (- (expt 2 (- bits 1))) (- (expt 2 (- bits 1)) 1))
+        (values 0 (- (expt 2 bits) 1)))))
+
+(define (accepts? type object)
+  "Is OBJECT of TYPE?"
+  (cond ((eqv? type double) (real? object))
+        ((integer? type)
+         (let-values (((least greatest) (range type)))
+           (and (integer? object) (exact? object) (<= least object greatest))))
+        ((pair? type)
+         (if (eq? (first type) 'maybe)
+             (or (not object) (accepts? (second type) object))
+             (and (list? object)
+                  (every (lambda (object) (accepts? (second type) object)) object))))
+        (else
+         (case type
+           ((string) (and (string? object) (not (string-index object #\nul))))
+           ((any-handle) (handle? object))
+           ((procedure) (procedure? object))
+           ((any) #t)
+           ((out) (bytevector? object))
+           ((callback) (or (not object) (pointer? object)))
+           ((data) (not object))
+           ((pointer) (pointer? object))
+           (else (and (handle? object) (eq? type (handle-type object))))))))
+
+(define (describe type)
+  "TYPE in words."
+  (cond ((eqv? type double) "a number")
+        ((integer? type)
+         (let-values (((least greatest) (range type)))
+           (format #f "an integer from ~a to ~a" least greatest)))
+        ((pair? type)
+         (if (eq? (first type) 'maybe)
+             (string-append (describe (second type)) " or #f")
+             (format #f "a list, each of it ~a" (describe (second type)))))
+        (else
+         (case type
+           ((string) "a string without NUL characters")
+           ((any-handle) "a handle of this binding")
+           ((engine items) (format #f "an ~a" type))
+           (else (format #f "a ~a" type))))))
+
+(define (check procedure argument type object)
+  "Raise a condition that names PROCEDURE and its ARGUMENT unless OBJECT is of TYPE, and was not freed."
+  (unless (accepts? type object)
+    (fail 'invalid-argument
+          (format #f "~a: ~a must be ~a, not ~s" procedure argument (describe type) object)
+          #f))
+  (when (and (handle? object) (not (eq? type 'any-handle)) (not (alive? object)))
+    (fail 'invalid-argument
+          (format #f "~a: ~a must be ~a, and this one was freed" procedure argument (describe type))
+          #f)))
+
+;; What procedures take: a list of (NAME FORMALS (ARGUMENT . TYPE) ...).  The tests give each of them what is wrong.
+(define %signatures '())
+
+(define (note-signature! name formals arguments types)
+  (set! %signatures (cons (cons* name formals (map cons arguments types)) %signatures)))
+
+(define (signatures)
+  "What each procedure that `define-typed' defined takes."
+  %signatures)
+
+(define-syntax-rule (define-typed (name . formals) docstring ((argument type) ...) body ...)
+  "Define NAME as by `define*', for ARGUMENTs of these TYPEs: for others it raises a condition that names them."
+  (begin
+    (define* (name . formals)
+      docstring
+      (check 'name 'argument type argument) ...
+      (let ()
+        body ...))
+    (note-signature! 'name 'formals '(argument ...) (list type ...))))
+
+(define-typed (free! handle)
+  "Free HANDLE now instead of some time after it is forgotten.  What belongs to it cannot be used any more.  To free it
+again is fine; a handle that belongs to another one is freed with that."
+  ((handle 'any-handle))
+  (free-handle handle))
 
 
 ;;;
@@ -178,12 +299,9 @@ again is fine; a handle that belongs to another one is freed with that."
 ;;;
 
 (define (convert argument)
-  "ARGUMENT as the foreign function interface takes it."
-  (cond ((handle? argument) (live-pointer argument))
-        ((string? argument)
-         (when (string-index argument #\nul)
-           (fail 'invalid-argument (format #f "~s has a NUL character" argument) #f))
-         (string->pointer argument "UTF-8"))
+  "ARGUMENT, which is of the right type, as the foreign function interface takes it."
+  (cond ((handle? argument) (handle-pointer argument))
+        ((string? argument) (string->pointer argument "UTF-8"))
         ((bytevector? argument) (bytevector->pointer argument))
         ((not argument) %null-pointer)
         (else argument)))
@@ -191,10 +309,18 @@ again is fine; a handle that belongs to another one is freed with that."
 ;; What a call needs must not become garbage before it returns.
 (define %in-use #f)
 
-(define (foreign-procedure return c-name types)
+(define (foreign-procedure name return c-name types)
   (define procedure
-    (delay (pointer->procedure return (dynamic-func c-name (force %library)) types)))
+    (delay (pointer->procedure return
+                               (dynamic-func c-name (force %library))
+                               (map (lambda (type) (if (integer? type) type '*)) types))))
+  (define positions (iota (length types) 1))
   (lambda arguments
+    (unless (= (length arguments) (length types))
+      (scm-error 'wrong-number-of-args #f "Wrong number of arguments to ~A" (list name) #f))
+    (for-each (lambda (position type argument)
+                (check name (format #f "argument ~a" position) type argument))
+              positions types arguments)
     (let* ((converted (map convert arguments))
            (result (apply (force procedure) converted)))
       (set! %in-use (cons arguments converted))
@@ -202,8 +328,8 @@ again is fine; a handle that belongs to another one is freed with that."
       result)))
 
 (define-syntax-rule (define-foreign name return c-name type ...)
-  "Define NAME as the C function C-NAME: handles, strings, bytevectors, and #f for NULL, may be given for pointers."
-  (define name (foreign-procedure return c-name (list type ...))))
+  "Define NAME as the C function C-NAME, with parameters of these types, which are checked."
+  (define name (foreign-procedure 'name return c-name (list type ...))))
 
 (define (make-slot size)
   (make-bytevector size 0))
@@ -290,18 +416,17 @@ raises something, which goes on when BODY is done: nothing may jump over the fra
           (loop (+ index 1) (cons next result))
           (reverse result)))))
 
-(define-foreign error-code int32 "guix_offload_error_code" '*)
-(define-foreign error-message '* "guix_offload_error_message" '*)
-(define-foreign error-machine '* "guix_offload_error_machine" '*)
-(define-foreign error-hint '* "guix_offload_error_hint" '*)
-(define-foreign error-exit-status int32 "guix_offload_error_exit_status" '*)
-(define-foreign error-free void "guix_offload_error_free" '*)
+(define-foreign error-code int32 "guix_offload_error_code" 'pointer)
+(define-foreign error-message '* "guix_offload_error_message" 'pointer)
+(define-foreign error-machine '* "guix_offload_error_machine" 'pointer)
+(define-foreign error-hint '* "guix_offload_error_hint" 'pointer)
+(define-foreign error-exit-status int32 "guix_offload_error_exit_status" 'pointer)
+(define-foreign error-free void "guix_offload_error_free" 'pointer)
 
 (define (pointer->condition error)
   "The condition that the guix_offload_error at ERROR, which stays the caller's, describes."
-  (let ((index (- (error-code error))))
-    (offload-condition (if (< 0 index (vector-length %codes)) (vector-ref %codes index) 'unknown)
-                       (pointer->text (error-message error))
-                       (pointer->text (error-machine error))
-                       (pointer->text (error-hint error))
-                       (error-exit-status error))))
+  (offload-condition (name-of %codes (- (error-code error)))
+                     (pointer->text (error-message error))
+                     (pointer->text (error-machine error))
+                     (pointer->text (error-hint error))
+                     (error-exit-status error)))

@@ -4,7 +4,7 @@
 ;; load path, GUIX_OFFLOAD_LIBRARY set, and the header's name as argument: guile binding.scm HEADER
 (load "runner.scm")
 (use-modules (guix-offload)
-             ((guix-offload foreign) #:select (make-handle))
+             ((guix-offload foreign) #:select (make-handle signatures name-of))
              ((system foreign) #:select (make-pointer))
              (ice-9 match)
              (ice-9 rdelim)
@@ -43,6 +43,13 @@
   "A machine to which nobody answers."
   (make-machine "127.0.0.1" "root" %key #:port 1 #:systems '("x86_64-linux") #:parallel-builds 3
                 #:private-key (write-file "id" "")))
+
+(define (write-private-key)
+  "A private key that nobody has: as it is, the machine it is for need not even be asked."
+  (let ((file (in-directory "silent")))
+    (unless (file-exists? file)
+      (system* "ssh-keygen" "-q" "-t" "ed25519" "-N" "" "-f" file))
+    file))
 
 (define engine
   (make-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket") #:idle-limit 5))
@@ -97,6 +104,123 @@
   'invalid-argument
   (guix-offload-error-code (failure (make-machine "m\x00;" "u" %key))))
 
+(define %interface
+  (module-map (lambda (name variable) (cons name (variable-ref variable)))
+              (resolve-interface '(guix-offload))))
+
+(test-equal "what every procedure takes is written down"
+  '()
+  (remove (lambda (name)
+            (or (assq name (signatures))
+                (string-suffix? "?" (symbol->string name))
+                (string-prefix? "guix-offload-error" (symbol->string name))
+                (memq name '(offload-version make-cancellation)))) ;these take nothing
+          (filter-map (match-lambda
+                        ((name . value) (and (procedure? value) name)))
+                      %interface)))
+
+(define %wrong
+  ;; Of each kind that somebody might give, one: with the types of parameters that take it.
+  (let ((m (make-machine "m" "u" %key)) (freed (make-machine "m" "u" %key)))
+    (free! freed)
+    `((#f maybe any)
+      (#t any)
+      (() list-of any)
+      (42 number any)
+      (-1 ,(@ (system foreign) int) ,(@ (system foreign) int64) ,(@ (system foreign) double) any)
+      (,(expt 2 70) ,(@ (system foreign) double) any)
+      (nan any)
+      ("text" string any)
+      ("nul\x00;" any)
+      (#vu8(1 2 3) any)
+      (,(make-pointer 4096) any)
+      (,m machine any-handle any)
+      (,engine engine any-handle any)
+      (,(make-cancellation) cancellation any-handle any)
+      (,(make-handle 'lease (make-pointer 4096)) lease any-handle any)
+      (,(make-handle 'connection (make-pointer 4096)) connection any-handle any)
+      (,(make-handle 'job (make-pointer 4096)) job any-handle any)
+      (,(make-handle 'report (make-pointer 4096)) report any-handle any)
+      (,(make-handle 'hook (make-pointer 4096)) hook any-handle any)
+      (,(make-handle 'request (make-pointer 4096)) request any-handle any)
+      (,freed any any-handle)
+      ((,m 1) any)
+      (("text" ,m) any)
+      (,car procedure any))))
+
+(define (right type)
+  "Something of TYPE."
+  (match type
+    ((? integer?) 1)
+    (('maybe _) #f)
+    (('list-of _) '())
+    ('any #f)
+    ('any-handle engine)
+    ('procedure list)
+    ('string "text")
+    (_ (make-handle type (make-pointer 4096)))))
+
+(define (takes? type kinds)
+  (match type
+    (('maybe type) (or (memq 'maybe kinds) (takes? type kinds)))
+    (('list-of _) (memq 'list-of kinds))
+    ((? integer?) (or (memv type kinds) (memq 'number kinds)))
+    (_ (memq type kinds))))
+
+(define (wrong-calls)
+  "For each procedure and each argument, a call with each kind of thing that it does not take: a list of the names of both,
+and a thunk."
+  (append-map
+   (match-lambda
+     ((name formals . arguments)
+      (define positional
+        (let count ((formals formals))
+          (match formals
+            ((#:optional . rest) (count rest))
+            ((#:key . _) 0)
+            ((_ . rest) (+ 1 (count rest)))
+            (_ 0))))
+      (append-map
+       (lambda (index)
+         (filter-map
+          (match-lambda
+            ((value . kinds)
+             (match (list-ref arguments index)
+               ((argument . type)
+                (and (not (takes? type kinds))
+                     (list name argument value
+                           (lambda ()
+                             (apply (assq-ref %interface name)
+                                    (append-map (lambda (position)
+                                                  (match (list-ref arguments position)
+                                                    ((argument . type)
+                                                     (let ((value (if (= position index) value (right type))))
+                                                       (if (< position positional)
+                                                           (list value)
+                                                           (list (symbol->keyword argument) value))))))
+                                                (iota (length arguments)))))))))))
+          %wrong))
+       (iota (length arguments)))))
+   (signatures)))
+
+(test-equal "a wrong argument is a condition that names procedure and argument"
+  '()
+  (let ((calls (wrong-calls)))
+    (format #t "~a wrong calls~%" (length calls))
+    (unless (> (length calls) 1000)
+      (error "too few wrong calls" (length calls)))
+    (remove (match-lambda
+              ((name argument value thunk)
+               (let ((c (failure (thunk))))
+                 (and c
+                      (eq? 'invalid-argument (guix-offload-error-code c))
+                      (string-prefix? (format #f "~a: ~a must be a" name argument) (condition-message c))))))
+            calls)))
+
+(test-equal "a value that a newer library may add to an enum is unknown"
+  '(one unknown unknown unknown)
+  (map (lambda (number) (name-of #(zero one) number)) '(1 2 -1 1000)))
+
 (test-equal "a machine file is read by the library"
   '(("one" 22 ("x86_64-linux")) ("two" 2222 ("i686-linux")))
   (map (lambda (m) (list (machine-name m) (machine-port m) (machine-systems m)))
@@ -119,7 +243,7 @@
          (string? (guix-offload-error-hint (first said))))))
 
 (test-equal "what was freed cannot be used"
-  "this machine was freed"
+  "machine-name: argument 1 must be a machine, and this one was freed"
   (let ((m (make-machine "m" "u" %key)))
     (free! m)
     (free! m)
@@ -198,6 +322,29 @@
               (#f (assq-ref last 'kind))
               (event (loop event))))
           (guix-offload-error? (failure (job-result job))))))
+
+(test-equal "who waits for a job notices signals"
+  '(#t #t)
+  ;; A server that takes connections and says nothing.
+  (let* ((server (socket PF_INET SOCK_STREAM 0))
+         (port (begin
+                 (bind server AF_INET INADDR_LOOPBACK 0)
+                 (listen server 5)
+                 (sockaddr:port (getsockname server))))
+         (silent (make-machine "127.0.0.1" "root" %key #:port port #:systems '("x86_64-linux")
+                               #:private-key (write-private-key))))
+    (let-values (((reply job) (start-job engine (list silent) (make-request "x86_64-linux" %derivation))))
+      (let ((previous (sigaction SIGALRM (lambda (signal) (throw 'alarm))))
+            (begun (current-time)))
+        (alarm 1)
+        (let ((noticed? (catch 'alarm
+                          (lambda () (job-wait job) #f)
+                          (const #t))))
+          (sigaction SIGALRM (car previous) (cdr previous))
+          (job-cancel! job)
+          (job-wait job)
+          (close-port server)
+          (list noticed? (< (- (current-time) begun) 5)))))))
 
 (test-equal "a job is cancelled"
   #t
