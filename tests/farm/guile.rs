@@ -115,6 +115,19 @@ fn the_machine_file_of_a_hook_is_any_program() {
     }
 }
 
+/// The daemon says "true", the script listens to "1" only: users see the trace of the daemon here, not that of the
+/// machine's too.
+#[test]
+fn the_trace_of_a_build_is_seen_once_through_either_hook() {
+    for hook in Hook::ALL {
+        HEAD.offload_through(hook, &[Machine::of(W1)]);
+        let builds = HEAD.build("plain", &[]);
+        assert!(builds.succeeded, "{}", builds.log);
+        let traces: Vec<&str> = builds.log.lines().filter(|line| line.starts_with("@ build-succeeded")).collect();
+        assert_eq!(traces.len(), 1, "{hook:?}: {}", builds.log);
+    }
+}
+
 /// A request for a build that need not exist.
 fn request() -> String {
     format!("1 {} /gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv \n", crate::machines::system())
