@@ -143,9 +143,9 @@ pub struct Question {
 }
 
 impl Question {
-    /// Could the daemon do this build by itself?
-    fn could_build_here(&self) -> bool {
-        self.wants_local && builds_here(&self.request.requirements.system, native_system())
+    /// Could the daemon, this process's `parent`, do this build by itself, if only once it is done with another?
+    fn could_build_here(&self, parent: &Parent) -> bool {
+        builds_here(&self.request.requirements.system, native_system()) && (self.wants_local || parent.builds())
     }
 }
 
@@ -174,8 +174,12 @@ impl Hook {
         let parent = Parent::of_this_process();
         while let Some(line) = read_request(input)? {
             let question = parse_request(&line, store);
-            let could_build_here = question.as_ref().is_ok_and(Question::could_build_here);
-            match question.map_err(Undecided::Failed).and_then(|question| self.decide(&question, parent, reporter)) {
+            let could_build_here = || question.as_ref().is_ok_and(|question| question.could_build_here(&parent));
+            let decided = match &question {
+                Ok(question) => self.decide(question, &parent, &could_build_here, reporter),
+                Err(error) => Err(Undecided::Failed(error.clone())),
+            };
+            match decided {
                 Ok(Reply::Decline) => reporter.say("# decline"),
                 Ok(Reply::Postpone) => reporter.say("# postpone"),
                 Ok(Reply::Accept(accepted)) => {
@@ -188,7 +192,7 @@ impl Hook {
                     reporter.error(&error);
                     reporter.say("# postpone");
                 }
-                Err(Undecided::Failed(error)) if could_build_here => {
+                Err(Undecided::Failed(error)) if could_build_here() => {
                     reporter.error(&error);
                     reporter.say("guix offload: it is built here instead");
                     reporter.say("# decline");
@@ -204,25 +208,27 @@ impl Hook {
         Ok(())
     }
 
-    fn decide(&self, question: &Question, parent: Parent, reporter: &mut Reporter) -> Result<Reply, Undecided> {
-        let Question { request, .. } = question;
-        let could_build_here = question.could_build_here();
+    fn decide(
+        &self,
+        Question { request, .. }: &Question,
+        parent: &Parent,
+        could_build_here: &dyn Fn() -> bool,
+        reporter: &mut Reporter,
+    ) -> Result<Reply, Undecided> {
         let Some(loaded) = self.options.machines.load()? else { return Ok(Reply::Decline) };
         self.tell(&loaded, reporter);
         let machines = loaded.machines;
         if !Engine::has_candidates(&machines, &request.requirements) {
             return Ok(Reply::Decline);
         }
-        let native = builds_here(&request.requirements.system, native_system());
         match parent.room() {
             Room::Enough => {}
-            Room::Full { scarce: true } | Room::Spent { .. } if could_build_here => {
-                return Ok(Self::leave(request, reporter));
+            Room::Full { scarce: true } | Room::Spent { .. } if could_build_here() => {
+                reporter.event(&Event::BuiltHere { derivation: &request.derivation });
+                return Ok(Reply::Decline);
             }
-            // Once it is done with what it builds it takes the next, without the wait after a postponement.
-            Room::Spent { builds: true, .. } if native => return Ok(Self::leave(request, reporter)),
-            Room::Full { .. } | Room::Spent { builds: true, .. } => return Ok(Reply::Postpone),
-            Room::Spent { open, limit, builds: false } => {
+            Room::Full { .. } => return Ok(Reply::Postpone),
+            Room::Spent { open, limit } => {
                 let message = format!(
                     "guix-daemon has {open} of at most {limit} files open, one for each build of this request that was \
                      offloaded, and can offload no more"
@@ -236,12 +242,6 @@ impl Hook {
             Ok(()) => Undecided::Failed(error),
             Err(cancelled) => Undecided::End(cancelled),
         })
-    }
-
-    /// Leaves a build to the daemon.
-    fn leave(request: &Request, reporter: &mut Reporter) -> Reply {
-        reporter.event(&Event::BuiltHere { derivation: &request.derivation });
-        Reply::Decline
     }
 }
 

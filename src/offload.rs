@@ -124,7 +124,7 @@ impl Engine {
         &self.directories
     }
 
-    /// Decides what to do with `request`, given all `machines` there are, and whether this host could do it as well.
+    /// Decides what to do with `request`, given all `machines` there are; `could_build_here`: could this host do it as well?
     ///
     /// Fails where every machine that could do the build is misconfigured, and this host could not: postponing would hide
     /// that for ever.
@@ -133,7 +133,7 @@ impl Engine {
         machines: &[BuildMachine],
         request: &Request,
         options: &BuildOptions,
-        could_build_here: bool,
+        could_build_here: &dyn Fn() -> bool,
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Reply> {
@@ -147,7 +147,7 @@ impl Engine {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
             },
-            Choice::Away | Choice::Misconfigured(_) if could_build_here => {
+            Choice::Away | Choice::Misconfigured(_) if could_build_here() => {
                 observer.event(&Event::BuiltHere { derivation: &request.derivation });
                 return Ok(Reply::Decline);
             }

@@ -44,47 +44,53 @@ pub enum Room {
         open: usize,
         /// How many it may have open.
         limit: usize,
-        /// Whether it is building something by itself.
-        builds: bool,
     },
 }
 
-/// The process that started this one.
-#[derive(Clone, Copy, Debug)]
-pub struct Parent(u32);
+/// The process that started this one, a hook.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    pid: u32,
+    /// How the kernel calls hooks: of a process that has ended, little else is known.
+    hook: String,
+}
 
 impl Parent {
     /// Of this process.
     pub fn of_this_process() -> Self {
-        Parent(std::os::unix::process::parent_id())
+        let hook = name_of(std::process::id()).unwrap_or_default();
+        Parent { pid: std::os::unix::process::parent_id(), hook }
     }
 
     /// Can it hold another hook? One that cannot be looked at can.
-    pub fn room(self) -> Room {
+    pub fn room(&self) -> Room {
         let limit = self.limit();
         let Some(open) = self.open_descriptors().filter(|open| open + RESERVE > limit) else {
             return Room::Enough;
         };
-        let (mut hooks, mut builds) = (0, false);
-        for child in self.children().into_iter().filter(|pid| *pid != std::process::id()) {
-            match Child::of(child) {
-                Child::Hook => hooks += 1,
-                Child::Builder => builds = true,
-                Child::Servant => {}
-            }
-        }
+        let hooks = self.count(Child::Hook);
         if hooks == 0 {
-            return Room::Spent { open, limit, builds };
+            return Room::Spent { open, limit };
         }
         let needed = open.saturating_sub(hooks * FREED_PER_HOOK) + WORTH_WAITING_FOR * PER_HOOK + RESERVE;
         Room::Full { scarce: needed > limit }
     }
 
-    fn file(self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.0))
+    /// Does it build something by itself? Then it will build more once it is done with that.
+    pub fn builds(&self) -> bool {
+        self.count(Child::Builder) > 0
     }
 
-    fn open_descriptors(self) -> Option<usize> {
+    fn count(&self, kind: Child) -> usize {
+        let others = self.children().into_iter().filter(|pid| *pid != std::process::id());
+        others.filter(|pid| Child::of(*pid, &self.hook) == kind).count()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid))
+    }
+
+    fn open_descriptors(&self) -> Option<usize> {
         match fs::read_dir(self.file("fd")) {
             Ok(entries) => Some(entries.count()),
             // That of another user, or one with more capabilities: an estimate that everybody may make.
@@ -92,21 +98,25 @@ impl Parent {
         }
     }
 
-    fn limit(self) -> usize {
+    fn limit(&self) -> usize {
         let limits = fs::read_to_string(self.file("limits")).unwrap_or_default();
         let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
         soft.and_then(|soft| soft.parse().ok()).map_or(SELECT_LIMIT, |soft: usize| soft.min(SELECT_LIMIT))
     }
 
     /// Its children, those included that ended without its notice.
-    fn children(self) -> Vec<u32> {
+    fn children(&self) -> Vec<u32> {
+        // A parent outside this process's PID namespace.
+        if self.pid == 0 {
+            return Vec::new();
+        }
         // The kernel may have been built without this list.
-        if let Ok(list) = fs::read_to_string(self.file(&format!("task/{}/children", self.0))) {
+        if let Ok(list) = fs::read_to_string(self.file(&format!("task/{}/children", self.pid))) {
             return list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
         }
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| parent_of(*pid) == Some(self.0)).collect()
+        pids.filter(|pid| parent_of(*pid) == Some(self.pid)).collect()
     }
 }
 
@@ -116,7 +126,12 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+fn name_of(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
 /// What a child of the daemon is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Child {
     Hook,
     Builder,
@@ -124,13 +139,14 @@ enum Child {
 }
 
 impl Child {
-    fn of(pid: u32) -> Self {
+    fn of(pid: u32, hook: &str) -> Self {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut arguments = arguments.split(|byte| *byte == 0).skip(1).peekable();
-        // A process that has ended has no arguments any more. Builders are taken notice of at once.
-        if arguments.peek().is_none() || arguments.clone().any(|argument| argument == b"offload") {
+        let has = |word: &[u8]| arguments.split(|byte| *byte == 0).skip(1).any(|argument| argument == word);
+        // A process that has ended has no arguments any more.
+        let ended_as_hook = arguments.is_empty() && name_of(pid).is_some_and(|name| name == hook);
+        if ended_as_hook || has(b"offload") {
             Child::Hook
-        } else if arguments.any(|argument| SERVANTS.contains(&argument)) {
+        } else if SERVANTS.iter().any(|servant| has(servant)) {
             Child::Servant
         } else {
             Child::Builder
@@ -162,7 +178,7 @@ mod tests {
         }
 
         fn parent(&self) -> Parent {
-            Parent(self.0.id())
+            Parent { pid: self.0.id(), hook: "python3\n".into() }
         }
     }
 
@@ -188,7 +204,7 @@ mod tests {
         assert_eq!(Shell::start(RESERVE + 20, ":").parent().room(), Room::Enough);
         let shell = Shell::start(RESERVE + 1, ":");
         let room = shell.parent().room();
-        assert!(matches!(room, Room::Spent { open: 3.., limit, builds: false } if limit == RESERVE + 1), "{room:?}");
+        assert!(matches!(room, Room::Spent { open: 3.., limit } if limit == RESERVE + 1), "{room:?}");
         let shell = Shell::start(4096, ":");
         assert_eq!(shell.parent().limit(), SELECT_LIMIT);
     }
@@ -220,8 +236,8 @@ mod tests {
     fn builders_and_servants_make_no_room() {
         let spent_while = |arguments: &str, builds: bool| {
             let script = format!("exec 3<&0; sh -c 'read -r end' {arguments} <&3 & true");
-            let expected = |room| matches!(room, Room::Spent { builds: found, .. } if found == builds);
-            await_room(&Shell::start(RESERVE, &script), expected);
+            let shell = Shell::start(RESERVE, &script);
+            await_room(&shell, |room| matches!(room, Room::Spent { .. }) && shell.parent().builds() == builds);
         };
         spent_while("guix authenticate", false);
         spent_while("builder -e make", true);
@@ -229,7 +245,9 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_is_no_hindrance() {
-        assert_eq!(Parent(u32::MAX).room(), Room::Enough);
-        assert_eq!(Parent(0).room(), Room::Enough);
+        for pid in [u32::MAX, 0] {
+            let gone = Parent { pid, hook: String::new() };
+            assert!(gone.room() == Room::Enough && !gone.builds());
+        }
     }
 }

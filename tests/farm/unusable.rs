@@ -153,7 +153,7 @@ fn a_build_that_no_machine_can_do_leaves_the_other_builds_alone() {
         let builds = HEAD.build("plain", &["count=6", "picky=kvm"]);
         assert!(builds.results.starts_with("failed plain-0\nok plain-1 "), "{}{}", builds.log, builds.results);
         assert_eq!(builds.results.matches("ok plain-").count(), 5, "{}{}", builds.log, builds.results);
-        assert!(builds.log.contains("the host key of 'w1' is not the one"), "{}", builds.log);
+        assert!(builds.log.contains("the host key of 'w1' is SHA256"), "{}", builds.log);
     }
     assert_clean(&[HEAD], &[W1, W2]);
 }
@@ -186,7 +186,7 @@ fn where_no_machine_can_be_used_and_the_daemon_may_build_it_does() {
             HEAD.offload_through(hook, &machines);
             let builds = HEAD.build("plain", &["jobs=1", "count=2"]);
             assert!(builds.succeeded, "{}{}", builds.log, builds.results);
-            assert_eq!(builds.log.matches("no build machine can be used now; building '").count(), 2, "{}", builds.log);
+            assert!(builds.log.matches("no build machine can be used now; building '").count() >= 2, "{}", builds.log);
             assert!(builds.log.contains("guix offload: skipping machine 'w"), "{}", builds.log);
             assert!(!builds.log.contains("@ build-remote"), "{}", builds.log);
         }

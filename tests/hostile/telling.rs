@@ -82,13 +82,13 @@ pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: Bui
     let (mut listener, begun) = (Listener::default(), Instant::now());
     let cancel = Cancel::default();
     let before = reset_peak();
-    let result = engine.ask(std::slice::from_ref(machine), &request, &options, false, &cancel, &mut listener).and_then(
-        |reply| {
+    let result = engine
+        .ask(std::slice::from_ref(machine), &request, &options, &|| false, &cancel, &mut listener)
+        .and_then(|reply| {
             let Reply::Accept(accepted) = reply else { return Ok(()) };
             let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
             engine.run(*accepted, work, &cancel, &mut listener)
-        },
-    );
+        });
     drop(engine);
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
