@@ -756,7 +756,11 @@ guix_offload_status guix_offload_send(guix_offload_connection *connection,
  * `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
  * unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
  *
+ * Before the first build on a connection it is seen, by an archive of the derivation, whether what the machine signs
+ * is trusted here.
+ *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
+ * `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in, with
  * `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
  * not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
  */

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! This host's own Guix, as sending and retrieving need it: its database and store, its daemon, its signing key.
+//! This host's own Guix, as sending and retrieving need it: its database and store, its daemon, its signing key, the
+//! keys that it trusts.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
 
-use crate::archive::KeyPair;
+use crate::archive::{Acl, KeyPair};
 use crate::cancel::{Cancel, Guard};
 use crate::daemon::{Client, LocalStream};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -24,7 +29,12 @@ pub struct Local {
     store: OwnedFd,
     /// The signing key, once it is needed.
     keys: OnceCell<KeyPair>,
+    /// The list of authorized keys, as it was read last, and what its file was then.
+    acl: RefCell<Option<(Version, Arc<Acl>)>>,
 }
+
+/// Device, inode, size and time of the last change: a file that is changed or replaced differs in one.
+type Version = (u64, u64, u64, i64, i64);
 
 impl Local {
     /// Connects to the daemon, which `cancel` cuts off, and opens the store and its database.
@@ -38,7 +48,8 @@ impl Local {
         let store = open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .io_context(ErrorKind::Store, || format!("opening {name}"))?;
         let database = Database::open(directories, cancel)?;
-        Ok(Local { directories: directories.clone(), client, stream, database, store, keys: OnceCell::new() })
+        let (directories, keys, acl) = (directories.clone(), OnceCell::new(), RefCell::new(None));
+        Ok(Local { directories, client, stream, database, store, keys, acl })
     }
 
     /// Cuts the connection to the daemon off when cancelled, for as long as the guard lives, and does not wait for the
@@ -67,6 +78,35 @@ impl Local {
     /// The database.
     pub fn database(&mut self) -> &mut Database {
         &mut self.database
+    }
+
+    /// The list of authorized keys, as it is now. The same as before, pointer and all, unless its file has changed.
+    pub fn acl(&self) -> Result<Arc<Acl>> {
+        let file = self.directories.acl_file();
+        let version = version(&file);
+        let mut known = self.acl.borrow_mut();
+        if let (Some(version), Some((known, acl))) = (version, &*known)
+            && version == *known
+        {
+            return Ok(Arc::clone(acl));
+        }
+        let acl = Arc::new(Acl::load(&file)?);
+        *known = version.map(|version| (version, Arc::clone(&acl)));
+        Ok(acl)
+    }
+
+    /// Fails if no output could be brought in, as is better known before a build than after it.
+    pub fn require_receptive(&self) -> Result<()> {
+        self.acl()?;
+        let store = self.directories.store.as_str();
+        accessat(CWD, store, Access::WRITE_OK, AtFlags::EACCESS)
+            .io_context(ErrorKind::Store, || format!("outputs cannot be brought into '{store}'"))
+            .map_err(|error| {
+                error.hint(
+                    "have guix-daemon itself run this: only its user may write to the store, and often only in its own \
+                     mount namespace",
+                )
+            })
     }
 
     /// What is known about `item`, which must be valid.
@@ -125,6 +165,12 @@ impl Local {
         let imported = self.client.add_temp_root(item).and_then(|()| self.client.import(&mut archive));
         imported.map(|_| ()).map_err(|error| refusal(error, &format!("import '{item}'")))
     }
+}
+
+/// `None`: it is not there, or this cannot be known.
+fn version(file: &Path) -> Option<Version> {
+    let status = std::fs::metadata(file).ok()?;
+    Some((status.dev(), status.ino(), status.size(), status.ctime(), status.ctime_nsec()))
 }
 
 fn guard(cancel: &Cancel, stream: &LocalStream) -> Guard {

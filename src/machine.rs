@@ -165,6 +165,12 @@ impl BuildMachine {
         (allowed && self.compression_level > 0).then(|| i32::from(self.compression_level))
     }
 
+    /// The beginning of a command that somebody runs on the machine as `user`.
+    pub fn shell(&self, user: &str) -> String {
+        let port = if self.port == Self::DEFAULT_PORT { String::new() } else { format!("-p {} ", self.port) };
+        format!("ssh {port}{user}@{}", self.name)
+    }
+
     /// Does the machine offer the system and every feature that is required?
     pub fn matches(&self, requirements: &Requirements) -> bool {
         self.systems.contains(&requirements.system)

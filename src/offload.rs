@@ -248,7 +248,8 @@ impl Engine {
                 lease.release(|remote| self.keep(remote));
                 return Err(error);
             }
-            if !lease.reused {
+            // An old connection may have failed by itself, but whom to trust does not depend on it.
+            if !lease.reused || error.kind() == ErrorKind::Untrusted {
                 failed.insert(lease.candidate);
             }
             if failed.len() >= candidates.count().min(MAX_ATTEMPTS) {
@@ -347,12 +348,14 @@ impl Attempt<'_> {
     ) -> Result<()> {
         let _guard = local.guard(cancel);
         cancel.check()?;
+        local.require_receptive()?;
         let known = remote.slow_link();
         transfer::send_files(local, remote, self.items, observer)?;
         if let Some(rate) = remote.slow_link().filter(|_| known.is_none()) {
             History::note_slow_link(&local.directories().offload_state(), remote.machine(), rate);
         }
         cancel.check()?;
+        transfer::require_trust(local, remote, self.derivation)?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote
             .build(self.derivation, options, &mut |text| observer.log(text))

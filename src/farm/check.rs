@@ -28,7 +28,7 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
     status(report, remote, directories)?;
     if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
         return Err(Error::new(ErrorKind::Unavailable, full.to_string())
-            .hint(format!("free some space there: {} guix gc -F 1G", ssh(&report.machine, &report.machine.user))));
+            .hint(format!("free some space there: {} guix gc -F 1G", report.machine.shell(&report.machine.user))));
     }
     let name = report.machine.name.clone();
     let theirs = remote.add_text("import-test", &nonce(&name)?)?;
@@ -46,7 +46,7 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
     report.passed.push(format!("'{name}' successfully imported '{ours}'"));
 
     retrieve_through_daemon(directories, &mut local, remote, &theirs)
-        .map_err(|error| explain_untrusted(error, &report.machine))?;
+        .map_err(|error| transfer::explain_untrusted(error, &report.machine))?;
     report.passed.push(format!("successfully imported '{theirs}' from '{name}'"));
     Ok(())
 }
@@ -117,31 +117,13 @@ fn explain_refused(error: Error, machine: &BuildMachine, directories: &Directori
         // Whoever may change its list of keys, which is seldom the user who builds.
         format!(
             "authorize this host's key there: {} guix archive --authorize < {}",
-            ssh(machine, "root"),
+            machine.shell("root"),
             key.display()
         )
     } else {
         format!("see what the daemon on '{}' says, and whether its store has space", machine.name)
     };
     error.hint(hint)
-}
-
-/// What the machine signs is not trusted here: with the command to run.
-fn explain_untrusted(error: Error, machine: &BuildMachine) -> Error {
-    if error.kind() != ErrorKind::Untrusted {
-        return error;
-    }
-    let fetch = format!("{} cat /etc/guix/signing-key.pub", ssh(machine, &machine.user));
-    Error::new(error.kind(), error.to_string()).hint(format!(
-        "if you trust '{}', authorize its key here, as root: {fetch} | guix archive --authorize",
-        machine.name
-    ))
-}
-
-/// The beginning of a command that runs on the machine as `user`.
-fn ssh(machine: &BuildMachine, user: &str) -> String {
-    let port = if machine.port == BuildMachine::DEFAULT_PORT { String::new() } else { format!("-p {} ", machine.port) };
-    format!("ssh {port}{user}@{}", machine.name)
 }
 
 /// A text that was in no store before, so that an item of it has to be sent.
@@ -180,13 +162,6 @@ mod tests {
         let hint = refused(&builder, "error: unauthorized public key: (public-key)");
         assert!(hint.ends_with("ssh -p 2222 root@w1 guix archive --authorize < /etc/guix/signing-key.pub"), "{hint}");
         assert!(!refused(&builder, "writing to file: No space left on device").contains("--authorize"));
-    }
-
-    #[test]
-    fn a_key_that_is_unknown_here_comes_with_the_command_that_authorizes_it() {
-        let error = Error::new(ErrorKind::Untrusted, "by a stranger").hint("a general one");
-        let hint = explain_untrusted(error, &machine("w1")).hint_text().unwrap().to_string();
-        assert!(hint.ends_with("ssh root@w1 cat /etc/guix/signing-key.pub | guix archive --authorize"), "{hint}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use crate::archive::{self, Acl, Unseen};
+use crate::archive::{self, Unseen};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::local::Local;
 use crate::remote::Remote;
@@ -23,7 +23,7 @@ pub fn retrieve_through_daemon(
     item: &StorePath,
 ) -> Result<()> {
     let retrieving = || format!("retrieving '{item}'");
-    let acl = Acl::load(&directories.acl_file())?;
+    let acl = local.acl()?;
     let mut archive = 1u64.to_le_bytes().to_vec();
     let mut export = remote.export(item).context(retrieving)?;
     let length = (&mut export)

@@ -314,7 +314,11 @@ export! {
     /// `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
     /// unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
     ///
+    /// Before the first build on a connection it is seen, by an archive of the derivation, whether what the machine signs
+    /// is trusted here.
+    ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
+    /// `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in, with
     /// `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
     /// not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_build(
@@ -334,6 +338,10 @@ export! {
             None if log_descriptor == -1 => Log::None,
             None => Log::Descriptor(descriptor::duplicate(log_descriptor, "log_descriptor")?),
         };
+        connection.transfer(None, data, |local, remote, _, _| {
+            local.require_receptive()?;
+            transfer::require_trust(local, remote, &derivation)
+        })?;
         let session = connection.remote.session().clone();
         let mut callbacks = Callbacks { session, progress: None, log, data, total: 0, cancelled: false };
         let result = connection.remote.build(&derivation, &request.options, &mut |text| callbacks.log(text));

@@ -15,8 +15,10 @@ mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::archive::Acl;
 use crate::daemon::{Addition, Additions, BuildOptions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
@@ -67,6 +69,8 @@ pub struct Remote {
     /// The rate of the link, in bytes a second, if that is very slow.
     slow_link: Option<f64>,
     limits: Limits,
+    /// The list of authorized keys by which something that the machine signed was verified.
+    vouched: Option<Arc<Acl>>,
 }
 
 impl Remote {
@@ -130,6 +134,7 @@ impl Remote {
             probed: Instant::now(),
             slow_link: None,
             limits,
+            vouched: None,
         })
     }
 
@@ -141,6 +146,16 @@ impl Remote {
     /// The session, with which to cut everything off from another thread.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// The list of authorized keys by which something that the machine signed was verified, on this connection.
+    pub fn vouched(&self) -> Option<&Arc<Acl>> {
+        self.vouched.as_ref()
+    }
+
+    /// Notes that something that the machine signed was verified by `acl`.
+    pub fn set_vouched(&mut self, acl: Arc<Acl>) {
+        self.vouched = Some(acl);
     }
 
     /// Those of `paths` that the machine lacks, in one round trip.

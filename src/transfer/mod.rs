@@ -3,6 +3,7 @@
 
 mod retrieve;
 mod send;
+mod trust;
 
 use std::io::{self, Read};
 
@@ -10,6 +11,7 @@ use crate::observer::{Event, Observer};
 
 pub use retrieve::retrieve_files;
 pub use send::{import_files, send_files};
+pub use trust::{explain_untrusted, require_trust};
 
 /// A stream that reports how much was read, of it and others before.
 struct Counted<'a, R: Read> {

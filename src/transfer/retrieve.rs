@@ -4,7 +4,6 @@
 use std::io::{self, Read};
 
 use super::Counted;
-use crate::archive::Acl;
 use crate::cancel::Cancel;
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::local::Local;
@@ -38,7 +37,7 @@ pub fn retrieve_files(
     let machine = remote.machine().name.clone();
     let blame = |error: Error| if is_ours(&error) { error } else { error.on_machine(&machine) };
     let directories = local.directories().clone();
-    let acl = Acl::load(&directories.acl_file())?;
+    let acl = local.acl()?;
     let store = directories.store.as_str();
     let mut sizes = Vec::new();
     for output in outputs {

@@ -23,6 +23,7 @@ mod protocol;
 mod seam;
 mod slots;
 mod stock;
+mod store;
 mod together;
 mod trust;
 mod unusable;

@@ -20,8 +20,14 @@ pub struct Lie {
 
 /// Every lie that is told to a whole build.
 pub fn lies(scene: &Scene) -> Vec<Lie> {
-    let all =
-        [about_archives(scene), about_signatures(scene), about_names(scene), about_frames(scene), about_sending()];
+    let all = [
+        about_archives(scene),
+        about_signatures(scene),
+        about_names(scene),
+        about_frames(scene),
+        about_sending(scene),
+        about_trust(scene),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -30,24 +36,22 @@ fn lie(name: &str, plan: Plan, kind: ErrorKind, words: &[&str]) -> Lie {
 }
 
 /// Plans that differ from the honest one in one answer.
-pub fn with(change: impl FnOnce(&mut Plan)) -> Plan {
-    let mut plan = Plan::honest(&[]);
+pub fn with(scene: &Scene, change: impl FnOnce(&mut Plan)) -> Plan {
+    let mut plan = scene.honest(&[]);
     change(&mut plan);
     plan
 }
 
-fn exporting(archive: &[u8]) -> Plan {
-    Plan::honest(archive)
-}
-
 /// An export of these frames.
-fn export(answer: Answer) -> Plan {
-    with(|plan| (plan.export, plan.info) = (answer, says(info(1000))))
+fn export(scene: &Scene, answer: Answer) -> Plan {
+    with(scene, |plan| (plan.export, plan.info) = (answer, says(info(1000))))
 }
 
 /// What is wrong with the archive itself, or who vouches for it.
 fn about_archives(scene: &Scene) -> Vec<Lie> {
     use ErrorKind::{Protocol, Unavailable, Untrusted};
+    let exporting = |archive: &[u8]| scene.honest(archive);
+    let export = |answer| export(scene, answer);
     let output = scene.path("output");
     let good = scene.output(nar(file(b"good\n")));
     let other = scene.output(nar(file(b"other\n")));
@@ -126,7 +130,7 @@ fn about_signatures(scene: &Scene) -> Vec<Lie> {
         let forged = forgeries(signature, &old, &item.signed_hash());
         let item = item.clone();
         forged.into_iter().filter(|(name, _)| FORGED.contains(name)).map(move |(name, text)| {
-            let plan = exporting(&item.with_signature(text.as_bytes()));
+            let plan = scene.honest(&item.with_signature(text.as_bytes()));
             lie(&format!("{kind}{name}"), plan, ErrorKind::Untrusted, &[&item.path])
         })
     });
@@ -135,7 +139,7 @@ fn about_signatures(scene: &Scene) -> Vec<Lie> {
 
 /// What no file system has, or should have.
 fn about_names(scene: &Scene) -> Vec<Lie> {
-    let archive = |node: Vec<u8>| Plan::honest(&scene.output(nar(node)).signed(&scene.trusted));
+    let archive = |node: Vec<u8>| scene.honest(&scene.output(nar(node)).signed(&scene.trusted));
     let named = |names: &[&[u8]]| {
         let entries: Vec<_> = names.iter().map(|name| (*name, file(b"evil"))).collect();
         archive(directory(&entries))
@@ -145,9 +149,9 @@ fn about_names(scene: &Scene) -> Vec<Lie> {
     let through = |second: Vec<u8>| archive(directory(&[(b"a", symlink(victim)), (b"a", second)]));
     let sized = |size: u64| {
         let node = [strings(&["(", "type", "regular", "contents"]), number(size), vec![b'x'; 64 << 10]].concat();
-        export(says_for_ever([number(WRITE), number(u64::MAX), nar(node)].concat(), vec![b'x'; 8]))
+        export(scene, says_for_ever([number(WRITE), number(u64::MAX), nar(node)].concat(), vec![b'x'; 8]))
     };
-    let of_size = |size: u64| with(|plan| plan.info = says(info(size)));
+    let of_size = |size: u64| with(scene, |plan| plan.info = says(info(size)));
     let malformed = |name, plan, words: &[&str]| lie(name, plan, ErrorKind::Protocol, words);
     let open = strings(&["entry", "(", "name", "d", "node", "(", "type", "directory"]);
     let deep = [strings(&["nix-archive-1", "(", "type", "directory"]), open.repeat(9_999)].concat();
@@ -163,7 +167,7 @@ fn about_names(scene: &Scene) -> Vec<Lie> {
         malformed("a link, then a file in its place", through(file(b"evil")), &["comes after"]),
         malformed("an endless name", named(&[&[b'x'; 256]]), &["file name of 256 bytes"]),
         malformed("an empty target", archive(symlink("")), &["cannot have this target"]),
-        malformed("ten thousand directories", Plan::honest(&deep), &["more than 2047 directories"]),
+        malformed("ten thousand directories", scene.honest(&deep), &["more than 2047 directories"]),
         malformed("a file of 2^63 bytes", sized(1 << 63), &["a file of 9223372036854775808 bytes"]),
         malformed("a file of 2^64-1 bytes", sized(u64::MAX), &["a file of 18446744073709551615 bytes"]),
         malformed("a file of 2^63-1 bytes", sized(i64::MAX as u64), &["more than the 1000 bytes came"]),
@@ -181,7 +185,7 @@ fn about_names(scene: &Scene) -> Vec<Lie> {
                     to.write_all(&[number(WRITE), number(u64::MAX), begin.clone()].concat())?;
                     (0..).try_for_each(|name| to.write_all(&files(name)))
                 });
-                export(answer)
+                export(scene, answer)
             },
             &["more than the 1000 bytes came"],
         ),
@@ -191,17 +195,18 @@ fn about_names(scene: &Scene) -> Vec<Lie> {
 /// Frames out of turn and out of their minds.
 fn about_frames(scene: &Scene) -> Vec<Lie> {
     use ErrorKind::{Protocol, Unavailable};
+    let export = |answer| export(scene, answer);
     let unknown = number(0xdead);
     let log = |length: u64| [number(NEXT), number(length)].concat();
     let good = scene.output(nar(file(b"good\n"))).signed(&scene.trusted);
     let mut padded = gives(&good[..good.len() - 3]);
     *padded.last_mut().unwrap() = 1;
     let wants = |length: u64| [number(READ), number(length)].concat();
-    let building = |answer: Vec<u8>| with(|plan| plan.build = says(answer));
-    let asking = |answer: Vec<u8>| with(|plan| plan.valid = Some(says(answer)));
+    let building = |answer: Vec<u8>| with(scene, |plan| plan.build = says(answer));
+    let asking = |answer: Vec<u8>| with(scene, |plan| plan.valid = Some(says(answer)));
     let many = [last(), number(u64::MAX)].concat();
     let foreign = [last(), number(1), string("/etc/passwd")].concat();
-    let greeting = |magic, version| with(|plan| plan.greeting = says([number(magic), number(version)].concat()));
+    let greeting = |magic, version| with(scene, |plan| plan.greeting = says([number(magic), number(version)].concat()));
     let out_of_turn = "a frame out of turn";
     vec![
         lie(
@@ -242,19 +247,19 @@ fn about_frames(scene: &Scene) -> Vec<Lie> {
         lie("a version from the past", greeting(0x6478_696f, 0x160), Protocol, &["version 0x160"]),
         lie(
             "no greeting",
-            with(|plan| plan.greeting = hangs_up_after(vec![])),
+            with(scene, |plan| plan.greeting = hangs_up_after(vec![])),
             Unavailable,
             &["closed the connection"],
         ),
         lie(
             "no answer to a build",
-            with(|plan| plan.build = hangs_up_after(vec![])),
+            with(scene, |plan| plan.build = hangs_up_after(vec![])),
             Unavailable,
             &["closed the connection"],
         ),
         lie(
             "an endless log where there is none",
-            with(|plan| plan.valid = Some(says_for_ever(vec![], [number(NEXT), string("la ")].concat()))),
+            with(scene, |plan| plan.valid = Some(says_for_ever(vec![], [number(NEXT), string("la ")].concat()))),
             Protocol,
             &["missing", "more than 1024 KiB of log"],
         ),
@@ -262,10 +267,10 @@ fn about_frames(scene: &Scene) -> Vec<Lie> {
 }
 
 /// What is said while it is sent something.
-fn about_sending() -> Vec<Lie> {
+fn about_sending(scene: &Scene) -> Vec<Lie> {
     use ErrorKind::Protocol;
     let importing = |answer: Vec<u8>| {
-        with(|plan| {
+        with(scene, |plan| {
             plan.has_all = false;
             plan.import = says(answer);
         })
@@ -276,5 +281,29 @@ fn about_sending() -> Vec<Lie> {
         lie("an unknown frame in an import", importing(number(7)), Protocol, &["sending", "unknown type 0x7"]),
         lie("2^64-1 imported items", importing([last(), number(u64::MAX)].concat()), Protocol, &["sending", "times"]),
         lie("an import that fails", importing(fails("no room", 1)), ErrorKind::Daemon, &["sending", "no room"]),
+    ]
+}
+
+/// What is said when it is to be seen whether what it signs is trusted: before it builds anything.
+fn about_trust(scene: &Scene) -> Vec<Lie> {
+    use ErrorKind::{Protocol, Untrusted};
+    let derivation = scene.derivation();
+    let name = derivation.path.clone();
+    let never = || says(fails("it was told to build all the same", 1));
+    let proving = |proof: Answer| with(scene, |plan| (plan.proof, plan.build) = (proof, never()));
+    let proof = |bytes: &[u8]| proving(says([gives(bytes), done()].concat()));
+    let signed = derivation.signed(&scene.trusted);
+    let mut other = derivation.clone();
+    other.path = scene.path("other.drv").as_str().into();
+    let no_key = "getting attributes of path `/etc/guix/signing-key.sec': No such file or directory";
+    let endless = says_for_ever([number(WRITE), number(u64::MAX)].concat(), nar(file(b"x")));
+    vec![
+        lie("an unsigned derivation", proof(&derivation.unsigned()), Untrusted, &[&name, "is not signed"]),
+        lie("a derivation of a stranger", proof(&derivation.signed(&scene.stranger)), Untrusted, &[&name, "by a key"]),
+        lie("another derivation", proof(&other.signed(&scene.trusted)), Untrusted, &["-other.drv came instead"]),
+        lie("two derivations", proof(&signed.repeat(2)), Protocol, &[&name, "bytes came after"]),
+        lie("half a derivation", proof(&signed[..signed.len() / 2]), Protocol, &[&name, "cut off"]),
+        lie("no key to sign with", proving(says(fails(no_key, 1))), Untrusted, &["cannot sign"]),
+        lie("a derivation without an end", proving(endless), Protocol, &[&name]),
     ]
 }

@@ -8,13 +8,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, UNIX_EPOCH};
 
 use guix_offload::error::{Class, ErrorKind};
+use guix_offload::offload::Engine;
 
 use crate::alone;
-use crate::double::{Plan, says, says_for_ever};
+use crate::double::{Answer, Machine, says, says_for_ever};
 use crate::lies::{Lie, lies, with};
 use crate::scene::Scene;
 use crate::sshd::Sshd;
-use crate::telling::{NAME, Told, machine, tell};
+use crate::telling::{NAME, Told, machine, tell, tell_with};
 use crate::words::*;
 
 /// A build of these takes a moment; a lie must not make it much more.
@@ -86,7 +87,7 @@ fn an_honest_machine_is_believed_and_its_links_are_not_followed() {
         ]),
     ];
     for node in nodes {
-        let mut plan = Plan::honest(&scene.output(nar(node)).signed(&scene.trusted));
+        let mut plan = scene.honest(&scene.output(nar(node)).signed(&scene.trusted));
         // Nobody who says this is from the future that matters.
         plan.greeting = says([number(0x6478_696f), number(0x1ff)].concat());
         let told = tell(&scene, &machine, plan, 0);
@@ -97,6 +98,54 @@ fn an_honest_machine_is_believed_and_its_links_are_not_followed() {
         // Removing does not follow them either.
         scene.forget_output();
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+    }
+}
+
+/// The first build on a connection finds it out, the others do not ask; a list that is changed asks anew.
+#[test]
+fn whether_a_machine_is_trusted_is_asked_once_a_connection() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let _alone = alone();
+    let (scene, sshd) = (scene(), Sshd::start(&[]));
+    let machine = machine(&sshd, &scene);
+    let (asked, built) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = |answer: Answer, count: &Arc<AtomicUsize>| -> Answer {
+        let count = Arc::clone(count);
+        Arc::new(move |to| {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer(to)
+        })
+    };
+    let mut plan = scene.honest(&scene.output(nar(file(b"good\n"))).signed(&scene.trusted));
+    (plan.proof, plan.build) = (counted(plan.proof, &asked), counted(plan.build, &built));
+    let engine = Engine::new(scene.directories.clone(), Duration::from_secs(60)).unwrap();
+    let _double = Machine::at(&scene.at("machine"), plan);
+    let build = || {
+        let error = tell_with(&engine, &scene, &machine, 0).error();
+        scene.forget_output();
+        (error, asked.load(Ordering::SeqCst), built.load(Ordering::SeqCst))
+    };
+    for number in 1..=3 {
+        let (error, asked, built) = build();
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!((asked, built), (1, number));
+    }
+    let acl = scene.directories.acl_file();
+    let keys = fs::read(&acl).unwrap();
+    fs::write(&acl, "(acl)").unwrap();
+    let (error, asked_again, built_again) = build();
+    let error = error.expect("it is not authorized any more");
+    assert!(error.kind() == ErrorKind::Untrusted && error.hint_text().unwrap().contains("guix archive --authorize"));
+    assert_eq!((asked_again, built_again), (2, 3), "{error}");
+    fs::write(&acl, keys).unwrap();
+    assert_eq!(build().2, 4);
+    for (list, why) in [("(acl x)", "not an access control list"), ("", "is empty")] {
+        fs::write(&acl, list).unwrap();
+        let (error, asked_at_last, built_at_last) = build();
+        let error = error.expect("there is no list");
+        assert!(error.kind() == ErrorKind::Configuration && error.to_string().contains(why), "{error}");
+        assert!(asked_at_last <= 3 && built_at_last == 4, "{error}");
     }
 }
 
@@ -113,7 +162,7 @@ fn what_has_no_end_is_ended() {
 fn an_endless_log() {
     let (scene, sshd) = (scene(), Sshd::start(&[]));
     let frames = [number(NEXT), string([b'x'; 4096])].concat();
-    let plan = with(|plan| plan.build = says_for_ever(vec![], frames));
+    let plan = with(&scene, |plan| plan.build = says_for_ever(vec![], frames));
     let told = tell(&scene, &machine(&sshd, &scene), plan, 1);
     assert!(told.log > 1 << 20, "{} bytes of log", told.log);
     assert!(told.time < PROMPTLY, "{:?}", told.time);
@@ -133,7 +182,7 @@ fn endless_words_before_ssh() {
         }
         sent
     });
-    let told = tell(&scene, &machine, Plan::honest(&[]), 0);
+    let told = tell(&scene, &machine, scene.honest(&[]), 0);
     assert!(talker.join().unwrap() > 1 << 20);
     assert!(told.time < PROMPTLY, "{:?}", told.time);
     let error = told.error().expect("no SSH");
@@ -147,7 +196,7 @@ fn a_banner_that_is_too_long_is_said_to_be_one() {
     let file = scene.at("banner");
     fs::write(&file, "All work and no play.\n".repeat((255 << 10) / 22)).unwrap();
     let sshd = Sshd::start(&[&format!("Banner {}", file.display())]);
-    let error = tell(&scene, &machine(&sshd, &scene), Plan::honest(&[]), 0).error().expect("a failure");
+    let error = tell(&scene, &machine(&sshd, &scene), scene.honest(&[]), 0).error().expect("a failure");
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     assert!(error.hint_text().is_some_and(|hint| hint.contains("Banner")), "{error}");
 }

@@ -10,8 +10,8 @@ use guix_offload::cancel::Cancel;
 use guix_offload::store::{Database, Directories, StoreDir, StorePath};
 use rusqlite::Connection;
 
-use crate::double::{Machine, Plan};
-use crate::words::Item;
+use crate::double::{Machine, Plan, says};
+use crate::words::{Item, done, file, gives, nar};
 
 /// The tables of the store's database that matter here.
 const TABLES: &str = include_str!("../fixtures/tables.sql");
@@ -84,6 +84,18 @@ impl Scene {
     /// The item that is asked for: `nar` under the name of the output.
     pub fn output(&self, nar: Vec<u8>) -> Item {
         Item { nar, path: self.path("output").as_str().into(), references: Vec::new(), deriver: String::new() }
+    }
+
+    /// A machine that acts honestly: it has the derivation, signs, and has built what it exports as `archive`.
+    pub fn honest(&self, archive: &[u8]) -> Plan {
+        let proof = says([gives(&self.derivation().signed(&self.trusted)), done()].concat());
+        Plan { proof, ..Plan::honest(archive) }
+    }
+
+    /// The derivation that is built.
+    pub fn derivation(&self) -> Item {
+        let nar = nar(file(b"derive"));
+        Item { nar, path: self.path("asked.drv").as_str().into(), references: Vec::new(), deriver: String::new() }
     }
 
     /// Makes an item valid that has this nar.

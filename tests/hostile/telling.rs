@@ -77,6 +77,11 @@ pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: Bui
     // What is remembered of the machine would have it left alone.
     let _ = std::fs::remove_dir_all(scene.at("offload"));
     let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
+    tell_with(&engine, scene, machine, timeout)
+}
+
+/// As [`tell`], by `engine`, to which somebody else tells things.
+pub fn tell_with(engine: &Engine, scene: &Scene, machine: &BuildMachine, timeout: u64) -> Told {
     let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
     let request = Request { requirements, derivation: scene.path("asked.drv") };
     let (mut listener, begun) = (Listener::default(), Instant::now());
@@ -89,7 +94,6 @@ pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: Bui
             let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
             engine.run(*accepted, work, &cancel, &mut listener)
         });
-    drop(engine);
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
     assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);

@@ -6,6 +6,7 @@
 ;;; MODE   plain    COUNT independent builds, each of a file `data` and a reference to busybox
 ;;;        chain    a build, and a second one that reads the first one's output
 ;;;        outputs  one build with the outputs "out", "doc" and "debug"; "out" refers to "doc"
+;;;        holes    one build of a file of KIB KiB that is zeros, but for a byte every 64 KiB
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
 ;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
@@ -161,6 +162,9 @@
                           ln -s /nowhere/at/all $out/dangling
                           echo 'a file' >\"$out/with spaces/$(printf '\\346\\227\\245 \\342\\234\\223')\"
                           echo '#!/bin/sh' >$out/run; chmod +x $out/run")))
+    ('holes
+     (list (build "holes" "mkdir $out; i=0; while [ $i -lt $((kib / 64)) ]; do
+                             i=$((i + 1)); echo -n x; dd if=/dev/zero bs=65535 count=1 2>/dev/null; done >$out/data")))
     ('fail (list (build "fail" "echo about to fail; exit 3")))
     ('stamp
      (map (lambda (i)
