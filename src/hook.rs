@@ -18,7 +18,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use crate::cancel::Cancel;
 use crate::daemon::BuildOptions;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::{BuildMachine, Requirements};
-use crate::machine_file::{self, LoadOptions, Loaded};
+use crate::machine_file::{self, FileIdentity, LoadOptions, Loaded};
 use crate::observer::{Event, Observer};
 use crate::offload::{Engine, Reply, Request, Work};
 use crate::parent::{Parent, Room};
@@ -58,17 +57,14 @@ pub struct Options {
 pub struct Machines {
     file: PathBuf,
     /// What the file was when it was named.
-    version: Option<Version>,
+    version: Option<FileIdentity>,
     evaluated: Option<Vec<BuildMachine>>,
 }
-
-/// Device, inode, size, and time of the last change in nanoseconds: a file that is changed or replaced differs in one.
-type Version = (u64, u64, u64, i128);
 
 impl Machines {
     /// Those that `file` returns.
     pub fn in_file(file: PathBuf) -> Self {
-        Machines { version: Self::version(&file), file, evaluated: None }
+        Machines { version: FileIdentity::of(&file), file, evaluated: None }
     }
 
     /// Takes `machines` for what the file returns, as long as it is what it was when it was named.
@@ -76,20 +72,18 @@ impl Machines {
         self.evaluated = Some(machines);
     }
 
-    /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended.
-    fn load(&self) -> Result<Option<Loaded>> {
+    /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended. `state` is
+    /// where offloading keeps its state (`STATE/offload`), among it what Guile made of the file.
+    fn load(&self, state: &Path) -> Result<Option<Loaded>> {
         match &self.evaluated {
-            Some(machines) if Self::version(&self.file) == self.version => {
+            Some(machines) if FileIdentity::of(&self.file) == self.version => {
                 Ok(Some(Loaded { machines: machines.clone(), ..Loaded::default() }))
             }
-            _ => machine_file::load(&self.file, &LoadOptions::default()),
+            _ => {
+                let options = LoadOptions { cache: Some(state.into()), ..LoadOptions::default() };
+                machine_file::load(&self.file, &options)
+            }
         }
-    }
-
-    fn version(file: &Path) -> Option<Version> {
-        let metadata = std::fs::metadata(file).ok()?;
-        let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-        Some((metadata.dev(), metadata.ino(), metadata.size(), changed))
     }
 }
 
@@ -215,7 +209,9 @@ impl Hook {
         could_build_here: &dyn Fn() -> bool,
         reporter: &mut Reporter,
     ) -> Result<Reply, Undecided> {
-        let Some(loaded) = self.options.machines.load()? else { return Ok(Reply::Decline) };
+        let Some(loaded) = self.options.machines.load(&self.engine.directories().offload_state())? else {
+            return Ok(Reply::Decline);
+        };
         self.tell(&loaded, reporter);
         let machines = loaded.machines;
         if !Engine::has_candidates(&machines, &request.requirements) {
@@ -381,7 +377,7 @@ mod tests {
         let file = directory.path().join("machines.scm");
         std::fs::write(&file, "(list)").unwrap();
         let mut machines = Machines::in_file(file.clone());
-        let loaded = |machines: &Machines| machines.load().unwrap().map(|loaded| loaded.machines);
+        let loaded = |machines: &Machines| machines.load(directory.path()).unwrap().map(|loaded| loaded.machines);
         assert_eq!(loaded(&machines), Some(vec![]));
         machines.evaluated(vec![machine("m")]);
         assert_eq!(loaded(&machines), Some(vec![machine("m")]));

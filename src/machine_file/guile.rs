@@ -5,16 +5,17 @@
 //! data:
 //!
 //! ```text
-//! output    = *(machine / wrong) "(end" COUNT ")" / "(exception" place KEY MESSAGE ")"
+//! output    = *(machine / wrong) *input "(end" COUNT ")" / "(exception" place KEY MESSAGE ")"
 //! wrong     = "(wrong-result" place INDEX value ")"
 //! machine   = "(machine" place *("(" FIELD place value ")") ")"
 //! place     = FILE LINE COLUMN                   ; as in `Place`
 //! value     = string / integer / "#t" / "#f" / "(list" *value ")" / "(real" string ")" / "(symbol" string ")"
 //!           / "(a-machine)" / "(malformed)" / "(other" string ")"
+//! input     = "(file" NAME [DEVICE INODE SIZE SECONDS] ")" / "(volatile)"   ; what the result depends on
 //! string    = DQUOTE *(ASCII but control characters, "\" and DQUOTE / "\x" hex ";") DQUOTE
 //! ```
 //!
-//! COUNT is that of the lines before. An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
+//! COUNT is that of machines and wrong elements. An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
 //! `(repl-version ...)` before that. Limits: 16 MiB of output; lists have 256 elements.
 //!
 //! # Which Guile
@@ -27,16 +28,18 @@
 
 use std::fmt::Write;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lexpr::Parser;
 
 use super::LoadOptions;
+use super::cache::Slot;
 use super::child::{self, Finished, Stopped};
 use super::evaluate::NeedsGuile;
+use super::inputs::{FileIdentity, Inputs};
 use super::value::{Field, Machine, Place, Value};
 use super::{Entries, wrong_result};
 use crate::error::{Error, ErrorKind, Result};
@@ -67,38 +70,59 @@ enum Cause {
     File,
 }
 
-/// What the file returns. `reason` is why it is left to Guile, and `home` the home directory of the user.
-pub(super) fn evaluate(
-    file: &Rc<str>,
-    text: &[u8],
-    reason: &NeedsGuile,
-    home: Option<&Path>,
-    options: &LoadOptions,
-) -> Result<Entries> {
+/// A machine file that is left to Guile.
+pub(super) struct Program<'a> {
+    pub file: &'a Rc<str>,
+    pub text: &'a [u8],
+    pub identity: Option<FileIdentity>,
+    /// Why it is left to Guile.
+    pub reason: &'a NeedsGuile,
+}
+
+/// What the file returns, and what that depends on. `home` is the home directory of the user. What an earlier call with
+/// the same `options.cache` found out is used again while it is good.
+pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOptions) -> Result<(Entries, Inputs)> {
     let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
-    let attempt = |mut command: Command, has_guix: bool| {
+    let (guile, guix) = (find(&options.guile), find(&options.guix));
+    let slot = slot(program, [&guile, &guix], home, options);
+    let kept = slot.as_ref().and_then(Slot::read);
+    let kept = kept.and_then(|(at, output)| program.result(&output, at));
+    if let Some(result) = kept.filter(|(_, inputs)| inputs.are_current()) {
+        return Ok(result);
+    }
+    let attempt = |command: &Option<PathBuf>, arguments: &[&str], has_guix: bool| {
+        let Some(command) = command else { return Ok(None) };
+        let mut command = Command::new(command);
+        command.args(arguments);
         set_environment(&mut command, home);
-        let output = child::run(&command, &standard_input(file, has_guix, text), deadline, MAX_OUTPUT);
-        match output {
-            Ok(finished) => Ok(Some(outcome(file, &finished, reason, options))),
+        let at = SystemTime::now();
+        let input = standard_input(program.file, has_guix, program.text);
+        match child::run(&command, &input, deadline, MAX_OUTPUT) {
+            Ok(finished) => {
+                let outcome = outcome(program, &finished, at, options);
+                if let (Some(slot), Ok((_, inputs))) = (&slot, &outcome)
+                    && inputs.are_settled()
+                    && inputs.are_current()
+                {
+                    slot.write(at, &finished.stdout);
+                }
+                Ok(Some(outcome))
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(None),
-            Err(error) => Err(Error::io(ErrorKind::Exhausted, format!("{}: starting Guile", reason.place), error)),
+            Err(error) => {
+                Err(Error::io(ErrorKind::Exhausted, format!("{}: starting Guile", program.reason.place), error))
+            }
         }
     };
 
-    let mut guile = Command::new(&options.guile);
-    guile.args(["--no-auto-compile", "-q", "-c", "(primitive-eval (read))"]);
-    let first = match attempt(guile, false)? {
-        Some(Ok(entries)) => return Ok(entries),
+    let first = match attempt(&guile, &["--no-auto-compile", "-q", "-c", "(primitive-eval (read))"], false)? {
+        Some(Ok(result)) => return Ok(result),
         Some(Err(failure)) if failure.cause == Cause::File => return Err(failure.error),
         Some(Err(failure)) => Some(failure.error),
         None => None,
     };
-
-    let mut guix = Command::new(&options.guix);
-    guix.args(["repl", "-t", "machine"]);
-    match (attempt(guix, true)?, first) {
-        (Some(Ok(entries)), _) => Ok(entries),
+    match (attempt(&guix, &["repl", "-t", "machine"], true)?, first) {
+        (Some(Ok(result)), _) => Ok(result),
         // That it broke down says less than what `guile` said.
         (Some(Err(failure)), Some(first)) if failure.cause == Cause::Crashed => {
             Err(first.hint(format!("'{} repl' was tried, too: {}", options.guix.display(), failure.error)))
@@ -107,11 +131,12 @@ pub(super) fn evaluate(
         (None, Some(first)) => {
             Err(first.hint(format!("there is no '{}', which may have more", options.guix.display())))
         }
-        (None, None) => Err(reason
+        (None, None) => Err(program
+            .reason
             .place
             .error(format_args!(
                 "{}, but there is neither '{}' nor '{}'",
-                reason.what,
+                program.reason.what,
                 options.guile.display(),
                 options.guix.display()
             ))
@@ -120,6 +145,40 @@ pub(super) fn evaluate(
                  'build-machine'",
             )),
     }
+}
+
+/// Where `guile` and `guix` may be when PATH does not say, as for a daemon that an init system started.
+const DEFAULT_PATH: &str =
+    "/usr/local/bin:/usr/bin:/bin:/run/current-system/profile/bin:/var/guix/profiles/per-user/root/current-guix/bin";
+
+/// The file of a command, which is looked for in PATH unless it has a slash in it.
+fn find(command: &Path) -> Option<PathBuf> {
+    if command.components().count() > 1 || command.is_absolute() {
+        return Some(command.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(command))
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
+}
+
+/// Where the result for `program` is kept, and under which key: all that is known beforehand to matter.
+fn slot(
+    program: &Program,
+    interpreters: [&Option<PathBuf>; 2],
+    home: Option<&Path>,
+    options: &LoadOptions,
+) -> Option<Slot> {
+    let state = options.cache.as_deref()?;
+    let mut command = Command::new("");
+    set_environment(&mut command, home);
+    let mut variables: Vec<_> = command.get_envs().collect();
+    variables.sort();
+    let interpreters = interpreters.map(|file| file.as_ref().map(|file| (file, FileIdentity::of(file))));
+    let directory = std::env::current_dir().ok();
+    let circumstances = format!("{:?}", (program.identity, interpreters, variables, directory));
+    let facts = [program.text, circumstances.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), PROGRAM.as_bytes()];
+    Slot::new(state, program.file, &facts)
 }
 
 /// Variables that the child gets, besides those whose names begin with one of [`PREFIXES`].
@@ -172,26 +231,42 @@ fn literal(text: &str) -> String {
     literal + "\""
 }
 
-/// What a child that printed `finished` means.
+impl Program<'_> {
+    /// The result that the complete `output` of a child has, which was started at `at`.
+    fn result(&self, output: &[u8], at: SystemTime) -> Option<(Entries, Inputs)> {
+        match (Data { file: self.file }).output(output) {
+            Some(Output::Result { entries, files, volatile }) => {
+                let file = (PathBuf::from(&**self.file), self.identity);
+                Some((entries, Inputs { file, files, volatile, at }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a child that was started at `at` and printed `finished` means.
 fn outcome(
-    file: &Rc<str>,
+    program: &Program,
     finished: &Finished,
-    reason: &NeedsGuile,
+    at: SystemTime,
     options: &LoadOptions,
-) -> Result<Entries, Failure> {
+) -> Result<(Entries, Inputs), Failure> {
     let fail = |error, cause| Err(Failure { error, cause });
+    let place = &program.reason.place;
     match finished.stopped {
         Some(Stopped::TookTooLong) => {
             let message = format!("Guile was not done with the file within {:?}", options.time_limit);
-            return fail(reason.place.error(message), Cause::File);
+            return fail(place.error(message), Cause::File);
         }
         Some(Stopped::PrintedTooMuch) => {
-            return fail(reason.place.error("the file returns more machines than there is room for"), Cause::File);
+            return fail(place.error("the file returns more machines than there is room for"), Cause::File);
         }
         None => {}
     }
-    match (Data { file }).output(&finished.stdout) {
-        Some(Output::Entries(entries)) => Ok(entries),
+    if let Some(result) = program.result(&finished.stdout, at) {
+        return Ok(result);
+    }
+    match (Data { file: program.file }).output(&finished.stdout) {
         Some(Output::Exception { place, key, message }) => {
             let lacking = key == "unbound-variable" || message.contains("no code for module");
             let cause = if lacking { Cause::Lacking } else { Cause::File };
@@ -200,11 +275,8 @@ fn outcome(
                 _ => fail(place.error(shortened(&message)), cause),
             }
         }
-        None => fail(
-            reason
-                .place
-                .error("Guile ended without a result")
-                .hint(format!("it said: {}", last_words(&finished.stderr))),
+        _ => fail(
+            place.error("Guile ended without a result").hint(format!("it said: {}", last_words(&finished.stderr))),
             Cause::Crashed,
         ),
     }
@@ -226,7 +298,7 @@ fn shortened(message: &str) -> String {
 
 /// What `guile.scm` prints.
 enum Output {
-    Entries(Entries),
+    Result { entries: Entries, files: Vec<(PathBuf, Option<FileIdentity>)>, volatile: bool },
     Exception { place: Place, key: String, message: String },
 }
 
@@ -238,7 +310,7 @@ struct Data<'a> {
 
 impl Data<'_> {
     fn output(&self, bytes: &[u8]) -> Option<Output> {
-        let mut entries = Vec::new();
+        let (mut entries, mut files, mut volatile) = (Vec::new(), Vec::new(), false);
         let mut parser = Parser::from_reader(bytes);
         loop {
             let datum = parser.next_value().ok()??;
@@ -252,8 +324,15 @@ impl Data<'_> {
                     let place = self.place(file, line, column)?;
                     entries.push(Err(wrong_result(&place, index.as_u64()?.try_into().ok()?, &self.value(value)?)));
                 }
+                ("file", [name]) => files.push((name.as_str()?.into(), None)),
+                ("file", [name, device, inode, size, seconds]) => {
+                    let numbers = [device.as_u64()?, inode.as_u64()?, size.as_u64()?];
+                    files.push((name.as_str()?.into(), Some(FileIdentity::seen(numbers, seconds.as_i64()?))));
+                }
+                ("volatile", []) => volatile = true,
                 ("end", [count]) => {
-                    return (count.as_u64()? == entries.len() as u64).then_some(Output::Entries(entries));
+                    let complete = count.as_u64()? == entries.len() as u64;
+                    return complete.then_some(Output::Result { entries, files, volatile });
                 }
                 ("exception", [file, line, column, key, message]) => {
                     return Some(Output::Exception {

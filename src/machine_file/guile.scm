@@ -33,6 +33,107 @@
   (define (at! place)
     (set! %here (or place %here)))
 
+  ;; What the result depends on, besides the text, the environment and the working directory, so that it can be used
+  ;; again while that is so. Files that are read are looked at before, lest a change while they are read is missed: each
+  ;; is (NAME DEVICE INODE SIZE SECONDS), or (NAME) if there is none. (Guile 3.0.8 has no nanoseconds of that time.)
+  (define %files '())
+  (define %volatile? #f)
+
+  (define (note-file! name)
+    (let* ((name (if (absolute-file-name? name) name (string-append (getcwd) "/" name)))
+           (state (stat name #f)))
+      (unless (or (not state) (eq? 'regular (stat:type state)))
+        (set! %volatile? #t))
+      (set! %files
+            (cons (cons name
+                        (if state
+                            (list (stat:dev state) (stat:ino state) (stat:size state) (stat:ctime state))
+                            '()))
+                  %files))))
+
+  (define (noting procedure)
+    (lambda (name . arguments)
+      (when (string? name)
+        (note-file! name))
+      (apply procedure name arguments)))
+
+  ;; All else that a program may depend on is not known: the time, processes, sockets, what other modules do. A file is
+  ;; volatile unless each name in it is its own, or one of these, or of one of these modules.
+  (define %pure-modules
+    '((guile) (machine file) (guix scripts offload) (guix offload)
+      (srfi srfi-1) (srfi srfi-2) (srfi srfi-8) (srfi srfi-11) (srfi srfi-13) (srfi srfi-14) (srfi srfi-26)
+      (ice-9 match) (ice-9 textual-ports) (ice-9 rdelim) (ice-9 receive) (ice-9 curried-definitions)))
+
+  (define %pure-names
+    '(define define* define-module define-public define-syntax define-syntax-rule syntax-rules use-modules @ quote
+      quasiquote unquote unquote-splicing lambda lambda* case-lambda let let* letrec letrec* let-syntax if cond case when
+      unless and or do begin set! else => _ ... not values call-with-values
+      eq? eqv? equal? boolean? symbol? string? char? number? integer? real? exact? inexact? procedure? pair? list? null?
+      vector? unspecified? *unspecified* eof-object?
+      cons cons* list make-list append reverse length list-ref list-tail list-head last-pair iota map for-each filter
+      delete delete1! memq memv member assq assv assoc assq-ref assv-ref assoc-ref acons sort sort-list apply
+      car cdr caar cadr cdar cddr caddr cdddr cadddr
+      vector make-vector vector-ref vector-length vector->list list->vector
+      + - * / = < > <= >= 1+ 1- quotient remainder modulo min max abs gcd lcm floor ceiling round truncate expt sqrt
+      zero? positive? negative? even? odd? number->string string->number exact->inexact inexact->exact exact inexact
+      string make-string string-append string-concatenate string-join string-length string-ref string-index string-rindex
+      string-contains string-prefix? string-suffix? string-null? string=? string<? string>? string-ci=? string-split
+      string-trim string-trim-right string-trim-both string-pad string-pad-right string-upcase string-downcase
+      string-capitalize string-take string-drop string-take-right string-drop-right string-tokenize string-delete
+      string-filter string-reverse string-map string-copy substring string->list list->string string->symbol
+      symbol->string symbol-append object->string simple-format char=? char-upcase char-downcase char-alphabetic?
+      char-numeric? char-whitespace? char->integer integer->char
+      const identity compose negate and=> ->bool noop
+      error throw catch false-if-exception
+      getenv dirname basename close-port close-input-port read read-char peek-char))
+
+  (define (pure-name? name module)
+    (let ((variable (module-variable module name)))
+      (define (of? other)
+        (and other (eq? variable (module-variable other name))))
+      (or (not variable)
+          (module-local-variable module name)
+          (and (memq name %pure-names) (of? the-scm-module))
+          (any (lambda (pure)
+                 (and (not (equal? pure '(guile)))
+                      (let ((pure (resolve-module pure #f #:ensure #f)))
+                        (and pure (of? (module-public-interface pure))))))
+               %pure-modules))))
+
+  (define (pure? form module)
+    (define (field? form)                                   ;there is a procedure of that name
+      (and (pair? form) (eq? 'system (car form))))
+    (cond ((symbol? form) (pure-name? form module))
+          ((vector? form) (pure? (vector->list form) module))
+          ((not (pair? form)) #t)
+          ((eq? '@ (car form))
+           (and (pair? (cdr form)) (member (cadr form) (delete '(guile) %pure-modules)) #t))
+          ((eq? 'build-machine (car form))
+           (pure? (map-in-order* (lambda (form) (if (field? form) (cdr form) form)) (cdr form)) module))
+          (else
+           (and (pure? (car form) module) (pure? (cdr form) module)))))
+
+  ;; As `map', for what may be no proper list.
+  (define (map-in-order* proc form)
+    (if (pair? form)
+        (cons (proc (car form)) (map-in-order* proc (cdr form)))
+        form))
+
+  (define (pure-imports? module)
+    (every (lambda (import) (member (module-name import) %pure-modules))
+           (module-uses module)))
+
+  ;; Evaluates FORM, and notes whether that can depend on what is not known.
+  (define (evaluate form)
+    (let ((module (current-module)))
+      (unless (pure? form module)
+        (set! %volatile? #t))
+      (let ((value (primitive-eval form)))
+        (unless (and (pure-imports? module)
+                     (pure-imports? (current-module)))
+          (set! %volatile? #t))
+        value)))
+
   ;; An entry is (FIELD PLACE . VALUE). No check is made here: a machine that the file does not return may be broken.
   (define-record-type <described-machine>
     (make-described-machine place entries)
@@ -86,7 +187,9 @@
   (define (guix-default-key? entry)
     (and (eq? 'private-key (car entry))
          (equal? (cddr entry) (string-append (or (getenv "HOME") "") "/.ssh/id_rsa"))
-         (not (file-exists? (cddr entry)))))
+         (begin
+           (note-file! (cddr entry))
+           (not (file-exists? (cddr entry))))))
 
   ;; As in Guix's records: the fields given prevail over those inherited, the last of a name over the others.
   (define (inherit-machine place specifier-place original entries)
@@ -254,6 +357,14 @@
     (if (list? value)
         (for-each write-element (iota (length value) 1) value)
         (write-wrong 0 value))
+    (for-each (lambda (file)
+                (display "(file " %data)
+                (write-text (car file))
+                (for-each (lambda (number) (format %data " ~a" number)) (cdr file))
+                (display ")\n" %data))
+              %files)
+    (when %volatile?
+      (display "(volatile)\n" %data))
     (format %data "(end ~a)\n" (if (list? value) (length value) 1)))
 
   (define (write-exception key args)
@@ -288,7 +399,7 @@
             (write-result value place)
             (let ((place (or (source-place (source-properties form)) place)))
               (at! place)
-              (loop (primitive-eval form) place))))))
+              (loop (evaluate form) place))))))
 
   (define (evaluate-standard-input)
     (define text
@@ -311,6 +422,10 @@
     (set-port-encoding! port (or (file-encoding port) "UTF-8"))
     (set-port-filename! port %file)
     (at! (list %file 1 0))
+    (set! %load-hook note-file!)
+    (for-each (lambda (name)
+                (module-define! module name (noting (module-ref the-scm-module name))))
+              '(open-input-file call-with-input-file with-input-from-file file-exists?))
     (module-use! module (module-public-interface bindings))
     (catch #t
       (lambda ()

@@ -10,13 +10,17 @@
 //!                    +-------- guile: child process ----------+
 //! ```
 //!
+//! What Guile made of a file is kept for those who come after, and used while nothing has changed that it depends on.
+//!
 //! Only the machines that the file returns are validated; one that is malformed is left out, and said. Errors start with `FILE:LINE:COLUMN: `, the line counted
 //! from 1 and the column from 0, as Guile and Guix print them.
 
+mod cache;
 mod child;
 mod evaluate;
 mod fields;
 mod guile;
+mod inputs;
 mod plain;
 mod source;
 mod spawn;
@@ -30,6 +34,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::evaluate::NeedsGuile;
+pub use self::inputs::{FileIdentity, Inputs};
 use self::source::Source;
 use self::value::{Machine, Place, Value};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -50,6 +55,9 @@ pub struct LoadOptions {
     pub guile: PathBuf,
     /// The `guix` command, likewise. Default: what the environment variable `GUIX` says, as for guix-daemon, or `guix`.
     pub guix: PathBuf,
+    /// Where what Guile makes of a file is kept: the directory in which offloading keeps its state (`STATE/offload`).
+    /// Default: nowhere.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
@@ -58,6 +66,7 @@ impl Default for LoadOptions {
             time_limit: Duration::from_secs(30),
             guile: "guile".into(),
             guix: std::env::var_os("GUIX").map_or_else(|| "guix".into(), PathBuf::from),
+            cache: None,
         }
     }
 }
@@ -72,6 +81,8 @@ pub struct Loaded {
     pub left_out: Vec<Error>,
     /// What is odd about machines that are used all the same; likewise.
     pub warnings: Vec<Error>,
+    /// What all that depends on; `None`: it did not come from a file.
+    pub inputs: Option<Inputs>,
 }
 
 /// What the file at `path` returns; `None` if there is no such file.
@@ -80,14 +91,19 @@ pub struct Loaded {
 /// [`ErrorKind::Configuration`], only where the file as a whole cannot be read or evaluated. A machine that is
 /// malformed does not keep the others from being used, and a result that is no list has no machines, as for the script.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Loaded>> {
-    let Some(bytes) = read(path)? else {
+    let Some((text, identity)) = read(path)? else {
         return Ok(None);
     };
-    let entries = match evaluate_plain(path, &bytes) {
-        Ok(entries) => entries,
-        Err(reason) => guile::evaluate(&name_of(path), &bytes, &reason, home_directory().as_deref(), options)?,
+    let (entries, inputs) = match evaluate_plain(path, &text) {
+        Ok(entries) => (entries, Inputs::of_file(path, Some(identity))),
+        Err(reason) => {
+            let program =
+                guile::Program { file: &name_of(path), text: &text, identity: Some(identity), reason: &reason };
+            guile::evaluate(&program, home_directory().as_deref(), options)?
+        }
     };
-    Ok(Some(validate(&name_of(path), entries, &default_private_key)))
+    let loaded = validate(&name_of(path), entries, &default_private_key);
+    Ok(Some(Loaded { inputs: Some(inputs), ..loaded }))
 }
 
 /// What [`load`] makes of a file at `path` with this content, if it is plain enough to be read without Guile.
@@ -121,8 +137,8 @@ fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathB
     loaded
 }
 
-/// The content of a machine file, if there is one.
-fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+/// The content of a machine file, if there is one, and what the file was before it was read.
+fn read(path: &Path) -> Result<Option<(Vec<u8>, FileIdentity)>> {
     let kind = ErrorKind::Configuration;
     let what = || format!("{}: reading the machine file", path.display());
     let reject = |why| Err(Error::new(kind, format!("{}: the machine file {why}", path.display())));
@@ -134,12 +150,14 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(kind, what(), error)),
     }
+    let file = File::open(path).io_context(kind, what)?;
+    let identity = FileIdentity::from(&file.metadata().io_context(kind, what)?);
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).io_context(kind, what)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).io_context(kind, what)?;
     if bytes.len() as u64 > MAX_FILE {
         return reject(&format!("has more than {} MiB", MAX_FILE >> 20));
     }
-    Ok(Some(bytes))
+    Ok(Some((bytes, identity)))
 }
 
 /// What the text returns, if it is surely understood.

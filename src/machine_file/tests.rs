@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Tests over the whole way from a text to its machines. They need `guile` in PATH.
 
+mod keeping;
 mod texts;
 
 use std::path::Path;
@@ -54,7 +55,8 @@ fn in_process(text: &[u8]) -> Option<Outcome> {
 fn by_guile(text: &[u8], options: &LoadOptions) -> Outcome {
     let reason =
         NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: "this is left to Guile".into() };
-    validated(guile::evaluate(&"m.scm".into(), text, &reason, None, options))
+    let program = guile::Program { file: &"m.scm".into(), text, identity: None, reason: &reason };
+    validated(guile::evaluate(&program, None, options).map(|(entries, _)| entries))
 }
 
 fn no_guix() -> LoadOptions {
@@ -77,8 +79,9 @@ fn programs_are_left_to_guile() {
         assert_eq!(in_process(text.as_bytes()), None, "{text}");
         // No machine gets a name with a control character, so the values are looked at instead.
         let reason = NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: String::new() };
-        let machines = guile::evaluate(&"m.scm".into(), text.as_bytes(), &reason, None, &no_guix());
-        let machines = machines.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let program = guile::Program { file: &"m.scm".into(), text: text.as_bytes(), identity: None, reason: &reason };
+        let (machines, _) =
+            guile::evaluate(&program, None, &no_guix()).unwrap_or_else(|error| panic!("{text}: {error}"));
         let found: Vec<&str> = machines
             .iter()
             .map(|machine| {
