@@ -15,7 +15,7 @@ use crate::double::{Answer, Machine, says, says_for_ever};
 use crate::lies::{Lie, lies, with};
 use crate::scene::Scene;
 use crate::sshd::Sshd;
-use crate::telling::{NAME, Told, machine, tell, tell_with};
+use crate::telling::{NAME, Told, limited_to, machine, tell, tell_by};
 use crate::words::*;
 
 /// A build of these takes a moment; a lie must not make it much more.
@@ -122,7 +122,7 @@ fn whether_a_machine_is_trusted_is_asked_once_a_connection() {
     let engine = Engine::new(scene.directories.clone(), Duration::from_secs(60)).unwrap();
     let _double = Machine::at(&scene.at("machine"), plan);
     let build = || {
-        let error = tell_with(&engine, &scene, &machine, 0).error();
+        let error = tell_by(&engine, &scene, &machine, limited_to(0)).error();
         scene.forget_output();
         (error, asked.load(Ordering::SeqCst), built.load(Ordering::SeqCst))
     };

@@ -68,7 +68,12 @@ pub fn machine(sshd: &Sshd, scene: &Scene) -> BuildMachine {
 
 /// Has a build done by a machine that acts by `plan`, within so many seconds.
 pub fn tell(scene: &Scene, machine: &BuildMachine, plan: Plan, timeout: u64) -> Told {
-    tell_with(scene, machine, plan, BuildOptions { max_silent_time: 0, timeout, print_build_trace: false })
+    tell_with(scene, machine, plan, limited_to(timeout))
+}
+
+/// Options of a build that may take so many seconds; 0: as long as it likes.
+pub fn limited_to(timeout: u64) -> BuildOptions {
+    BuildOptions { max_silent_time: 0, timeout, print_build_trace: false }
 }
 
 /// Has a build done by a machine that acts by `plan`, with `options`.
@@ -77,11 +82,11 @@ pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: Bui
     // What is remembered of the machine would have it left alone.
     let _ = std::fs::remove_dir_all(scene.at("offload"));
     let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
-    tell_with(&engine, scene, machine, timeout)
+    tell_by(&engine, scene, machine, options)
 }
 
-/// As [`tell`], by `engine`, to which somebody else tells things.
-pub fn tell_with(engine: &Engine, scene: &Scene, machine: &BuildMachine, timeout: u64) -> Told {
+/// As [`tell_with`], by `engine`; the machine acts by itself.
+pub fn tell_by(engine: &Engine, scene: &Scene, machine: &BuildMachine, options: BuildOptions) -> Told {
     let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
     let request = Request { requirements, derivation: scene.path("asked.drv") };
     let (mut listener, begun) = (Listener::default(), Instant::now());
