@@ -333,7 +333,7 @@ impl Candidates {
         for (index, Attempt { begun: tried, session, slot, guard }) in attempts {
             drop(slot); // first: others may use it
             let (machine, waited) = (&self.machines[index], tried.elapsed());
-            session.abort(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
+            session.leave(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
             drop(guard);
             if tried < begun {
                 let ms = waited.as_millis();

@@ -50,27 +50,33 @@ impl Wake {
     /// Sleeps until raised, until the socket is as `flags` say, until `until`, or for no reason. Returns what is the
     /// case with the socket. [`Wake::clear`] must come between two sleeps.
     pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<PollFlags> {
+        let mut watched = [PollFd::from_borrowed_fd(socket, flags)];
+        // A hung-up socket always wakes; one that nothing is wanted of is left out.
+        let count = if flags.is_empty() { 0 } else { 1 };
+        self.sleep_beside(&mut watched[..count], until)?;
+        Ok(watched[0].revents())
+    }
+
+    /// As [`Wake::sleep`], beside any number of sockets.
+    pub fn sleep_beside<'a>(&'a self, watched: &mut [PollFd<'a>], until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
         });
-        let wake = PollFd::new(&self.event, PollFlags::IN);
-        let socket = PollFd::from_borrowed_fd(socket, flags);
-        // A hung-up socket always wakes; one that nothing is wanted of is left out.
-        let count = if flags.is_empty() { 1 } else { 2 };
-        let mut polled = [wake, socket];
-        match poll(&mut polled[..count], timeout.as_ref()) {
-            Ok(_) => {
-                // An event whose flag is down already: `clear` came in the middle of `raise`. Nobody else would read
-                // it, and no sleep come about again. Should the flag go up at this moment, `clear` takes it down.
-                if !polled[0].revents().is_empty() && !self.is_raised() {
-                    let _ = rustix::io::read(&self.event, &mut [0; 8]);
-                }
-                Ok(polled[1].revents())
-            }
-            Err(Errno::INTR) => Ok(PollFlags::empty()),
-            Err(error) => Err(error).io_context(ErrorKind::Exhausted, || "waiting for events"),
+        let mut polled = watched.to_vec();
+        polled.push(PollFd::new(&self.event, PollFlags::IN));
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error).io_context(ErrorKind::Exhausted, || "waiting for events"),
         }
+        // An event whose flag is down already: `clear` came in the middle of `raise`. Nobody else would read it, and no
+        // sleep come about again. Should the flag go up at this moment, `clear` takes it down.
+        if polled.pop().is_some_and(|wake| !wake.revents().is_empty()) && !self.is_raised() {
+            let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        }
+        watched.clone_from_slice(&polled);
+        Ok(())
     }
 }
 
@@ -83,7 +89,6 @@ impl AsFd for Wake {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
@@ -91,9 +96,8 @@ mod tests {
 
     /// Sleeps for `time` unless raised, and returns how long it did.
     fn sleep(wake: &Wake, time: Duration) -> Duration {
-        let (socket, _other) = UnixStream::pair().unwrap();
         let begun = Instant::now();
-        wake.sleep(socket.as_fd(), PollFlags::empty(), Some(begun + time)).unwrap();
+        wake.sleep_beside(&mut [], Some(begun + time)).unwrap();
         begun.elapsed()
     }
 

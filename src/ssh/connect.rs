@@ -4,31 +4,44 @@
 //! What the machine file says is all that counts: the host key given there is the only one trusted, and the private
 //! key given there the only identity offered. `known_hosts`, `~/.ssh/config` and agents are not looked at.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libssh2_sys as codes;
-use rustix::event::PollFlags;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect as connect_socket, socket_with, sockopt};
 use ssh2::{ErrorCode, MethodType};
 
+use super::agreement;
 use super::key_file;
 use super::raw_channel::Stop;
+use super::raw_session::RawSession;
 use super::session::SessionLink;
+use super::tcp::{self, Connected};
 use super::wire::Wire;
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::machine::fingerprint;
 
 /// Fastest first, as measured with libssh2.
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com,\
                        aes256-ctr,aes192-ctr,aes128-ctr";
 
+/// How much memory libssh2 may hold for a session, in bytes, besides what its channels account for.
+pub const MEMORY: usize = 2 << 20;
+
+/// The first pause, and the longest, before a server that has turned us away is asked again.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// Time limits of connecting.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// For an address that answers, and then for each time that nothing comes.
+    pub step: Duration,
+    /// For all of it.
+    pub until: Instant,
+}
+
 /// A session on its wire. Dropping it closes the socket at once.
 pub struct Connection {
-    pub session: ssh2::Session,
+    pub session: RawSession,
     pub wire: Arc<Wire>,
 }
 
@@ -39,83 +52,87 @@ impl Drop for Connection {
     }
 }
 
-/// Connects and logs in to the machine of `link`, before `deadline`.
-pub fn connect(link: &SessionLink, deadline: Instant) -> Result<Connection> {
+/// Connects and logs in to the machine of `link`.
+pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
     // A private key that cannot be used is noticed even when the machine is away.
     let private_key = key_file::read(&link.machine.private_key)?;
-    let socket = open_tcp(link, deadline)?;
-    let mut session = ssh2::Session::new().map_err(|error| failed(link, "starting an SSH session", &error))?;
-    let wire = Wire::attach(socket, &mut session);
-    let mut connecting = Connecting { link, deadline, connection: Connection { session, wire } };
-    connecting.exchange_keys()?;
-    connecting.check_host_key()?;
-    connecting.log_in(&private_key)?;
-    Ok(connecting.connection)
-}
-
-/// Tries the machine's addresses in turn, each with its share of the time that is left.
-fn open_tcp(link: &SessionLink, deadline: Instant) -> Result<OwnedFd> {
-    let (name, port) = (link.machine.name.as_str(), link.machine.port);
-    // This can take longer than it should, but it holds up only this thread: see `abort`.
-    let addresses: Vec<SocketAddr> = (name, port)
-        .to_socket_addrs()
-        .io_context(ErrorKind::Unavailable, || format!("looking up the address of '{name}'"))
-        .map_err(|error| error.hint("check the name in the machine file, and this machine's name service"))?
-        .collect();
-    let mut failure = Errno::HOSTUNREACH;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let until = Instant::now() + left / (addresses.len() - index) as u32;
-        match try_address(link, *address, until)? {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failure = error,
+    let begun = Instant::now();
+    let (step, mut patience, mut pause) = (patience.step, patience, PAUSES[0]);
+    let mut reason = None;
+    loop {
+        let connection = match start(link, patience) {
+            Ok(connection) => connection,
+            // It has gone meanwhile.
+            Err(error) => return Err(reason.unwrap_or(error)),
+        };
+        let mut connecting = Connecting { link, patience, connection };
+        let Err(error) = connecting.exchange_keys() else {
+            connecting.check_host_key()?;
+            connecting.log_in(&private_key)?;
+            return Ok(connecting.connection);
+        };
+        let wire = &connecting.connection.wire;
+        let (words, is_ssh) = agreement::greeting(&wire.beginnings()[0]);
+        if is_ssh || error.kind() != ErrorKind::Unavailable || wire.ended().is_none() {
+            return Err(if is_ssh { error } else { reason.unwrap_or(error) });
         }
+        // So a server says that too many connect at once: it is up. One that does not say so may be no server.
+        let time = if words.is_empty() { step / 3 } else { step * 2 };
+        let error = turned_away(link, error, &words);
+        if Instant::now() + pause > patience.until.min(begun + time) {
+            return Err(error);
+        }
+        patience.step = step.min(time);
+        reason.get_or_insert(error);
+        link.pause(pause.mul_f64(0.5 + random()))?;
+        pause = (pause * 2).min(PAUSES[1]);
     }
-    let why = match failure {
-        Errno::TIMEDOUT => "no answer in time".to_string(),
-        other => std::io::Error::from(other).to_string(),
-    };
-    Err(Error::new(ErrorKind::Unavailable, format!("cannot connect to '{name}', port {port}: {why}"))
-        .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")))
 }
 
-/// The inner error is that of the address, the outer one ends it all.
-fn try_address(link: &SessionLink, address: SocketAddr, until: Instant) -> Result<Result<OwnedFd, Errno>> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = match socket_with(family, SocketType::STREAM, flags, None) {
-        // IPv6 may be switched off here, and yet the machine have such an address.
-        Err(Errno::AFNOSUPPORT) => return Ok(Err(Errno::AFNOSUPPORT)),
-        made => made.io_context(ErrorKind::Exhausted, || format!("making a socket for '{}'", link.machine.name))?,
-    };
-    match connect_socket(&socket, &address) {
-        Ok(()) => {}
-        Err(Errno::INPROGRESS) => loop {
-            check_wanted(link)?;
-            if Instant::now() >= until {
-                return Ok(Err(Errno::TIMEDOUT));
-            }
-            link.wake.sleep(socket.as_fd(), PollFlags::OUT, Some(until))?;
-            match sockopt::socket_error(&socket) {
-                Ok(Err(error)) | Err(error) => return Ok(Err(error)),
-                Ok(Ok(())) if rustix::net::getpeername(&socket).is_ok_and(|peer| peer.is_some()) => break,
-                Ok(Ok(())) => {}
-            }
-        },
-        Err(error) => return Ok(Err(error)),
-    }
-    let _ = sockopt::set_tcp_nodelay(&socket, true);
-    Ok(Ok(socket))
+/// Connects to the machine of `link`, without a word yet.
+fn start(link: &SessionLink, patience: Patience) -> Result<Connection> {
+    let until = patience.until.min(Instant::now() + patience.step);
+    let Connected { socket, address, is_first } = tcp::open(link, until)?;
+    link.set_address((!is_first).then_some(address));
+    let wire = Wire::new(socket);
+    let session = RawSession::new(&wire).map_err(|error| failed(link, "starting an SSH session", &error))?;
+    Ok(Connection { session, wire })
 }
 
-/// Fails if the session was aborted, or nobody holds it any more.
-fn check_wanted(link: &SessionLink) -> Result<()> {
+/// The error for a server that closes the connection before it says that it speaks SSH.
+fn turned_away(link: &SessionLink, error: Error, words: &str) -> Error {
+    let name = &link.machine.name;
+    let error = if words.is_empty() {
+        error
+    } else {
+        let message = format!("connection to '{name}' lost while exchanging keys: its SSH server says {words:?}");
+        Error::new(ErrorKind::Unavailable, message)
+    };
+    error.hint(format!("see MaxStartups and PerSourcePenalties in sshd_config on '{name}'"))
+}
+
+/// A number from 0 to 1, different for processes that began at the same time.
+fn random() -> f64 {
+    let mut bytes = [0; 4];
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// Fails if the session was aborted, or nobody holds it any more. One that is to end in good order goes on.
+pub fn check_wanted(link: &SessionLink) -> Result<()> {
     link.wake.clear();
     match link.failure() {
+        _ if link.is_leaving() => Ok(()),
         Some(failure) => Err(failure),
         None if link.is_dropped() => Err(Error::new(ErrorKind::Cancelled, "the session was dropped")),
         None => Ok(()),
     }
+}
+
+/// The error for a server that has sent so much, in bytes, which stays in memory because nobody asks for it.
+pub fn overfilled(link: &SessionLink, held: usize) -> Error {
+    let message = format!("'{}' sends what nobody asked for: {} MiB of it", link.machine.name, held >> 20);
+    link.error(ErrorKind::Protocol, message).hint("its SSH server is broken, or wants to do harm")
 }
 
 /// The error for what libssh2 refused to do.
@@ -130,7 +147,7 @@ fn failed(link: &SessionLink, what: &str, error: &ssh2::Error) -> Error {
 /// A session that is not ready yet.
 struct Connecting<'a> {
     link: &'a SessionLink,
-    deadline: Instant,
+    patience: Patience,
     connection: Connection,
 }
 
@@ -141,7 +158,7 @@ impl Connecting<'_> {
         // An ssh-rsa key signs with SHA-2; its old way of signing, with SHA-1, is what servers refuse today.
         let host_keys = if pinned == "ssh-rsa" { "rsa-sha2-512,rsa-sha2-256" } else { pinned };
         let session = &self.connection.session;
-        session.method_pref(MethodType::HostKey, host_keys).map_err(|_| {
+        session.prefer(MethodType::HostKey, host_keys).map_err(|_| {
             Error::new(
                 ErrorKind::Configuration,
                 format!("host keys of type {pinned}, as that of '{name}', are not supported"),
@@ -149,32 +166,30 @@ impl Connecting<'_> {
             .hint("give its key of type ssh-ed25519 in the machine file")
         })?;
         for direction in [MethodType::CryptCs, MethodType::CryptSc] {
-            session.method_pref(direction, CIPHERS).map_err(|error| failed(self.link, "choosing a cipher", &error))?;
+            session.prefer(direction, CIPHERS).map_err(|error| failed(self.link, "choosing a cipher", &error))?;
         }
         let outcome = self.drive("exchanging keys", |session| session.handshake())?;
-        outcome.map_err(|error| match error.code() {
-            ErrorCode::Session(codes::LIBSSH2_ERROR_KEX_FAILURE | codes::LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE)
-                if self.connection.session.methods(MethodType::HostKey).is_none() =>
-            {
-                Error::new(
-                    ErrorKind::Authentication,
-                    format!("'{name}' has no host key of type {pinned}, which the machine file gives for it"),
-                )
-                .hint(format!("compare with 'ssh-keyscan -p {} {name}'", self.link.machine.port))
-            }
-            _ => failed(self.link, "exchanging keys", &error),
-        })
+        let wire = &self.connection.wire;
+        let result = outcome.map_err(|error| {
+            let [theirs, ours] = wire.beginnings();
+            agreement::disagreement(name, self.link.machine.port, pinned, &theirs, &ours)
+                .unwrap_or_else(|| failed(self.link, "exchanging keys", &error))
+        });
+        if result.is_ok() {
+            wire.forget_beginnings();
+        }
+        result
     }
 
     fn check_host_key(&self) -> Result<()> {
         let machine = &self.link.machine;
-        let Some((key, _)) = self.connection.session.host_key() else {
+        let Some(key) = self.connection.session.host_key() else {
             return Err(Error::new(ErrorKind::Protocol, format!("'{}' sent no host key", machine.name)));
         };
         if key == machine.host_key.blob() {
             return Ok(());
         }
-        let (seen, expected) = (fingerprint(key)?, machine.host_key.fingerprint()?);
+        let (seen, expected) = (fingerprint(&key)?, machine.host_key.fingerprint()?);
         Err(Error::new(
             ErrorKind::Authentication,
             format!("the host key of '{}' is {seen}, but the machine file says {expected}", machine.name),
@@ -188,8 +203,7 @@ impl Connecting<'_> {
     fn log_in(&mut self, private_key: &str) -> Result<()> {
         let machine = &self.link.machine;
         let (name, user) = (&machine.name, &machine.user);
-        let outcome =
-            self.drive("logging in", |session| session.userauth_pubkey_memory(user, None, private_key, None))?;
+        let outcome = self.drive("logging in", |session| session.log_in(user, private_key))?;
         outcome.map_err(|error| match error.code() {
             // libssh2 says so, too, when it cannot read the answer at all.
             ErrorCode::Session(codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED) if error.message().starts_with("Waiting") => {
@@ -216,7 +230,7 @@ impl Connecting<'_> {
     fn drive<T>(
         &mut self,
         what: &str,
-        mut step: impl FnMut(&mut ssh2::Session) -> Result<T, ssh2::Error>,
+        mut step: impl FnMut(&RawSession) -> Result<T, ssh2::Error>,
     ) -> Result<Result<T, ssh2::Error>> {
         let name = &self.link.machine.name;
         let Connection { session, wire } = &mut self.connection;
@@ -235,14 +249,18 @@ impl Connecting<'_> {
             let lost = |why: &str| {
                 Error::new(ErrorKind::Unavailable, format!("connection to '{name}' lost while {what}: {why}"))
             };
-            if Instant::now() >= self.deadline {
+            if wire.held() > MEMORY {
+                return Err(overfilled(self.link, wire.held()));
+            }
+            let until = self.patience.until.min(wire.last_received() + self.patience.step);
+            if Instant::now() >= until {
                 return Err(lost("no answer in time"));
             }
             if !moved {
                 if let Some(why) = wire.ended() {
                     return Err(lost(&why));
                 }
-                wire.sleep(&self.link.wake, Some(self.deadline))?;
+                wire.sleep(&self.link.wake, Some(until))?;
             }
         }
     }

@@ -14,7 +14,7 @@ use libssh2_sys as codes;
 use ssh2::ErrorCode;
 
 use super::channel::{ChannelEnd, RECEIVE_WINDOW, WINDOW_STEP};
-use super::connect::{Connection, connect};
+use super::connect::{self, Connection, Patience, connect, overfilled};
 use super::raw_channel::{RawChannel, Stop, Stream};
 use super::session::{Purpose, Request, SessionLink};
 use super::wire::Wire;
@@ -26,25 +26,31 @@ const SCRATCH: usize = 256 << 10;
 /// Input that no channel's reading has taken in waits this long until a probe takes it in.
 const STRAY_INPUT: Duration = Duration::from_secs(1);
 
-/// When a silent connection is given up.
+/// How long a session that ends in good order waits for the server to close it.
+const GOOD_BYE: Duration = Duration::from_secs(15);
+
+/// When a session is given up.
 #[derive(Clone, Copy)]
 pub struct Keepalive {
     /// After this long without a byte, the server is asked for one.
     pub(super) idle: Duration,
     /// How long it then has to answer.
     pub(super) patience: Duration,
+    /// How much memory libssh2 may hold for it, in bytes, besides what its channels account for.
+    pub(super) memory: usize,
 }
 
 impl Keepalive {
     /// 15 s and 60 s.
-    pub const DEFAULT: Keepalive = Keepalive { idle: Duration::from_secs(15), patience: Duration::from_secs(60) };
+    pub const DEFAULT: Keepalive =
+        Keepalive { idle: Duration::from_secs(15), patience: Duration::from_secs(60), memory: connect::MEMORY };
 }
 
 /// Connects, and serves the session of `link` until it fails or is no longer held.
-pub fn run(link: &SessionLink, deadline: Instant, keepalive: Keepalive) {
+pub fn run(link: &SessionLink, patience: Patience, keepalive: Keepalive) {
     let served = catch_unwind(AssertUnwindSafe(|| {
         panic_point::pass("session");
-        let connection = connect(link, deadline)?;
+        let connection = connect(link, patience)?;
         link.set_ready();
         Driver::new(link, connection, keepalive).serve()
     }));
@@ -98,13 +104,19 @@ impl<'a> Driver<'a> {
         let wire = Arc::clone(&self.connection.wire);
         loop {
             self.link.wake.clear();
-            if let Some(failure) = self.link.failure() {
+            let failure = self.link.failure();
+            if self.link.is_leaving() || (self.link.is_dropped() && failure.is_none()) {
+                // The server frees what it holds for us now, rather than when TCP tells it.
+                let _ = self.connection.session.disconnect();
+                wire.transmit();
+                if self.link.is_leaving() {
+                    wire.see_off(&self.link.wake, Instant::now() + GOOD_BYE);
+                }
+            }
+            if let Some(failure) = failure {
                 return Err(failure);
             }
             if self.link.is_dropped() {
-                // The server frees what it holds for us now, rather than when TCP tells it.
-                let _ = self.connection.session.disconnect(None, "done", None);
-                wire.transmit();
                 return Ok(());
             }
             let passed = wire.passed();
@@ -112,6 +124,7 @@ impl<'a> Driver<'a> {
             moved |= self.open_next()?;
             moved |= self.serve_channels()?;
             self.close_dropped();
+            self.check_memory()?;
             moved |= wire.transmit();
             moved |= wire.passed() != passed;
             if !moved {
@@ -122,6 +135,14 @@ impl<'a> Driver<'a> {
                 wire.sleep(&self.link.wake, Some(until))?;
             }
         }
+    }
+
+    /// Fails if the server has filled the memory with more than it was allowed to send: libssh2 keeps what it does not
+    /// understand, and what nobody waits for, for ever.
+    fn check_memory(&self) -> Result<()> {
+        let windows = (self.channels.len() + self.closing.len()) * (RECEIVE_WINDOW + RECEIVE_WINDOW / 4);
+        let held = self.connection.wire.held();
+        if held > self.keepalive.memory + windows { Err(overfilled(self.link, held)) } else { Ok(()) }
     }
 
     fn lost(&self, why: &str) -> Error {

@@ -5,9 +5,11 @@
 //!
 //! - [`Session`] and [`Channel`] are handles: cheap to clone, blocking, usable from any thread.
 //! - `driver` is the one thread of a session. It owns everything below, and shares two queues with each channel.
-//! - `connect` and `key_file` make a session that is logged in.
-//! - `raw_channel` is libssh2's channel, `wire` the bytes between libssh2 and the socket, `chacha20` what encrypts them.
+//! - `connect` makes a session that is logged in, with `tcp`, `key_file`, and `agreement` to say why not.
+//! - `raw_session` and `raw_channel` are libssh2's, `wire` the bytes between it and the socket, `chacha20` what encrypts
+//!   them.
 
+mod agreement;
 #[cfg(any(test, not(debug_assertions)))]
 mod chacha20;
 mod channel;
@@ -15,11 +17,13 @@ mod connect;
 mod driver;
 mod key_file;
 mod raw_channel;
+mod raw_session;
 mod session;
+mod tcp;
 mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use channel::Channel;
-pub use session::{Session, after};
+pub use session::{STEPS, Session, after};

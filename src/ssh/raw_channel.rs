@@ -13,6 +13,8 @@ use std::ptr::null_mut;
 
 use libssh2_sys::*;
 
+use super::raw_session::RawSession;
+
 /// Largest packet that we accept (RFC 4254, section 5.1); what OpenSSH uses too.
 const PACKET_SIZE: u32 = 32 << 10;
 
@@ -41,7 +43,7 @@ pub enum Stream {
 pub struct RawChannel {
     raw: *mut LIBSSH2_CHANNEL,
     /// Keeps the session, and with it `raw`, alive.
-    session: ssh2::Session,
+    session: RawSession,
 }
 
 impl RawChannel {
@@ -49,13 +51,12 @@ impl RawChannel {
     ///
     /// A session opens one channel at a time: until this does not block any more, it must be called with the same
     /// arguments, and with no others.
-    pub fn open(session: &ssh2::Session, kind: &str, message: &[u8]) -> Result<Self, Stop> {
-        let mut locked = session.raw();
-        // SAFETY: the session is live and locked; pointers and lengths are those of live slices, and libssh2 keeps
+    pub fn open(session: &RawSession, kind: &str, message: &[u8]) -> Result<Self, Stop> {
+        // SAFETY: the session is live; pointers and lengths are those of live slices, and libssh2 keeps
         // `message` only while it is told to call again.
         let raw = unsafe {
             libssh2_channel_open_ex(
-                &mut *locked,
+                session.raw(),
                 kind.as_ptr().cast(),
                 kind.len() as u32,
                 0,
@@ -65,9 +66,8 @@ impl RawChannel {
             )
         };
         if raw.is_null() {
-            return Err(ssh2::Error::last_session_error_raw(&mut *locked).unwrap_or_else(ssh2::Error::unknown).into());
+            return Err(ssh2::Error::last_session_error_raw(session.raw()).unwrap_or_else(ssh2::Error::unknown).into());
         }
-        drop(locked);
         Ok(RawChannel { raw, session: session.clone() })
     }
 
@@ -81,8 +81,7 @@ impl RawChannel {
 
     /// What the server may still send, including what is here but was not read yet.
     pub fn window(&self) -> usize {
-        let _locked = self.session.raw();
-        // SAFETY: the channel is live, and the session locked; null pointers are allowed.
+        // SAFETY: the channel is live; null pointers are allowed.
         unsafe { libssh2_channel_window_read_ex(self.raw, null_mut(), null_mut()) as usize }
     }
 
@@ -117,8 +116,7 @@ impl RawChannel {
 
     /// Has the other side ended its data, and was all of it read?
     pub fn at_end(&self) -> bool {
-        let _locked = self.session.raw();
-        // SAFETY: the channel is live, and the session locked.
+        // SAFETY: the channel is live.
         unsafe { libssh2_channel_eof(self.raw) != 0 }
     }
 
@@ -130,8 +128,7 @@ impl RawChannel {
 
     /// Exit status of the command, if the server has told it.
     pub fn exit_status(&self) -> Option<i32> {
-        let _locked = self.session.raw();
-        // SAFETY: the channel is live, and the session locked.
+        // SAFETY: the channel is live.
         unsafe { (libssh2_channel_has_exit_status(self.raw) != 0).then(|| libssh2_channel_get_exit_status(self.raw)) }
     }
 
@@ -148,12 +145,11 @@ impl RawChannel {
         }
     }
 
-    /// Calls into libssh2 with the session locked, and turns what it returns into a result.
+    /// Calls into libssh2 and turns what it returns into a result.
     fn call(&mut self, function: impl FnOnce(*mut LIBSSH2_CHANNEL) -> isize) -> Result<usize, Stop> {
-        let mut locked = self.session.raw();
         let result = function(self.raw);
         usize::try_from(result)
-            .map_err(|_| Stop::from(ssh2::Error::from_session_error_raw(&mut *locked, result as c_int)))
+            .map_err(|_| Stop::from(ssh2::Error::from_session_error_raw(self.session.raw(), result as c_int)))
     }
 }
 

@@ -2,18 +2,23 @@
 //! Sessions as callers see them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::channel::{Channel, ChannelEnd};
+use super::connect::{Patience, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::thread;
 use crate::wake::Wake;
+
+/// Connecting to a machine may take so many times as long as each step of it.
+pub const STEPS: u32 = 4;
 
 /// An SSH connection to a machine, logged in, over which any number of channels can be opened.
 ///
@@ -37,6 +42,8 @@ struct Handle {
 pub(super) struct SessionLink {
     pub(super) machine: BuildMachine,
     pub(super) wake: Arc<Wake>,
+    /// The address that answered the last time.
+    pub(super) remembered: Option<IpAddr>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,6 +52,10 @@ pub(super) struct SessionLink {
 struct State {
     ready: bool,
     failure: Option<Error>,
+    /// It ends as soon as it is ready, and not before: see [`Session::leave`].
+    leaving: bool,
+    /// The address that has answered, if it is not the first that the resolver has.
+    address: Option<IpAddr>,
     /// No handle is left.
     dropped: bool,
     /// Channels still to be opened, in order.
@@ -68,24 +79,29 @@ pub(super) enum Purpose {
 }
 
 impl Session {
-    /// Starts to connect to `machine`, and returns at once. Connecting, including the login, may take
-    /// `connect_timeout`.
+    /// Starts to connect to `machine`, and returns at once. The machine may take `step` for each of its answers until it
+    /// has let us in, and [`STEPS`] times that for all of them.
     ///
     /// Fails only with [`ErrorKind::Exhausted`], when there is no descriptor or thread to be had.
-    pub fn start(machine: &BuildMachine, connect_timeout: Duration) -> Result<Session> {
-        Self::start_with(machine, connect_timeout, Keepalive::DEFAULT)
+    pub fn start(machine: &BuildMachine, step: Duration) -> Result<Session> {
+        Self::start_at(machine, None, step)
     }
 
-    pub(super) fn start_with(machine: &BuildMachine, connect_timeout: Duration, keepalive: Keepalive) -> Result<Self> {
-        let link = Arc::new(SessionLink {
-            machine: machine.clone(),
-            wake: Arc::new(Wake::new()?),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
-        let deadline = after(connect_timeout);
+    /// As [`Session::start`]; the address that is `remembered`, from [`Session::address`], is tried first.
+    pub fn start_at(machine: &BuildMachine, remembered: Option<IpAddr>, step: Duration) -> Result<Session> {
+        Self::start_with(machine, remembered, step, Keepalive::DEFAULT)
+    }
+
+    pub(super) fn start_with(
+        machine: &BuildMachine,
+        remembered: Option<IpAddr>,
+        step: Duration,
+        keepalive: Keepalive,
+    ) -> Result<Self> {
+        let link = Arc::new(SessionLink::new(machine, remembered)?);
+        let patience = Patience { step, until: after(step.saturating_mul(STEPS)) };
         let session = Session { handle: Arc::new(Handle { link: Arc::clone(&link) }) };
-        let _ = thread::spawn("guix-offload-ssh", move || driver::run(&link, deadline, keepalive))?;
+        let _ = thread::spawn("guix-offload-ssh", move || driver::run(&link, patience, keepalive))?;
         Ok(session)
     }
 
@@ -137,6 +153,19 @@ impl Session {
         self.link().end(error, ChannelEnd::abort);
     }
 
+    /// Ends the session for the reason that `error` gives, in good order: whatever waits on it or its channels fails with
+    /// `error` at once, but if it is being connected, it logs in before it says good-bye. Servers shut those out who
+    /// often leave before (OpenSSH's `PerSourcePenalties`).
+    pub fn leave(&self, error: Error) {
+        self.link().state.lock().leaving = true;
+        self.link().end(error, ChannelEnd::abort);
+    }
+
+    /// The address that has answered, if it is worth to be remembered: if it is not the first that the resolver has.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.link().state.lock().address
+    }
+
     /// Why the session has failed, if it has.
     pub fn failure(&self) -> Option<Error> {
         self.link().failure()
@@ -177,6 +206,16 @@ impl Drop for Handle {
 
 /// For the driver.
 impl SessionLink {
+    pub(super) fn new(machine: &BuildMachine, remembered: Option<IpAddr>) -> Result<Self> {
+        Ok(SessionLink {
+            machine: machine.clone(),
+            wake: Arc::new(Wake::new()?),
+            remembered,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
     pub(super) fn set_ready(&self) {
         self.state.lock().ready = true;
         self.changed.notify_all();
@@ -184,6 +223,26 @@ impl SessionLink {
 
     pub(super) fn failure(&self) -> Option<Error> {
         self.state.lock().failure.clone()
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.state.lock().leaving
+    }
+
+    pub(super) fn set_address(&self, address: Option<IpAddr>) {
+        self.state.lock().address = address;
+    }
+
+    /// Sleeps for `time`, or fails because the session is not wanted any more.
+    pub(super) fn pause(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            check_wanted(self)?;
+            if Instant::now() >= until {
+                return Ok(());
+            }
+            self.wake.sleep_beside(&mut [], Some(until))?;
+        }
     }
 
     pub(super) fn is_dropped(&self) -> bool {

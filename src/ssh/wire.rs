@@ -17,6 +17,7 @@
 use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use libssh2_sys::LIBSSH2_SESSION;
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt::set_tcp_quickack};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt::set_tcp_quickack};
 
 use crate::error::Result;
 use crate::wake::Wake;
@@ -35,6 +36,8 @@ const INPUT_LIMIT: usize = 256 << 10;
 const OUTPUT_PAUSE: usize = 256 << 10;
 /// With more than this still to send, libssh2 is given no input either.
 const OUTPUT_LIMIT: usize = 1 << 20;
+/// How much of each side's beginning is kept.
+const BEGINNING: usize = 32 << 10;
 
 // From libssh2.h.
 const LIBSSH2_CALLBACK_SEND: c_int = 5;
@@ -58,6 +61,8 @@ unsafe extern "C" {
 pub struct Wire {
     socket: OwnedFd,
     buffers: Mutex<Buffers>,
+    /// Bytes of memory that the session's libssh2 holds.
+    pub held: AtomicUsize,
 }
 
 struct Buffers {
@@ -70,26 +75,26 @@ struct Buffers {
     /// Bytes that libssh2 took and gave, ever.
     passed: u64,
     last_received: Instant,
+    /// How each side began, theirs and ours, until that is of no interest any more.
+    beginnings: Option<[Vec<u8>; 2]>,
     /// Why nothing more comes or goes.
     ended: Option<String>,
     /// From now on libssh2 only gets errors, so that freeing its session does not wait for anything.
     cut: bool,
 }
 
-/// Gives the session its descriptor, and keeps the wire alive as long as the callbacks may be called.
-struct Owner(Arc<Wire>);
-
-impl AsRawFd for Owner {
+impl AsRawFd for Wire {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.socket.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
 impl Wire {
-    /// Puts `socket`, connected and non-blocking, under the new `session`, which is set to non-blocking as well.
-    pub fn attach(socket: OwnedFd, session: &mut ssh2::Session) -> Arc<Self> {
-        let wire = Arc::new(Wire {
+    /// One over `socket`, which is connected and non-blocking.
+    pub fn new(socket: OwnedFd) -> Arc<Self> {
+        Arc::new(Wire {
             socket,
+            held: AtomicUsize::new(0),
             buffers: Mutex::new(Buffers {
                 input: Vec::with_capacity(INPUT_LIMIT),
                 taken: 0,
@@ -97,27 +102,11 @@ impl Wire {
                 sent: 0,
                 passed: 0,
                 last_received: Instant::now(),
+                beginnings: Some(Default::default()),
                 ended: None,
                 cut: false,
             }),
-        });
-        session.set_blocking(false);
-        session.set_tcp_stream(Owner(Arc::clone(&wire)));
-        let mut raw = session.raw();
-        let raw: *mut LIBSSH2_SESSION = &mut *raw;
-        // SAFETY: the session is live. libssh2 passes the address of its abstract pointer to the callbacks, which
-        // only use it as the `Wire` that it is; `Owner`, inside the session, keeps that alive until libssh2 has
-        // freed the session. The function types are those that libssh2.h states for the two kinds.
-        unsafe {
-            *libssh2_sys::libssh2_session_abstract(raw) = Arc::as_ptr(&wire).cast_mut().cast();
-            let send = std::mem::transmute::<SendCallback, AnyCallback>(send_callback);
-            let recv = std::mem::transmute::<RecvCallback, AnyCallback>(recv_callback);
-            libssh2_session_callback_set2(raw, LIBSSH2_CALLBACK_SEND, Some(send));
-            libssh2_session_callback_set2(raw, LIBSSH2_CALLBACK_RECV, Some(recv));
-            // How long to wait for an answer is decided above; libssh2's minute is too short for a slow line.
-            libssh2_session_set_read_timeout(raw, 24 * 3600);
-        }
-        wire
+        })
     }
 
     /// Takes what the socket has, as far as there is room. Did anything come?
@@ -153,7 +142,13 @@ impl Wire {
                     moved = true;
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return moved,
+                Err(Errno::AGAIN) => {
+                    // It may never come to an end of what is to be sent.
+                    if buffers.sent > OUTPUT_PAUSE {
+                        buffers.output.drain(..std::mem::take(&mut buffers.sent));
+                    }
+                    return moved;
+                }
                 Err(error) => {
                     buffers.end(error);
                     buffers.sent = buffers.output.len();
@@ -168,6 +163,11 @@ impl Wire {
     /// Is there room to send more channel data?
     pub fn takes_data(&self) -> bool {
         self.buffers.lock().unsent() <= OUTPUT_PAUSE
+    }
+
+    /// How many bytes of memory libssh2 holds for the session.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Has anything come that libssh2 has not taken?
@@ -186,9 +186,40 @@ impl Wire {
         self.buffers.lock().last_received
     }
 
+    /// How both sides began, the other one first: the first bytes that libssh2 took, and gave.
+    pub fn beginnings(&self) -> [Vec<u8>; 2] {
+        self.buffers.lock().beginnings.clone().unwrap_or_default()
+    }
+
+    /// Forgets how both sides began.
+    pub fn forget_beginnings(&self) {
+        self.buffers.lock().beginnings = None;
+    }
+
     /// Why nothing more comes or goes, if so.
     pub fn ended(&self) -> Option<String> {
         self.buffers.lock().ended.clone()
+    }
+
+    /// Sends what is left and waits for the other side to close, so that it reads all of it: with bytes that nobody has
+    /// read, the kernel would reset the connection instead.
+    pub fn see_off(&self, wake: &Wake, until: Instant) {
+        while Instant::now() < until && self.ended().is_none() {
+            wake.clear();
+            let mut moved = self.transmit();
+            {
+                let mut buffers = self.buffers.lock();
+                buffers.input.clear();
+                buffers.taken = 0;
+                if buffers.unsent() == 0 {
+                    let _ = shutdown(&self.socket, Shutdown::Write);
+                }
+            }
+            moved |= self.receive();
+            if !moved && self.sleep(wake, Some(until)).is_err() {
+                return;
+            }
+        }
     }
 
     /// Makes every further call into libssh2 fail or end without waiting.
@@ -222,9 +253,31 @@ impl Buffers {
     }
 }
 
+/// Adds `data` to a beginning, as far as it is one.
+fn remember(beginning: &mut Vec<u8>, data: &[u8]) {
+    let room = BEGINNING.saturating_sub(beginning.len());
+    beginning.extend(&data[..data.len().min(room)]);
+}
+
+/// Has `session` send and receive over the [`Wire`] that its abstract pointer is.
+///
+/// # Safety
+/// The session is live, the wire lives at least as long.
+pub unsafe fn carry(session: *mut LIBSSH2_SESSION) {
+    // SAFETY: as above. The function types are those that libssh2.h states for the two kinds.
+    unsafe {
+        let send = std::mem::transmute::<SendCallback, AnyCallback>(send_callback);
+        let recv = std::mem::transmute::<RecvCallback, AnyCallback>(recv_callback);
+        libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_SEND, Some(send));
+        libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_RECV, Some(recv));
+        // How long to wait for an answer is decided above; libssh2's minute is too short for a slow line.
+        libssh2_session_set_read_timeout(session, 24 * 3600);
+    }
+}
+
 /// What libssh2 calls to receive: the number of bytes, or a negated error number.
 ///
-/// SAFETY: `buffer` must be valid for writes of `length` bytes, and `owner` point to what [`Wire::attach`] stored.
+/// SAFETY: `buffer` must be valid for writes of `length` bytes, and `owner` point to a pointer to the [`Wire`].
 unsafe extern "C" fn recv_callback(
     _socket: c_int,
     buffer: *mut c_void,
@@ -244,6 +297,10 @@ unsafe extern "C" fn recv_callback(
     }
     // SAFETY: `count` is within both; libssh2's buffer is not ours.
     unsafe { buffers.input.as_ptr().add(buffers.taken).copy_to_nonoverlapping(buffer.cast(), count) };
+    let range = buffers.taken..buffers.taken + count;
+    if let Some([theirs, _]) = &mut buffers.beginnings {
+        remember(theirs, &buffers.input[range]);
+    }
     buffers.taken += count;
     buffers.passed += count as u64;
     count as isize
@@ -251,7 +308,7 @@ unsafe extern "C" fn recv_callback(
 
 /// What libssh2 calls to send. It always takes all.
 ///
-/// SAFETY: `data` must be valid for reads of `length` bytes, and `owner` point to what [`Wire::attach`] stored.
+/// SAFETY: `data` must be valid for reads of `length` bytes, and `owner` point to a pointer to the [`Wire`].
 unsafe extern "C" fn send_callback(
     _socket: c_int,
     data: *const c_void,
@@ -266,7 +323,37 @@ unsafe extern "C" fn send_callback(
         return -(libc::EPIPE as isize);
     }
     // SAFETY: as above.
-    buffers.output.extend_from_slice(unsafe { std::slice::from_raw_parts(data.cast(), length) });
+    let data = unsafe { std::slice::from_raw_parts(data.cast(), length) };
+    if let Some([_, ours]) = &mut buffers.beginnings {
+        remember(ours, data);
+    }
+    buffers.output.extend_from_slice(data);
     buffers.passed += length as u64;
     length as isize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn what_was_sent_does_not_stay_in_memory() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let wire = Wire::new(ours.into());
+        let (mut sent, mut most) = (0, 0);
+        // A reader that takes less than is ready to be sent: the buffer never gets quite empty.
+        while sent < 64 << 20 {
+            while wire.takes_data() {
+                wire.buffers.lock().output.extend([0; 64 << 10]);
+            }
+            wire.transmit();
+            most = most.max(wire.buffers.lock().output.len());
+            sent += theirs.read(&mut [0; 64 << 10]).unwrap();
+        }
+        assert!(most <= 2 << 20, "{} MiB in the buffer", most >> 20);
+    }
 }

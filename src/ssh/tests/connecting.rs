@@ -2,7 +2,8 @@
 //! Which connections come about, and what is said of the others.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -144,4 +145,138 @@ fn a_server_that_never_answers_is_given_up_in_time() {
     assert_eq!(session.failure().unwrap().to_string(), error.to_string());
     // A channel that is asked for afterwards fails in the same way.
     assert_eq!(session.exec("true").exit_status().unwrap_err().to_string(), error.to_string());
+}
+
+#[test]
+fn a_server_that_lets_in_few_at_a_time_lets_all_in() {
+    let sshd = Sshd::start(&["MaxStartups 1:100:1"]);
+    let machine = machine(&sshd);
+    let sessions: Vec<Session> = (0..8).map(|_| Session::start(&machine, LONG).unwrap()).collect();
+    for session in &sessions {
+        assert!(session.wait_ready(LONG).unwrap(), "{}", sshd.log());
+    }
+    // Or else this shows nothing.
+    assert!(sshd.log().contains("MaxStartups"), "{}", sshd.log());
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_is_given_up_with_its_words() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sshd = Sshd::start(&[]);
+    let machine = machine_at(listener.local_addr().unwrap().port(), &sshd.host_key(), sshd.user_key());
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let _ = client.write_all(b"Not allowed at this time\r\n");
+        }
+    });
+    let start = Instant::now();
+    let session = Session::start(&machine, Duration::from_millis(500)).unwrap();
+    let error = session.wait_ready(LONG).unwrap_err();
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("Not allowed at this time"), "{error}");
+    assert!(error.hint_text().unwrap().contains("MaxStartups"), "{error:?}");
+}
+
+#[test]
+fn a_session_that_is_left_while_it_is_made_ends_after_the_login() {
+    let sshd = Sshd::start(&["LogLevel VERBOSE"]);
+    let session = Session::start(&machine(&sshd), LONG).unwrap();
+    let channel = session.exec("true");
+    session.leave(Error::new(ErrorKind::Cancelled, "another one was faster"));
+    assert_eq!(channel.wait_open().unwrap_err().kind(), ErrorKind::Cancelled);
+    drop((session, channel));
+    let end = Instant::now() + LONG;
+    while !sshd.log().contains("Disconnected from user") {
+        assert!(Instant::now() < end, "{}", sshd.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The tests' own look at whether it is up ends before; whatever has begun to log in has not.
+    let log = sshd.log();
+    assert!(log.contains("Accepted publickey") && !log.contains("Connection closed by authenticating"), "{log}");
+    assert!(log.contains(":11: done"), "{log}");
+}
+
+#[test]
+fn addresses_of_ipv6_work_as_people_write_them() {
+    let sshd = Sshd::start(&["ListenAddress ::1"]);
+    for name in ["::1", "[::1]"] {
+        let machine = BuildMachine { name: name.into(), ..machine(&sshd) };
+        let session = Session::start(&machine, LONG).unwrap();
+        assert!(session.wait_ready(LONG).unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+}
+
+#[test]
+fn what_a_server_and_we_have_not_in_common_is_said() {
+    for (lines, words) in [
+        (
+            &["KexAlgorithms sntrup761x25519-sha512@openssh.com"][..],
+            ["key exchange method", "sntrup761", "KexAlgorithms"],
+        ),
+        (&["Ciphers aes128-ctr", "MACs umac-128-etm@openssh.com"], ["message authentication code", "umac-128", "MACs"]),
+    ] {
+        let sshd = Sshd::start(lines);
+        let error = refusal(&machine(&sshd));
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        let said = format!("{error}; {}", error.hint_text().unwrap());
+        words.iter().for_each(|word| assert!(said.contains(word), "{word:?} not in: {said}"));
+    }
+}
+
+/// Carries bytes to `port` and back, each of them `delay` later; returns the port to connect to.
+fn long_line(port: u16, delay: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                let (queue, arrivals) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 1 << 15];
+                    while let Ok(count @ 1..) = from.read(&mut buffer) {
+                        let _ = queue.send((Instant::now() + delay, buffer[..count].to_vec()));
+                    }
+                });
+                std::thread::spawn(move || {
+                    for (at, data) in arrivals {
+                        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                        let _ = to.write_all(&data);
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    own
+}
+
+#[test]
+fn each_step_of_connecting_may_take_its_time() {
+    let sshd = Sshd::start(&[]);
+    let mut machine = machine(&sshd);
+    // A step is one round trip here, and all of them together are longer than one may be.
+    machine.port = long_line(machine.port, Duration::from_millis(600));
+    let (step, start) = (Duration::from_secs(5), Instant::now());
+    let session = Session::start(&machine, step).unwrap();
+    assert!(session.wait_ready(LONG).unwrap());
+    assert!(start.elapsed() > step, "{:?}: this shows nothing", start.elapsed());
+}
+
+#[test]
+fn a_server_that_drips_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sshd = Sshd::start(&[]);
+    let machine = machine_at(listener.local_addr().unwrap().port(), &sshd.host_key(), sshd.user_key());
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        while client.write_all(b"x\n").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let start = Instant::now();
+    let error = Session::start(&machine, Duration::from_secs(1)).unwrap().wait_ready(LONG).unwrap_err();
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }

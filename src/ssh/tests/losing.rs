@@ -46,8 +46,8 @@ fn a_killed_server_is_noticed() {
 #[test]
 fn a_silent_server_is_given_up() {
     let sshd = Sshd::start(&[]);
-    let keepalive = Keepalive { idle: SHORT, patience: SHORT };
-    let session = Session::start_with(&machine(&sshd), LONG, keepalive).unwrap();
+    let keepalive = Keepalive { idle: SHORT, patience: SHORT, ..Keepalive::DEFAULT };
+    let session = Session::start_with(&machine(&sshd), None, LONG, keepalive).unwrap();
     let channel = session.exec("sleep 1000");
     channel.wait_open().unwrap();
     // As long as it answers, it is not lost, whether there is a channel or not.

@@ -3,6 +3,7 @@
 
 mod channels;
 mod connecting;
+pub(super) mod flooding;
 mod leaving;
 mod losing;
 
@@ -23,7 +24,7 @@ pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {
     machine_at(sshd.port(), &sshd.host_key(), sshd.user_key())
 }
 
-fn machine_at(port: u16, host_key: &str, private_key: PathBuf) -> BuildMachine {
+pub(crate) fn machine_at(port: u16, host_key: &str, private_key: PathBuf) -> BuildMachine {
     let machine = BuildMachine::new("127.0.0.1", "root", private_key, HostKey::parse(host_key).unwrap());
     BuildMachine { port, systems: vec!["x86_64-linux".into()], overload_threshold: None, ..machine }
 }

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A session as libssh2 has it: non-blocking, on a [`Wire`], with an account of the memory that it holds.
+//!
+//! The `ssh2` crate's own session leaves memory to libssh2, which keeps every packet that it does not handle at once
+//! until somebody asks for it. No window holds for these, so a server could fill the process with them; here their
+//! bytes are counted, and who drives the session looks at the sum.
+#![allow(unsafe_code)] // Calls into libssh2, and what it calls.
+
+use std::ffi::{CString, c_int, c_void};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use libssh2_sys::*;
+use ssh2::MethodType;
+
+use super::wire::Wire;
+
+/// A session, which lives as long as any clone. It belongs to one thread.
+#[derive(Clone)]
+pub struct RawSession(Rc<Owner>);
+
+struct Owner {
+    raw: *mut LIBSSH2_SESSION,
+    /// What the callbacks work on.
+    wire: Arc<Wire>,
+}
+
+impl RawSession {
+    /// A new session over `wire`, on which nothing has been said yet.
+    pub fn new(wire: &Arc<Wire>) -> Result<Self, ssh2::Error> {
+        ssh2::init();
+        let owner = Arc::as_ptr(wire).cast_mut().cast();
+        // SAFETY: the callbacks get a pointer to the pointer given last, and use it as the `Wire` that it is; `Owner`
+        // keeps that alive until libssh2 has freed the session.
+        let raw = unsafe { libssh2_session_init_ex(Some(allocate), Some(free), Some(reallocate), owner) };
+        if raw.is_null() {
+            return Err(ssh2::Error::unknown());
+        }
+        let session = RawSession(Rc::new(Owner { raw, wire: Arc::clone(wire) }));
+        // SAFETY: the session is live.
+        unsafe {
+            libssh2_session_set_blocking(raw, 0);
+            super::wire::carry(raw);
+        }
+        Ok(session)
+    }
+
+    /// For calls into libssh2 that are not here. Valid while this is.
+    pub fn raw(&self) -> *mut LIBSSH2_SESSION {
+        self.0.raw
+    }
+
+    /// Exchanges keys; the host key is not looked at.
+    pub fn handshake(&self) -> Result<(), ssh2::Error> {
+        // SAFETY: the session is live. The descriptor is only passed to the callbacks, which do not use it.
+        self.check(unsafe { libssh2_session_handshake(self.0.raw, self.0.wire.as_raw_fd()) })
+    }
+
+    /// Says which methods of this kind may be used, best first. Those that libssh2 does not know are left out; none left
+    /// is an error.
+    pub fn prefer(&self, kind: MethodType, methods: &str) -> Result<(), ssh2::Error> {
+        let methods = c_string(methods)?;
+        // SAFETY: the session is live, the string too.
+        self.check(unsafe { libssh2_session_method_pref(self.0.raw, kind as c_int, methods.as_ptr()) })
+    }
+
+    /// The host key that the server has shown.
+    pub fn host_key(&self) -> Option<Vec<u8>> {
+        let (mut length, mut kind) = (0, 0);
+        // SAFETY: the session is live; the key, if there is one, has the length that is stored.
+        unsafe {
+            let key = libssh2_session_hostkey(self.0.raw, &mut length, &mut kind).cast::<u8>();
+            (!key.is_null()).then(|| std::slice::from_raw_parts(key, length).to_vec())
+        }
+    }
+
+    /// Logs in with the private key of which this is the file's text, without a passphrase.
+    pub fn log_in(&self, user: &str, private_key: &str) -> Result<(), ssh2::Error> {
+        let (user, key) = (c_string(user)?, c_string(private_key)?);
+        // SAFETY: the session is live; pointers and lengths are those of live strings; the others may be null.
+        self.check(unsafe {
+            libssh2_userauth_publickey_frommemory(
+                self.0.raw,
+                user.as_ptr(),
+                user.as_bytes().len(),
+                std::ptr::null(),
+                0,
+                key.as_ptr(),
+                key.as_bytes().len(),
+                std::ptr::null(),
+            )
+        })
+    }
+
+    /// Tells the server that the session ends.
+    pub fn disconnect(&self) -> Result<(), ssh2::Error> {
+        // SAFETY: the session is live.
+        self.check(unsafe {
+            libssh2_session_disconnect_ex(self.0.raw, SSH_DISCONNECT_BY_APPLICATION, c"done".as_ptr(), c"".as_ptr())
+        })
+    }
+
+    fn check(&self, result: c_int) -> Result<(), ssh2::Error> {
+        if result < 0 { Err(ssh2::Error::from_session_error_raw(self.0.raw, result)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: no clone is left, and so no channel, which has one. What goes wrong has been cut off before.
+        unsafe { libssh2_session_free(self.raw) };
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, ssh2::Error> {
+    CString::new(text).map_err(ssh2::Error::from)
+}
+
+/// The count for the session of `owner`, from what libssh2 hands to every callback.
+///
+/// # Safety
+/// `owner` points to what [`RawSession::new`] gave.
+unsafe fn note(owner: *mut *mut c_void, more: *mut c_void, less: usize) {
+    // SAFETY: as above; `more` is null or was allocated.
+    unsafe {
+        let held = &(*(*owner).cast::<Wire>()).held;
+        held.fetch_add(libc::malloc_usable_size(more), Ordering::Relaxed);
+        held.fetch_sub(less, Ordering::Relaxed);
+    }
+}
+
+extern "C" fn allocate(size: usize, owner: *mut *mut c_void) -> *mut c_void {
+    // SAFETY: any size will do; libssh2 passes on what `RawSession::new` gave.
+    unsafe {
+        let new = libc::malloc(size);
+        note(owner, new, 0);
+        new
+    }
+}
+
+extern "C" fn reallocate(old: *mut c_void, size: usize, owner: *mut *mut c_void) -> *mut c_void {
+    // SAFETY: `old` is null or was allocated here; when there is no other place for it, it stays as it is.
+    unsafe {
+        let before = libc::malloc_usable_size(old);
+        let new = libc::realloc(old, size);
+        if !new.is_null() {
+            note(owner, new, before);
+        }
+        new
+    }
+}
+
+extern "C" fn free(old: *mut c_void, owner: *mut *mut c_void) {
+    // SAFETY: `old` is null or was allocated here.
+    unsafe {
+        note(owner, std::ptr::null_mut(), libc::malloc_usable_size(old));
+        libc::free(old);
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! From a machine's name to a socket: whichever of its addresses answers first.
+//!
+//! The next address is tried beside those that have not answered for a moment (RFC 8305), so one that swallows packets,
+//! as IPv6 does in many a network, costs that moment only.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+
+use super::connect::check_wanted;
+use super::session::SessionLink;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+
+/// How long an address may take to answer before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A connected socket, and the address at its other end.
+pub struct Connected {
+    pub socket: OwnedFd,
+    pub address: IpAddr,
+    /// Whether it is the one that the resolver puts first.
+    pub is_first: bool,
+}
+
+/// Connects to the machine of `link`, before `deadline`. The address that is remembered of it is tried first, if it is
+/// still one of its.
+pub fn open(link: &SessionLink, deadline: Instant) -> Result<Connected> {
+    race(link, look_up(&link.machine.name, link.machine.port)?, deadline)
+}
+
+fn race(link: &SessionLink, mut addresses: Vec<SocketAddr>, deadline: Instant) -> Result<Connected> {
+    let first = addresses.first().map(SocketAddr::ip);
+    addresses.sort_by_key(|address| Some(address.ip()) != link.remembered);
+    let mut queue = addresses.into_iter();
+    let mut trials: Vec<(OwnedFd, SocketAddr)> = Vec::new();
+    let (mut next_start, mut failure) = (Instant::now(), Errno::HOSTUNREACH);
+    loop {
+        check_wanted(link)?;
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(unreachable(link, Errno::TIMEDOUT));
+        }
+        while trials.is_empty() || now >= next_start {
+            let Some(address) = queue.next() else { break };
+            match start(link, address)? {
+                Ok(socket) => {
+                    trials.push((socket, address));
+                    next_start = now + HEAD_START;
+                }
+                Err(error) => failure = error,
+            }
+        }
+        if trials.is_empty() {
+            return Err(unreachable(link, failure));
+        }
+        let mut until = deadline;
+        if queue.len() > 0 {
+            until = until.min(next_start);
+        }
+        let mut watched: Vec<_> = trials.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).collect();
+        link.wake.sleep_beside(&mut watched, Some(until))?;
+        let mut index = 0;
+        while let Some((socket, address)) = trials.get(index) {
+            match state(socket.as_fd()) {
+                Ok(false) => index += 1,
+                Ok(true) => {
+                    let (address, is_first) = (address.ip(), Some(address.ip()) == first);
+                    let socket = trials.swap_remove(index).0;
+                    let _ = sockopt::set_tcp_nodelay(&socket, true);
+                    return Ok(Connected { socket, address, is_first });
+                }
+                Err(error) => {
+                    failure = error;
+                    trials.swap_remove(index);
+                    next_start = Instant::now();
+                }
+            }
+        }
+    }
+}
+
+/// The addresses of `name`, best first: a host name or an address, an IPv6 address with or without brackets, with or
+/// without a zone.
+fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    let bare = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(name);
+    // This can take longer than it should, but it holds up only this thread: see `Session::abort`.
+    let found = (bare, port)
+        .to_socket_addrs()
+        .io_context(ErrorKind::Unavailable, || format!("looking up the address of '{name}'"))
+        .map_err(|error| error.hint("check the name in the machine file, and this machine's name service"))?;
+    Ok(found.collect())
+}
+
+/// Starts to connect. The inner error is that of the address, the outer one ends it all.
+fn start(link: &SessionLink, address: SocketAddr) -> Result<Result<OwnedFd, Errno>> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = match socket_with(family, SocketType::STREAM, flags, None) {
+        // IPv6 may be switched off here, and yet the machine have such an address.
+        Err(Errno::AFNOSUPPORT) => return Ok(Err(Errno::AFNOSUPPORT)),
+        made => made.io_context(ErrorKind::Exhausted, || format!("making a socket for '{}'", link.machine.name))?,
+    };
+    Ok(match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error),
+    })
+}
+
+/// Is it connected?
+fn state(socket: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
+    sockopt::socket_error(socket)??;
+    Ok(rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()))
+}
+
+fn unreachable(link: &SessionLink, failure: Errno) -> Error {
+    let (name, port) = (&link.machine.name, link.machine.port);
+    let why = match failure {
+        Errno::TIMEDOUT => "no answer in time".to_string(),
+        other => std::io::Error::from(other).to_string(),
+    };
+    Error::new(ErrorKind::Unavailable, format!("cannot connect to '{name}', port {port}: {why}"))
+        .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::ssh::tests::machine_at;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// An address that swallows packets: a listener whose queue is full. What is returned beside it keeps it so.
+    fn swallowing() -> (SocketAddr, OwnedFd, Vec<OwnedFd>) {
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let address = SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fillers = (0..4).map(|_| socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap());
+        let fillers = fillers.inspect(|filler| assert!(connect(filler, &address).is_err())).collect();
+        (address, socket, fillers)
+    }
+
+    fn link(remembered: Option<IpAddr>) -> SessionLink {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+        SessionLink::new(&machine_at(22, key, "/nowhere".into()), remembered).unwrap()
+    }
+
+    #[test]
+    fn an_address_that_swallows_packets_costs_a_moment() {
+        let (swallows, _socket, _fillers) = swallowing();
+        let answers = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind(answers).unwrap();
+        let begun = Instant::now();
+        let connected = race(&link(None), vec![swallows, answers], begun + LONG).unwrap();
+        assert!((HEAD_START..LONG / 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert_eq!((connected.address, connected.is_first), (answers.ip(), false));
+        // Known from the last time, it is the first that is tried.
+        let begun = Instant::now();
+        let connected = race(&link(Some(answers.ip())), vec![swallows, answers], begun + LONG).unwrap();
+        assert_eq!(connected.address, answers.ip());
+        drop((listener, connected));
+    }
+
+    #[test]
+    fn an_address_that_refuses_costs_nothing_and_nothing_that_answers_is_an_error() {
+        let refuses = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+        let begun = Instant::now();
+        race(&link(None), vec![refuses, listener.local_addr().unwrap()], begun + LONG).unwrap();
+        let error = race(&link(None), vec![refuses], begun + LONG).err().unwrap();
+        assert!(error.to_string().contains("Connection refused"), "{error}");
+        let (swallows, _socket, _fillers) = swallowing();
+        let error = race(&link(None), vec![swallows], Instant::now() + HEAD_START).err().unwrap();
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+    }
+
+    #[test]
+    fn addresses_are_taken_as_people_write_them() {
+        for (name, address) in [
+            ("::1", "[::1]:2222"),
+            ("[::1]", "[::1]:2222"),
+            ("fe80::1%lo", "[fe80::1%1]:2222"),
+            ("[fe80::1%lo]", "[fe80::1%1]:2222"),
+            ("127.0.0.1", "127.0.0.1:2222"),
+        ] {
+            assert_eq!(look_up(name, 2222).unwrap()[0].to_string(), address, "{name}");
+        }
+        assert!(look_up("[no address", 22).is_err());
+    }
+}
