@@ -23,7 +23,7 @@ use crate::daemon::{Addition, Additions, BuildOptions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::schedule::Probe;
-use crate::ssh::{self, Channel, Session};
+use crate::ssh::{self, Channel, STEPS, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 use pace::{Pace, Watch};
@@ -96,8 +96,8 @@ impl Remote {
             // All of this is sent as soon as the session is up; the answers are waited for afterwards.
             let forwarded = session.open_socket(&machine.daemon_socket);
             let mut probe = session.exec(probe::COMMAND);
-            if !session.wait_ready(limits.step)? {
-                let (name, port, seconds) = (&machine.name, machine.port, limits.step.as_secs());
+            if !session.wait_ready(limits.step * (STEPS + 1))? {
+                let (name, port, seconds) = (&machine.name, machine.port, (limits.step * (STEPS + 1)).as_secs());
                 let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");
                 return Err(Error::new(ErrorKind::Unavailable, message)
                     .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")));
@@ -108,11 +108,14 @@ impl Remote {
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
             let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
-                let answer = probe::answer(&mut probe)?;
+                let answer = probe::answer(&mut probe, &machine.user)?;
                 probe.exit_status()?;
                 (Link::after_refusal(&session, &socket, store, limits.step)?, answer)
             } else {
-                (Link::open(&session, forwarded, &socket, store, limits.step)?, probe::answer(&mut probe)?)
+                (
+                    Link::open(&session, forwarded, &socket, store, limits.step)?,
+                    probe::answer(&mut probe, &machine.user)?,
+                )
             };
             // The helper looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
@@ -336,7 +339,7 @@ impl Remote {
             let mut channel = self.session.exec(probe::COMMAND);
             channel.set_deadline(Some(Instant::now() + self.limits.step));
             probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
-            self.probe = probe::answer(&mut channel).map_err(|e| self.name(e))?.probe;
+            self.probe = probe::answer(&mut channel, &self.machine.user).map_err(|e| self.name(e))?.probe;
             self.probed = Instant::now();
         }
         Ok(&self.probe)

@@ -15,6 +15,9 @@ use crate::store::StoreDir;
 /// The command that reads the program.
 pub const COMMAND: &str = "sh";
 
+/// What the program says first: that it runs.
+const RUNS: &str = "sh runs";
+
 /// Most that is read of the answer, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
 
@@ -39,7 +42,8 @@ pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
 fn program(store: &StoreDir) -> String {
     let store = store.as_str().replace('\'', r"'\''");
     format!(
-        "read -r load rest </proc/loadavg && echo load $load\n\
+        "echo {RUNS}\n\
+         read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
          while read -r word size rest; do [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n\
@@ -49,19 +53,39 @@ fn program(store: &StoreDir) -> String {
     )
 }
 
-/// Reads the answer.
-pub fn answer(channel: &mut Channel) -> Result<Answer> {
+/// Reads the answer to `user`.
+pub fn answer(channel: &mut Channel, user: &str) -> Result<Answer> {
     let mut text = String::new();
     channel
         .take(MAX_ANSWER)
         .read_to_string(&mut text)
         .io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
+    if !text.lines().any(|line| line == RUNS) {
+        let status = channel.exit_status()?;
+        return Err(no_shell(user, text.lines().chain([&*said]).find(|line| !line.trim().is_empty()), status));
+    }
     Answer::parse(&text, now).ok_or_else(|| {
-        let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
         Error::new(ErrorKind::Unavailable, format!("'sh' there does not say how much space is free: {text:?} {said:?}"))
             .hint("the remote user must be able to run 'sh', 'df', 'nproc' and 'date' over SSH")
     })
+}
+
+/// The error for an account that does not run what it is asked to: a login shell such as `nologin`, a forced command.
+fn no_shell(user: &str, said: Option<&str>, status: Option<i32>) -> Error {
+    let answer = match (said, status) {
+        (Some(line), _) => format!("it answers {:?}", line.trim()),
+        (None, Some(status)) => format!("it says nothing and ends with status {status}"),
+        (None, None) => "it says nothing".to_string(),
+    };
+    Error::new(ErrorKind::Configuration, format!("the account of user {user} there does not run 'sh': {answer}")).hint(
+        format!(
+            "there, give {user} a login shell ('chsh -s /bin/sh {user}'), and look for 'command=' in front of the key \
+             in ~{user}/.ssh/authorized_keys and for ForceCommand in sshd_config; or name another user in the machine \
+             file"
+        ),
+    )
 }
 
 impl Answer {

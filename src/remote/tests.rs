@@ -72,3 +72,21 @@ fn a_socket_that_the_environment_names_and_that_does_not_answer_is_not_waited_fo
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains(&*stuck.to_string_lossy()), "{error}");
 }
+
+#[test]
+fn an_account_that_runs_no_commands_is_named_with_its_answer() {
+    for (command, words) in [
+        ("/bin/sh -c 'echo This account is currently not available.; exit 1'", "This account is currently"),
+        ("/bin/false", "ends with status 1"),
+        ("/bin/cat", "answers"),
+        ("/bin/sh -c 'echo only backups >&2'", "only backups"),
+    ] {
+        let sshd = Sshd::start(&[&format!("ForceCommand {command}")]);
+        let machine = BuildMachine { daemon_socket: socket(&sshd, "greets"), ..machine(&sshd) };
+        daemon(Path::new(&machine.daemon_socket), greet);
+        let error = establish(&machine).err().expect("no sh runs");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert!(error.to_string().contains("user root") && error.to_string().contains(words), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("chsh")), "{error:?}");
+    }
+}
