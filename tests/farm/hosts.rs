@@ -103,10 +103,10 @@ fn a_socket_that_the_remote_users_environment_names_is_used() {
     assert_clean(&[HEAD], &[W1, W4]);
 }
 
-/// Has the SSH server of `host` go by these lines as well; those of the last time are gone.
+/// Has the SSH server of `host` go by these lines before any others; those of the last time are gone.
 #[track_caller]
 pub fn configure_ssh(host: Host, lines: &str) {
-    std::fs::write(host.file("/etc/ssh/sshd_config.d/test.conf"), format!("{lines}\n")).unwrap();
+    std::fs::write(host.file("/etc/ssh/sshd_config.d/00-test.conf"), format!("{lines}\n")).unwrap();
     host.sh(&["sh", "-c", "sshd -t && kill -HUP $(pgrep -o -x sshd)"]);
     // It closes its socket and opens another one.
     std::thread::sleep(std::time::Duration::from_millis(100));

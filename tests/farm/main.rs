@@ -21,6 +21,7 @@ mod outcomes;
 mod pooled;
 mod protocol;
 mod seam;
+mod servers;
 mod slots;
 mod stock;
 mod store;

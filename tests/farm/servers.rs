@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! SSH servers as they are: that let in few at a time, shut out who leaves too soon, are not OpenSSH, have an address that
+//! nobody answers, or an account that runs no commands.
+
+use crate::afterwards::assert_clean;
+use crate::hosts::configure_ssh;
+use crate::lab::{Builds, Host, SlowLink};
+use crate::machines::{Machine, quoted};
+
+const HEAD: Host = Host("head");
+const W1: Host = Host("w1");
+const W2: Host = Host("w2");
+const W3: Host = Host("w3");
+
+/// All builds went well, no machine was passed over for a reason that these words are in, and none is left alone.
+#[track_caller]
+fn assert_untroubled(builds: &Builds, machines: &[Host]) {
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    for machine in machines {
+        let history = HEAD.file(&format!("/var/guix/offload/{}:22/history", machine.0));
+        let history = std::fs::read_to_string(history).unwrap_or_default();
+        assert!(!history.contains("setback away"), "{}: {history}\n{}", machine.0, builds.log);
+    }
+}
+
+#[test]
+fn a_server_that_lets_in_three_at_a_time_does_all_builds() {
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
+    configure_ssh(W1, "MaxStartups 3:100:3");
+    HEAD.offload_with_our_hook(&[Machine::of(W1).with("parallel-builds", "32")]);
+    let builds = HEAD.build("plain", &["count=32"]);
+    let log = W1.sh(&["cat", "/var/log/sshd.log"]);
+    configure_ssh(W1, "");
+    assert!(log.contains("MaxStartups"), "no connection was turned away, so this shows nothing");
+    assert!(!builds.log.contains("skipping machine"), "{}", builds.log);
+    assert_untroubled(&builds, &[W1]);
+    assert_clean(&[HEAD], &[W1]);
+}
+
+#[test]
+fn no_connection_ends_before_it_has_logged_in() {
+    let machines = [W1, W2, W3];
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
+    let links: Vec<_> = machines.iter().map(|&host| SlowLink::new(host, &["delay", "75"])).collect();
+    for machine in machines {
+        configure_ssh(machine, "PerSourcePenalties yes\nLogLevel VERBOSE");
+        machine.sh(&["sh", "-c", ": >/var/log/sshd.log"]);
+    }
+    HEAD.offload_with_our_hook(&machines.map(|host| Machine::of(host).with("parallel-builds", "8")));
+    let builds = HEAD.build("plain", &["count=16"]);
+    drop(links);
+    let logs = machines.map(|machine| machine.sh(&["cat", "/var/log/sshd.log"]));
+    machines.iter().for_each(|&machine| configure_ssh(machine, ""));
+    let attempts: usize = logs.iter().map(|log| log.matches("Accepted publickey").count()).sum();
+    assert!(attempts > 16, "no machine was tried beside another, so this shows nothing: {attempts} logins");
+    for (machine, log) in machines.iter().zip(&logs) {
+        for sign in ["[preauth]", "penalty", "Not allowed"] {
+            let line = log.lines().find(|line| line.contains(sign));
+            assert_eq!(line, None, "on {}:\n{log}", machine.0);
+        }
+    }
+    assert_untroubled(&builds, &machines);
+    assert_clean(&[HEAD], &machines);
+}
+
+#[test]
+fn dropbear_is_a_server_as_any_other() {
+    let key = "/etc/dropbear_key";
+    let start = format!(
+        "[ -e {key} ] || dropbearkey -t ed25519 -f {key} >/dev/null
+         setsid dropbear -F -E -p 2222 -r {key} -P /run/dropbear.pid </dev/null >/var/log/dropbear.log 2>&1 &
+         until ss -Hltn | grep -q ':2222 '; do sleep 0.02; done"
+    );
+    W1.sh(&["sh", "-c", &start]);
+    let public = W1.sh(&["dropbearkey", "-y", "-f", key]);
+    let public = public.lines().find(|line| line.starts_with("ssh-ed25519")).expect("its host key");
+    let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    HEAD.offload_with_our_hook(&[Machine::of(W1).with("port", "2222").with("host-key", quoted(&public))]);
+    let builds = HEAD.build("chain", &["input-kib=4096"]);
+    let failed = HEAD.build("fail", &[]);
+    let log = W1.sh(&["cat", "/var/log/dropbear.log"]);
+    W1.sh(&["sh", "-c", "kill $(cat /run/dropbear.pid)"]);
+    assert!(builds.succeeded, "{}{}{log}", builds.log, builds.results);
+    assert!(!failed.succeeded && failed.log.contains("about to fail"), "{}", failed.log);
+    assert_clean(&[HEAD], &[W1]);
+}
+
+#[test]
+fn an_account_that_runs_no_commands_is_misconfigured() {
+    W1.sh(&["usermod", "--shell", "/usr/sbin/nologin", "root"]);
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let builds = HEAD.build("plain", &[]);
+    W1.sh(&["usermod", "--shell", "/bin/bash", "root"]);
+    assert!(!builds.succeeded, "{}", builds.results);
+    for words in
+        ["user root there does not run 'sh'", "This account is currently not available.", "chsh -s /bin/sh root"]
+    {
+        assert!(builds.log.contains(words), "{words:?} not in:\n{}", builds.log);
+    }
+    assert_clean(&[HEAD], &[W1]);
+}
