@@ -55,13 +55,14 @@ $(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/g
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
 install: all
-	install -d $(prefix)/lib/pkgconfig $(prefix)/include $(prefix)/libexec
+	install -d $(prefix)/bin $(prefix)/lib/pkgconfig $(prefix)/include $(prefix)/libexec
 	install -m 755 $(release)/libguix_offload.so $(prefix)/lib/libguix_offload.so.$(version)
 	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
 	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
 	install -m 755 $(release)/guix-offload bindings/guile/guix-offload-guile $(prefix)/libexec/
+	ln -sf ../libexec/guix-offload $(prefix)/bin/guix-offload
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
 	for version in 3.0 2.2; do for module in $(guile_modules); do \

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* guix-offload offload test | status: all machines at once.  */
+/* guix-offload test | status: all machines at once.  */
 
+#include <errno.h>
 #include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "program.h"
 
@@ -27,10 +29,15 @@ static int is_listed(const guix_offload_machines *machines, const guix_offload_m
     return 0;
 }
 
+static int matches(const regex_t *pattern, const char *name)
+{
+    return pattern == NULL || name == NULL || regexec(pattern, name, 0, NULL, 0) == 0;
+}
+
 /* Makes *MACHINES the machines of FILE, each once, whose names match PATTERN, an extended regular expression, unless
-   that is NULL.  */
-static guix_offload_status load(guix_offload_machines **machines, const char *file, const regex_t *pattern,
-                                guix_offload_error **error)
+   that is NULL.  Says what is wrong with others, and adds their number to *MALFORMED.  */
+static guix_offload_status load(guix_offload_machines **machines, size_t *malformed, const char *file,
+                                const regex_t *pattern, guix_offload_error **error)
 {
     guix_offload_machines *all = NULL, *some = NULL;
     const guix_offload_machine *machine;
@@ -38,14 +45,17 @@ static guix_offload_status load(guix_offload_machines **machines, const char *fi
     guix_offload_status status = guix_offload_machines_load(&all, file, error);
 
     for (size_t i = 0; (problem = guix_offload_machines_problem(all, i)) != NULL; i++) {
+        if (!matches(pattern, guix_offload_error_machine(problem)))
+            continue;
+        ++*malformed;
         fprintf(stderr, "guix offload: warning: %s\n", guix_offload_error_message(problem));
-        fprintf(stderr, "hint: %s\n", guix_offload_error_hint(problem));
+        if (guix_offload_error_hint(problem) != NULL)
+            fprintf(stderr, "hint: %s\n", guix_offload_error_hint(problem));
     }
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_machines_new(&some, error);
     for (size_t i = 0; status == GUIX_OFFLOAD_OK && (machine = guix_offload_machines_get(all, i)) != NULL; i++)
-        if (!is_listed(some, machine)
-            && (pattern == NULL || regexec(pattern, guix_offload_machine_name(machine), 0, NULL, 0) == 0))
+        if (!is_listed(some, machine) && matches(pattern, guix_offload_machine_name(machine)))
             status = guix_offload_machines_add(some, machine, error);
     guix_offload_machines_free(all);
     if (status == GUIX_OFFLOAD_OK)
@@ -58,34 +68,77 @@ static guix_offload_status load(guix_offload_machines **machines, const char *fi
 typedef guix_offload_status question(guix_offload_report **, const guix_offload_engine *, const guix_offload_machines *,
                                      guix_offload_error **);
 
-/* Asks all machines at once; DOING says so to the user, but not if JSON.  The answer goes to OUTPUT.  */
-static int ask_all(int count, char **arguments, question *ask, const char *doing, int json, FILE *output)
+/* What a command line selects.  */
+struct selection {
+    const char *file, *pattern; /* NULL: all machines */
+    int json;
+};
+
+/* Reads [FILE [REGEXP]] [--json] from the COUNT ARGUMENTS.  Returns 0, or MISUSE after having said why.  */
+static int select_machines(struct selection *selection, int count, char **arguments)
 {
-    const char *file = count > 0 ? arguments[0] : default_file();
+    int only_names = 0, names = 0;
+
+    *selection = (struct selection) {default_file(), NULL, 0};
+    for (int i = 0; i < count; i++) {
+        const char *argument = arguments[i];
+        if (only_names || argument[0] != '-') {
+            if (++names > 2)
+                return usage();
+            *(names == 1 ? &selection->file : &selection->pattern) = argument;
+        } else if (strcmp(argument, "--") == 0) {
+            only_names = 1;
+        } else if (strcmp(argument, "--json") == 0) {
+            selection->json = 1;
+        } else {
+            fprintf(stderr, "guix offload: error: unknown option '%s'; see 'guix-offload --help'\n", argument);
+            return MISUSE;
+        }
+    }
+    /* The library takes a missing file for one without machines, as the daemon does.  */
+    if (access(selection->file, F_OK) != 0) {
+        fprintf(stderr, "guix offload: error: machine file '%s': %s\n", selection->file, strerror(errno));
+        return MISUSE;
+    }
+    return 0;
+}
+
+/* Asks all machines of SELECTION at once; DOING says so to the user.  The answer goes to OUTPUT.  */
+static int ask_all(const struct selection *selection, question *ask, const char *doing, FILE *output)
+{
     guix_offload_engine *engine = NULL;
     guix_offload_machines *machines = NULL;
     guix_offload_report *report = NULL;
     guix_offload_error *error = NULL;
     regex_t pattern;
+    size_t count, malformed = 0;
     int status;
 
-    if (count > 2)
-        return usage();
-    if (count > 1 && regcomp(&pattern, arguments[1], REG_EXTENDED | REG_NOSUB) != 0) {
-        fprintf(stderr, "guix offload: error: '%s' is not a regular expression\n", arguments[1]);
-        return 1;
+    if (selection->pattern != NULL && regcomp(&pattern, selection->pattern, REG_EXTENDED | REG_NOSUB) != 0) {
+        fprintf(stderr, "guix offload: error: '%s' is not a regular expression\n", selection->pattern);
+        return MISUSE;
     }
     status = guix_offload_engine_new(&engine, &error) == GUIX_OFFLOAD_OK
-        && load(&machines, file, count > 1 ? &pattern : NULL, &error) == GUIX_OFFLOAD_OK ? 0 : fail(error);
+        && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
+           == GUIX_OFFLOAD_OK ? 0 : fail(error);
+    count = guix_offload_machines_count(machines);
+    if (status == 0 && count == 0) {
+        if (selection->pattern != NULL)
+            fprintf(stderr, "guix offload: error: no build machine of '%s' matches '%s'\n", selection->file,
+                    selection->pattern);
+        else
+            fprintf(stderr, "guix offload: error: '%s' has no usable build machine\n", selection->file);
+        status = MISUSE;
+    }
     if (status == 0) {
-        if (!json)
-            fprintf(stderr, "guix offload: %s %zu build machines defined in '%s'...\n", doing,
-                    guix_offload_machines_count(machines), file);
+        if (!selection->json)
+            fprintf(stderr, "guix offload: %s %zu build machine%s defined in '%s'...\n", doing, count,
+                    count == 1 ? "" : "s", selection->file);
         if (ask(&report, engine, machines, &error) != GUIX_OFFLOAD_OK) {
             status = fail(error);
         } else {
-            fputs(json ? guix_offload_report_json(report) : guix_offload_report_text(report), output);
-            status = guix_offload_report_failures(report) > 0;
+            fputs(selection->json ? guix_offload_report_json(report) : guix_offload_report_text(report), output);
+            status = guix_offload_report_failures(report) > 0 || malformed > 0;
             if (fflush(output) != 0) {
                 perror("guix offload: error: writing");
                 status = 1;
@@ -95,23 +148,36 @@ static int ask_all(int count, char **arguments, question *ask, const char *doing
     guix_offload_report_free(report);
     guix_offload_machines_free(machines);
     guix_offload_engine_free(engine);
-    if (count > 1)
+    if (selection->pattern != NULL)
         regfree(&pattern);
     return status;
 }
 
+/* Does one of the COUNT ARGUMENTS ask for help?  */
+static int wants_help(int count, char **arguments)
+{
+    for (int i = 0; i < count && strcmp(arguments[i], "--") != 0; i++)
+        if (is_help(arguments[i]))
+            return 1;
+    return 0;
+}
+
 int test_machines(int count, char **arguments)
 {
-    return ask_all(count, arguments, guix_offload_farm_test, "testing", 0, stderr);
+    struct selection selection;
+    if (wants_help(count, arguments))
+        return help(stdout);
+    if (select_machines(&selection, count, arguments) != 0)
+        return MISUSE;
+    return ask_all(&selection, guix_offload_farm_test, "testing", selection.json ? stdout : stderr);
 }
 
 int show_status(int count, char **arguments)
 {
-    int json = 0, rest = 0;
-    for (int i = 0; i < count; i++)
-        if (strcmp(arguments[i], "--json") == 0)
-            json = 1;
-        else
-            arguments[rest++] = arguments[i];
-    return ask_all(rest, arguments, guix_offload_farm_status, "getting status of", json, stdout);
+    struct selection selection;
+    if (wants_help(count, arguments))
+        return help(stdout);
+    if (select_machines(&selection, count, arguments) != 0)
+        return MISUSE;
+    return ask_all(&selection, guix_offload_farm_status, "getting status of", stdout);
 }

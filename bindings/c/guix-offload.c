@@ -59,8 +59,8 @@ static int hand_on(char **argv)
 
 int usage(void)
 {
-    fputs("guix offload: error: invalid arguments; see 'guix-offload offload --help'\n", stderr);
-    return 1;
+    fputs("guix offload: error: invalid arguments; see 'guix-offload --help'\n", stderr);
+    return MISUSE;
 }
 
 int fail(guix_offload_error *error)
@@ -72,24 +72,25 @@ int fail(guix_offload_error *error)
     return 1;
 }
 
-static int help(void)
+int help(FILE *output)
 {
-    puts("Usage: guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
-         "Process build offload requests written on the standard input, possibly\n"
-         "offloading builds to the machines listed in machines.scm.  This is what\n"
-         "guix-daemon runs.\n\n"
-         "  guix-offload offload test [FILE [REGEXP]]\n"
-         "      Test the machines of FILE, or machines.scm, whose names match REGEXP.\n"
-         "  guix-offload offload status [FILE [REGEXP]] [--json]\n"
-         "      Show how they are doing.\n"
-         "  guix-offload offload --help | --version\n\n"
-         "All other commands are handed on to guix.");
-    return 0;
+    fputs("Usage: guix-offload test [FILE [REGEXP]] [--json]\n"
+          "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n\n"
+          "  guix-offload status [FILE [REGEXP]] [--json]\n"
+          "      Show how they are doing.\n"
+          "  guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
+          "      Process build offload requests written on the standard input, possibly\n"
+          "      offloading builds to the machines listed in machines.scm.  This is what\n"
+          "      guix-daemon runs.\n"
+          "  guix-offload --help | --version\n\n"
+          "Each of these may follow 'offload'.  All other commands are handed on to guix.\n"
+          "The exit status is 1 if a machine cannot be used, 2 if the command line is wrong.\n", output);
+    return output == stdout ? 0 : MISUSE;
 }
 
 static int version(void)
 {
-    printf("guix offload (libguix_offload) %s\n"
+    printf("guix offload: libguix_offload %s\n"
            "License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>\n"
            "This is free software: you are free to change and redistribute it.\n"
            "There is NO WARRANTY, to the extent permitted by law.\n", guix_offload_version());
@@ -105,16 +106,17 @@ static int seconds(const char *text, uint64_t *value)
     return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0;
 }
 
+/* What follows "offload" is ARGV[1] and so on.  */
 static int serve(char **argv)
 {
     uint64_t max_silent_time, timeout;
     guix_offload_engine *engine = NULL;
     guix_offload_hook *hook = NULL;
     guix_offload_error *error = NULL;
-    /* As for the script: newer daemons say "true", and their users get no trace of the machine's daemon.  */
-    int status = 1, trace = strcmp(argv[4], "1") == 0;
+    /* As for the script: daemons say "true", and their users get no trace of the machine's daemon.  */
+    int status = 1, trace = strcmp(argv[3], "1") == 0;
 
-    if (!seconds(argv[3], &max_silent_time) || !seconds(argv[5], &timeout))
+    if (!seconds(argv[2], &max_silent_time) || !seconds(argv[4], &timeout))
         return usage();
     if (guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK
         || guix_offload_hook_new(&hook, engine, &error) != GUIX_OFFLOAD_OK
@@ -128,6 +130,22 @@ static int serve(char **argv)
     return status;
 }
 
+int is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+static int is_version(const char *word)
+{
+    return strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0;
+}
+
+/* Is WORD a command of this program, also without "offload"?  guix-daemon asks for none of these names.  */
+static int is_own(const char *word)
+{
+    return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || is_help(word) || is_version(word);
+}
+
 int main(int argc, char **argv)
 {
     if (guix_offload_abi_version() != GUIX_OFFLOAD_ABI_VERSION) {
@@ -135,15 +153,19 @@ int main(int argc, char **argv)
                 (unsigned) guix_offload_abi_version(), (unsigned) GUIX_OFFLOAD_ABI_VERSION);
         return 1;
     }
-    if (argc < 2 || strcmp(argv[1], "offload") != 0)
+    if (argc < 2)
+        return help(stderr);
+    if (strcmp(argv[1], "offload") == 0)
+        argc--, argv++;
+    else if (!is_own(argv[1]))
         return hand_on(argv);
-    if (argc > 2 && strcmp(argv[2], "test") == 0)
-        return test_machines(argc - 3, argv + 3);
-    if (argc > 2 && strcmp(argv[2], "status") == 0)
-        return show_status(argc - 3, argv + 3);
-    if (argc == 3 && strcmp(argv[2], "--help") == 0)
-        return help();
-    if (argc == 3 && strcmp(argv[2], "--version") == 0)
+    if (argc > 1 && strcmp(argv[1], "test") == 0)
+        return test_machines(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "status") == 0)
+        return show_status(argc - 2, argv + 2);
+    if (argc == 2 && is_help(argv[1]))
+        return help(stdout);
+    if (argc == 2 && is_version(argv[1]))
         return version();
-    return argc == 6 ? serve(argv) : usage();
+    return argc == 5 ? serve(argv) : usage();
 }

@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* What the files of the C program share.  Functions that return int return the status to exit with.  */
 
+#include <stdio.h>
+
 #include <guix-offload.h>
+
+/* Exit status of a command line that is wrong, or selects nothing.  */
+#define MISUSE 2
 
 /* Says that the command line is wrong.  */
 int usage(void);
 
+/* Says how to use the program.  */
+int help(FILE *output);
+
+/* Does WORD ask for help?  */
+int is_help(const char *word);
+
 /* Says what went wrong, and frees ERROR.  */
 int fail(guix_offload_error *error);
 
-/* guix-offload offload test, and status, with the COUNT arguments that follow.  */
+/* guix-offload test, and status, with the COUNT arguments that follow.  */
 int test_machines(int count, char **arguments);
 int show_status(int count, char **arguments);

@@ -143,7 +143,7 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
                 "error: sending files to 'w2': unauthorized public key: (public-key (ecc",
                 "\nhint: authorize this host's key there: ssh root@w2 guix archive --authorize < /etc/guix/signing-key.pub\n",
                 "error: cannot connect to 'w3', port 22: no ",
-                "error: cannot connect to '127.0.0.1', port 1: Connection refused",
+                "error: cannot connect to '127.0.0.1', port 1: Connection refused\n",
                 &format!("error: the host key of '{address}' is SHA256:"),
                 "but the machine file says SHA256:",
                 "guix offload: 'w4' is running GNU Guix 1.5.0\n",
@@ -164,8 +164,8 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         for name in ["w2", "w4"] {
             assert!(line(name).starts_with(&format!("{name} ready ")) && line(name).ends_with(" 1.5.0"), "{table}");
         }
-        for name in ["w3", "127.0.0.1", address.as_str()] {
-            assert!(line(name).starts_with(&format!("{name} unreachable 0/")), "{table}");
+        for (name, state) in [("w3", "unreachable"), ("127.0.0.1", "unreachable"), (&address, "host key differs")] {
+            assert!(line(name).starts_with(&format!("{name} {state} 0/")), "{table}");
         }
         assert_says(
             &table,
@@ -265,6 +265,7 @@ fn refused_forwarding_a_refused_key_and_unknown_signatures_are_explained() {
             "error: 1 of 2 build machines cannot be used\n",
         ],
     );
+    assert!(run(C, &["status"]).1.contains("\nw2       refused  0/2 "));
     std::fs::write(&acl, "(acl)").unwrap();
     let (passed, _, said) = run(C, &["test", "/etc/guix/machines.scm", "w1"]);
     assert!(!passed, "{said}");
@@ -276,22 +277,86 @@ fn refused_forwarding_a_refused_key_and_unknown_signatures_are_explained() {
 
 #[test]
 fn the_command_line_is_checked() {
+    HEAD.offload_to(&[W1]);
     let machines = "/etc/guix/machines.scm";
+    std::fs::write(HEAD.file("/srv/empty.scm"), "(list)").unwrap();
     for (arguments, complaint) in [
-        (&["test", machines, "w[1"][..], "'w[1' is not a regular expression"),
-        (&["status", "a", "b", "c"], "arguments"),
-        (&["nonsense"], "invalid arguments"),
+        (&[machines, "w[1"][..], "'w[1' is not a regular expression"),
+        (&["a", "b", "c"], "arguments"),
+        (&[machines, "nobody"], "no build machine of '/etc/guix/machines.scm' matches 'nobody'"),
+        (&["/srv/none.scm"], "machine file '/srv/none.scm': No such file or directory"),
+        (&["--bogus"], "unknown option '--bogus'"),
+        (&[machines, "-v"], "unknown option '-v'"),
+        (&["/srv/empty.scm"], "'/srv/empty.scm' has no usable build machine"),
     ] {
-        for program in [C, GUILE] {
-            let (passed, _, said) = run(program, arguments);
-            assert!(!passed && said.contains(complaint), "{arguments:?}: {said}");
+        for (program, command) in [(C, "test"), (C, "status"), (GUILE, "test")] {
+            let output = HEAD.run(&[program, &[command], arguments].concat());
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{program:?} {command} {arguments:?}: {said}");
+            assert!(said.contains(complaint), "{program:?} {command} {arguments:?}: {said}");
+            assert!(output.stdout.is_empty() && !said.contains("usable\n"), "{command} {arguments:?}: {said}");
         }
     }
     for program in [C, GUILE] {
+        assert_eq!(HEAD.run(&[program, &["nonsense"]].concat()).status.code(), Some(2));
+        for arguments in [&["--help"][..], &["-h"], &["test", "--help"], &["status", machines, "-h"]] {
+            let (passed, help, said) = run(program, arguments);
+            assert!(passed && said.is_empty(), "{said}");
+            assert_says(&help, &["Usage: guix", "offload SYSTEM MAX-SILENT-TIME", "status [FILE [REGEXP]] [--json]"]);
+        }
+        let version = format!("libguix_offload {}", env!("CARGO_PKG_VERSION"));
+        assert_says(&run(program, &["--version"]).1, &[version.as_str(), "GPL"]);
+        let (passed, report, said) = run(program, &["test", "--json"]);
+        assert!(passed && said.is_empty() && report.starts_with("{\"machines\": ["), "{report}{said}");
+        let (passed, _, said) = run(program, &["status"]);
+        assert!(passed && said.contains("getting status of 1 build machine defined in "), "{said}");
+    }
+}
+
+/// What is in `bin`: of its own, and everything else is for the real guix.
+#[test]
+fn the_program_in_the_path_knows_its_commands_and_hands_on_the_rest() {
+    const BIN: &[&str] = &["/opt/guix-offload/bin/guix-offload"];
+    HEAD.offload_to(&[W1]);
+    let version = format!("libguix_offload {}", env!("CARGO_PKG_VERSION"));
+    assert_says(&run(BIN, &["--version"]).1, &[&version]);
+    assert_says(&run(BIN, &["--help"]).1, &["Usage: guix-offload test"]);
+    assert_eq!(HEAD.run(BIN).status.code(), Some(2));
+    let (passed, table, said) = run(BIN, &["status"]);
+    assert!(passed && table.contains("\nw1  ") || table.contains("\nw1 "), "{table}{said}");
+    let (passed, _, said) = run(BIN, &["test"]);
+    assert!(passed && said.contains("the build machine is usable"), "{said}");
+
+    // What guix-daemon asks of $GUIX besides `offload`, each answered by guix itself.
+    for (command, answer) in [
+        (&["authenticate", "--version"][..], "guix authenticate (GNU Guix) 1.5.0"),
+        (&["substitute", "--version"], "guix substitute (GNU Guix) 1.5.0"),
+        (&["perform-download", "--version"], "guix (GNU Guix) 1.5.0"),
+        (&["gc", "--version"], "guix gc (GNU Guix) 1.5.0"),
+    ] {
+        assert_says(&run(BIN, command).1, &[answer]);
+    }
+}
+
+#[test]
+fn a_machine_without_guix_is_told_as_that() {
+    HEAD.offload_to(&[W1]);
+    // The daemon would make a store.
+    W1.sh(&["pkill", "-x", "guix-daemon"]);
+    W1.sh(&["mount", "-t", "tmpfs", "none", "/gnu"]);
+    let _undo = Undo(|| {
+        W1.sh(&["umount", "/gnu"]);
+        lab(&["restart-daemon", W1.0]);
+    });
+    for program in [C, GUILE] {
+        let (passed, table, said) = run(program, &["status"]);
+        assert!(!passed, "{table}{said}");
         assert_says(
-            &run(program, &["--help"]).1,
-            &["Usage: guix", "offload SYSTEM MAX-SILENT-TIME", "status [FILE [REGEXP]] [--json]"],
+            &table,
+            &[
+                "w1       no Guix  0/2 ",
+                "  error: Guix is not installed on 'w1': there is no /gnu/store\n  hint: install Guix on 'w1', or ",
+            ],
         );
-        assert_says(&run(program, &["--version"]).1, &["guix offload (", "GPL"]);
     }
 }

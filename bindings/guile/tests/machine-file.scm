@@ -152,20 +152,31 @@
                     (lambda ()
                       (catch 'quit (lambda () (guix-offload "--help")) (const #t))))))
 
-(test-assert "the command's version is that of Guix"
-  (string-prefix? "guix offload (GNU Guix) "
-                  (with-output-to-string
-                    (lambda ()
-                      (catch 'quit (lambda () (guix-offload "--version")) (const #t))))))
+(test-assert "what the command line selects must be there"
+  (let ((none (string-append %file ".none")))
+    (call-with-output-file %file
+      (lambda (port) (display "(list)" port)))
+    (every (match-lambda
+             ((complaint . arguments)
+              (every (lambda (command)
+                       (says? complaint '(exit 2) (lambda () (apply guix-offload command arguments))))
+                     '("test" "status"))))
+           `(("unknown option '--bogus'" ,%file "--bogus")
+             ("unknown option '-j'" "-j")
+             ("machine file '.*none': No such file" ,none)
+             ("'.*scm' has no usable build machine" ,%file)
+             ("no build machine of '.*scm' matches 'x'" ,%file "x")
+             ("'\\[' is not a regular expression" ,%file "[")
+             ("machine file '--json': No such file" "--" "--json")))))
 
 (test-assert "other arguments are refused"
-  (says? "invalid arguments: \"x\"" '(exit 1)
+  (says? "invalid arguments: \"x\"" '(exit 2)
          (lambda () (guix-offload "x"))))
 
 (test-assert "arguments that are too many, and numbers that are none, are refused"
-  (and (says? "wrong number of arguments" '(exit 1)
+  (and (says? "wrong number of arguments" '(exit 2)
               (lambda () (guix-offload "test" "a" "b" "c" "d")))
-       (says? "invalid number: ten" '(exit 1)
+       (says? "invalid number: ten" '(exit 2)
               (lambda () (guix-offload "x86_64-linux" "ten" "1" "10")))))
 
 (false-if-exception (delete-file %file))

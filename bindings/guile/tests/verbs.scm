@@ -75,6 +75,12 @@
 
 (test-begin "verbs")
 
+(test-assert "the command says which implementation it is"
+  (string-prefix? (string-append "guix offload: libguix_offload " (offload-version) ", in Guix ")
+                  (with-output-to-string
+                    (lambda ()
+                      ((@ (guix scripts offload) guix-offload) "--version")))))
+
 (test-assert "the host's machine file gives the same machines in Guile and in C"
   (same-machines? %machine-file))
 

@@ -285,41 +285,111 @@
 ;;; Commands.
 ;;;
 
-(define (check-machine-availability machine-file pred)
-  "Test the machines in MACHINE-FILE that satisfy PRED, all at once.  Return true if all are usable."
-  (let ((machines (distinct-machine-handles machine-file pred)))
-    (info (G_ "testing ~a build machines defined in '~a'...~%") (length machines) machine-file)
-    (let ((report (test-machines (make-engine) machines)))
-      (display (report-text report) (current-error-port))
-      (zero? (report-failures report)))))
+(define-syntax-rule (misuse format argument ...)
+  "Exit with an error about the command line, as distinct from one about a machine."
+  (begin
+    (report-error (G_ format) argument ...)
+    (exit 2)))
 
-(define* (check-machine-status machine-file pred #:key json?)
-  "Show how the machines in MACHINE-FILE that satisfy PRED are doing, for people, or if JSON? for programs.  Return true
-if all are reachable."
-  (let ((machines (distinct-machine-handles machine-file pred)))
-    (unless json?
-      (info (G_ "getting status of ~a build machines defined in '~a'...~%") (length machines) machine-file))
-    (let ((report (machines-status (make-engine) machines)))
-      (display (if json? (report-json report) (report-text report)))
-      (zero? (report-failures report)))))
+(define* (selected-machines file pred doing #:key pattern quiet?)
+  "The machines in FILE that satisfy PRED, each once, of which there must be some.  DOING says to the user what is done
+with them, unless QUIET?."
+  (define machines (distinct-machine-handles file pred))
+  (match machines
+    (()
+     (if pattern
+         (misuse "no build machine of '~a' matches '~a'~%" file pattern)
+         (misuse "'~a' has no usable build machine~%" file)))
+    ((_ ...)
+     (unless quiet?
+       (let ((count (length machines)))
+         (info (G_ "~a ~a build machine~a defined in '~a'...~%") doing count (if (= 1 count) "" "s") file)))
+     machines)))
+
+(define* (check-machine-availability machine-file pred #:key json? pattern)
+  "Test the machines in MACHINE-FILE that satisfy PRED, which stands for PATTERN, all at once, and say what came of it,
+for people, or if JSON? for programs.  Return true if all are usable."
+  (let* ((machines (selected-machines machine-file pred "testing" #:pattern pattern #:quiet? json?))
+         (report (test-machines (make-engine) machines)))
+    (if json?
+        (display (report-json report))
+        (display (report-text report) (current-error-port)))
+    (zero? (report-failures report))))
+
+(define* (check-machine-status machine-file pred #:key json? pattern)
+  "Show how the machines in MACHINE-FILE that satisfy PRED, which stands for PATTERN, are doing, for people, or if JSON?
+for programs.  Return true if all are reachable."
+  (let* ((machines (selected-machines machine-file pred "getting status of" #:pattern pattern #:quiet? json?))
+         (report (machines-status (make-engine) machines)))
+    (display (if json? (report-json report) (report-text report)))
+    (zero? (report-failures report))))
 
 (define (call-with-selection arguments proc)
-  "Call PROC with the machine file and the predicate that ARGUMENTS, '([FILE [REGEXP]]), select."
-  (match arguments
-    (()
-     (proc %machine-file (const #t)))
-    ((file)
-     (proc file (const #t)))
-    ((file regexp)
-     (let ((rx (catch 'regular-expression-syntax
-                 (lambda ()
-                   (make-regexp regexp))
-                 (lambda _
-                   (leave (G_ "'~a' is not a regular expression~%") regexp)))))
-       (proc file (lambda (machine)
-                    (regexp-exec rx (build-machine-name machine))))))
-    (_
-     (leave (G_ "wrong number of arguments~%")))))
+  "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
+  (define (existing file)
+    (catch 'system-error
+      (lambda ()
+        (stat file)
+        file)
+      (lambda args
+        (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
+  (define (call json? names)
+    (match names
+      (()
+       (proc (existing %machine-file) (const #t) #:json? json?))
+      ((file)
+       (proc (existing file) (const #t) #:json? json?))
+      ((file regexp)
+       (let ((rx (catch 'regular-expression-syntax
+                   (lambda ()
+                     (make-regexp regexp))
+                   (lambda _
+                     (misuse "'~a' is not a regular expression~%" regexp)))))
+         (proc (existing file)
+               (lambda (machine)
+                 (regexp-exec rx (build-machine-name machine)))
+               #:json? json? #:pattern regexp)))
+      (_
+       (misuse "wrong number of arguments~%"))))
+  (let loop ((arguments arguments) (json? #f) (names '()))
+    (match arguments
+      (()
+       (call json? (reverse names)))
+      (("--" . rest)
+       (call json? (append (reverse names) rest)))
+      (("--json" . rest)
+       (loop rest #t names))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a'; see 'guix offload --help'~%" option))
+      ((name . rest)
+       (loop rest json? (cons name names))))))
+
+(define (show-help)
+  (leave-on-EPIPE
+   (format #t (G_ "Usage: guix offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT
+Process build offload requests written on the standard input, possibly
+offloading builds to the machines listed in '~a'.~%")
+           %machine-file)
+   (display (G_ "
+This is what guix-daemon runs.  For people there are:
+
+  guix offload test [FILE [REGEXP]] [--json]
+      test the machines of FILE whose names match REGEXP
+  guix offload status [FILE [REGEXP]] [--json]
+      show how they are doing
+
+The exit status is 1 if a machine cannot be used, 2 if the command line is wrong.\n"))))
+
+(define (show-version)
+  (leave-on-EPIPE
+   (format #t "guix offload: libguix_offload ~a, in Guix ~a
+License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>
+This is free software: you are free to change and redistribute it.
+There is NO WARRANTY, to the extent permitted by law.\n"
+           (offload-version) %guix-version)))
 
 (define (serve max-silent-time print-build-trace? build-timeout)
   "Serve the requests of guix-daemon, whose child this process is, and return the status to exit with."
@@ -337,7 +407,7 @@ if all are reachable."
 (define (seconds text)
   (match (string->number text)
     ((? exact-integer? (? (negate negative?) number)) number)
-    (_ (leave (G_ "invalid number: ~a~%") text))))
+    (_ (misuse "invalid number: ~a~%" text))))
 
 (define-command (guix-offload . args)
   (category plumbing)
@@ -352,29 +422,17 @@ if all are reachable."
       (exit (call-with-selection rest check-machine-availability))))
     (("status" . rest)
      (with-offload-errors
-      (exit (call-with-selection (delete "--json" rest)
-                                 (lambda (file pred)
-                                   (check-machine-status file pred #:json? (member "--json" rest)))))))
+      (exit (call-with-selection rest check-machine-status))))
     ((system max-silent-time print-build-trace? build-timeout)
      (with-offload-errors
       (exit (serve (seconds max-silent-time)
-                   (member print-build-trace? '("1" "true"))
+                   ;; As in Guix: the daemon says "true", and shows a trace of its own.
+                   (string=? print-build-trace? "1")
                    (seconds build-timeout)))))
-    (("--version")
-     (show-version-and-exit "guix offload"))
-    (("--help")
-     (leave-on-EPIPE
-      (format #t (G_ "Usage: guix offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT
-Process build offload requests written on the standard input, possibly
-offloading builds to the machines listed in '~a'.~%")
-              %machine-file)
-      (display (G_ "
-This is what guix-daemon runs.  For people there are:
-
-  guix offload test [FILE [REGEXP]]
-      test the machines of FILE whose names match REGEXP
-  guix offload status [FILE [REGEXP]] [--json]
-      show how they are doing\n"))
-      (show-bug-report-information)))
+    (((or "--version" "-V"))
+     (with-offload-errors
+      (show-version)))
+    (((or "--help" "-h"))
+     (show-help))
     (_
-     (leave (G_ "invalid arguments: ~{~s ~}~%") args))))
+     (misuse "invalid arguments: ~{~s ~}~%" args))))
