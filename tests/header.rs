@@ -109,3 +109,30 @@ fn every_noun_is_in_the_header() {
         assert_eq!(exports, NOUNS.iter().any(|(name, _)| *name == noun), "{noun}");
     }
 }
+
+/// The functions that the header declares.
+fn functions(header: &str) -> Vec<String> {
+    let mut found: Vec<String> = header
+        .split("guix_offload_")
+        .skip(1)
+        .filter_map(|rest| {
+            let (name, parameters) = rest.split_once('(')?;
+            let word = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            // What the manual mentions has `()`.
+            (word && !parameters.starts_with(')')).then(|| format!("guix_offload_{name}"))
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[test]
+fn the_header_for_cxx_has_every_function() {
+    let read = |name: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (wrapper, functions) = (read("bindings/cxx/guix-offload.hh"), functions(&read("include/guix-offload.h")));
+    assert!(functions.len() > 100, "{functions:?}");
+    let words: Vec<&str> = wrapper.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let missing: Vec<&String> = functions.iter().filter(|name| !words.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "guix-offload.hh lacks {missing:?}");
+}

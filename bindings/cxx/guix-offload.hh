@@ -3,8 +3,10 @@
 // guix-offload.hh - guix-offload.h for C++, from C++11 on
 //
 // One class for each noun of the C header, of the same name without its prefix. Objects own their handle and are moved,
-// not copied. A call that fails throws guix_offload::error. Threads, ownership and what a function does are as the C
-// header says. There is nothing here to link: this is all inline, and keeps no state of its own.
+// not copied. A call that fails throws guix_offload::error, and so does a string with a NUL character, which C would take
+// for its end. Threads, ownership and what a function does are as the C header says; values of its enums are integers
+// here, too, as a newer library may have more of them. There is nothing here to link: this is all inline, and keeps no
+// state of its own.
 //
 //     guix_offload::engine engine;
 //     auto machines = guix_offload::machines::load("/etc/guix/machines.scm");
@@ -70,12 +72,17 @@ public:
     // Copies an error of the C header that belongs to something else.
     explicit error(const guix_offload_error& failure)
         : std::runtime_error(detail::text(guix_offload_error_message(&failure))),
-          code_(static_cast<guix_offload_status>(guix_offload_error_code(&failure))),
+          code_(guix_offload_error_code(&failure)),
           machine_(detail::text(guix_offload_error_machine(&failure))),
           hint_(detail::text(guix_offload_error_hint(&failure))),
           exit_status_(guix_offload_error_exit_status(&failure)) {}
 
-    guix_offload_status code() const noexcept { return code_; }
+    // An argument that is wrong.
+    explicit error(const std::string& message)
+        : std::runtime_error(message), code_(GUIX_OFFLOAD_INVALID_ARGUMENT), exit_status_(1) {}
+
+    // A guix_offload_status.
+    std::int32_t code() const noexcept { return code_; }
     // Name of the machine with which it happened; empty: none.
     const std::string& machine() const noexcept { return machine_; }
     // What to do about it; empty: no idea.
@@ -84,12 +91,20 @@ public:
     int exit_status() const noexcept { return exit_status_; }
 
 private:
-    guix_offload_status code_;
+    std::int32_t code_;
     std::string machine_, hint_;
     int exit_status_;
 };
 
 namespace detail {
+
+// A text as C takes it, which is all of it.
+inline const char* c(const std::string& text)
+{
+    std::size_t end = text.find('\0');
+    if (end != std::string::npos) throw error("a NUL character follows '" + text.substr(0, end) + "'");
+    return text.c_str();
+}
 
 // Calls a function of the C header, giving it these arguments and where to put an error.
 template<typename... Parameters, typename... Arguments>
@@ -142,20 +157,20 @@ private:
 class machine {
 public:
     machine(const std::string& name, const std::string& system, const std::string& user, const std::string& host_key)
-        : handle_(detail::make<owner>(guix_offload_machine_new, name.c_str(), system.c_str(), user.c_str(),
-                                      host_key.c_str())) {}
+        : handle_(detail::make<owner>(guix_offload_machine_new, detail::c(name), detail::c(system), detail::c(user),
+                                      detail::c(host_key))) {}
 
-    machine& add_system(const std::string& system) { return set(guix_offload_machine_add_system, system.c_str()); }
-    machine& add_feature(const std::string& feature) { return set(guix_offload_machine_add_feature, feature.c_str()); }
+    machine& add_system(const std::string& system) { return set(guix_offload_machine_add_system, detail::c(system)); }
+    machine& add_feature(const std::string& feature) { return set(guix_offload_machine_add_feature, detail::c(feature)); }
     machine& set_port(unsigned port) { return set(guix_offload_machine_set_port, port); }
-    machine& set_private_key(const std::string& file) { return set(guix_offload_machine_set_private_key, file.c_str()); }
+    machine& set_private_key(const std::string& file) { return set(guix_offload_machine_set_private_key, detail::c(file)); }
     machine& set_compression(const std::string& methods, unsigned level)
     {
-        return set(guix_offload_machine_set_compression, methods.c_str(), level);
+        return set(guix_offload_machine_set_compression, detail::c(methods), level);
     }
     machine& set_daemon_socket(const std::string& socket)
     {
-        return set(guix_offload_machine_set_daemon_socket, socket.c_str());
+        return set(guix_offload_machine_set_daemon_socket, detail::c(socket));
     }
     machine& set_parallel_builds(unsigned builds) { return set(guix_offload_machine_set_parallel_builds, builds); }
     machine& set_speed(double speed) { return set(guix_offload_machine_set_speed, speed); }
@@ -186,7 +201,7 @@ public:
     // What a machine file returns, less what is malformed; a file that does not exist returns an empty list.
     static machines load(const std::string& file)
     {
-        return machines(detail::make<owner>(guix_offload_machines_load, file.c_str()));
+        return machines(detail::make<owner>(guix_offload_machines_load, detail::c(file)));
     }
 
     // Adds a copy.
@@ -221,7 +236,7 @@ public:
     engine() : handle_(detail::make<owner>(guix_offload_engine_new)) {}
     engine& set_directory(guix_offload_directory which, const std::string& name)
     {
-        detail::check(guix_offload_engine_set_directory, handle_.get(), which, name.c_str());
+        detail::check(guix_offload_engine_set_directory, handle_.get(), which, detail::c(name));
         return *this;
     }
     engine& set_idle_limit(std::uint32_t seconds)
@@ -242,11 +257,11 @@ private:
 class request {
 public:
     request(const std::string& system, const std::string& derivation)
-        : handle_(detail::make<owner>(guix_offload_request_new, system.c_str(), derivation.c_str())) {}
+        : handle_(detail::make<owner>(guix_offload_request_new, detail::c(system), detail::c(derivation))) {}
 
-    request& add_feature(const std::string& feature) { return set(guix_offload_request_add_feature, feature.c_str()); }
-    request& add_input(const std::string& item) { return set(guix_offload_request_add_input, item.c_str()); }
-    request& add_output(const std::string& item) { return set(guix_offload_request_add_output, item.c_str()); }
+    request& add_feature(const std::string& feature) { return set(guix_offload_request_add_feature, detail::c(feature)); }
+    request& add_input(const std::string& item) { return set(guix_offload_request_add_input, detail::c(item)); }
+    request& add_output(const std::string& item) { return set(guix_offload_request_add_output, detail::c(item)); }
     // Seconds; 0: no limit.
     request& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
     {
@@ -407,8 +422,8 @@ private:
 // A chosen machine, connected to, and a build slot on it; empty until one was chosen.
 class lease {
 public:
-    // Chooses; this lease is touched only if the reply is GUIX_OFFLOAD_ACCEPT.
-    guix_offload_reply choose(const engine& engine, const machines& machines, const request& request,
+    // Chooses, and returns a guix_offload_reply; this lease is touched only if that is GUIX_OFFLOAD_ACCEPT.
+    std::int32_t choose(const engine& engine, const machines& machines, const request& request,
                               const cancellation* cancellation = nullptr)
     {
         guix_offload_lease* handle = nullptr;
@@ -416,7 +431,7 @@ public:
         detail::check(guix_offload_choose, &handle, &reply, engine.get(), machines.get(), request.get(),
                       detail::get(cancellation));
         if (handle != nullptr) handle_.reset(handle);
-        return static_cast<guix_offload_reply>(reply);
+        return reply;
     }
     connection_view connection() const noexcept
     {
@@ -437,10 +452,8 @@ public:
     explicit event(guix_offload_event* handle = nullptr) noexcept : handle_(handle) {}
 
     explicit operator bool() const noexcept { return handle_ != nullptr; }
-    guix_offload_event_type kind() const noexcept
-    {
-        return static_cast<guix_offload_event_type>(guix_offload_event_kind(handle_.get()));
-    }
+    // A guix_offload_event_type; -1: nothing has.
+    std::int32_t kind() const noexcept { return guix_offload_event_kind(handle_.get()); }
     std::string machine() const { return detail::text(guix_offload_event_machine(handle_.get())); }
     std::size_t items() const noexcept { return guix_offload_event_items(handle_.get()); }
     std::uint64_t bytes() const noexcept { return guix_offload_event_bytes(handle_.get()); }
@@ -458,14 +471,14 @@ private:
 // A build that is under way, or over; empty until it was started. Destroying it cancels it.
 class job {
 public:
-    // Starts it; this object is touched only if the reply is GUIX_OFFLOAD_ACCEPT.
-    guix_offload_reply start(const engine& engine, const machines& machines, const request& request)
+    // Starts it, and returns a guix_offload_reply; this object is touched only if that is GUIX_OFFLOAD_ACCEPT.
+    std::int32_t start(const engine& engine, const machines& machines, const request& request)
     {
         guix_offload_job* handle = nullptr;
         std::int32_t reply = GUIX_OFFLOAD_DECLINE;
         detail::check(guix_offload_job_start, &handle, &reply, engine.get(), machines.get(), request.get());
         if (handle != nullptr) handle_.reset(handle);
-        return static_cast<guix_offload_reply>(reply);
+        return reply;
     }
     explicit operator bool() const noexcept { return handle_ != nullptr; }
 
@@ -492,7 +505,9 @@ class hook {
 public:
     explicit hook(const engine& engine) : handle_(detail::make<owner>(guix_offload_hook_new, engine.get())) {}
 
-    hook& set_machine_file(const std::string& file) { return set(guix_offload_hook_set_machine_file, file.c_str()); }
+    hook& set_machine_file(const std::string& file) { return set(guix_offload_hook_set_machine_file, detail::c(file)); }
+    // What the machine file returns, for as long as it does not change.
+    hook& set_machines(const machines& machines) { return set(guix_offload_hook_set_machines, machines.get()); }
     hook& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
     {
         return set(guix_offload_hook_set_limits, timeout, max_silent_time);
@@ -516,6 +531,81 @@ private:
         return *this;
     }
 
+    owner handle_;
+};
+
+// All machines at once: test, status
+
+// What was found out about machines, each of which has an index, below size().
+class report {
+public:
+    // Tests all machines, ...
+    static report test(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_test, engine.get(), machines.get()));
+    }
+    // ... or asks how they are doing.
+    static report status(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
+    }
+
+    // All of it, for people, and for programs.
+    std::string text() const { return detail::text(guix_offload_report_text(get())); }
+    std::string json() const { return detail::text(guix_offload_report_json(get())); }
+    std::size_t size() const noexcept { return guix_offload_report_count(get()); }
+    // How many machines failed.
+    std::size_t failures() const noexcept { return guix_offload_report_failures(get()); }
+
+    machine_view machine(std::size_t index) const noexcept
+    {
+        return machine_view(guix_offload_report_machine(get(), index));
+    }
+    // Why the machine failed; empty: it did not.
+    std::unique_ptr<error> failure(std::size_t index) const
+    {
+        const guix_offload_error* failure = guix_offload_report_error(get(), index);
+        return std::unique_ptr<error>(failure != nullptr ? new error(*failure) : nullptr);
+    }
+    // What it was found to do; what is odd about it, and what to do about that. NULL: there are no more, or no idea.
+    const char* passed(std::size_t index, std::size_t number) const noexcept
+    {
+        return guix_offload_report_passed(get(), index, number);
+    }
+    const char* note(std::size_t index, std::size_t number) const noexcept
+    {
+        return guix_offload_report_note(get(), index, number);
+    }
+    const char* note_hint(std::size_t index, std::size_t number) const noexcept
+    {
+        return guix_offload_report_note_hint(get(), index, number);
+    }
+    std::string state(std::size_t index) const { return detail::text(guix_offload_report_state(get(), index)); }
+    bool reachable(std::size_t index) const noexcept { return guix_offload_report_reachable(get(), index) == 1; }
+    std::int64_t slots_taken(std::size_t index) const noexcept { return guix_offload_report_slots_taken(get(), index); }
+    double load(std::size_t index) const noexcept { return guix_offload_report_load(get(), index); }
+    std::uint32_t cores(std::size_t index) const noexcept { return guix_offload_report_cores(get(), index); }
+    std::uint64_t free_space(std::size_t index) const noexcept { return guix_offload_report_free_space(get(), index); }
+    std::int64_t clock_difference(std::size_t index) const noexcept
+    {
+        return guix_offload_report_clock_difference(get(), index);
+    }
+    // Empty: not known.
+    std::string guix_version(std::size_t index) const
+    {
+        return detail::text(guix_offload_report_guix_version(get(), index));
+    }
+    std::string kernel(std::size_t index) const { return detail::text(guix_offload_report_kernel(get(), index)); }
+    std::string architecture(std::size_t index) const
+    {
+        return detail::text(guix_offload_report_architecture(get(), index));
+    }
+    std::string host_name(std::size_t index) const { return detail::text(guix_offload_report_host_name(get(), index)); }
+
+private:
+    using owner = detail::owner<guix_offload_report, guix_offload_report_free>;
+    explicit report(owner handle) noexcept : handle_(std::move(handle)) {}
+    const guix_offload_report* get() const noexcept { return handle_.get(); }
     owner handle_;
 };
 

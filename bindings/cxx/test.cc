@@ -32,7 +32,7 @@ constexpr bool onlyMoves()
 }
 static_assert(onlyMoves<machine>() && onlyMoves<machines>() && onlyMoves<engine>() && onlyMoves<request>()
                   && onlyMoves<items>() && onlyMoves<connection>() && onlyMoves<lease>() && onlyMoves<event>()
-                  && onlyMoves<job>() && onlyMoves<hook>(),
+                  && onlyMoves<job>() && onlyMoves<hook>() && onlyMoves<report>(),
               "handles have one owner");
 // An exception must be copyable, and copying it must not throw.
 static_assert(std::is_copy_constructible<error>::value, "errors can be thrown");
@@ -133,7 +133,7 @@ static void testVerbs()
     e.set_idle_limit(1);
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
-    CHECK(!lease() && items()[0] == nullptr);
+    CHECK(!lease() && items()[0] == nullptr && !event() && event().kind() == -1 && event().text().empty());
     cancellation c;
     c.cancel();
     machines list;
@@ -143,6 +143,55 @@ static void testVerbs()
     hook h(e);
     h.set_limits(1, 2).set_build_trace(true).set_machine_file("/nowhere");
     CHECK(failure([&] { h.serve(-1, 1, 2); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+}
+
+// What C would take for the end of a text does not cut it short.
+static void testNulCharacters()
+{
+    const std::string nul("a\0b", 3);
+    engine e;
+    hook h(e);
+    const std::vector<std::function<void()>> calls = {
+        [&] { machine(nul, "x86_64-linux", "u", hostKey); },
+        [&] { machine("m", nul, "u", hostKey); },
+        [&] { machine("m", "x86_64-linux", nul, hostKey); },
+        [&] { machine("m", "x86_64-linux", "u", hostKey + nul); },
+        [&] { makeMachine().add_system(nul); },
+        [&] { makeMachine().add_feature(nul); },
+        [&] { makeMachine().set_private_key(nul); },
+        [&] { makeMachine().set_compression(nul, 1); },
+        [&] { makeMachine().set_daemon_socket("/" + nul); },
+        [&] { machines::load("/nowhere" + nul); },
+        [&] { e.set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, "/" + nul); },
+        [&] { request(nul, drv); },
+        [&] { request("x86_64-linux", drv + nul); },
+        [&] { request("x86_64-linux", drv).add_feature(nul); },
+        [&] { request("x86_64-linux", drv).add_input(drv + nul); },
+        [&] { request("x86_64-linux", drv).add_output(drv + nul); },
+        [&] { h.set_machine_file("/nowhere" + nul); },
+    };
+    for (auto& call : calls) {
+        error e = failure(call);
+        CHECK(e.code() == GUIX_OFFLOAD_INVALID_ARGUMENT && std::string(e.what()).find("NUL") != std::string::npos);
+    }
+}
+
+static void testReports()
+{
+    engine e;
+    machines list;
+    list.add(makeMachine().set_port(1).set_private_key("/nowhere/key").set_parallel_builds(2));
+    CHECK(report::test(e, machines()).size() == 0);
+    for (const report& r : {report::test(e, list), report::status(e, list)}) {
+        CHECK(r.size() == 1 && r.failures() == 1 && r.machine(0).parallel_builds() == 2);
+        CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"machines\"") == 1);
+        CHECK(r.failure(0) && r.failure(0)->code() == GUIX_OFFLOAD_CONFIGURATION && !r.failure(1));
+        CHECK(r.state(0) == "misconfigured" && !r.reachable(0) && r.load(0) == -1 && r.cores(0) == 0);
+        CHECK(r.passed(0, 0) == nullptr && r.note(0, 0) == nullptr && r.note_hint(0, 0) == nullptr);
+        CHECK(r.slots_taken(1) == -1 && r.free_space(0) == 0 && r.clock_difference(0) == 0);
+        CHECK((r.guix_version(0) + r.kernel(0) + r.architecture(0) + r.host_name(0)).empty());
+    }
+    hook(e).set_machine_file("/nowhere").set_machines(list);
 }
 
 // A verb that calls back, as those of the library do, and is cancelled.
@@ -181,6 +230,8 @@ int main(int, char** argv)
     testMachineFile();
     testJobs(argv[1]);
     testVerbs();
+    testNulCharacters();
+    testReports();
     testCallbacks();
     return 0;
 }
