@@ -143,11 +143,11 @@ typedef enum {
      */
     GUIX_OFFLOAD_CONFIGURATION = -2,
     /**
-     * A machine cannot be reached, went away, or lacks what a build machine needs.
+     * A machine cannot be reached, went away, or lacks what a build needs.
      */
     GUIX_OFFLOAD_UNAVAILABLE = -3,
     /**
-     * The machine's host key is not the pinned one, or it rejects the user's key.
+     * The machine rejects the user's key.
      */
     GUIX_OFFLOAD_AUTHENTICATION = -4,
     /**
@@ -186,6 +186,14 @@ typedef enum {
      * A defect of the library.
      */
     GUIX_OFFLOAD_INTERNAL = -13,
+    /**
+     * The machine's host key is not the pinned one.
+     */
+    GUIX_OFFLOAD_HOST_KEY = -14,
+    /**
+     * The machine can be logged in to and has no Guix, or one that is not running.
+     */
+    GUIX_OFFLOAD_NO_GUIX = -15,
 } guix_offload_status;
 
 /**
@@ -688,9 +696,10 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  * answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
  * stops this call, and what is done with the lease.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
- * `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if
- * the state directory cannot be used, and with `GUIX_OFFLOAD_CANCELLED`.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
+ * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do it
+ * are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
+ * `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         int32_t *reply,
@@ -716,8 +725,8 @@ void guix_offload_lease_free(guix_offload_lease *lease);
  * `guix_offload_connection_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
- * `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had, and with
- * `GUIX_OFFLOAD_CANCELLED`.
+ * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION` if
+ * there is no connection to be had, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          const guix_offload_engine *engine,
@@ -1110,10 +1119,11 @@ const char *guix_offload_report_note(const guix_offload_report *report, size_t i
 const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space", "failed" or
- * "unreachable".
+ * In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space" or "failed"; and if it
+ * was not connected to, why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
  */
-const char *guix_offload_report_state(const guix_offload_report *report, size_t index);
+const char *guix_offload_report_state(const guix_offload_report *report,
+                                      size_t index);
 
 /**
  * 1: the machine was connected to, and the functions below know something; 0: it was not.

@@ -24,8 +24,12 @@ pub enum ErrorKind {
     Configuration,
     /// A machine cannot be reached, went away, or lacks what a build machine needs.
     Unavailable,
-    /// The machine's host key is not the pinned one, or it rejects our user key.
+    /// The machine rejects our user key.
     Authentication,
+    /// The machine's host key is not the pinned one.
+    HostKey,
+    /// The machine can be logged in to and has no Guix, or one that is not running.
+    NoGuix,
     /// The other side broke a protocol or a format: a frame, an archive.
     Protocol,
     /// An archive is unsigned, signed by a key that the ACL does not list, or is not what was asked for.
@@ -58,6 +62,12 @@ pub enum Class {
 }
 
 impl ErrorKind {
+    /// Whether it is one with a machine that stays until somebody mends it: waiting does not help.
+    pub fn is_misconfiguration(self) -> bool {
+        use ErrorKind::*;
+        matches!(self, Configuration | Authentication | HostKey | NoGuix)
+    }
+
     /// The class that this kind of error belongs to.
     pub fn class(self) -> Class {
         match self {
@@ -110,7 +120,7 @@ impl Error {
             Ok(ours) => ours.context(what.to_string()),
             Err(error) => {
                 let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
-                Error::new(if exhausted { ErrorKind::Exhausted } else { kind }, format!("{what}: {error}"))
+                Error::new(if exhausted { ErrorKind::Exhausted } else { kind }, format!("{what}: {}", in_words(&error)))
             }
         }
     }
@@ -166,6 +176,15 @@ impl Error {
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
+}
+
+/// What the system says of `error`, without the number, which Rust adds.
+pub fn in_words(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(number) = error.raw_os_error() {
+        text.truncate(text.strip_suffix(&format!(" (os error {number})")).map_or(text.len(), str::len));
+    }
+    text
 }
 
 /// `text` with a space for each control character.
@@ -246,6 +265,13 @@ mod tests {
         assert_eq!(outer.kind(), ErrorKind::Authentication);
         assert_eq!(outer.to_string(), "reading a frame: host key differs");
         assert_eq!(outer.hint_text(), Some("check it"));
+    }
+
+    #[test]
+    fn a_failed_system_call_is_said_without_its_number() {
+        let error = Error::io(ErrorKind::Store, "opening 'x'", io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(error.to_string(), "opening 'x': Permission denied");
+        assert_eq!(in_words(&io::Error::other("it is odd (os error 3)")), "it is odd (os error 3)");
     }
 
     #[test]

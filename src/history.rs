@@ -74,9 +74,8 @@ impl SetbackKind {
     /// What an error that a machine caused means.
     pub fn of(error: &Error) -> Self {
         match error.kind() {
-            ErrorKind::Configuration | ErrorKind::Authentication | ErrorKind::Untrusted | ErrorKind::Internal => {
-                SetbackKind::Misconfigured
-            }
+            ErrorKind::Untrusted | ErrorKind::Internal => SetbackKind::Misconfigured,
+            kind if kind.is_misconfiguration() => SetbackKind::Misconfigured,
             _ => SetbackKind::Away,
         }
     }
@@ -95,10 +94,12 @@ pub struct Setback {
 }
 
 /// The kinds of error that are remembered as themselves. Of all others it is only remembered that there was one.
-const ERROR_WORDS: [(&str, ErrorKind); 5] = [
+const ERROR_WORDS: [(&str, ErrorKind); 7] = [
     ("unavailable", ErrorKind::Unavailable),
     ("configuration", ErrorKind::Configuration),
     ("authentication", ErrorKind::Authentication),
+    ("host-key", ErrorKind::HostKey),
+    ("no-guix", ErrorKind::NoGuix),
     ("untrusted", ErrorKind::Untrusted),
     ("internal", ErrorKind::Internal),
 ];

@@ -387,6 +387,8 @@ fn is_machines_fault(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Unavailable
             | ErrorKind::Authentication
+            | ErrorKind::HostKey
+            | ErrorKind::NoGuix
             | ErrorKind::Protocol
             | ErrorKind::Untrusted
             | ErrorKind::Daemon

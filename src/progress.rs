@@ -61,8 +61,9 @@ impl Reporter {
 
     /// Reports an error, and what to do about it.
     pub fn error(&mut self, error: &Error) {
-        let misconfigured = matches!(error.kind(), ErrorKind::Configuration | ErrorKind::Authentication);
-        if misconfigured && error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error))) {
+        if error.kind().is_misconfiguration()
+            && error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error)))
+        {
             self.say("guix offload: error: no machine that could do the build can be used as it is configured");
             return;
         }

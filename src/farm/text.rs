@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::{Report, State};
+use crate::error::{Error, ErrorKind};
 use crate::schedule::Unsuitable;
 
 /// What a test came to: lines for standard error.
@@ -19,6 +20,7 @@ pub fn test(reports: &[Report]) -> String {
     match (failed, reports.len()) {
         (0, 1) => line(&mut text, "the build machine is usable", None),
         (0, all) => line(&mut text, &format!("all {all} build machines are usable"), None),
+        (_, 1) => line(&mut text, "error: the build machine cannot be used", None),
         (failed, all) => line(&mut text, &format!("error: {failed} of {all} build machines cannot be used"), None),
     }
     text
@@ -74,7 +76,14 @@ fn problems(text: &mut String, report: &Report) {
 /// One word, or a few, on whether the machine gets builds.
 pub fn state(report: &Report) -> &'static str {
     match (&report.state, report.unsuitable()) {
-        (None, _) => "unreachable",
+        (None, _) => match report.failure.as_ref().map(Error::kind) {
+            Some(ErrorKind::Configuration) => "misconfigured",
+            Some(ErrorKind::Authentication) => "refused",
+            Some(ErrorKind::HostKey) => "host key differs",
+            Some(ErrorKind::NoGuix) => "no Guix",
+            Some(ErrorKind::Unavailable | ErrorKind::Protocol) => "unreachable",
+            _ => "failed",
+        },
         (_, Some(Unsuitable::Overloaded { .. })) => "overloaded",
         (_, Some(Unsuitable::LowOnSpace { .. })) => "low on space",
         (_, None) if report.failure.is_some() => "failed",
@@ -172,6 +181,22 @@ good
     }
 
     #[test]
+    fn a_machine_that_cannot_be_used_says_which_way() {
+        for (kind, expected) in [
+            (ErrorKind::Configuration, "misconfigured"),
+            (ErrorKind::Authentication, "refused"),
+            (ErrorKind::HostKey, "host key differs"),
+            (ErrorKind::NoGuix, "no Guix"),
+            (ErrorKind::Unavailable, "unreachable"),
+            (ErrorKind::Protocol, "unreachable"),
+            (ErrorKind::Internal, "failed"),
+        ] {
+            let away = reports().remove(2);
+            assert_eq!(state(&Report { failure: Some(Error::new(kind, "why")), ..away }), expected);
+        }
+    }
+
+    #[test]
     fn a_test_says_what_passed_and_what_failed() {
         assert_eq!(
             test(&reports()),
@@ -182,5 +207,6 @@ good
              guix offload: error: 1 of 3 build machines cannot be used\n"
         );
         assert_eq!(test(&reports()[1..2]), "guix offload: the build machine is usable\n");
+        assert!(test(&reports()[2..]).ends_with("guix offload: error: the build machine cannot be used\n"));
     }
 }

@@ -187,9 +187,10 @@ export! {
     /// answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
     /// stops this call, and what is done with the lease.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION` or
-    /// `GUIX_OFFLOAD_AUTHENTICATION` if all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if
-    /// the state directory cannot be used, and with `GUIX_OFFLOAD_CANCELLED`.
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
+    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do it
+    /// are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
+    /// `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_choose(
         lease: *mut *mut guix_offload_lease,
         reply: *mut i32,
@@ -243,8 +244,8 @@ export! {
     /// `guix_offload_connection_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
-    /// `GUIX_OFFLOAD_AUTHENTICATION` or `GUIX_OFFLOAD_CONFIGURATION` if there is no connection to be had, and with
-    /// `GUIX_OFFLOAD_CANCELLED`.
+    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION` if
+    /// there is no connection to be had, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_connect(
         connection: *mut *mut guix_offload_connection,
         engine: *const guix_offload_engine,

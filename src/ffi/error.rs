@@ -17,9 +17,9 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_INVALID_ARGUMENT = -1,
     /// The machine file, or a file that it names, is missing, unreadable or wrong.
     GUIX_OFFLOAD_CONFIGURATION = -2,
-    /// A machine cannot be reached, went away, or lacks what a build machine needs.
+    /// A machine cannot be reached, went away, or lacks what a build needs.
     GUIX_OFFLOAD_UNAVAILABLE = -3,
-    /// The machine's host key is not the pinned one, or it rejects the user's key.
+    /// The machine rejects the user's key.
     GUIX_OFFLOAD_AUTHENTICATION = -4,
     /// The other side broke a protocol or a format.
     GUIX_OFFLOAD_PROTOCOL = -5,
@@ -39,6 +39,10 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_EXHAUSTED = -12,
     /// A defect of the library.
     GUIX_OFFLOAD_INTERNAL = -13,
+    /// The machine's host key is not the pinned one.
+    GUIX_OFFLOAD_HOST_KEY = -14,
+    /// The machine can be logged in to and has no Guix, or one that is not running.
+    GUIX_OFFLOAD_NO_GUIX = -15,
 }
 
 impl From<ErrorKind> for guix_offload_status {
@@ -49,6 +53,8 @@ impl From<ErrorKind> for guix_offload_status {
             ErrorKind::Configuration => GUIX_OFFLOAD_CONFIGURATION,
             ErrorKind::Unavailable => GUIX_OFFLOAD_UNAVAILABLE,
             ErrorKind::Authentication => GUIX_OFFLOAD_AUTHENTICATION,
+            ErrorKind::HostKey => GUIX_OFFLOAD_HOST_KEY,
+            ErrorKind::NoGuix => GUIX_OFFLOAD_NO_GUIX,
             ErrorKind::Protocol => GUIX_OFFLOAD_PROTOCOL,
             ErrorKind::Untrusted => GUIX_OFFLOAD_UNTRUSTED,
             ErrorKind::Daemon => GUIX_OFFLOAD_DAEMON,

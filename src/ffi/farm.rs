@@ -209,8 +209,8 @@ export! {
 }
 
 export! {
-    /// In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space", "failed" or
-    /// "unreachable".
+    /// In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space" or "failed"; and if it
+    /// was not connected to, why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
     pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).map(|entry| &entry.state))
     }

@@ -109,7 +109,7 @@ impl Relay {
             let length =
                 preamble.read_until(b'\n', &mut line).io_context(ErrorKind::Unavailable, || "starting the helper")?;
             if length == 0 {
-                return Err(Error::new(ErrorKind::Unavailable, "neither 'guile' nor 'guix repl' could be run there")
+                return Err(Error::new(ErrorKind::NoGuix, "neither 'guile' nor 'guix repl' could be run there")
                     .hint("make sure that 'guix' is in the PATH of non-interactive SSH sessions of that user"));
             }
             let text = String::from_utf8_lossy(&line);

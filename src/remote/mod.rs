@@ -108,13 +108,13 @@ impl Remote {
             probe::ask(&mut probe, store)?;
             let mut socket = machine.daemon_socket.clone();
             let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
-                let answer = probe::answer(&mut probe, &machine.user)?;
+                let answer = probe::answer(&mut probe, machine, store)?;
                 probe.exit_status()?;
                 (Link::after_refusal(&session, &socket, store, limits.step)?, answer)
             } else {
                 (
                     Link::open(&session, forwarded, &socket, store, limits.step)?,
-                    probe::answer(&mut probe, &machine.user)?,
+                    probe::answer(&mut probe, machine, store)?,
                 )
             };
             // The helper looks at the variable by itself.
@@ -339,7 +339,7 @@ impl Remote {
             let mut channel = self.session.exec(probe::COMMAND);
             channel.set_deadline(Some(Instant::now() + self.limits.step));
             probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
-            self.probe = probe::answer(&mut channel, &self.machine.user).map_err(|e| self.name(e))?.probe;
+            self.probe = probe::answer(&mut channel, &self.machine, &self.store).map_err(|e| self.name(e))?.probe;
             self.probed = Instant::now();
         }
         Ok(&self.probe)

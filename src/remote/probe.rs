@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::machine::BuildMachine;
 use crate::schedule::Probe;
 use crate::ssh::Channel;
 use crate::store::StoreDir;
@@ -47,14 +48,15 @@ fn program(store: &StoreDir) -> String {
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
          while read -r word size rest; do [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n\
+         [ -d '{store}' ] || echo storeless yes\n\
          echo time $(date +%s)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n"
     )
 }
 
-/// Reads the answer to `user`.
-pub fn answer(channel: &mut Channel, user: &str) -> Result<Answer> {
+/// Reads the answer of `machine`.
+pub fn answer(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir) -> Result<Answer> {
     let mut text = String::new();
     channel
         .take(MAX_ANSWER)
@@ -64,12 +66,9 @@ pub fn answer(channel: &mut Channel, user: &str) -> Result<Answer> {
     let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
     if !text.lines().any(|line| line == RUNS) {
         let status = channel.exit_status()?;
-        return Err(no_shell(user, text.lines().chain([&*said]).find(|line| !line.trim().is_empty()), status));
+        return Err(no_shell(&machine.user, text.lines().chain([&*said]).find(|line| !line.trim().is_empty()), status));
     }
-    Answer::parse(&text, now).ok_or_else(|| {
-        Error::new(ErrorKind::Unavailable, format!("'sh' there does not say how much space is free: {text:?} {said:?}"))
-            .hint("the remote user must be able to run 'sh', 'df', 'nproc' and 'date' over SSH")
-    })
+    Answer::parse(&text, now).ok_or_else(|| no_answer(&text, &said, machine, store))
 }
 
 /// The error for an account that does not run what it is asked to: a login shell such as `nologin`, a forced command.
@@ -88,11 +87,29 @@ fn no_shell(user: &str, said: Option<&str>, status: Option<i32>) -> Error {
     )
 }
 
+/// The error for a machine whose shell said `text`, which is no answer, and `said` on its standard error.
+fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -> Error {
+    let (name, user, store) = (&machine.name, &machine.user, store.as_str());
+    if value(text, "storeless").is_some() {
+        return Error::new(ErrorKind::NoGuix, format!("Guix is not installed on '{name}': there is no {store}"))
+            .hint(format!("install Guix on '{name}', or take that machine out of the machine file"));
+    }
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("'sh' on '{name}' does not say how much space is free: {text:?} {said:?}"),
+    )
+    .hint(format!("user {user} must be able to run 'sh', 'df', 'nproc' and 'date' there over SSH"))
+}
+
+/// What the line of `text` that begins with `word` says.
+fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
+}
+
 impl Answer {
     /// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
     pub fn parse(text: &str, now: i64) -> Option<Self> {
-        let value =
-            |word: &str| text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim);
+        let value = |word: &str| value(text, word);
         let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
         let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
         let free_kib: u64 = value("free")?.parse().ok()?;
@@ -114,6 +131,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::tests::machine;
 
     #[test]
     fn an_answer_is_taken_apart() {
@@ -143,6 +161,19 @@ mod tests {
         let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
         assert!(Answer::parse(&said, 0).is_some_and(|answer| answer.probe.memory > 0), "{said}");
         assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_machine_without_a_store_has_no_guix() {
+        let run = |store: &str| {
+            let store = StoreDir::new(store).unwrap();
+            let said = std::process::Command::new(COMMAND).args(["-c", &program(&store)]).output().unwrap().stdout;
+            no_answer(&String::from_utf8(said).unwrap(), "df: no such file", &machine("w1"), &store)
+        };
+        let error = run("/nonexistent/store");
+        assert_eq!(error.kind(), ErrorKind::NoGuix);
+        assert_eq!(error.to_string(), "Guix is not installed on 'w1': there is no /nonexistent/store");
+        assert_eq!(run("/tmp").kind(), ErrorKind::Unavailable);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub fn disagreement(name: &str, port: u16, pinned: &str, theirs: &[u8], ours: &[
     if setting.is_empty() {
         let message = format!("'{name}' has no host key of type {pinned}, which the machine file gives for it");
         return Some(
-            Error::new(ErrorKind::Authentication, format!("{message}, but {}", theirs.join(", ")))
+            Error::new(ErrorKind::HostKey, format!("{message}, but {}", theirs.join(", ")))
                 .hint(format!("compare with 'ssh-keyscan -p {port} {name}'")),
         );
     }

@@ -191,7 +191,7 @@ impl Connecting<'_> {
         }
         let (seen, expected) = (fingerprint(&key)?, machine.host_key.fingerprint()?);
         Err(Error::new(
-            ErrorKind::Authentication,
+            ErrorKind::HostKey,
             format!("the host key of '{}' is {seen}, but the machine file says {expected}", machine.name),
         )
         .hint(

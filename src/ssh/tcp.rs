@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 
 use super::connect::check_wanted;
 use super::session::SessionLink;
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, in_words};
 
 /// How long an address may take to answer before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -121,7 +121,7 @@ fn unreachable(link: &SessionLink, failure: Errno) -> Error {
     let (name, port) = (&link.machine.name, link.machine.port);
     let why = match failure {
         Errno::TIMEDOUT => "no answer in time".to_string(),
-        other => std::io::Error::from(other).to_string(),
+        other => in_words(&other.into()),
     };
     Error::new(ErrorKind::Unavailable, format!("cannot connect to '{name}', port {port}: {why}"))
         .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}"))

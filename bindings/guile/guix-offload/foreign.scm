@@ -127,7 +127,7 @@ installed; else beside this module, should the installation have been moved; els
 
 (define %codes
   #(ok invalid-argument configuration unavailable authentication protocol untrusted daemon store build-failed
-       timed-out cancelled exhausted internal))
+       timed-out cancelled exhausted internal host-key no-guix))
 
 
 ;;;

@@ -287,8 +287,8 @@ and a thunk."
          (request-matches (make-request system %derivation) (list (away))))
        '("x86_64-linux" "i686-linux")))
 
-(test-equal "the machines are asked, and one that is away says so"
-  '("unreachable" #f configuration 0 #f)
+(test-equal "the machines are asked, and one that is misconfigured says so"
+  '("misconfigured" #f configuration 0 #f)
   (match (report->list (machines-status engine (list (away))))
     ((one)
      (list (assq-ref one 'state) (assq-ref one 'reachable?) (guix-offload-error-code (assq-ref one 'error))

@@ -34,7 +34,7 @@ fn another_host_key_is_rejected_with_both_fingerprints() {
     let mut machine = machine(&sshd);
     machine.host_key = HostKey::parse(&public_key(&sshd.user_key())).unwrap();
     let error = refusal(&machine);
-    assert_eq!(error.kind(), ErrorKind::Authentication);
+    assert_eq!(error.kind(), ErrorKind::HostKey);
     for key in [sshd.host_key(), public_key(&sshd.user_key())] {
         let fingerprint = HostKey::parse(&key).unwrap().fingerprint().unwrap();
         assert!(error.to_string().contains(&fingerprint), "{error}");
@@ -58,7 +58,7 @@ fn a_host_key_of_another_type_is_named() {
     generate_key(&rsa, &["-t", "rsa"]);
     machine.host_key = HostKey::parse(&public_key(&rsa)).unwrap();
     let error = refusal(&machine);
-    assert_eq!(error.kind(), ErrorKind::Authentication);
+    assert_eq!(error.kind(), ErrorKind::HostKey);
     assert!(error.to_string().contains("no host key of type ssh-rsa"), "{error}");
 }
 
