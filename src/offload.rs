@@ -50,10 +50,6 @@ const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 /// How many machines may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
-/// Free space in a machine's store, in bytes, below which it is taken to be the cause of a failed build, as the script
-/// does.
-const FULL: u64 = 10 << 20;
-
 /// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
 pub struct Engine {
     directories: Directories,
@@ -357,28 +353,16 @@ impl Attempt<'_> {
         cancel.check()?;
         transfer::require_trust(local, remote, self.derivation)?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
-        remote
-            .build(self.derivation, options, &mut |text| observer.log(text))
-            .map_err(|error| blame_full_disk(error, remote))
-            .map_err(|error| match is_machines_fault(&error) {
+        remote.build(self.derivation, options, &mut |text| observer.log(text)).map_err(
+            |error| match is_machines_fault(&error) {
                 true => error.context(format!("building '{}' on '{}'", self.derivation, remote.machine().name)),
                 false => error,
-            })?;
+            },
+        )?;
         observer.event(&Event::Built);
         cancel.check()?;
         transfer::retrieve_files(local, remote, self.derivation, self.outputs, cancel, observer)
     }
-}
-
-/// A build that failed where there is no space left may not have failed by itself.
-fn blame_full_disk(error: Error, remote: &mut Remote) -> Error {
-    let failed = error.kind() == ErrorKind::BuildFailed;
-    if failed && remote.probe_again(Duration::ZERO).is_ok_and(|probe| probe.free_space < FULL) {
-        let name = &remote.machine().name;
-        let message = format!("{error}; that may have been caused by lack of free disk space on '{name}'");
-        return Error::new(ErrorKind::Unavailable, message).on_machine(name);
-    }
-    error
 }
 
 /// Might the build succeed on another machine?

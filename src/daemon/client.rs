@@ -313,7 +313,7 @@ impl Client {
                     return Ok(false);
                 }
                 Frame::Wants(_) => return Err(broken("the daemon asked for data during an export")),
-                Frame::Failed { message, .. } => return Err(self.refused(message)),
+                Frame::Failed { message, status } => return Err(self.refused(message, status)),
             }
         }
     }
@@ -339,7 +339,7 @@ impl Client {
                 }
                 Frame::Last => break,
                 Frame::Gives(_) => return Err(broken("the daemon sent data during an import")),
-                Frame::Failed { message, .. } => return Err(self.refused(message)),
+                Frame::Failed { message, status } => return Err(self.refused(message, status)),
             }
         }
         let imported = self.read_paths()?;
@@ -401,10 +401,7 @@ impl Client {
             match read_frame(&mut self.stream)? {
                 Frame::Log(text) => log(&text)?,
                 Frame::Last => return Ok(()),
-                Frame::Failed { message, status } => {
-                    self.finish();
-                    return Err(Error::new(kind_of_failure(&message, status), message));
-                }
+                Frame::Failed { message, status } => return Err(self.refused(message, status)),
                 Frame::Wants(_) | Frame::Gives(_) => return Err(broken("the daemon sent a frame out of turn")),
             }
         }
@@ -423,9 +420,12 @@ impl Client {
     }
 
     /// The daemon refused the request: it is ready for the next one.
-    fn refused(&mut self, message: String) -> Error {
-        self.finish();
-        Error::new(ErrorKind::Daemon, message)
+    fn refused(&mut self, message: String, status: Option<u64>) -> Error {
+        if status.is_none() && self.unfinished.is_some() {
+            return lost(io::ErrorKind::UnexpectedEof.into());
+        }
+        let building = matches!(self.unfinished.take(), Some(Operation::BuildPaths));
+        Error::new(if building { kind_of_failure(status) } else { ErrorKind::Daemon }, message)
     }
 
     fn read_paths(&mut self) -> Result<Vec<StorePath>> {
@@ -439,14 +439,11 @@ impl Client {
     }
 }
 
-/// What a failure means. Only builds fail with status 100 or 101; the daemon gives 100 only to what it would cache as
-/// failed. A fixed-output derivation, and a builder that exits well without making its outputs, fail with status 1 and
-/// this message; every other message is about the daemon's own troubles (Guix's `nix/libstore/build.cc`, `buildPaths`).
-fn kind_of_failure(message: &str, status: u64) -> ErrorKind {
+/// What the failure of a build means. The daemon gives 100 only to what it would cache as failed. What else may be a build's fault, the message does not tell.
+fn kind_of_failure(status: Option<u64>) -> ErrorKind {
     match status {
-        101 => ErrorKind::TimedOut,
-        100 => ErrorKind::BuildFailed,
-        _ if message.starts_with("build of ") && message.ends_with(" failed") => ErrorKind::BuildFailed,
+        Some(101) => ErrorKind::TimedOut,
+        Some(100) => ErrorKind::BuildFailed,
         _ => ErrorKind::Daemon,
     }
 }

@@ -373,7 +373,7 @@ fn failures_of_builds_are_told_from_those_of_daemons() {
     for (message, status, kind) in [
         ("build of `/gnu/store/x.drv' failed", 100, ErrorKind::BuildFailed),
         ("build of `/gnu/store/x.drv' failed", 101, ErrorKind::TimedOut),
-        ("build of `/gnu/store/x.drv' failed", 1, ErrorKind::BuildFailed),
+        ("build of `/gnu/store/x.drv' failed", 1, ErrorKind::Daemon),
         ("some substitutes for the outputs failed", 1, ErrorKind::Daemon),
         ("no space left on device", 1, ErrorKind::Daemon),
     ] {

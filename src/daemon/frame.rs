@@ -43,8 +43,8 @@ pub enum Frame {
     Failed {
         /// What it says.
         message: String,
-        /// 100: the build failed; 101: it exceeded a time limit; 1: anything else.
-        status: u64,
+        /// 100: the build failed; 101: it exceeded a time limit; 1: anything else. `None`: the stream ended before it.
+        status: Option<u64>,
     },
 }
 
@@ -61,7 +61,7 @@ pub fn read_frame(from: &mut impl Read) -> Result<Frame> {
         ERROR => {
             let message = read_string(from, MAX_STRING, "an error message")?;
             // Errors so early that no version is agreed on come without a status.
-            let status = read_integer(from).unwrap_or(1);
+            let status = read_integer(from).ok();
             Ok(Frame::Failed { message: String::from_utf8_lossy(&message).trim_end().to_string(), status })
         }
         unknown => Err(unknown_frame(unknown)),
@@ -84,7 +84,7 @@ mod tests {
         put_integer(&mut bytes, ERROR);
         put_string(&mut bytes, "schema version\n");
         let frame = read_frame(&mut &bytes[..]).unwrap();
-        assert_eq!(frame, Frame::Failed { message: "schema version".into(), status: 1 });
+        assert_eq!(frame, Frame::Failed { message: "schema version".into(), status: None });
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! The daemon's socket is forwarded by the SSH server, so that no process of ours runs there, unless the server
 //! refuses, or an import is large: then a [`helper`] stands in between.
 
+mod blame;
+mod build;
 mod helper;
 mod limits;
 mod link;
@@ -19,11 +21,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::archive::Acl;
-use crate::daemon::{Addition, Additions, BuildOptions, Export, PathInfo};
+use crate::daemon::{Addition, Additions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::schedule::Probe;
-use crate::ssh::{self, Channel, STEPS, Session};
+use crate::ssh::{Channel, STEPS, Session};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 use pace::{Pace, Watch};
@@ -35,9 +37,6 @@ pub use survey::Survey;
 /// How long a daemon may take for a request that is no build. Long, because it may wait for a garbage collection that
 /// is under way; a dead network is noticed by keepalives.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
-
-/// How much longer than the daemon there we wait before we enforce a build's time limits ourselves.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What the helper costs: starting Guile, and another connection to the daemon.
 const HELPER_COST: Duration = Duration::from_millis(150);
@@ -66,6 +65,8 @@ pub struct Remote {
     offloads: bool,
     probe: Probe,
     probed: Instant,
+    /// How many processes its kernel had killed for want of memory then, if it says so.
+    kills: Option<u64>,
     /// The rate of the link, in bytes a second, if that is very slow.
     slow_link: Option<f64>,
     limits: Limits,
@@ -122,9 +123,9 @@ impl Remote {
                 socket = link::socket_file(&name)?.to_string();
                 link = Link::open(&session, session.open_socket(&socket), &socket, store, limits.step)?;
             }
-            Ok((socket, link, answer.offloads, answer.probe))
+            Ok((socket, link, answer.offloads, answer.probe, answer.kills))
         };
-        let (socket, link, offloads, probe) = established().map_err(|error| error.on_machine(&machine.name))?;
+        let (socket, link, offloads, probe, kills) = established().map_err(|error| error.on_machine(&machine.name))?;
         Ok(Remote {
             machine: machine.clone(),
             store: store.clone(),
@@ -135,6 +136,7 @@ impl Remote {
             offloads,
             probe,
             probed: Instant::now(),
+            kills,
             slow_link: None,
             limits,
             vouched: None,
@@ -269,45 +271,6 @@ impl Remote {
         self.link.client.import(&mut archive).map(|_| ()).map_err(|e| self.name(e))
     }
 
-    /// Builds `derivation`, all inputs of which the machine has, handing the log to `log` as it comes.
-    ///
-    /// The time limits of `options` are enforced by the daemon there, and a little later here, should it be stuck.
-    pub fn build(
-        &mut self,
-        derivation: &StorePath,
-        options: &BuildOptions,
-        log: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.be_patient();
-        self.link.client.set_options(options, self.offloads).map_err(|e| self.name(e))?;
-        self.link.client.add_temp_root(derivation).map_err(|e| self.name(e))?;
-
-        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds).saturating_add(GRACE));
-        let end = limit(options.timeout).map(ssh::after);
-        let deadline = || match (end, limit(options.max_silent_time).map(ssh::after)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        let channel = self.link.channel.clone();
-        let mut current = deadline();
-        channel.set_deadline(current);
-        let result = self.link.client.build(derivation, &mut |text| {
-            current = deadline();
-            channel.set_deadline(current);
-            log(text)
-        });
-        result.map_err(|error| {
-            // A daemon that enforces its limits answers; this one did not.
-            let overdue = error.kind() == ErrorKind::Unavailable && current.is_some_and(|d| Instant::now() >= d);
-            let error = if overdue && self.session.failure().is_none() {
-                Error::new(ErrorKind::TimedOut, format!("build of '{derivation}' exceeded its time limit"))
-            } else {
-                error
-            };
-            self.name(error)
-        })
-    }
-
     /// Protects `path`, which need not exist yet, from the garbage collector there while the connection lives.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
         self.be_patient();
@@ -339,7 +302,8 @@ impl Remote {
             let mut channel = self.session.exec(probe::COMMAND);
             channel.set_deadline(Some(Instant::now() + self.limits.step));
             probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
-            self.probe = probe::answer(&mut channel, &self.machine, &self.store).map_err(|e| self.name(e))?.probe;
+            let answer = probe::answer(&mut channel, &self.machine, &self.store).map_err(|e| self.name(e))?;
+            (self.probe, self.kills) = (answer.probe, answer.kills);
             self.probed = Instant::now();
         }
         Ok(&self.probe)

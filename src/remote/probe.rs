@@ -19,14 +19,24 @@ pub const COMMAND: &str = "sh";
 /// What the program says first: that it runs.
 const RUNS: &str = "sh runs";
 
-/// Most that is read of the answer, in bytes.
-const MAX_ANSWER: u64 = 64 << 10;
+/// Most that is read of an answer, in bytes.
+pub const MAX_ANSWER: u64 = 64 << 10;
+
+/// Has the shell say how much memory is available, in KiB.
+pub const MEMORY: &str = "while read -r word size rest; do \
+     [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n";
+
+/// Has the shell say how many processes the kernel has killed for want of memory.
+pub const KILLS: &str =
+    "while read -r word count; do [ \"$word\" = oom_kill ] && echo kills $count && break; done </proc/vmstat\n";
 
 /// A machine's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// What the schedule needs to know.
     pub probe: Probe,
+    /// How many processes its kernel has killed for want of memory, if it says so.
+    pub kills: Option<u64>,
     /// Whether it has a machine file of its own, so that its daemon may hand builds on.
     pub offloads: bool,
     /// `GUIX_DAEMON_SOCKET` of the remote user's environment, which overrides the machine file, as for the script.
@@ -40,18 +50,29 @@ pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
     channel.close_write()
 }
 
+/// Has the shell say how much space is free where the store is, in KiB, after `word`.
+pub fn free_space(store: &StoreDir, word: &str) -> String {
+    let store = quoted(store.as_str());
+    format!("df -P -k {store} | tail -n 1 | {{ read -r fs size used free rest; echo {word} $free; }}\n")
+}
+
+/// `text` as one word of the shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 fn program(store: &StoreDir) -> String {
-    let store = store.as_str().replace('\'', r"'\''");
     format!(
         "echo {RUNS}\n\
          read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
-         df -P -k '{store}' | tail -n 1 | {{ read -r fs size used free rest; echo free $free; }}\n\
-         while read -r word size rest; do [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n\
-         [ -d '{store}' ] || echo storeless yes\n\
+         {}{MEMORY}{KILLS}\
+         [ -d {} ] || echo storeless yes\n\
          echo time $(date +%s)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
-         echo socket \"$GUIX_DAEMON_SOCKET\"\n"
+         echo socket \"$GUIX_DAEMON_SOCKET\"\n",
+        free_space(store, "free"),
+        quoted(store.as_str())
     )
 }
 
@@ -102,7 +123,7 @@ fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -
 }
 
 /// What the line of `text` that begins with `word` says.
-fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+pub fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
 }
 
@@ -122,6 +143,7 @@ impl Answer {
                 memory: memory_kib.saturating_mul(1024),
                 clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time.saturating_sub(now)),
             },
+            kills: value("kills").and_then(|v| v.parse().ok()),
             offloads: value("offloads") == Some("yes"),
             daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
         })
@@ -137,14 +159,15 @@ mod tests {
     fn an_answer_is_taken_apart() {
         let answer = Answer::parse("load 0.50\ncores 2\nfree 1024\nmemory 2048\ntime 990\nsocket \n", 1000).unwrap();
         assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, memory: 2 << 20, clock_offset: Some(-10) });
-        assert_eq!((answer.daemon_socket, answer.offloads), (None, false));
+        assert_eq!((answer.daemon_socket, answer.offloads, answer.kills), (None, false, None));
     }
 
     #[test]
     fn a_machine_that_does_not_tell_its_load_is_fully_loaded() {
-        let answer = Answer::parse("cores 0\nfree 1\noffloads yes\nsocket /run/guix.sock\n", 0).unwrap();
+        let answer = Answer::parse("cores 0\nfree 1\nkills 7\noffloads yes\nsocket /run/guix.sock\n", 0).unwrap();
         assert_eq!(answer.probe.load, 1.0);
         assert!(answer.offloads);
+        assert_eq!(answer.kills, Some(7));
         assert_eq!(answer.daemon_socket.as_deref(), Some("/run/guix.sock"));
     }
 

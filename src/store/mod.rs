@@ -4,6 +4,7 @@
 mod content_address;
 mod database;
 mod dedup;
+mod derivation;
 mod directories;
 mod dump;
 mod export;
@@ -15,6 +16,7 @@ mod staging;
 pub use content_address::{Contents, contents, is_source};
 pub use database::{Database, ValidPath};
 pub use dedup::Links;
+pub use derivation::has_fixed_output;
 pub use directories::{Directories, for_daemons_user};
 pub use dump::Dump;
 pub use export::{Export, damaged};

@@ -27,6 +27,7 @@ pub fn lies(scene: &Scene) -> Vec<Lie> {
         about_frames(scene),
         about_sending(scene),
         about_trust(scene),
+        about_building(scene),
     ];
     all.into_iter().flatten().collect()
 }
@@ -305,5 +306,39 @@ fn about_trust(scene: &Scene) -> Vec<Lie> {
         lie("half a derivation", proof(&signed[..signed.len() / 2]), Protocol, &[&name, "cut off"]),
         lie("no key to sign with", proving(says(fails(no_key, 1))), Untrusted, &["cannot sign"]),
         lie("a derivation without an end", proving(endless), Protocol, &[&name]),
+    ]
+}
+
+/// Failures that are not the build's.
+fn about_building(scene: &Scene) -> Vec<Lie> {
+    use ErrorKind::{Daemon, Unavailable};
+    let log = |text: &str| [number(NEXT), string(text)].concat();
+    let building = |log: Vec<u8>, message: &str, status| {
+        with(scene, |plan| plan.build = says([log, fails(message, status)].concat()))
+    };
+    let failed = "build of `/gnu/store/x-asked.drv' failed";
+    let full = "note: build failure may have been caused by lack of free disk space\n";
+    let status = fails("no", 100);
+    vec![
+        lie("no space to build in", building(log(full), failed, 1), Unavailable, &["building", failed, "disk space"]),
+        lie("a hook of its own that failed", building(vec![], failed, 1), Daemon, &["building", failed]),
+        lie(
+            "a missing input",
+            building(log("cannot build derivation `x.drv': 1 dependencies couldn't be built\n"), failed, 1),
+            Daemon,
+            &["building", failed],
+        ),
+        lie(
+            "a question that failed as a build does",
+            with(scene, |p| p.valid = Some(says(status))),
+            Daemon,
+            &["missing", "no"],
+        ),
+        lie(
+            "an import that failed as a build does",
+            with(scene, |plan| (plan.has_all, plan.import) = (false, says(fails("no", 100)))),
+            Daemon,
+            &["sending", "no"],
+        ),
     ]
 }

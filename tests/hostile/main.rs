@@ -5,6 +5,7 @@
 //!
 //! Like the tests of `ssh`, these start an sshd of their own, and need root.
 
+mod blaming;
 mod bytes;
 mod double;
 #[path = "../support/forgeries.rs"]
@@ -17,6 +18,7 @@ mod scene;
 #[allow(dead_code)] // the tests of `ssh` use more of it
 mod sshd;
 mod telling;
+mod waiting;
 mod words;
 
 /// Tests that look at the memory of the process run alone.

@@ -42,7 +42,7 @@ fn assert_refused(scene: &Scene, lie: &Lie, told: Told) {
 }
 
 /// A scene with a derivation to send and something to harm.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::new();
     // No name that follows from the contents: it has to be exported.
     scene.register("asked.drv", b"derive", &nar(file(b"derive")));

@@ -55,6 +55,17 @@ impl Observer for Listener {
     }
 }
 
+/// Takes note of nothing.
+pub struct Deaf;
+
+impl Observer for Deaf {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn log(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// The machine that `sshd` leads to, with the double's socket in `scene`.
 pub fn machine(sshd: &Sshd, scene: &Scene) -> BuildMachine {
     BuildMachine {
@@ -73,36 +84,66 @@ pub fn tell(scene: &Scene, machine: &BuildMachine, plan: Plan, timeout: u64) -> 
 
 /// Options of a build that may take so many seconds; 0: as long as it likes.
 pub fn limited_to(timeout: u64) -> BuildOptions {
-    BuildOptions { max_silent_time: 0, timeout, print_build_trace: false }
+    limits(0, timeout)
+}
+
+/// Limits of time in seconds; 0: none.
+pub fn limits(max_silent_time: u64, timeout: u64) -> BuildOptions {
+    BuildOptions { max_silent_time, timeout, print_build_trace: false }
 }
 
 /// Has a build done by a machine that acts by `plan`, with `options`.
 pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: BuildOptions) -> Told {
-    let _double = Machine::at(&scene.at("machine"), plan);
-    // What is remembered of the machine would have it left alone.
-    let _ = std::fs::remove_dir_all(scene.at("offload"));
+    let _double = acting(scene, plan);
     let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
     tell_by(&engine, scene, machine, options)
 }
 
 /// As [`tell_with`], by `engine`; the machine acts by itself.
 pub fn tell_by(engine: &Engine, scene: &Scene, machine: &BuildMachine, options: BuildOptions) -> Told {
-    let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
-    let request = Request { requirements, derivation: scene.path("asked.drv") };
     let (mut listener, begun) = (Listener::default(), Instant::now());
-    let cancel = Cancel::default();
     let before = reset_peak();
-    let result = engine
-        .ask(std::slice::from_ref(machine), &request, &options, &|| false, &cancel, &mut listener)
-        .and_then(|reply| {
-            let Reply::Accept(accepted) = reply else { return Ok(()) };
-            let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
-            engine.run(*accepted, work, &cancel, &mut listener)
-        });
+    let result = build_by(engine, scene, machine, options, &mut listener);
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
     assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);
     Told { result, passed_over: listener.passed_over, log: listener.log, time }
+}
+
+/// Has a build done by a machine that acts by `plan`, whatever that takes.
+pub fn build(
+    scene: &Scene,
+    machine: &BuildMachine,
+    plan: Plan,
+    options: BuildOptions,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let _double = acting(scene, plan);
+    let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
+    build_by(&engine, scene, machine, options, observer)
+}
+
+/// The double, and nothing that is remembered of the machine, or it would be left alone.
+fn acting(scene: &Scene, plan: Plan) -> Machine {
+    let _ = std::fs::remove_dir_all(scene.at("offload"));
+    Machine::at(&scene.at("machine"), plan)
+}
+
+fn build_by(
+    engine: &Engine,
+    scene: &Scene,
+    machine: &BuildMachine,
+    options: BuildOptions,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
+    let request = Request { requirements, derivation: scene.path("asked.drv") };
+    let cancel = Cancel::default();
+    engine.ask(std::slice::from_ref(machine), &request, &options, &|| false, &cancel, observer).and_then(|reply| {
+        let Reply::Accept(accepted) = reply else { return Ok(()) };
+        let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
+        engine.run(*accepted, work, &cancel, observer)
+    })
 }
 
 /// Makes the memory that is used now the most that was ever used, and returns it, in bytes.

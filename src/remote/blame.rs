@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Whose fault it is that a build failed on a machine: its own, or the machine's, where another one may do better.
+//!
+//! What the daemon there says decides most of it. It answers 100 to what it would remember as failed, and 1 otherwise
+//! (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`): that is a derivation with fixed output, an output that
+//! it rejects, a full disk, or trouble of its own, such as a build hook of its own that failed. The rest is asked for:
+//! what space and memory are left, and whether the kernel there has killed for want of memory.
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use super::{Remote, probe};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::store::{self, StorePath};
+
+/// How much of the end of a log is kept, in bytes: the daemon's own words about a failure come last.
+const TAIL: usize = 4 << 10;
+
+/// Free space, in bytes, below which a disk is taken to be the cause of a failed build, as the script does.
+const FULL: u64 = 10 << 20;
+
+/// Available memory, in bytes, below which its lack is taken to be the cause of a killed builder.
+const STARVED: u64 = 128 << 20;
+
+/// What the daemon says about outputs that it rejects, after which it would not build better elsewhere.
+const REJECTIONS: [&str; 6] = [
+    "failed to produce output path",
+    "is not allowed to refer to path",
+    "should be a non-executable regular file",
+    "rejecting this build output",
+    "contains an invalid reference specifier",
+    "hash mismatch for ",
+];
+
+/// What the daemon says where it found a disk nearly full: that of the store, or of the directory it builds in.
+const NO_SPACE: &str = "may have been caused by lack of free disk space";
+
+/// What the daemon says of a builder that SIGKILL ended.
+const KILLED: &str = "failed due to signal 9";
+
+/// The end of a log.
+#[derive(Default)]
+pub struct Tail(Vec<u8>);
+
+impl Tail {
+    /// Takes note of the next piece.
+    pub fn note(&mut self, text: &[u8]) {
+        self.0.extend_from_slice(&text[text.len().saturating_sub(TAIL)..]);
+        if self.0.len() > 2 * TAIL {
+            self.0.drain(..self.0.len() - TAIL);
+        }
+    }
+
+    fn says(&self, words: &str) -> bool {
+        self.0.windows(words.len()).any(|window| window == words.as_bytes())
+    }
+}
+
+/// Finds out why `derivation`, whose log ended with `tail`, failed on `remote` as `error` says.
+pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) -> Error {
+    let name = &remote.machine.name;
+    let because = |why: &str| {
+        let message = format!("{error}; that may have been caused by {why} on '{name}'");
+        Error::new(ErrorKind::Unavailable, message)
+    };
+    let untried = error.kind() == ErrorKind::Daemon && is_about_builds(&error);
+    if error.kind() != ErrorKind::BuildFailed && !untried {
+        return error;
+    }
+    if tail.says(NO_SPACE) {
+        return because("lack of free disk space");
+    }
+    // What cannot be asked any more is not blamed.
+    let state = ask(remote).unwrap_or_default();
+    let full = |free: Option<u64>| free.is_some_and(|free| free < FULL);
+    if full(state.store) || full(state.build) {
+        return because("lack of free disk space");
+    }
+    let more_killed = remote.kills.zip(state.kills).is_some_and(|(before, now)| now > before);
+    if tail.says(KILLED) && (more_killed || state.memory.is_some_and(|memory| memory < STARVED)) {
+        return because("lack of memory")
+            .hint(format!("give '{name}' more memory or swap space, or fewer builds at a time (parallel-builds)"));
+    }
+    if untried && (REJECTIONS.iter().any(|words| tail.says(words)) || is_fixed(derivation)) {
+        return Error::new(ErrorKind::BuildFailed, error.to_string());
+    }
+    error
+}
+
+/// Is it the daemon's word that builds failed, rather than that it could not begin?
+fn is_about_builds(error: &Error) -> bool {
+    let text = error.to_string();
+    text.starts_with("build of ") && text.ends_with(" failed")
+}
+
+fn is_fixed(derivation: &StorePath) -> bool {
+    std::fs::read_to_string(derivation.as_str()).is_ok_and(|text| store::has_fixed_output(&text))
+}
+
+/// What a machine says of itself after a build failed, in bytes; `None`: it does not say.
+#[derive(Debug, Default, PartialEq)]
+struct State {
+    /// Free space where the store is.
+    store: Option<u64>,
+    /// Free space where the daemon builds.
+    build: Option<u64>,
+    /// Available memory.
+    memory: Option<u64>,
+    /// How many processes the kernel has killed for want of memory since it started.
+    kills: Option<u64>,
+}
+
+/// Which directory the daemon builds in only root can see, unless it is the usual one.
+fn ask(remote: &Remote) -> Result<State> {
+    let what = || "asking why a build failed";
+    let program = format!(
+        "directory=/tmp\n\
+         for process in /proc/[0-9]*; do\n\
+           read -r name 2>/dev/null <$process/comm && [ \"$name\" = guix-daemon ] || continue\n\
+           found=$(tr '\\0' '\\n' 2>/dev/null <$process/environ | sed -n 's/^TMPDIR=//p')\n\
+           [ -z \"$found\" ] || directory=$found\n\
+         done\n\
+         df -P -k \"$directory\" | tail -n 1 | {{ read -r fs size used free rest; echo build $free; }}\n\
+         {store}{memory}{kills}",
+        store = probe::free_space(&remote.store, "store"),
+        memory = probe::MEMORY,
+        kills = probe::KILLS,
+    );
+    let mut channel = remote.session.exec(probe::COMMAND);
+    channel.set_deadline(Some(Instant::now() + remote.limits.step));
+    channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, what)?;
+    channel.close_write()?;
+    let mut text = String::new();
+    channel.take(probe::MAX_ANSWER).read_to_string(&mut text).io_context(ErrorKind::Unavailable, what)?;
+    Ok(State::parse(&text))
+}
+
+impl State {
+    fn parse(text: &str) -> Self {
+        let number = |word: &str| probe::value(text, word).and_then(|value| value.parse::<u64>().ok());
+        let kib = |word: &str| number(word).map(|kib| kib.saturating_mul(1024));
+        State { store: kib("store"), build: kib("build"), memory: kib("memory"), kills: number("kills") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let state = State::parse("build 2\nstore 1\nmemory 3\nkills 4\n");
+        let expected = State { store: Some(1024), build: Some(2048), memory: Some(3072), kills: Some(4) };
+        assert_eq!(state, expected);
+        assert_eq!(State::parse("build \nstore lots\nkills -1\n"), State::default());
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_kept_whatever_it_comes_in() {
+        for piece in [1, 7, 5000, 100_000] {
+            let log = [b"x".repeat(10_000), b"note: ".to_vec(), NO_SPACE.into(), b"\nthe end\n".to_vec()].concat();
+            let mut tail = Tail::default();
+            log.chunks(piece).for_each(|text| tail.note(text));
+            assert!(tail.says(NO_SPACE) && !tail.says(KILLED) && tail.0.len() <= 2 * TAIL, "{piece}");
+        }
+    }
+}
