@@ -818,7 +818,7 @@ typedef enum {
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**
-     * A machine cannot take the job: machine, text.
+     * A machine cannot take the job: machine, text. Each reason comes once, whatever the numbers in it.
      */
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /**

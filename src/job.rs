@@ -17,6 +17,7 @@ use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
 use crate::offload::{Engine, Request, Work};
 use crate::panic_point;
+use crate::said::Said;
 use crate::thread;
 use crate::wake::Wake;
 
@@ -36,7 +37,7 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 pub enum JobEvent {
     /// No machine is free; the job waits.
     Queued,
-    /// A machine cannot take the job, and why.
+    /// A machine cannot take the job, and why. Each reason comes once, whatever the numbers in it.
     PassedOver(String, String),
     /// This machine does the job.
     Chosen(String),
@@ -106,11 +107,11 @@ impl Job {
             cancel: Cancel::default(),
         });
         let (engine, machines) = (Arc::clone(engine), machines.to_vec());
-        let mut reporter = Reporter(Arc::clone(&shared));
+        let mut reporter = Reporter::new(Arc::clone(&shared));
         thread::spawn("guix-offload-job", move || {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 panic_point::pass("job");
-                let cancel = reporter.0.cancel.clone();
+                let cancel = reporter.shared.cancel.clone();
                 match engine.accept(&machines, &request)? {
                     Some(accepted) => engine.run(accepted, work, &cancel, &mut reporter),
                     None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
@@ -197,9 +198,16 @@ impl Drop for Running {
 }
 
 /// Puts what happens into a job's queue.
-struct Reporter(Arc<Shared>);
+struct Reporter {
+    shared: Arc<Shared>,
+    said: Said,
+}
 
 impl Reporter {
+    fn new(shared: Arc<Shared>) -> Self {
+        Reporter { shared, said: Said::default() }
+    }
+
     fn push(&self, state: &mut State, event: JobEvent) {
         let queued = event == JobEvent::Queued;
         match (state.events.back_mut(), &event) {
@@ -210,14 +218,14 @@ impl Reporter {
             _ => state.events.push_back(event),
         }
         state.queued |= queued;
-        self.0.ready.raise();
+        self.shared.ready.raise();
     }
 
     fn finish(&self, result: Result<()>) {
-        let mut state = self.0.state.lock();
+        let mut state = self.shared.state.lock();
         state.result = Some(result);
         self.push(&mut state, JobEvent::Done);
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 }
 
@@ -225,6 +233,7 @@ impl Observer for Reporter {
     fn event(&mut self, event: &Event<'_>) {
         let event = match *event {
             Event::Queued => JobEvent::Queued,
+            Event::PassedOver { machine, reason } if !self.said.is_new(machine, reason) => return,
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.to_string()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
             Event::Sending { machine, items, bytes } => JobEvent::Sending(machine.into(), items, bytes),
@@ -239,13 +248,13 @@ impl Observer for Reporter {
             }
             Event::Built | Event::Verified { .. } | Event::Received => return,
         };
-        self.push(&mut self.0.state.lock(), event);
+        self.push(&mut self.shared.state.lock(), event);
     }
 
     fn log(&mut self, text: &[u8]) -> Result<()> {
-        let mut state = self.0.state.lock();
+        let mut state = self.shared.state.lock();
         while state.log >= MAX_LOG && !state.cancelled {
-            self.0.changed.wait(&mut state);
+            self.shared.changed.wait(&mut state);
         }
         if state.cancelled {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
@@ -253,5 +262,35 @@ impl Observer for Reporter {
         state.log += text.len();
         self.push(&mut state, JobEvent::Log(text.to_vec()));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared() -> Arc<Shared> {
+        let (state, changed, cancel) = (Mutex::default(), Condvar::new(), Cancel::default());
+        Arc::new(Shared { state, changed, ready: Wake::new().unwrap(), cancel })
+    }
+
+    #[test]
+    fn a_job_that_waits_for_hours_keeps_few_events() {
+        let shared = shared();
+        let mut reporter = Reporter::new(Arc::clone(&shared));
+        for look in 0..100_000 {
+            for (machine, text) in
+                [("a", format!("load {look}")), ("b", "no route".into()), ("c", "x".repeat(look % 997))]
+            {
+                let reason = Error::new(ErrorKind::Unavailable, text);
+                reporter.event(&Event::PassedOver { machine, reason: &reason });
+            }
+            reporter.event(&Event::Queued);
+        }
+        let events = &shared.state.lock().events;
+        assert!(events.len() < 500, "{} events", events.len());
+        let about =
+            |machine: &str| events.iter().filter(|e| matches!(e, JobEvent::PassedOver(m, _) if m == machine)).count();
+        assert_eq!((about("a"), about("b")), (1, 1));
     }
 }

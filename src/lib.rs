@@ -47,6 +47,7 @@ pub mod pool;
 pub mod progress;
 pub mod queue;
 pub mod remote;
+mod said;
 pub mod schedule;
 pub mod slot;
 pub mod ssh;

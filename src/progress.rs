@@ -4,13 +4,13 @@
 //! Lines that tools parse are those of `guix offload` to the letter. On a terminal a transfer has a bar that is redrawn in place;
 //! elsewhere a transfer is one line.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, IoContext, Result, line};
 use crate::observer::{Event, Observer};
+use crate::said::Said;
 
 /// How often the bar is redrawn at most.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -21,9 +21,7 @@ const BAR_WIDTH: usize = 30;
 pub struct Reporter {
     messages: File,
     log: File,
-    /// Machines that were passed over, and why, less its digits: each thing is said once, though a load differs from
-    /// one look to the next.
-    said: HashSet<(String, String)>,
+    said: Said,
     transfer: Option<Transfer>,
     /// After how long without a message there has to be another one.
     patience: Option<Duration>,
@@ -43,7 +41,7 @@ impl Reporter {
     /// it takes it for a silent build; 0: it does not.
     pub fn new(messages: File, log: File, max_silent_time: u64) -> Self {
         let patience = (max_silent_time > 0).then(|| Duration::from_secs(max_silent_time) / 3);
-        let (said, spoke) = (HashSet::new(), Instant::now());
+        let (said, spoke) = (Said::default(), Instant::now());
         Reporter { messages, log, said, transfer: None, patience, spoke, queued: false }
     }
 
@@ -62,7 +60,7 @@ impl Reporter {
     /// Reports an error, and what to do about it.
     pub fn error(&mut self, error: &Error) {
         if error.kind().is_misconfiguration()
-            && error.machine().is_some_and(|machine| self.said.contains(&subject(machine, error)))
+            && error.machine().is_some_and(|machine| self.said.contains(machine, error))
         {
             self.say("guix offload: error: no machine that could do the build can be used as it is configured");
             return;
@@ -115,11 +113,6 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// What is said about a machine with `reason`, whatever the numbers in it.
-fn subject(machine: &str, reason: &Error) -> (String, String) {
-    (machine.to_string(), reason.to_string().replace(|c: char| c.is_ascii_digit(), ""))
-}
-
 /// One state of the bar, such as `[#####.....] 50%, 128.0 of 256.0 MiB, 85.3 MiB/s`.
 fn bar(bytes: u64, total: u64, elapsed: Duration) -> String {
     let share = if total == 0 { 1.0 } else { (bytes as f64 / total as f64).min(1.0) };
@@ -156,7 +149,7 @@ impl Observer for Reporter {
             }
             Event::PassedOver { machine, reason } => {
                 let line = format!("guix offload: skipping machine '{machine}': {reason}");
-                if self.said.insert(subject(machine, reason)) {
+                if self.said.is_new(machine, reason) {
                     self.say(&line);
                     if let Some(hint) = reason.hint_text() {
                         self.say(&format!("hint: {hint}"));

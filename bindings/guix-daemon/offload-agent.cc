@@ -79,9 +79,7 @@ OffloadOutput OffloadAgent::read()
                 output.messages += message(failure);
             }
         } else {
-            std::string line = message(event, derivation_);
-            // A machine that is passed over is so each time that one is looked for: that is said once.
-            if (event.kind() != GUIX_OFFLOAD_EVENT_PASSED_OVER || said_.insert(line).second) output.messages += line;
+            output.messages += message(event, derivation_);
         }
     }
     return output;

@@ -10,7 +10,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <string>
 #include <sys/types.h>
 #include <vector>
@@ -75,7 +74,6 @@ private:
     guix_offload::job job_;
     std::string derivation_;
     pid_t id_;
-    std::set<std::string> said_;
     std::string problems_; // of the machine file, until they are read
 };
 

@@ -28,7 +28,7 @@ pub struct guix_offload_job {
 pub enum guix_offload_event_type {
     /// No machine is free; the job waits.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
-    /// A machine cannot take the job: machine, text.
+    /// A machine cannot take the job: machine, text. Each reason comes once, whatever the numbers in it.
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /// A machine does the job: machine.
     GUIX_OFFLOAD_EVENT_CHOSEN = 2,
