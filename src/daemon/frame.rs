@@ -22,7 +22,8 @@ const MAX_LOG: u64 = 1 << 20;
 /// Most that one READ may ask for; the daemon asks for 32 KiB.
 const MAX_READ: u64 = 1 << 20;
 
-const NEXT: u64 = 0x6f6c_6d67;
+/// What a piece of log begins with.
+pub const NEXT: u64 = 0x6f6c_6d67;
 const READ: u64 = 0x6461_7461;
 const WRITE: u64 = 0x6461_7416;
 const LAST: u64 = 0x616c_7473;

@@ -14,6 +14,7 @@ mod wire;
 pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
 pub use request::Addition;
 
+pub(crate) use frame::NEXT as LOG_FRAME;
 pub(crate) use wire::{padding, read_fully};
 
 use std::io::{self, Read, Write};

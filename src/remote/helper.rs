@@ -17,7 +17,8 @@
 //! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
 //! ```
 //!
-//! What it writes is what the daemon writes, less the READ frames of imports. These begin as soon as the daemon has the
+//! What it writes is what the daemon writes, less the READ frames of imports. An answer that comes before the end of an
+//! import, which is a refusal, ends it: what is on its way is discarded. READ frames begin as soon as the daemon has the
 //! request: so the helper gets it with the announcement that an import follows, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,6 +26,7 @@ use std::time::Instant;
 
 use zstd::stream::write::Encoder;
 
+use super::early::Early;
 use super::pace::Pace;
 use crate::daemon::{Stream, padding, read_fully};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -65,6 +67,8 @@ pub struct Relay {
     channel: BufReader<Channel>,
     /// How an import begins.
     pace: Pace,
+    /// What came during an import.
+    early: Early,
 }
 
 impl Relay {
@@ -81,7 +85,7 @@ impl Relay {
     /// Has the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
     /// `pace` is how imports begin.
     pub fn start(channel: Channel, socket: &str, pace: Pace) -> Result<Self> {
-        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), pace };
+        let mut relay = Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), pace, early: Early::default() };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -138,7 +142,10 @@ impl Relay {
 
 impl Read for Relay {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.channel.read(buffer)
+        match self.early.read(buffer) {
+            0 => self.channel.read(buffer),
+            length => Ok(length),
+        }
     }
 }
 
@@ -173,20 +180,35 @@ impl Relay {
         self.channel.get_mut().write_all(&message)
     }
 
+    /// Takes what came meanwhile, without waiting; returns whether the import is answered.
+    fn is_answered(&mut self) -> io::Result<bool> {
+        while !self.channel.buffer().is_empty() || self.channel.get_ref().is_readable() {
+            let bytes = self.channel.fill_buf()?;
+            let length = bytes.len();
+            self.early.push(bytes);
+            self.channel.consume(length);
+            if length == 0 || self.early.is_answered() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Feeds an import, to the end of `archive` or until it is answered.
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
-        let channel = self.channel.get_mut();
+        let mut channel = self.channel.get_ref().clone();
         let mut pace = self.pace.clone();
         let mut compressor: Option<Encoder<Fragments>> = None;
         let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
         let mut more = true;
-        while more {
+        while more && !self.is_answered()? {
             group.clear();
             while more && group.len() < GROUP * (8 + CHUNK) {
                 more = put_chunk(archive, &mut group)?;
             }
             match (pace.level(), &mut compressor) {
                 (Some(_), Some(compressor)) => compressor.write_all(&group)?,
-                (Some(level), none) => none.insert(compress(channel, level)?).write_all(&group)?,
+                (Some(level), none) => none.insert(compress(&mut channel, level)?).write_all(&group)?,
                 (None, compressor) => {
                     end_compressed(compressor.take())?;
                     channel.write_all(&group)?;

@@ -6,6 +6,7 @@
 
 mod blame;
 mod build;
+mod early;
 mod helper;
 mod limits;
 mod link;

@@ -130,6 +130,12 @@ impl Channel {
         self.end().state.lock().stderr.iter().copied().collect()
     }
 
+    /// Is there something to read, so that the next read returns at once?
+    pub fn is_readable(&self) -> bool {
+        let state = self.end().state.lock();
+        !state.received.is_empty() || state.ended || state.failure.is_some()
+    }
+
     fn end(&self) -> &ChannelEnd {
         &self.handle.end
     }

@@ -14,6 +14,7 @@ mod huge;
 mod lies;
 mod refusing;
 mod scene;
+mod sending;
 #[path = "../support/sshd.rs"]
 #[allow(dead_code)] // the tests of `ssh` use more of it
 mod sshd;

@@ -9,6 +9,7 @@ use guix_offload::error::{Error, Result};
 use guix_offload::machine::{BuildMachine, HostKey, Requirements};
 use guix_offload::observer::{Event, Observer};
 use guix_offload::offload::{Engine, Reply, Request, Work};
+use guix_offload::store::StorePath;
 
 use crate::double::{Machine, Plan};
 use crate::scene::Scene;
@@ -103,7 +104,7 @@ pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: Bui
 pub fn tell_by(engine: &Engine, scene: &Scene, machine: &BuildMachine, options: BuildOptions) -> Told {
     let (mut listener, begun) = (Listener::default(), Instant::now());
     let before = reset_peak();
-    let result = build_by(engine, scene, machine, options, &mut listener);
+    let result = build_by(engine, scene, machine, Vec::new(), options, &mut listener);
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
     assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);
@@ -118,9 +119,21 @@ pub fn build(
     options: BuildOptions,
     observer: &mut dyn Observer,
 ) -> Result<()> {
+    build_of(scene, machine, plan, Vec::new(), options, observer)
+}
+
+/// As [`build`], of `inputs`.
+pub fn build_of(
+    scene: &Scene,
+    machine: &BuildMachine,
+    plan: Plan,
+    inputs: Vec<StorePath>,
+    options: BuildOptions,
+    observer: &mut dyn Observer,
+) -> Result<()> {
     let _double = acting(scene, plan);
     let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
-    build_by(&engine, scene, machine, options, observer)
+    build_by(&engine, scene, machine, inputs, options, observer)
 }
 
 /// The double, and nothing that is remembered of the machine, or it would be left alone.
@@ -133,6 +146,7 @@ fn build_by(
     engine: &Engine,
     scene: &Scene,
     machine: &BuildMachine,
+    inputs: Vec<StorePath>,
     options: BuildOptions,
     observer: &mut dyn Observer,
 ) -> Result<()> {
@@ -141,7 +155,7 @@ fn build_by(
     let cancel = Cancel::default();
     engine.ask(std::slice::from_ref(machine), &request, &options, &|| false, &cancel, observer).and_then(|reply| {
         let Reply::Accept(accepted) = reply else { return Ok(()) };
-        let work = Work { inputs: Vec::new(), outputs: vec![scene.path("output")], options };
+        let work = Work { inputs, outputs: vec![scene.path("output")], options };
         engine.run(*accepted, work, &cancel, observer)
     })
 }

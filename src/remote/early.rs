@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What the daemon says while an import is fed to it: kept for whoever reads it afterwards, and looked at for the answer,
+//! after which nothing more need be sent.
+
+use crate::daemon::{LOG_FRAME, padding};
+
+/// More than this, in bytes, no daemon has to say about an import: it is as good as an answer.
+const MOST: usize = 1 << 20;
+
+/// Frames as they come, all words of which have 8 bytes.
+#[derive(Default)]
+pub struct Early {
+    bytes: Vec<u8>,
+    /// How many of them were read.
+    read: usize,
+    /// Where the next frame begins.
+    next: usize,
+}
+
+impl Early {
+    /// Takes what came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Is the answer there? Everything before it is pieces of log.
+    pub fn is_answered(&mut self) -> bool {
+        let word = |at: usize| Some(u64::from_le_bytes(self.bytes.get(at..at.checked_add(8)?)?.try_into().ok()?));
+        while let Some(tag) = word(self.next) {
+            if tag != LOG_FRAME {
+                return true;
+            }
+            let Some(length) = word(self.next + 8) else { break };
+            let Ok(whole) = usize::try_from(length.saturating_add(padding(length) as u64)) else { return true };
+            self.next = self.next.saturating_add(16).saturating_add(whole);
+        }
+        self.bytes.len() > MOST
+    }
+
+    /// Hands out what came, as far as it fits `buffer`; 0: there is nothing left.
+    pub fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let length = buffer.len().min(self.bytes.len() - self.read);
+        buffer[..length].copy_from_slice(&self.bytes[self.read..][..length]);
+        self.read += length;
+        if self.read == self.bytes.len() {
+            *self = Early::default();
+        }
+        length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn an_answer_is_found_behind_log_however_it_comes() {
+        // Logs of 0, 8 and 9 bytes, one of which looks like an answer.
+        let log = words(&[LOG_FRAME, 0, LOG_FRAME, 8, 0x616c_7473, LOG_FRAME, 9, 1, 2]);
+        let all = [log.clone(), words(&[0x6378_7470])].concat();
+        for piece in 1..all.len() {
+            let mut early = Early::default();
+            let mut seen = 0;
+            for bytes in all.chunks(piece) {
+                early.push(bytes);
+                seen += bytes.len();
+                assert_eq!(early.is_answered(), seen == all.len(), "{seen} bytes in pieces of {piece}");
+            }
+            let mut read = vec![0; all.len() + 1];
+            assert_eq!((early.read(&mut read), &read[..all.len()]), (all.len(), &all[..]));
+            assert_eq!(early.read(&mut read), 0);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_only_talks_is_answered_to() {
+        let mut early = Early::default();
+        early.push(&words(&[LOG_FRAME, 2 << 20]));
+        early.push(&vec![0; MOST]);
+        assert!(early.is_answered());
+        let mut early = Early::default();
+        early.push(&words(&[LOG_FRAME, u64::MAX - 7]));
+        assert!(!early.is_answered());
+    }
+}
