@@ -116,6 +116,11 @@ impl Local {
         })
     }
 
+    /// Those of `items` that no other of them refers to, nor any of `others`.
+    pub fn heads(&self, items: &[StorePath], others: &[ValidPath]) -> Result<Vec<StorePath>> {
+        self.database.heads(items, others)
+    }
+
     /// The nar of `item`, which is a small one.
     pub fn nar(&self, item: &ValidPath) -> Result<Vec<u8>> {
         let mut nar = Vec::with_capacity(item.nar_size as usize);

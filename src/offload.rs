@@ -346,7 +346,7 @@ impl Attempt<'_> {
         cancel.check()?;
         local.require_receptive()?;
         let known = remote.slow_link();
-        transfer::send_files(local, remote, self.items, observer)?;
+        transfer::send_files(local, remote, self.items, self.outputs, observer)?;
         if let Some(rate) = remote.slow_link().filter(|_| known.is_none()) {
             History::note_slow_link(&local.directories().offload_state(), remote.machine(), rate);
         }

@@ -73,7 +73,7 @@ impl Reporter {
 
     /// Says what is wrong with something that is no reason to give up: once, however many requests come.
     pub fn warning(&mut self, error: &Error) {
-        if self.said.insert((String::new(), error.to_string())) {
+        if self.said.is_new_warning(error) {
             self.say(&format!("guix offload: warning: {}", describe(error)));
             if let Some(hint) = error.hint_text() {
                 self.say(&format!("hint: {hint}"));

@@ -19,6 +19,11 @@ impl Said {
         self.0.len() < MOST && self.0.insert(subject(machine, reason))
     }
 
+    /// Is this warning, which is about no machine, to be said for the first time? Here numbers matter: it may be a line's.
+    pub fn is_new_warning(&mut self, warning: &Error) -> bool {
+        self.0.len() < MOST && self.0.insert((String::new(), warning.to_string()))
+    }
+
     /// Was this said about `machine`, whatever the numbers in it?
     pub fn contains(&self, machine: &str, reason: &Error) -> bool {
         self.0.contains(&subject(machine, reason))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The requests of the worker protocol that offloading needs (Guix's `nix/nix-daemon/nix-daemon.cc`, `performOp`).
 //!
-//! One request at a time. A request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the
+//! One request at a time, but that small ones may travel with the next: see [`Client::protect`]. A request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the
 //! connection usable; one that breaks off half-way does not, and every later request says so.
 
 use std::collections::HashSet;
@@ -32,6 +32,10 @@ const WRITE_SIZE: usize = 256 << 10;
 /// Most log that one request other than a build may have, in bytes: the daemon has next to none.
 const MAX_IGNORED: usize = 1 << 20;
 
+/// How much may be sent before the answer to its beginning, in bytes. The daemon reads 32 KiB at once, and takes what has
+/// come beyond that, when it begins to work on a request, for a breach of the protocol; in SSH, a packet has 32,700.
+pub(crate) const FLIGHT: usize = 32_000;
+
 /// A connection to a daemon.
 pub struct Client {
     stream: BufReader<Box<dyn Stream>>,
@@ -39,6 +43,9 @@ pub struct Client {
     version: u64,
     /// The request being worked on. Stays set when one breaks off.
     unfinished: Option<Operation>,
+    /// Requests that travel with the next one: their bytes, and what they are.
+    later: Vec<u8>,
+    owed: Vec<Operation>,
     /// How many additions were begun that are to be finished.
     adding: usize,
     /// Of an export: bytes left in the current frame.
@@ -83,21 +90,35 @@ pub struct BuildOptions {
 impl Client {
     /// Greets the daemon at the other end of `stream`, whose store is `store`.
     pub fn handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
-        let mut client = Client {
+        let mut client = Self::new(stream, store);
+        client.greet(&[]).context(|| "greeting the daemon")?;
+        Ok(client)
+    }
+
+    /// As [`Client::handshake`], and has the daemon log errors only, whatever it was started with.
+    pub fn quiet_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.greet(&quiet()).and_then(|()| client.wait_quietly()).context(|| "greeting the daemon")?;
+        Ok(client)
+    }
+
+    fn new(stream: Box<dyn Stream>, store: &StoreDir) -> Self {
+        Client {
             stream: BufReader::with_capacity(READ_AHEAD, stream),
             store: store.clone(),
             version: 0,
             unfinished: None,
+            later: Vec::new(),
+            owed: Vec::new(),
             adding: 0,
             left: 0,
             padded: 0,
             ignored: 0,
-        };
-        client.greet().context(|| "greeting the daemon")?;
-        Ok(client)
+        }
     }
 
-    fn greet(&mut self) -> Result<()> {
+    /// Greets the daemon. The answer to `request`, which travels with the greeting, is still to be read.
+    fn greet(&mut self, request: &[u8]) -> Result<()> {
         // The version could be sent at once, too; but a daemon reads it only after its own, and any server that is
         // not guix-daemon is better told apart by its first word.
         self.send(&CLIENT_MAGIC.to_le_bytes())?;
@@ -114,6 +135,7 @@ impl Client {
         put_integer(&mut hello, CLIENT_VERSION);
         put_integer(&mut hello, 0); // no processor affinity
         put_integer(&mut hello, 0); // no space reserved for the garbage collector
+        hello.extend_from_slice(request);
         self.send(&hello)?;
         self.wait_quietly()
     }
@@ -167,6 +189,9 @@ impl Client {
         let begun = std::mem::take(&mut self.adding); // stays so if this breaks off
         if begun == 0 {
             self.start(operation)?;
+            if self.stream.get_ref().has_peer() {
+                self.dispatch(&[])?;
+            }
         }
         let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
         let submitted = self.stream.get_mut().submit(&requests);
@@ -187,7 +212,7 @@ impl Client {
         let mut answers = Vec::with_capacity(additions.count);
         for index in 0..additions.count {
             if let Some(requests) = &additions.requests {
-                self.send(&requests[index])?;
+                self.dispatch(&requests[index])?;
             }
             let answer = self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name"));
             match answer {
@@ -207,6 +232,7 @@ impl Client {
     /// of it in memory. Protected as what [`Client::begin_adding`] adds.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<StorePath> {
         self.start(Operation::AddToStore)?;
+        self.dispatch(&[])?;
         self.send(&addition_of_nar(name))?;
         let mut buffer = vec![0; WRITE_SIZE];
         loop {
@@ -225,38 +251,38 @@ impl Client {
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
-        let mut arguments = Vec::new();
-        put_string(&mut arguments, path.as_str());
-        self.begin(Operation::AddTempRoot, &arguments)?;
-        self.wait_quietly()?;
-        self.acknowledge()
+        self.protect(std::slice::from_ref(path))?;
+        self.settle()
+    }
+
+    /// As [`Client::add_temp_root`] for all of `paths`, but travels with the next request, and fails with it, as far as
+    /// what the daemon reads at once allows: of each 32,000 bytes, it is waited for the answer.
+    pub fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
+        for path in paths {
+            let mut arguments = Vec::new();
+            put_string(&mut arguments, path.as_str());
+            self.postpone(Operation::AddTempRoot, &arguments)?;
+        }
+        Ok(())
     }
 
     /// Sets how this connection's builds are done, and whether the daemon may hand them on to other machines. One that
     /// may starts its build hook for every build, which takes some 100 ms even if there are no such machines.
     pub fn set_options(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
-        let mut arguments = Vec::new();
-        for value in [
-            0, // keep-failed
-            0, // keep-going
-            0, // fallback
-            0, // verbosity: errors only
-            u64::from(offload),
-            0, // verbosity of builds
-            0, // type of log
-            u64::from(options.print_build_trace),
-            1, // use substitutes
-        ] {
-            put_integer(&mut arguments, value);
-        }
-        let settings = [("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
-        put_integer(&mut arguments, settings.len() as u64);
-        for (name, value) in settings {
-            put_string(&mut arguments, name);
-            put_string(&mut arguments, value.to_string());
-        }
-        self.begin(Operation::SetOptions, &arguments)?;
-        self.wait_quietly()?;
+        self.set_options_later(options, offload)?;
+        self.settle()
+    }
+
+    /// As [`Client::set_options`], but travels with the next request, and fails with it.
+    pub fn set_options_later(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
+        self.postpone(Operation::SetOptions, &options_arguments(options, offload))
+    }
+
+    /// Sends what was to travel with the next request, and waits for the answers.
+    pub fn settle(&mut self) -> Result<()> {
+        let Some(first) = self.owed.first() else { return Ok(()) };
+        self.start(*first)?;
+        self.dispatch(&[])?;
         self.finish();
         Ok(())
     }
@@ -322,6 +348,7 @@ impl Client {
     /// Returns the items' names.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<Vec<StorePath>> {
         let request = self.prepare(Operation::ImportPaths, &[])?;
+        self.dispatch(&[])?;
         match self.stream.get_mut().feed(&request, archive) {
             Some(result) => result.map_err(lost)?,
             None => self.send(&request)?,
@@ -352,31 +379,75 @@ impl Client {
         self.unfinished.is_none()
     }
 
-    /// Sends a request.
+    /// Sends a request, with those that were to travel with it, and waits for the answers to these.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
         let request = self.prepare(operation, arguments)?;
-        self.send(&request)
+        self.dispatch(&request)
+    }
+
+    /// Has a request travel with the next one.
+    fn postpone(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
+        self.check_idle()?;
+        let request = request(operation, arguments);
+        if self.later.len() + request.len() > FLIGHT {
+            self.settle()?;
+        }
+        self.later.extend(request);
+        self.owed.push(operation);
+        Ok(())
+    }
+
+    /// Sends the bytes of a request that is under way, with those that were to travel with it, and waits for the answers
+    /// to these.
+    fn dispatch(&mut self, request: &[u8]) -> Result<()> {
+        let mut bytes = std::mem::take(&mut self.later);
+        if bytes.len() + request.len() > FLIGHT && !bytes.is_empty() {
+            self.send(&bytes)?;
+            self.collect()?;
+            bytes.clear();
+        }
+        bytes.extend_from_slice(request);
+        if !bytes.is_empty() {
+            self.send(&bytes)?;
+        }
+        self.collect()
+    }
+
+    /// Reads the answers to what travelled with a request. One that fails breaks the connection.
+    fn collect(&mut self) -> Result<()> {
+        let request = self.unfinished;
+        for operation in std::mem::take(&mut self.owed) {
+            self.unfinished = Some(operation);
+            let answer = self.wait_quietly();
+            self.unfinished = Some(operation);
+            answer?;
+            if matches!(operation, Operation::AddTempRoot) {
+                read_integer(&mut self.stream)?;
+            }
+        }
+        self.unfinished = request;
+        Ok(())
     }
 
     /// The bytes of a request, which is under way from now on.
     fn prepare(&mut self, operation: Operation, arguments: &[u8]) -> Result<Vec<u8>> {
         self.start(operation)?;
-        let mut request = Vec::with_capacity(8 + arguments.len());
-        put_integer(&mut request, operation as u64);
-        request.extend_from_slice(arguments);
-        Ok(request)
+        Ok(request(operation, arguments))
     }
 
     /// Notes that a request is under way from now on.
     fn start(&mut self, operation: Operation) -> Result<()> {
-        if let Some(unfinished) = self.unfinished {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("the connection to the daemon is unusable since its {unfinished:?} request broke off"),
-            ));
-        }
+        self.check_idle()?;
         (self.unfinished, self.ignored) = (Some(operation), 0);
         Ok(())
+    }
+
+    fn check_idle(&self) -> Result<()> {
+        let Some(unfinished) = self.unfinished else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("the connection to the daemon is unusable since its {unfinished:?} request broke off"),
+        ))
     }
 
     fn finish(&mut self) {
@@ -437,6 +508,44 @@ impl Client {
     fn parse_path(&self, text: &str) -> Result<StorePath> {
         self.store.parse(text).map_err(|error| broken(error.to_string()))
     }
+}
+
+/// The bytes of a request.
+fn request(operation: Operation, arguments: &[u8]) -> Vec<u8> {
+    let mut request = Vec::with_capacity(8 + arguments.len());
+    put_integer(&mut request, operation as u64);
+    request.extend_from_slice(arguments);
+    request
+}
+
+/// The request that has a daemon log errors only.
+fn quiet() -> Vec<u8> {
+    let options = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
+    request(Operation::SetOptions, &options_arguments(&options, false))
+}
+
+fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8> {
+    let mut arguments = Vec::new();
+    for value in [
+        0, // keep-failed
+        0, // keep-going
+        0, // fallback
+        0, // verbosity: errors only
+        u64::from(offload),
+        0, // verbosity of builds
+        0, // type of log
+        u64::from(options.print_build_trace),
+        1, // use substitutes
+    ] {
+        put_integer(&mut arguments, value);
+    }
+    let settings = [("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+    put_integer(&mut arguments, settings.len() as u64);
+    for (name, value) in settings {
+        put_string(&mut arguments, name);
+        put_string(&mut arguments, value.to_string());
+    }
+    arguments
 }
 
 /// What the failure of a build means. The daemon gives 100 only to what it would cache as failed. What else may be a build's fault, the message does not tell.

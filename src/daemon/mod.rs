@@ -12,7 +12,9 @@ mod request;
 mod wire;
 
 pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
-pub use request::Addition;
+pub use request::{Addition, size_of_asking};
+
+pub(crate) use client::FLIGHT;
 
 pub(crate) use frame::NEXT as LOG_FRAME;
 pub(crate) use wire::{padding, read_fully};
@@ -42,11 +44,16 @@ pub trait Stream: Read + Write + Send {
     /// Hands over `requests`, each of which the daemon answers with one string, to a peer that gives it one after the
     /// other, if there is one. The answers come in the same order.
     ///
-    /// Without such a peer each request costs a round trip, for the daemon takes a request that comes before it has
-    /// answered the last one as an error. `None`: there is no such peer, and nothing was sent.
+    /// Without such a peer each request costs a round trip, unless it is small, for the daemon takes what comes while it
+    /// works as an error. `None`: there is no such peer, and nothing was sent.
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         let _ = requests;
         None
+    }
+
+    /// Is there such a peer?
+    fn has_peer(&self) -> bool {
+        false
     }
 }
 

@@ -69,6 +69,12 @@ pub fn addition_of_nar(name: &str) -> Vec<u8> {
     request
 }
 
+/// Size, in bytes, of requests that protect each of `paths` and one that asks which of them are valid.
+pub fn size_of_asking(paths: &[StorePath]) -> usize {
+    let sizes = paths.iter().map(|path| path.as_str().len().next_multiple_of(8));
+    sizes.map(|size| 16 + size + 8 + size).sum::<usize>() + 16
+}
+
 /// Appends a list of items.
 pub fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
     put_integer(to, paths.len() as u64);

@@ -301,7 +301,7 @@ export! {
         let mut items = work.inputs;
         items.push(request.derivation);
         let names = connection.transfer(progress, data, |local, remote, _, observer| {
-            transfer::send_files(local, remote, &items, observer)
+            transfer::send_files(local, remote, &items, &work.outputs, observer)
         })?;
         if let Ok(out) = Out::new(sent, "sent") {
             out.give(guix_offload_items { names: names.iter().map(|name| for_c(name.as_str())).collect() });

@@ -56,8 +56,9 @@ impl Remote {
         log: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         self.be_patient();
-        self.link.client.set_options(options, self.offloads).map_err(|e| self.name(e))?;
-        self.link.client.add_temp_root(derivation).map_err(|e| self.name(e))?;
+        let client = &mut self.link.client;
+        let prepared = client.set_options_later(options, self.offloads);
+        prepared.and_then(|()| client.protect(std::slice::from_ref(derivation))).map_err(|e| self.name(e))?;
 
         let mut limits = Allowed::new(options);
         let channel = self.link.channel.clone();

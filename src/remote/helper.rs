@@ -169,6 +169,10 @@ impl Stream for Relay {
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         Some(requests.iter().try_for_each(|request| self.send(REQUEST, request)))
     }
+
+    fn has_peer(&self) -> bool {
+        true
+    }
 }
 
 impl Relay {

@@ -74,7 +74,7 @@ impl Link {
 
     fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<Link> {
         let begun = Instant::now();
-        let client = Client::handshake(stream, store)?;
+        let client = Client::quiet_handshake(stream, store)?;
         Ok(Link { client, channel, relayed, compresses: false, round_trip: begun.elapsed() / 2 })
     }
 }

@@ -164,6 +164,13 @@ impl Remote {
         self.vouched = Some(acl);
     }
 
+    /// Protects `paths`, valid there or not, from the garbage collector there for as long as the connection to the daemon
+    /// lives. They travel with what is asked next; many are sent in several flights.
+    pub fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
+        self.be_patient();
+        self.link.client.protect(paths).map_err(|e| self.name(e))
+    }
+
     /// Those of `paths` that the machine lacks, in one round trip.
     pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
         self.be_patient();

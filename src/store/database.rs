@@ -11,6 +11,7 @@
 //! somebody else keeps it locked, it is waited for as long as guix-daemon does, unless that is cancelled.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -152,6 +153,34 @@ impl Database {
         )?;
         let references = statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(Some(Row { hash, deriver, nar_size, references }))
+    }
+
+    /// Those of `items` that no other of them refers to, nor any of `others`: what these do not refer to, directly or not,
+    /// is none of `items`. One that is not valid is among them.
+    pub fn heads(&self, items: &[StorePath], others: &[ValidPath]) -> Result<Vec<StorePath>> {
+        self.patiently("looking up references", || self.query_heads(items, others))
+    }
+
+    fn query_heads(&self, items: &[StorePath], others: &[ValidPath]) -> rusqlite::Result<Vec<StorePath>> {
+        let mut find = self.connection.prepare_cached("SELECT id FROM ValidPaths WHERE path = ?")?;
+        let mut id = |path: &StorePath| find.query_row([path.as_str()], |row| row.get::<_, i64>(0)).optional();
+        let ids = items.iter().map(&mut id).collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut referred: HashSet<i64> = HashSet::new();
+        for reference in others.iter().flat_map(|other| &other.references) {
+            referred.extend(id(reference)?);
+        }
+        let mut references = self.connection.prepare_cached("SELECT reference FROM Refs WHERE referrer = ?")?;
+        for referrer in ids.iter().flatten() {
+            let mut rows = references.query([referrer])?;
+            while let Some(row) = rows.next()? {
+                let reference: i64 = row.get(0)?;
+                if reference != *referrer {
+                    referred.insert(reference);
+                }
+            }
+        }
+        let is_head = |id: &Option<i64>| id.is_none_or(|id| !referred.contains(&id));
+        Ok(items.iter().zip(&ids).filter(|(_, id)| is_head(id)).map(|(item, _)| item.clone()).collect())
     }
 
     /// Registers `items`, but for those that are valid already, and returns which ones that were. All are registered,

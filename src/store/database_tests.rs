@@ -268,3 +268,19 @@ fn settings_are_those_of_guix_daemon() {
     let mode: String = database.connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
 }
+
+#[test]
+fn heads_are_what_no_other_item_refers_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Database::open(&create(directory.path()), &Cancel::default()).unwrap();
+    let (a, b, c, d) = (item('a', "a"), item('b', "ab"), item('c', "a"), item('d', "bc"));
+    register(&mut database, &[a.clone(), b.clone(), c.clone(), d.clone()]).unwrap();
+    let paths = |items: &[&ValidPath]| items.iter().map(|item| item.path.clone()).collect::<Vec<_>>();
+    let heads = |items: &[&ValidPath], others: &[ValidPath]| database.heads(&paths(items), others).unwrap();
+    assert_eq!(heads(&[&a, &b, &c, &d], &[]), paths(&[&d]));
+    assert_eq!(heads(&[&a, &b, &c], &[]), paths(&[&b, &c]));
+    // What refers to itself is a head all the same, and what is not known is one.
+    assert_eq!(heads(&[&a, &item('g', "")], &[]), paths(&[&a, &item('g', "")]));
+    assert_eq!(heads(&[&a, &b, &c], &[d]), paths(&[]));
+    assert_eq!(heads(&[&a, &b, &c], &[item('f', "cz")]), paths(&[&b]));
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Moving store items: to a machine before a build, from it afterwards.
 
+mod ask;
 mod retrieve;
 mod send;
 mod trust;

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
-use super::Counted;
+use super::{Counted, ask};
 use crate::daemon::{Addition, Additions};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::local::Local;
@@ -22,17 +22,25 @@ const SMALL: u64 = 512 << 10;
 /// How much is a batch, as nars, in bytes: it is in our memory, and the one before it, too.
 const BATCH: u64 = 512 << 10;
 
-/// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent.
+/// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent. All of them, and
+/// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
 pub fn send_files(
     local: &mut Local,
     remote: &mut Remote,
     items: &[StorePath],
+    outputs: &[StorePath],
     observer: &mut dyn Observer,
 ) -> Result<Vec<StorePath>> {
-    let order = announce_missing(local, remote, items, observer)?;
     let machine = remote.machine().name.clone();
-    let mut sending = Sending { local, remote, observer, sent: 0 };
-    sending.send(&order).context(|| format!("sending files to '{machine}'"))
+    let mut sent = Vec::new();
+    loop {
+        let order = announce_missing(local, remote, items, outputs, observer)?;
+        let mut sending = Sending { local, remote, observer, sent: 0 };
+        let all = sending.send(&order, &mut sent).context(|| format!("sending files to '{machine}'"))?;
+        if all {
+            return Ok(sent);
+        }
+    }
 }
 
 /// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
@@ -42,7 +50,7 @@ pub fn import_files(
     items: &[StorePath],
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let order = announce_missing(local, remote, items, observer)?;
+    let order = announce_missing(local, remote, items, &[], observer)?;
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
     let mut sending = Sending { local, remote, observer, sent: 0 };
@@ -55,11 +63,11 @@ fn announce_missing(
     local: &Local,
     remote: &mut Remote,
     items: &[StorePath],
+    outputs: &[StorePath],
     observer: &mut dyn Observer,
 ) -> Result<Vec<ValidPath>> {
-    let missing = remote.missing(items).context(|| "asking what is missing")?;
-    let infos = missing.iter().map(|item| local.info(item)).collect::<Result<_>>()?;
-    let order = references_first(infos);
+    let missing = ask::missing(local, remote, items, outputs).context(|| "asking what is missing")?;
+    let order = references_first(missing);
     if !order.is_empty() {
         let bytes = order.iter().map(|item| item.nar_size).sum();
         observer.event(&Event::Sending { machine: &remote.machine().name, items: order.len(), bytes });
@@ -99,17 +107,32 @@ struct Sending<'a> {
     sent: u64,
 }
 
+/// Items that were made again there, and those that were not; whether all were tried.
+struct Made<'i> {
+    made: Vec<&'i ValidPath>,
+    rest: Vec<&'i ValidPath>,
+    all: bool,
+}
+
 /// A batch on its way.
 type Batch<'i> = (Option<Additions>, Vec<&'i ValidPath>);
 
 impl Sending<'_> {
-    /// Sends `items`, each of which comes after what it refers to; returns them in the order sent.
-    fn send(&mut self, items: &[ValidPath]) -> Result<Vec<StorePath>> {
-        let (large, items) = self.make_large_again(items)?;
-        self.expect(&items);
-        let (small, rest) = self.make_small_again(items)?;
-        self.import(&rest)?;
-        Ok([large, small, rest].concat().into_iter().map(|item| item.path.clone()).collect())
+    /// Sends `items`, each of which comes after what it refers to, and appends them to `sent` in the order sent. `false`:
+    /// another connection to the daemon there took the place of the one that protected what is there; all is to be asked
+    /// for again.
+    fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
+        let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
+        let Made { made, rest, all } = self.make_large_again(items)?;
+        note(&made);
+        if all {
+            self.expect(&rest);
+            let Made { made, rest, .. } = self.make_small_again(rest)?;
+            note(&made);
+            self.import(&rest)?;
+            note(&rest);
+        }
+        Ok(all)
     }
 
     /// Has the machine get ready for `items`.
@@ -117,38 +140,29 @@ impl Sending<'_> {
         self.remote.expect(items.len(), items.iter().map(|item| item.nar_size).sum());
     }
 
-    /// Has those of `items` made again there that are large sources; returns which were, and which were not.
-    fn make_large_again<'i>(&mut self, items: &'i [ValidPath]) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
+    /// Has those of `items` made again there that are large sources, until one shows that the link is slow.
+    fn make_large_again<'i>(&mut self, items: &'i [ValidPath]) -> Result<Made<'i>> {
         let (mut made, mut rest) = (Vec::new(), Vec::new());
-        let mut slow = false;
         for item in items {
-            let large = !slow && item.nar_size > SMALL && self.remote.takes_whole(item.nar_size);
+            let large = item.nar_size > SMALL && self.remote.takes_whole(item.nar_size);
             if !large || !store::is_source(item, &self.local.directories().store)? {
                 rest.push(item);
                 continue;
             }
-            let begun = self.sent;
             let dump = self.local.dump(item)?;
             let mut nar = Counted { inner: dump, bytes: &mut self.sent, observer: self.observer };
-            match self.remote.add_nar(item.path.name(), &mut nar)? {
-                Some(name) => {
-                    self.check(item, &name)?;
-                    made.push(item);
-                }
-                None => {
-                    // What was made before is not protected any more: so it is asked for again.
-                    (slow, self.sent) = (true, begun);
-                    rest.append(&mut made);
-                    rest.push(item);
-                }
-            }
+            let Some(name) = self.remote.add_nar(item.path.name(), &mut nar)? else {
+                return Ok(Made { made, rest, all: false });
+            };
+            self.check(item, &name)?;
+            made.push(item);
         }
-        Ok((made, rest))
+        Ok(Made { made, rest, all: true })
     }
 
     /// Has those of `items` made again there that are small and whose names follow from their contents, unless they refer
-    /// to others; returns which were, and which were not.
-    fn make_small_again<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<(Vec<&'i ValidPath>, Vec<&'i ValidPath>)> {
+    /// to others.
+    fn make_small_again<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Made<'i>> {
         let (mut made, mut rest) = (Vec::new(), Vec::new());
         let mut others = HashSet::new();
         let (mut batch, mut size, mut before) = (Vec::new(), 0, Batch::default());
@@ -174,7 +188,7 @@ impl Sending<'_> {
         let last = self.begin(batch)?;
         self.finish(before)?;
         self.finish(last)?;
-        Ok((made, rest))
+        Ok(Made { made, rest, all: true })
     }
 
     /// Has a batch made again, without waiting for it: so the next one is read meanwhile.

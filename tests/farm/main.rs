@@ -7,6 +7,7 @@ mod abi;
 mod afterwards;
 mod builds;
 mod by_hand;
+mod collected;
 mod commands;
 mod guile;
 mod hashes;

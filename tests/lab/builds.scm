@@ -11,13 +11,14 @@
 ;;;        fail     a build that says something and exits with status 3
 ;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
+;;;        graph    COUNT builds, each of up to KIB, that read and refer to up to four of the twenty before them, by SEED
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
 ;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of KIB that is built here first)
-;;;        log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
+;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) picky= (the same, of the first build alone)
@@ -186,6 +187,25 @@
                       mkdir $out; i=0; while [ $i -lt $files ]; do
                         dd if=/dev/$fill of=$out/$i bs=1024 count=$kib 2>/dev/null; i=$((i + 1)); done; fi"))
           (iota (number "count" 1))))
+    ('graph
+     (let ((state (seed->random-state (number "seed" 1))))
+       (let loop ((i 0) (made '()))
+         (if (= i (number "count" 1))
+             (reverse made)
+             (let* ((before (min 20 (length made)))
+                    (inputs (if (zero? before)
+                                '()
+                                (delete-duplicates (map (lambda _ (list-ref made (random before state)))
+                                                        (iota (random 5 state))))))
+                    (files  (map derivation->output-path inputs))
+                    (kib    (1+ (random (number "kib" 1) state))))
+               (loop (1+ i)
+                     (cons (build (format #f "graph-~a" i)
+                                  (format #f "~:{cat ~a/data >/dev/null~%~}mkdir $out; echo ~{~a~^ ~} >$out/inputs~@
+                                              dd if=/dev/$fill of=$out/data bs=1024 count=~a 2>/dev/null"
+                                          (map list files) files kib)
+                                  #:derivations inputs)
+                           made)))))))
     (_ (error "no such mode" mode)))))
 
 (define (print-build store drv)

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a machine lacks, so that what it has stays there until the build is over.
+//!
+//! A collector there may run at any time, and takes what nobody has protected. A daemon protects what it is told to, valid
+//! or not, until the connection ends; so an item that is protected first and asked for then stays what the answer says. It
+//! answers what is small enough to be read at once in one round trip ([`FLIGHT`]); a large closure it is asked about first,
+//! and of what it has, it protects those items then that no other refers to, and is asked about them again: an item is
+//! there as long as one that refers to it.
+
+use std::collections::HashSet;
+
+use crate::daemon::{FLIGHT, size_of_asking};
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::Local;
+use crate::remote::Remote;
+use crate::store::{StorePath, ValidPath};
+
+/// How often a machine may take items just after it said that it has them.
+const TRIES: usize = 5;
+
+/// What is sent within a moment: so many items ...
+const FEW: usize = 16;
+/// ... of so many bytes.
+const LITTLE: u64 = 2 << 20;
+
+/// Those of `items`, a closure, that `remote` lacks. What it has, and `outputs`, which may come to be, is protected there
+/// until the connection to its daemon ends.
+pub fn missing(
+    local: &Local,
+    remote: &mut Remote,
+    items: &[StorePath],
+    outputs: &[StorePath],
+) -> Result<Vec<ValidPath>> {
+    let infos = |missing: &[StorePath]| missing.iter().map(|item| local.info(item)).collect::<Result<Vec<_>>>();
+    if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
+        remote.protect(outputs)?;
+        remote.protect(items)?;
+        return infos(&remote.missing(items)?);
+    }
+    for _ in 0..TRIES {
+        let lacking = remote.missing(items)?;
+        let missing = infos(&lacking)?;
+        let absent: HashSet<_> = lacking.iter().collect();
+        let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
+        // What is sent within a moment comes with its references, or is refused.
+        let soon = missing.len() <= FEW && missing.iter().map(|item| item.nar_size).sum::<u64>() <= LITTLE;
+        let heads = local.heads(&present, if soon { &missing } else { &[] })?;
+        remote.protect(outputs)?;
+        remote.protect(&heads)?;
+        if remote.missing(&heads)?.is_empty() {
+            return Ok(missing);
+        }
+    }
+    let name = &remote.machine().name;
+    let message = format!("the garbage collector of '{name}' takes items faster than they can be protected");
+    Err(Error::new(ErrorKind::Daemon, message).on_machine(name))
+}
