@@ -191,9 +191,9 @@ impl Engine {
         Candidates::new(&self.directories, matching, &self.slots, &self.queue).map(Some)
     }
 
-    /// Keeps a connection for the next build, if it is good for one.
-    pub fn keep(&self, remote: Remote) {
-        if remote.is_usable() {
+    /// Keeps a connection for the next build, if it is good for one. What it protected on the machine is not any more.
+    pub fn keep(&self, mut remote: Remote) {
+        if remote.is_usable() && remote.let_go().is_ok() {
             self.remotes.put(remote);
         }
     }

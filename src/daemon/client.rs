@@ -41,6 +41,8 @@ pub struct Client {
     stream: BufReader<Box<dyn Stream>>,
     store: StoreDir,
     version: u64,
+    /// The daemon's side of the greeting is still to be read.
+    greeting: bool,
     /// The request being worked on. Stays set when one breaks off.
     unfinished: Option<Operation>,
     /// Requests that travel with the next one: their bytes, and what they are.
@@ -102,11 +104,44 @@ impl Client {
         Ok(client)
     }
 
+    /// As [`Client::quiet_handshake`], with a daemon that is known from another connection: it is not waited for before
+    /// the first request.
+    pub fn later_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.greet_blindly()?;
+        Ok(client)
+    }
+
+    /// Connects to the daemon anew where there is a peer that does so, as [`Client::later_handshake`] greets it; `false`:
+    /// there is none. What was protected is not any more.
+    pub fn restart(&mut self) -> Result<bool> {
+        self.check_idle()?;
+        let Some(restarted) = self.stream.get_mut().restart() else { return Ok(false) };
+        restarted.map_err(lost)?;
+        self.later.clear();
+        self.owed.clear();
+        self.greet_blindly()?;
+        Ok(true)
+    }
+
+    fn greet_blindly(&mut self) -> Result<()> {
+        self.greeting = true;
+        self.send(&[CLIENT_MAGIC.to_le_bytes().to_vec(), hello(), quiet()].concat()).context(|| "greeting the daemon")
+    }
+
+    /// Reads the daemon's side of the greeting.
+    fn finish_greeting(&mut self) -> Result<()> {
+        self.read_version()?;
+        self.wait_quietly()?;
+        self.wait_quietly() // for the answer to what travelled with the greeting
+    }
+
     fn new(stream: Box<dyn Stream>, store: &StoreDir) -> Self {
         Client {
             stream: BufReader::with_capacity(READ_AHEAD, stream),
             store: store.clone(),
             version: 0,
+            greeting: false,
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
@@ -122,6 +157,12 @@ impl Client {
         // The version could be sent at once, too; but a daemon reads it only after its own, and any server that is
         // not guix-daemon is better told apart by its first word.
         self.send(&CLIENT_MAGIC.to_le_bytes())?;
+        self.read_version()?;
+        self.send(&[hello(), request.to_vec()].concat())?;
+        self.wait_quietly()
+    }
+
+    fn read_version(&mut self) -> Result<()> {
         let magic = read_integer(&mut self.stream)?;
         if magic != SERVER_MAGIC {
             return Err(broken(format!("what answers is not guix-daemon (it says {magic:#x})")));
@@ -131,13 +172,7 @@ impl Client {
             return Err(broken(format!("guix-daemon speaks version {:#x} of its protocol, not 1.x", self.version))
                 .hint("use a guix-daemon of version 1.2.0 or later there"));
         }
-        let mut hello = Vec::new();
-        put_integer(&mut hello, CLIENT_VERSION);
-        put_integer(&mut hello, 0); // no processor affinity
-        put_integer(&mut hello, 0); // no space reserved for the garbage collector
-        hello.extend_from_slice(request);
-        self.send(&hello)?;
-        self.wait_quietly()
+        Ok(())
     }
 
     /// The version of the protocol that the daemon speaks, such as 0x164.
@@ -439,6 +474,10 @@ impl Client {
     fn start(&mut self, operation: Operation) -> Result<()> {
         self.check_idle()?;
         (self.unfinished, self.ignored) = (Some(operation), 0);
+        if std::mem::take(&mut self.greeting) {
+            self.finish_greeting().context(|| "greeting the daemon")?;
+            self.unfinished = Some(operation);
+        }
         Ok(())
     }
 
@@ -508,6 +547,15 @@ impl Client {
     fn parse_path(&self, text: &str) -> Result<StorePath> {
         self.store.parse(text).map_err(|error| broken(error.to_string()))
     }
+}
+
+/// What a client says once it knows the daemon's version.
+fn hello() -> Vec<u8> {
+    let mut hello = Vec::new();
+    put_integer(&mut hello, CLIENT_VERSION);
+    put_integer(&mut hello, 0); // no processor affinity
+    put_integer(&mut hello, 0); // no space reserved for the garbage collector
+    hello
 }
 
 /// The bytes of a request.

@@ -51,6 +51,11 @@ pub trait Stream: Read + Write + Send {
         None
     }
 
+    /// Has such a peer connect to the daemon anew; `None`: there is none.
+    fn restart(&mut self) -> Option<io::Result<()>> {
+        None
+    }
+
     /// Is there such a peer?
     fn has_peer(&self) -> bool {
         false

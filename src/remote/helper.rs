@@ -15,6 +15,7 @@
 //!                                          integer 2^64-1, FRAGMENT*, integer 0: CHUNKs, as a zstd frame in pieces, each
 //!                                          of which is integer LENGTH, LENGTH bytes
 //! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; others may follow at once
+//! integer 3, integer 0                     the daemon is to be connected to anew
 //! ```
 //!
 //! What it writes is what the daemon writes, less the READ frames of imports. An answer that comes before the end of an
@@ -54,6 +55,7 @@ const READ_AHEAD: usize = 128 << 10;
 const BYTES: u64 = 0;
 const IMPORT: u64 = 1;
 const REQUEST: u64 = 2;
+const RECONNECT: u64 = 3;
 
 /// What Guile does first if imports may be compressed: where it has nothing to undo that, Guix's own takes its place,
 /// which takes longer to start. In double quotes of the shell.
@@ -168,6 +170,10 @@ impl Stream for Relay {
 
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         Some(requests.iter().try_for_each(|request| self.send(REQUEST, request)))
+    }
+
+    fn restart(&mut self) -> Option<io::Result<()>> {
+        Some(self.send(RECONNECT, &[]))
     }
 
     fn has_peer(&self) -> bool {

@@ -7,7 +7,8 @@
 
   (let ((in (current-input-port))
         (out (current-output-port))
-        (daemon (socket AF_UNIX SOCK_STREAM 0)))
+        (file #f)
+        (daemon #f))
 
     (define (bytes from count)
       (let ((bv (if (zero? count) (make-bytevector 0) (get-bytevector-n from count))))
@@ -30,6 +31,13 @@
       (for-each (lambda (word) (display word out)) words)
       (newline out)
       (force-output out))
+
+    ;; Connect to the daemon, which listens on FILE.
+    (define (connect-to-daemon)
+      (when daemon (close-port daemon))
+      (set! daemon (socket AF_UNIX SOCK_STREAM 0))
+      (setvbuf daemon 'block 65536)
+      (connect daemon AF_UNIX file))
 
     ;; Pass on a string that the daemon says.
     (define (relay-string)
@@ -122,10 +130,12 @@
 
     (define (take-message)
       (when (eof-object? (lookahead-u8 in)) (primitive-exit 0))
-      (let ((type (integer in)))
-        (put-bytevector daemon (bytes in (integer in)))
+      (let* ((type (integer in))
+             (request (bytes in (integer in))))
+        (put-bytevector daemon request)
         (force-output daemon)
         (cond ((= type 1) (import))
+              ((= type 3) (connect-to-daemon))
               ((= type 2)
                (relay-answer)
                (unless (char-ready? in) (force-output out))))))
@@ -145,20 +155,18 @@
 
     (setvbuf in 'block 65536)
     (setvbuf out 'block 65536)
-    (setvbuf daemon 'block 65536)
     (when (= 1 (integer in))
       (set! make-decompressor
         (catch #t
           (lambda () (module-ref (resolve-interface '(zstd)) 'make-zstd-input-port))
           (lambda _ #f))))
     (let* ((configured (utf8->string (bytes in (integer in))))
-           (name (or (getenv "GUIX_DAEMON_SOCKET") configured))
-           (file (cond ((string-prefix? "unix://" name) (substring name 7))
+           (name (or (getenv "GUIX_DAEMON_SOCKET") configured)))
+      (set! file (cond ((string-prefix? "unix://" name) (substring name 7))
                        ((string-prefix? "file://" name) (substring name 7))
-                       (else name))))
+                       (else name)))
       (catch 'system-error
-        (lambda ()
-          (connect daemon AF_UNIX file))
+        connect-to-daemon
         (lambda args
           (say "guix-offload-relay: cannot connect to '" file "': " (strerror (system-error-errno args)))
           (primitive-exit 1)))

@@ -43,6 +43,12 @@ impl Link {
         }
     }
 
+    /// Greets the daemon through the forwarded socket `channel`, without waiting for either.
+    pub fn open_later(channel: Channel, store: &StoreDir, round_trip: Duration) -> Result<Link> {
+        let client = Client::later_handshake(Box::new(channel.clone()), store)?;
+        Ok(Link { client, channel, relayed: false, compresses: false, round_trip })
+    }
+
     /// As [`Link::through_helper`], on a server that forwards no sockets and may allow one session at a time. It forgets
     /// one a little after it has closed it.
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<Link> {

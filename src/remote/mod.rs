@@ -62,6 +62,8 @@ pub struct Remote {
     link: Link,
     /// The connection that `link` has replaced, if any: what was added over it is protected while it lives.
     former: Option<Link>,
+    /// Whether its SSH server forwards sockets.
+    forwards: bool,
     /// Whether its daemon may hand builds on to other machines.
     offloads: bool,
     probe: Probe,
@@ -132,6 +134,7 @@ impl Remote {
             store: store.clone(),
             session,
             socket,
+            forwards: !link.relayed,
             link,
             former: None,
             offloads,
@@ -333,6 +336,20 @@ impl Remote {
     /// Whether the helper is between us and the daemon there.
     pub fn is_relayed(&self) -> bool {
         self.link.relayed
+    }
+
+    /// Lets the collector there have what builds so far needed or made: the connection to the daemon, which protected it,
+    /// is replaced by a new one. Waits for nothing; a new one that cannot be had fails when it is used.
+    pub fn let_go(&mut self) -> Result<()> {
+        self.be_patient();
+        self.former = None;
+        if self.forwards {
+            let channel = self.session.open_socket(&self.socket);
+            self.link = Link::open_later(channel, &self.store, self.link.round_trip)?;
+        } else if !self.link.client.restart()? {
+            return Err(Error::new(ErrorKind::Internal, "nobody connects to the daemon anew"));
+        }
+        Ok(())
     }
 
     /// Can it be used for another build, as far as is known?

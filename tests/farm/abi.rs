@@ -69,6 +69,11 @@ impl Request {
         assert!(self.outputs.iter().all(|output| HEAD.file(output).exists()), "{:?}", self.outputs);
     }
 
+    /// Is there an output of it on `host`?
+    pub fn is_on(&self, host: Host) -> bool {
+        self.outputs.iter().any(|output| host.file(output).exists())
+    }
+
     /// The outputs are valid on the head and the same as on the machine, and the head's store is sound.
     pub fn check_done(&self) {
         for output in &self.outputs {

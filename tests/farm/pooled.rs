@@ -7,6 +7,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::abi::{PROGRAMS, Request};
+use crate::afterwards::eventually;
+use crate::hosts::configure_ssh;
 use crate::lab::{Host, SlowLink, lab};
 
 const HEAD: Host = Host("head");
@@ -180,4 +182,38 @@ fn a_local_daemon_that_dies_while_files_are_sent_is_named_and_no_machine() {
     assert_eq!(jobs.lines_until(&["ok", "failed"]).last().unwrap(), "ok");
     build.check_done();
     jobs.end();
+}
+
+/// What running builds have the daemons of the machine protect.
+fn roots() -> usize {
+    let script = "cat /var/guix/temproots/* 2>/dev/null | tr -d -c '\\0' | wc -c";
+    W1.sh(&["sh", "-c", script]).trim().parse().unwrap()
+}
+
+#[test]
+fn a_connection_that_waits_protects_nothing_on_the_machine() {
+    await_no_session();
+    for forwarding in ["yes", "no"] {
+        configure_ssh(W1, &format!("AllowStreamLocalForwarding {forwarding}"));
+        let builds = Request::several("plain", &["count=20", "inputs=3"]);
+        let mut jobs = Jobs::new("60");
+        for build in &builds {
+            jobs.run(build);
+        }
+        let session = sessions();
+        assert_eq!(session.len(), 1);
+        eventually(|| match roots() {
+            0 => Ok(()),
+            count => Err(format!("{count} roots of no build")),
+        });
+        W1.sh(&["guix", "gc"]);
+        let left = builds.iter().filter(|build| build.is_on(W1)).count();
+        assert_eq!(left, 0, "outputs on the machine");
+        // It is as good as before.
+        let builds = Request::several("plain", &["count=2"]);
+        builds.iter().for_each(|build| jobs.run(build));
+        assert_eq!(sessions(), session);
+        jobs.end();
+        configure_ssh(W1, "");
+    }
 }
