@@ -375,11 +375,12 @@ impl Candidates {
     fn attempt(&self, index: usize, answers: &mpsc::Sender<Answer>) -> Result<Session> {
         let machine = self.machines[index].clone();
         let session = Remote::start(&machine)?;
-        let (ours, store, answers) = (session.clone(), self.directories.store.clone(), answers.clone());
+        let (ours, directories, answers) = (session.clone(), self.directories.clone(), answers.clone());
         thread::spawn("guix-offload-connect", move || {
             let established = catch_unwind(AssertUnwindSafe(|| {
                 panic_point::pass("connect");
-                Remote::establish(session, &machine, &store)
+                let remote = Remote::establish(session, &machine, &directories.store)?;
+                if remote.is_daemon_at(&directories.daemon_socket) { Err(is_this_host(&machine)) } else { Ok(remote) }
             }))
             .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
             // Nobody listens any more when another machine was faster.
@@ -430,6 +431,14 @@ impl Candidates {
         findings.add(kind, &error);
         Ok(())
     }
+}
+
+/// The error for a machine whose daemon is the one that asks.
+fn is_this_host(machine: &BuildMachine) -> Error {
+    let name = &machine.name;
+    Error::new(ErrorKind::Configuration, format!("'{name}' is this host itself, which cannot offload to itself"))
+        .hint(format!("take '{name}' out of the machine file"))
+        .on_machine(name)
 }
 
 /// Cuts `session` off when cancelled.

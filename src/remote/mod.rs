@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub struct Remote {
     offloads: bool,
     probe: Probe,
     probed: Instant,
+    /// Which daemon it is: see [`probe::identity`].
+    daemon: Option<String>,
     /// How many processes its kernel had killed for want of memory then, if it says so.
     kills: Option<u64>,
     /// The rate of the link, in bytes a second, if that is very slow.
@@ -109,7 +112,7 @@ impl Remote {
             for channel in [&forwarded, &probe] {
                 channel.set_deadline(Some(Instant::now() + limits.step));
             }
-            probe::ask(&mut probe, store)?;
+            probe::ask(&mut probe, machine, store)?;
             let mut socket = machine.daemon_socket.clone();
             let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
                 let answer = probe::answer(&mut probe, machine, store)?;
@@ -126,9 +129,10 @@ impl Remote {
                 socket = link::socket_file(&name)?.to_string();
                 link = Link::open(&session, session.open_socket(&socket), &socket, store, limits.step)?;
             }
-            Ok((socket, link, answer.offloads, answer.probe, answer.kills))
+            Ok((socket, link, answer.offloads, answer.probe, answer.kills, answer.daemon))
         };
-        let (socket, link, offloads, probe, kills) = established().map_err(|error| error.on_machine(&machine.name))?;
+        let (socket, link, offloads, probe, kills, daemon) =
+            established().map_err(|error| error.on_machine(&machine.name))?;
         Ok(Remote {
             machine: machine.clone(),
             store: store.clone(),
@@ -141,10 +145,16 @@ impl Remote {
             probe,
             probed: Instant::now(),
             kills,
+            daemon,
             slow_link: None,
             limits,
             vouched: None,
         })
+    }
+
+    /// Is its daemon the one that listens at `socket` on this host?
+    pub fn is_daemon_at(&self, socket: &Path) -> bool {
+        self.daemon.is_some() && self.daemon == probe::identity(socket)
     }
 
     /// The machine.
@@ -312,7 +322,7 @@ impl Remote {
         if self.probed.elapsed() >= age {
             let mut channel = self.session.exec(probe::COMMAND);
             channel.set_deadline(Some(Instant::now() + self.limits.step));
-            probe::ask(&mut channel, &self.store).map_err(|e| self.name(e))?;
+            probe::ask(&mut channel, &self.machine, &self.store).map_err(|e| self.name(e))?;
             let answer = probe::answer(&mut channel, &self.machine, &self.store).map_err(|e| self.name(e))?;
             (self.probe, self.kills) = (answer.probe, answer.kills);
             self.probed = Instant::now();

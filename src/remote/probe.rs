@@ -5,6 +5,8 @@
 //! anything. It prints a word and a value a line; a line that the machine cannot answer stays empty.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -41,12 +43,22 @@ pub struct Answer {
     pub offloads: bool,
     /// `GUIX_DAEMON_SOCKET` of the remote user's environment, which overrides the machine file, as for the script.
     pub daemon_socket: Option<String>,
+    /// Which daemon it is: see [`identity`].
+    pub daemon: Option<String>,
+}
+
+/// The kernel that runs it, and the file that is its socket: what tells the daemon of a socket from all others, under
+/// whatever name its host is reached. `None`: it has no socket.
+pub fn identity(socket: &Path) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let socket = std::fs::metadata(socket).ok()?;
+    Some(format!("{} {}:{}", boot.trim(), socket.dev(), socket.ino()))
 }
 
 /// Sends the program down `channel`, on which [`COMMAND`] runs.
-pub fn ask(channel: &mut Channel, store: &StoreDir) -> Result<()> {
+pub fn ask(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir) -> Result<()> {
     let what = || "asking for load and free space";
-    channel.write_all(program(store).as_bytes()).io_context(ErrorKind::Unavailable, what)?;
+    channel.write_all(program(&machine.daemon_socket, store).as_bytes()).io_context(ErrorKind::Unavailable, what)?;
     channel.close_write()
 }
 
@@ -61,7 +73,7 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn program(store: &StoreDir) -> String {
+fn program(socket: &str, store: &StoreDir) -> String {
     format!(
         "echo {RUNS}\n\
          read -r load rest </proc/loadavg && echo load $load\n\
@@ -69,10 +81,12 @@ fn program(store: &StoreDir) -> String {
          {}{MEMORY}{KILLS}\
          [ -d {} ] || echo storeless yes\n\
          echo time $(date +%s)\n\
+         echo daemon $(cat /proc/sys/kernel/random/boot_id) $(stat -L -c %d:%i {} 2>/dev/null)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n",
         free_space(store, "free"),
-        quoted(store.as_str())
+        quoted(store.as_str()),
+        quoted(socket)
     )
 }
 
@@ -146,6 +160,7 @@ impl Answer {
             kills: value("kills").and_then(|v| v.parse().ok()),
             offloads: value("offloads") == Some("yes"),
             daemon_socket: value("socket").filter(|s| !s.is_empty()).map(str::to_string),
+            daemon: value("daemon").filter(|s| s.contains(' ')).map(str::to_string),
         })
     }
 }
@@ -179,7 +194,7 @@ mod tests {
         std::fs::create_dir(&store).unwrap();
         let mut shell =
             Command::new(COMMAND).current_dir(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let program = program(&StoreDir::new(store.to_str().unwrap()).unwrap());
+        let program = program("/it's a socket", &StoreDir::new(store.to_str().unwrap()).unwrap());
         shell.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
         let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
         assert!(Answer::parse(&said, 0).is_some_and(|answer| answer.probe.memory > 0), "{said}");
@@ -190,13 +205,31 @@ mod tests {
     fn a_machine_without_a_store_has_no_guix() {
         let run = |store: &str| {
             let store = StoreDir::new(store).unwrap();
-            let said = std::process::Command::new(COMMAND).args(["-c", &program(&store)]).output().unwrap().stdout;
+            let said =
+                std::process::Command::new(COMMAND).args(["-c", &program("/nowhere", &store)]).output().unwrap().stdout;
             no_answer(&String::from_utf8(said).unwrap(), "df: no such file", &machine("w1"), &store)
         };
         let error = run("/nonexistent/store");
         assert_eq!(error.kind(), ErrorKind::NoGuix);
         assert_eq!(error.to_string(), "Guix is not installed on 'w1': there is no /nonexistent/store");
         assert_eq!(run("/tmp").kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_daemon_is_recognised_by_its_socket() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (socket, link) = (scratch.path().join("its socket"), scratch.path().join("link"));
+        std::fs::write(&socket, "").unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        let seen = |socket: &Path| {
+            let program = program(socket.to_str().unwrap(), &StoreDir::new("/tmp").unwrap());
+            let said = std::process::Command::new(COMMAND).args(["-c", &program]).output().unwrap().stdout;
+            Answer::parse(&String::from_utf8(said).unwrap(), 0).unwrap().daemon
+        };
+        assert!(seen(&socket).is_some() && seen(&socket) == identity(&link) && seen(&link) == identity(&socket));
+        assert_ne!(seen(&socket), identity(scratch.path()));
+        let nowhere = scratch.path().join("nowhere");
+        assert_eq!((seen(&nowhere), identity(&nowhere)), (None, None));
     }
 
     #[test]

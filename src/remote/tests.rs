@@ -30,12 +30,12 @@ fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     });
 }
 
-/// Says what a daemon says to begin with, and nothing ever after.
+/// Says what a daemon says to begin with, and to the options that come with the greeting; and nothing ever after.
 fn greet(mut stream: UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
     stream.write_all(&[0x6478_696f_u64.to_le_bytes(), 0x164_u64.to_le_bytes()].concat())?;
     stream.read_exact(&mut [0; 24])?;
-    stream.write_all(&0x616c_7473_u64.to_le_bytes())?;
+    stream.write_all(&[0x616c_7473_u64.to_le_bytes(); 2].concat())?;
     say_nothing(stream)
 }
 

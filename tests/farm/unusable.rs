@@ -207,3 +207,16 @@ fn a_machine_without_slots_is_none() {
     let builds = HEAD.build("plain", &["jobs=1"]);
     assert!(builds.succeeded && !builds.log.contains("machine"), "{}{}", builds.log, builds.results);
 }
+
+#[test]
+fn a_head_in_its_own_list_is_never_used() {
+    for hook in Hook::ALL {
+        let builds = build_on_the_other(HEAD, hook, &Machine::of(HEAD), W1);
+        assert_said_once(&builds, "'head' is this host itself");
+        HEAD.offload_through(hook, &[Machine::of(HEAD).with("name", quoted("127.0.0.1"))]);
+        let builds = HEAD.build("plain", &["jobs=1"]);
+        assert!(builds.succeeded && builds.log.contains("is this host itself"), "{}{}", builds.log, builds.results);
+        assert!(!builds.log.contains("@ build-remote"), "{}", builds.log);
+    }
+    assert_clean(&[HEAD], &[W1]);
+}
