@@ -29,3 +29,4 @@ mod store;
 mod together;
 mod trust;
 mod unusable;
+mod waiting;
