@@ -51,7 +51,8 @@ const MAX_TOLD: usize = 20;
 pub struct LoadOptions {
     /// How long Guile may take, with all that it tries; a day at most. Default: 30 s.
     pub time_limit: Duration,
-    /// The `guile` command, looked up in `PATH` unless it contains a slash. Default: `guile`.
+    /// The `guile` command, looked up in `PATH` unless it contains a slash. Default: what the environment variable
+    /// `GUIX_OFFLOAD_GUILE` says, or `guile`.
     pub guile: PathBuf,
     /// The `guix` command, likewise. Default: what the environment variable `GUIX` says, as for guix-daemon, or `guix`.
     pub guix: PathBuf,
@@ -62,10 +63,11 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
+        let command = |variable, default: &str| std::env::var_os(variable).unwrap_or_else(|| default.into()).into();
         LoadOptions {
             time_limit: Duration::from_secs(30),
-            guile: "guile".into(),
-            guix: std::env::var_os("GUIX").map_or_else(|| "guix".into(), PathBuf::from),
+            guile: command("GUIX_OFFLOAD_GUILE", "guile"),
+            guix: command("GUIX", "guix"),
             cache: None,
         }
     }

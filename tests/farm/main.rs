@@ -15,6 +15,7 @@ mod hosts;
 mod killed;
 mod lab;
 mod large;
+mod machine_file;
 mod machines;
 mod many;
 mod memory;

@@ -1,13 +1,14 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; Tests of (guix scripts offload) that need Guix, but not the library, so that they run wherever Guix does.  With the
-;; directory above first in the load path: guile machine-file.scm
+;; Tests of (guix scripts offload) that need Guix and the library.  With the directory above first in the load path:
+;; guile machine-file.scm
 (load "runner.scm")
 (use-modules (guix scripts offload)
              (guix diagnostics)
              (guix ui)
              (ice-9 match)
              (ice-9 regex)
+             ((ice-9 string-fun) #:select (string-replace-substring))
              (srfi srfi-1))
 
 (define-syntax-rule (private name) (@@ (guix scripts offload) name))
@@ -16,11 +17,14 @@
 
 (define %file (string-append "/tmp/machines-" (number->string (getpid)) ".scm"))
 
-(define (machines text . args)
-  "The machines that a machine file of this TEXT returns."
+(define %key
+  "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI")
+
+(define (machines text)
+  "The machines that a machine file of this TEXT returns, in which KEY is a host key."
   (call-with-output-file %file
-    (lambda (port) (display text port)))
-  (apply build-machines %file args))
+    (lambda (port) (display (string-replace-substring text "KEY" %key) port)))
+  (build-machines %file))
 
 (define (says thunk)
   "What THUNK says on standard error, and the status that it exits with, or what it returns."
@@ -47,7 +51,7 @@
 
 (test-equal "fields that are left out have Guix's defaults"
   '("m" 22 ("x86_64-linux") "u" "zlib@openssh.com,zlib" 3 "/var/guix/daemon-socket/socket" 0.8 1 1.0 ())
-  (match (machines "(list (build-machine (name \"m\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"k\")))")
+  (match (machines "(list (build-machine (name \"m\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"KEY\")))")
     ((m)
      (list (build-machine-name m) (build-machine-port m) (build-machine-systems m) (build-machine-user m)
            (build-machine-compression m) ((private build-machine-compression-level) m)
@@ -56,89 +60,88 @@
            (build-machine-features m)))))
 
 (test-assert "the private key is one of the user's own"
-  (match (machines "(list (build-machine (name \"m\") (systems '()) (user \"u\") (host-key \"k\")))")
+  (match (machines "(list (build-machine (name \"m\") (systems '()) (user \"u\") (host-key \"KEY\")))")
     ((m)
      (string-prefix? (passwd:dir (getpwuid (geteuid))) (build-machine-private-key m)))))
 
 (test-equal "a machine file is any program"
   '(("w1" 22 ("kvm")) ("w2" 22 ("kvm")) ("big" 2222 ()))
   (begin
-    (setenv "LAB_BIG" "big")
+    (setenv "GUIX_LAB_BIG" "big")
     (map (lambda (m) (list (build-machine-name m) (build-machine-port m) (build-machine-features m)))
          (machines "
 (use-modules (srfi srfi-1) (ice-9 match))
 (define (worker number)
   (build-machine (name (string-append \"w\" (number->string number)))
-                 (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"k\") (features '(\"kvm\"))))
+                 (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"KEY\") (features '(\"kvm\"))))
 (define workers (map worker (iota 2 1)))
 (append workers
         (list (build-machine (inherit (first workers))
-                             (name (getenv \"LAB_BIG\")) (port 2222) (features '()))))"))))
+                             (name (getenv \"GUIX_LAB_BIG\")) (port 2222) (features '()))))"))))
 
-(test-assert "the older field 'system' works, with a warning"
-  (says? "machines-[0-9]+.scm:2:.*warning: The 'system' field is deprecated" '("i686-linux")
-         (lambda ()
-           (build-machine-systems
-            (first (machines "(list\n(build-machine (name \"m\") (system \"i686-linux\") (user \"u\") (host-key \"k\")))"))))))
+(test-equal "the older field 'system' works"
+  '("i686-linux")
+  (build-machine-systems
+   (first (machines "(list\n(build-machine (name \"m\") (system \"i686-linux\") (user \"u\") (host-key \"KEY\")))"))))
 
-(test-assert "a machine of no system is an error"
-  (says? "has no value for its field 'systems'" '(exit 1)
-         (lambda ()
-           (build-machine-systems
-            (first (machines "(list (build-machine (name \"m\") (user \"u\") (host-key \"k\")))"))))))
+(test-assert "a malformed machine is left out and said, and the others are used"
+  (every (lambda (form complaint)
+           (says? (string-append "warning: /tmp/machines-[0-9]+.scm:2:[0-9]+: .*" complaint ".*\nhint: ") '("a")
+                  (lambda ()
+                    (map build-machine-name
+                         (machines (string-append "(list (build-machine (name \"a\") (systems '(\"x86_64-linux\")) "
+                                                  "(user \"u\") (host-key \"KEY\"))\n" form ")"))))))
+         '("(build-machine (name \"m\") (user \"u\") (host-key \"KEY\"))"
+           "(build-machine (name \"m\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"\"))"
+           "(build-machine (name \"m\") (colour \"red\") (user \"u\") (host-key \"KEY\"))"
+           "(build-machine (name \"root@m\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key \"KEY\"))")
+         '("machine 'm': field 'systems' is missing"
+           "machine 'm', field 'host-key': "
+           "machine 'm', field 'colour': there is no such field"
+           "machine 'root@m', field 'name': expected a host name or an address without an account")))
+
+(test-equal "modules of Guix, and records of its type, are understood"
+  '("m" "n")
+  (map build-machine-name
+       (machines "(use-modules (guix utils) (guix records))
+(define-record-type* <build-machine> other make-other other?
+  (name other-name) (systems other-systems) (user other-user) (host-key other-host-key))
+(list (build-machine (name \"m\") (systems (list (%current-system))) (user \"u\") (host-key \"KEY\"))
+      (other (name \"n\") (systems (list (%current-system))) (user \"u\") (host-key \"KEY\")))")))
 
 (test-equal "a file that does not exist has no machines"
   '()
   (build-machines "/nonexistent/machines.scm"))
 
 (test-assert "a file that cannot be read is an error"
-  (says? "failed to open machine file '/etc'" '(exit 1)
+  (says? "error: /etc: the machine file is a directory" '(exit 1)
          (lambda () (build-machines "/etc"))))
 
 (test-assert "what returns no list of machines is ignored, with a warning"
-  (and (says? "did not return a list of build machines; ignoring it" '()
+  (and (says? "warning: .*: the file must return a list of build machines, but this last form returns 42\nhint: " '()
               (lambda () (machines "42")))
-       (says? "did not return a list of build machines; ignoring it" '()
+       (says? "warning: .*: the file must return a list of build machines, .* element 1 is 42\nhint: " '()
               (lambda () (machines "(list 42)")))))
 
 (test-assert "what raises is an error"
-  (says? "failed to load machine file '/tmp/machines-[0-9]+.scm': .*the matter" '(exit 1)
+  (says? "error: /tmp/machines-[0-9]+.scm:1:0: this is the matter" '(exit 1)
          (lambda () (machines "(error \"this is\" 'the 'matter)"))))
 
 (test-assert "what opens a file that is not there is an error, not a missing machine file"
-  (says? "failed to open machine file '/tmp/machines-[0-9]+.scm': .*No such file" '(exit 1)
+  (says? "error: /tmp/machines-[0-9]+.scm:1:0: .*No such file" '(exit 1)
          (lambda () (machines "(open-input-file \"/nonexistent/file\")"))))
 
-(test-assert "a field that does not exist is an error in its place"
-  (says? "machines-[0-9]+.scm:2:1: .*extraneous field" '(exit 1)
-         (lambda ()
-           (machines "(list\n (build-machine (name \"m\") (colour \"red\") (user \"u\") (host-key \"k\")))"))))
-
 (test-assert "what is no Scheme is an error"
-  (says? "failed to load machine file '/tmp/machines-[0-9]+.scm': " '(exit 1)
+  (says? "error: /tmp/machines-[0-9]+.scm:1:[0-9]+: unexpected end of input" '(exit 1)
          (lambda () (machines "(list"))))
 
-(test-assert "what never ends is an error"
-  (says? "failed to load machine file '/tmp/machines-[0-9]+.scm': it takes longer than 1 seconds" '(exit 1)
-         (lambda () (machines "(let loop () (loop))" #:time-limit 1))))
-
-(test-assert "what sleeps for ever is an error"
-  (says? "it takes longer than 1 seconds" '(exit 1)
-         (lambda () (machines "(let loop () (sleep 1000) (loop))" #:time-limit 1))))
-
 (test-assert "what a file prints does not go to the daemon"
-  (match (let ((output #f))
-           (list (says (lambda ()
-                         (set! output (with-output-to-string
-                                        (lambda () (machines "(display \"# accept\") '()"))))
-                         output))
-                 output))
-    (((said _) output)
-     (and (string=? "# accept" said) (string-null? output)))))
+  (string-null? (with-output-to-string
+                  (lambda () (machines "(display \"# accept\") '()")))))
 
 (test-equal "machines are matched by system and features"
   '(#t #f #f #t)
-  (match (machines "(list (build-machine (name \"m\") (systems '(\"a\" \"b\")) (user \"u\") (host-key \"k\") (features '(\"kvm\" \"big\"))))")
+  (match (machines "(list (build-machine (name \"m\") (systems '(\"a\" \"b\")) (user \"u\") (host-key \"KEY\") (features '(\"kvm\" \"big\"))))")
     ((m)
      (map (lambda (requirements) (->bool (machine-matches? m requirements)))
           (list (build-requirements (system "b"))

@@ -23,7 +23,7 @@
 
 (define (same-machines? file)
   "Is what Guile makes of FILE what the library, and so the C program, makes of it?"
-  (let ((ours (map fields ((@@ (guix scripts offload) machine-handles) file (const #t))))
+  (let ((ours (map fields ((@@ (guix scripts offload) machine-handles) file)))
         (theirs (map fields (load-machines file))))
     (or (and (pair? ours) (equal? ours theirs))
         (begin
@@ -99,8 +99,8 @@
 (test-assert "the older field 'system' gives the same machines"
   (same-machines-in? "(list (build-machine (name \"m\") (system \"i686-linux\") (user \"u\") (host-key key)))"))
 
-(test-equal "a field with a wrong value is an error in its place"
-  '((exit 1) (exit 1) (exit 1))
+(test-equal "a field with a wrong value is said in its place"
+  '(() () ())
   (map (lambda (fields complaint)
          (let ((file "/tmp/wrong-machines.scm") (result #f))
            (call-with-output-file file
@@ -109,16 +109,14 @@
            (let ((said (call-with-output-string
                          (lambda (port)
                            (parameterize ((guix-warning-port port) (current-error-port port))
-                             (set! result (catch 'quit
-                                            (lambda () (same-machines? file))
-                                            (lambda (key . status) (cons 'exit status)))))))))
-             (if (and (string-contains said "wrong-machines.scm:2:2: error: ") (string-contains said complaint))
+                             (set! result ((@@ (guix scripts offload) machine-handles) file)))))))
+             (if (and (string-contains said "warning: /tmp/wrong-machines.scm:2:") (string-contains said complaint))
                  result
                  said))))
        (list "(name 42) (host-key \"k\")"
              (format #f "(name \"m\") (host-key ~s) (port 0)" %key)
              "(name \"m\") (host-key \"k\")")
-       '("field 'name': expected a string, got 42" "field 'port': expected a number from 1 to 65535"
+       '("field 'name': expected a string" "field 'port': expected an integer from 1 to 65535, got 0"
          "hint: copy the line from /etc/ssh")))
 
 (test-assert "a machine is chosen, sent to, builds, and its output comes back"

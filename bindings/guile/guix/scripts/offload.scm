@@ -10,8 +10,8 @@
 ;;
 ;; Where Guix's modules are compiled and ours are not, Guile takes those that are younger, and says so each time.
 ;;
-;; machines.scm is evaluated here, by the Guile that runs 'guix', as any program; its machines are handed to the library
-;; one by one.  For Guix 1.2.0 and later.
+;; machines.scm is read by the library, as for every other door; what needs Guile is evaluated by a child process, with
+;; the Guile and the modules of this one.  For Guix 1.2.0 and later.
 (define-module (guix scripts offload)
   #:use-module (guix config)
   #:use-module (guix records)
@@ -129,145 +129,59 @@
 (define %machine-file
   (string-append %config-directory "/machines.scm"))
 
-;; How long a machine file may take, in seconds, as in the library.  Guile notices between two steps of Scheme: a file
-;; that is stuck in a system call is interrupted, one that computes in C is not.
-(define %time-limit 30)
+(define (offer-this-guile!)
+  "Have the library evaluate a machine file with the Guile and the modules that run here, whatever is in PATH."
+  (let ((guile (false-if-exception (readlink "/proc/self/exe"))))
+    ;; The program may be one that only has Guile in it.
+    (when (and guile
+               (string-contains (basename guile) "guile")
+               (not (getenv "GUIX_OFFLOAD_GUILE")))
+      (setenv "GUIX_OFFLOAD_GUILE" guile)
+      (setenv "GUILE_LOAD_PATH" (string-join %load-path ":"))
+      (setenv "GUILE_LOAD_COMPILED_PATH" (string-join %load-compiled-path ":")))))
 
-(define (call-with-time-limit seconds thunk too-late)
-  "Call THUNK, or TOO-LATE if it takes more than SECONDS."
-  (define tag (make-prompt-tag "time limit"))
-  (define previous #f)
-  (call-with-prompt tag
-    (lambda ()
-      (dynamic-wind
-        (lambda ()
-          (set! previous (sigaction SIGALRM (lambda (signal) (abort-to-prompt tag))))
-          (alarm seconds))
-        thunk
-        (lambda ()
-          (alarm 0)
-          (sigaction SIGALRM (car previous) (cdr previous)))))
-    (lambda (continuation)
-      (too-late))))
-
-(define (fresh-machine-module)
-  "A module in which a machine file can be evaluated."
-  (let ((module (make-fresh-user-module)))
-    (module-use! module (resolve-interface '(guix scripts offload)))
-    module))
-
-(define (evaluate file)
-  "What FILE returns.  What it prints goes to standard error: standard output is for the daemon."
-  (save-module-excursion
-   (lambda ()
-     (set-current-module (fresh-machine-module))
-     (with-output-to-port (current-error-port)
-       (lambda ()
-         (primitive-load file))))))
-
-(define (with-output-to-port port thunk)
-  (parameterize ((current-output-port port))
-    (thunk)))
-
-(define* (build-machines #:optional (file %machine-file) #:key (time-limit %time-limit))
-  "The list of build machines that FILE returns, within TIME-LIMIT seconds; there are none if it does not exist."
-  (match (catch #t
-           (lambda ()
-             (call-with-time-limit time-limit
-               (lambda () (evaluate file))
-               (lambda ()
-                 (leave (G_ "failed to load machine file '~a': ~a~%") file
-                        (format #f "it takes longer than ~a seconds" time-limit)))))
-           (lambda (key . args)
-             (explain-failure file key args)))
-    (((? build-machine? machines) ...)
-     machines)
-    (_
-     (warning (G_ "'~a' did not return a list of build machines; ignoring it~%") file)
-     '())))
-
-(define (explain-failure file key args)
-  "Exit with an error that says why FILE could not be evaluated; but one that does not exist has no machines."
-  (define (because)
-    (string-trim-both
-     (call-with-output-string
-       (lambda (port)
-         (print-exception port #f key args)))))
-  (match (cons key args)
-    (('quit . _)
-     (apply throw key args))
-    (('system-error . _)
-     (let ((errno (system-error-errno (cons key args))))
-       (if (and (= errno ENOENT) (not (file-exists? file)))
-           '()
-           (leave (G_ "failed to open machine file '~a': ~a~%") file (because)))))
-    (('syntax-error _ message properties . _)
-     (leave (source-properties->location* file properties) (G_ "~a~%") message))
-    (_
-     (leave (G_ "failed to load machine file '~a': ~a~%") file (because)))))
-
-(define (source-properties->location* file properties)
-  (if (and (list? properties) (assq 'line properties) (assq 'column properties))
-      (location (or (assq-ref properties 'filename) file)
-                (+ 1 (assq-ref properties 'line))
-                (assq-ref properties 'column))
-      (location file 1 0)))
-
-
-;;;
-;;; From records to the library.
-;;;
-
-(define (machine->handle machine)
-  "MACHINE as the library has it.  What is wrong with it is an error at its place in the machine file."
-  (define (field name accessor type? expected)
-    (let ((value (accessor machine)))
-      (unless (type? value)
-        (leave (build-machine-location machine)
-               (G_ "machine ~s, field '~a': expected ~a, got ~s~%")
-               (build-machine-name machine) name expected value))
-      value))
-  (define (strings? value)
-    (and (list? value) (every string? value)))
-  (define (natural? value)
-    (and (integer? value) (exact? value) (<= 0 value 4294967295)))
-  (define (load? value)
-    (or (not value) (and (real? value) (>= value 0))))
-  (guard (c ((and (guix-offload-error? c)
-                  (memq (guix-offload-error-code c) '(invalid-argument configuration)))
-             (leave-with-hint (build-machine-location machine) c)))
-    (make-machine (field 'name build-machine-name string? "a string")
-                  (field 'user build-machine-user string? "a string")
-                  (field 'host-key build-machine-host-key string? "a string")
-                  #:systems (field 'systems build-machine-systems strings? "a list of strings")
-                  #:features (field 'features build-machine-features strings? "a list of strings")
-                  #:port (field 'port build-machine-port natural? "a number from 1 to 65535")
-                  #:private-key (field 'private-key build-machine-private-key string? "a file name")
-                  #:compression (field 'compression build-machine-compression string? "a string")
-                  #:compression-level (field 'compression-level build-machine-compression-level natural?
-                                             "a number from 0 to 9")
-                  #:daemon-socket (field 'daemon-socket build-machine-daemon-socket string? "a file name")
-                  #:parallel-builds (field 'parallel-builds build-machine-parallel-builds natural? "a number")
-                  #:speed (field 'speed build-machine-speed real? "a number")
-                  #:overload-threshold (field 'overload-threshold build-machine-overload-threshold load?
-                                              "a number that is not negative, or #f"))))
-
-(define (machine-handles file pred)
-  "The machines in FILE that satisfy PRED, as the library has them."
-  (map machine->handle (filter pred (build-machines file))))
+(define (machine-handles file)
+  "The machines that FILE returns, as the library has them; there are none if it does not exist.  What is wrong with
+others, which are left out, is said."
+  (offer-this-guile!)
+  (load-machines file
+                 #:report
+                 (lambda (condition)
+                   (warning (G_ "~a~%") (condition-message condition))
+                   (show-hint condition))))
 
 (define (distinct-machine-handles file pred)
-  "As `machine-handles', with those that are listed again, as for another system, only once."
+  "The machines in FILE that satisfy PRED; those that are listed again, as for another system, only once."
   (define (same? one other)
-    (and (equal? (build-machine-name one) (build-machine-name other))
-         (equal? (build-machine-port one) (build-machine-port other))))
-  (map machine->handle (delete-duplicates (filter pred (build-machines file)) same?)))
+    (and (equal? (machine-name one) (machine-name other))
+         (equal? (machine-port one) (machine-port other))))
+  (delete-duplicates (filter pred (machine-handles file)) same?))
 
-(define (leave-with-hint location condition)
-  "Exit with what the library says in CONDITION, about LOCATION if that is not #f, as a build hook would."
-  (report-error location (G_ "~a~%") (condition-message condition))
+(define (handle->machine handle)
+  "The record of a machine that the library has."
+  (build-machine (name (machine-name handle))
+                 (port (machine-port handle))
+                 (systems (machine-systems handle))
+                 (user (machine-user handle))
+                 (private-key (machine-private-key handle))
+                 (host-key (machine-host-key handle))
+                 (compression (machine-compression handle))
+                 (compression-level (machine-compression-level handle))
+                 (daemon-socket (machine-daemon-socket handle))
+                 (overload-threshold (machine-overload-threshold handle))
+                 (parallel-builds (machine-parallel-builds handle))
+                 (speed (machine-speed handle))
+                 (features (machine-features handle))
+                 (location #f)))
+
+(define (show-hint condition)
   (when (guix-offload-error-hint condition)
-    (format (current-error-port) (G_ "hint: ~a~%") (guix-offload-error-hint condition)))
+    (format (current-error-port) (G_ "hint: ~a~%") (guix-offload-error-hint condition))))
+
+(define (leave-with-hint condition)
+  "Exit with what the library says in CONDITION, as a build hook would."
+  (report-error (G_ "~a~%") (condition-message condition))
+  (show-hint condition)
   (exit (guix-offload-error-exit-status condition)))
 
 (define-syntax-rule (with-offload-errors exp ...)
@@ -277,8 +191,13 @@
 (define (call-with-offload-errors thunk)
   (with-error-handling
     (guard (c ((guix-offload-error? c)
-               (leave-with-hint #f c)))
+               (leave-with-hint c)))
       (thunk))))
+
+(define* (build-machines #:optional (file %machine-file))
+  "The list of build machines that FILE returns, as records."
+  (with-offload-errors
+   (map handle->machine (machine-handles file))))
 
 
 ;;;
@@ -347,7 +266,7 @@ for programs.  Return true if all are reachable."
                      (misuse "'~a' is not a regular expression~%" regexp)))))
          (proc (existing file)
                (lambda (machine)
-                 (regexp-exec rx (build-machine-name machine)))
+                 (regexp-exec rx (machine-name machine)))
                #:json? json? #:pattern regexp)))
       (_
        (misuse "wrong number of arguments~%"))))
@@ -393,12 +312,9 @@ There is NO WARRANTY, to the extent permitted by law.\n"
 
 (define (serve max-silent-time print-build-trace? build-timeout)
   "Serve the requests of guix-daemon, whose child this process is, and return the status to exit with."
-  ;; A hook that gets no request need not know the machines.
-  (select '(0) '() '())
+  (offer-this-guile!)
   (serve-build-hook (make-build-hook (make-engine)
                                      #:machine-file %machine-file
-                                     #:evaluate (lambda (file)
-                                                  (machine-handles file (const #t)))
                                      #:timeout build-timeout
                                      #:max-silent-time max-silent-time
                                      #:print-build-trace? print-build-trace?)
