@@ -50,11 +50,34 @@ static void a_machine_file_is_loaded(void)
     CHECK(unlink(file) == 0);
 }
 
+static void a_list_is_current_until_its_file_changes(void)
+{
+    guix_offload_machines *machines = NULL;
+    char file[] = "/tmp/machines-XXXXXX";
+    CHECK(close(mkstemp(file)) == 0);
+    write_file(file, "(list)", 0600);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    CHECK(guix_offload_machines_are_current(machines) == 1);
+    write_file(file, "(list) ", 0600);
+    CHECK(guix_offload_machines_are_current(machines) == 0);
+    guix_offload_machines_free(machines);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    CHECK(guix_offload_machines_are_current(machines) == 1);
+    CHECK(unlink(file) == 0);
+    CHECK(guix_offload_machines_are_current(machines) == 0);
+    guix_offload_machines_free(machines);
+    SUCCEEDS(guix_offload_machines_new, &machines);
+    CHECK(guix_offload_machines_are_current(machines) == 0);
+    CHECK(guix_offload_machines_are_current(NULL) == 0);
+    guix_offload_machines_free(machines);
+}
+
 static void a_missing_machine_file_has_no_machines(void)
 {
     guix_offload_machines *machines = NULL;
     SUCCEEDS(guix_offload_machines_load, &machines, "/nonexistent/machines.scm");
     CHECK(guix_offload_machines_count(machines) == 0);
+    CHECK(guix_offload_machines_are_current(machines) == 1);
     guix_offload_machines_free(machines);
 }
 
@@ -120,6 +143,7 @@ int main(void)
     RUN(accessors_of_no_list);
     RUN(a_list_has_copies);
     RUN(a_machine_file_is_loaded);
+    RUN(a_list_is_current_until_its_file_changes);
     RUN(a_missing_machine_file_has_no_machines);
     RUN(a_wrong_machine_file_is_reported_with_its_place);
     RUN(a_malformed_machine_is_left_out_and_reported);

@@ -460,6 +460,13 @@ const guix_offload_machine *guix_offload_machines_get(const guix_offload_machine
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);
 
+/**
+ * 1 if the file that the list was loaded from would return the same now, else 0; for a caller who keeps it. Looks
+ * at the file and at the files that it reads, in no time. What may depend on other things (the time, other programs)
+ * is taken to be the same for 5 seconds, everything for ten minutes at most. 0 for other lists, and for NULL.
+ */
+int guix_offload_machines_are_current(const guix_offload_machines *machines);
+
 
 /* Engine */
 

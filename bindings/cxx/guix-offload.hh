@@ -212,6 +212,8 @@ public:
     {
         return machine_view(guix_offload_machines_get(handle_.get(), index));
     }
+    // Would the machine file return the same now?
+    bool are_current() const noexcept { return guix_offload_machines_are_current(handle_.get()) != 0; }
     // What is wrong in the machine file, such as a machine that was left out.
     std::vector<error> problems() const
     {

@@ -160,11 +160,12 @@
 (define-foreign machines-add int "guix_offload_machines_add" 'machines 'machine 'out)
 (define-foreign machines-get '* "guix_offload_machines_get" 'machines size_t)
 (define-foreign machines-problem '* "guix_offload_machines_problem" 'machines size_t)
+(define-foreign machines-are-current int "guix_offload_machines_are_current" 'machines)
 
 (define-typed (load-machines file #:key (report (const #t)))
   "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
 evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
-says why."
+says why.  The second value is a thunk that tells whether FILE would return the same now."
   ((file 'string) (report 'procedure))
   (let ((machines (call-for-handle 'machines machines-free machines-load file)))
     (for-each report
@@ -172,8 +173,10 @@ says why."
                          (let ((problem (machines-problem machines index)))
                            (and (not (null-pointer? problem))
                                 (pointer->condition problem))))))
-    (collect (lambda (index)
-               (make-handle 'machine (machines-get machines index) #:owner machines)))))
+    (values (collect (lambda (index)
+                       (make-handle 'machine (machines-get machines index) #:owner machines)))
+            (lambda ()
+              (= 1 (machines-are-current machines))))))
 
 (define (call-with-machines machines proc)
   "Call PROC with a C list of MACHINES, a list of handles."

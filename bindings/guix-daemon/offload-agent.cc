@@ -3,7 +3,6 @@
 #include "offload-agent.hh"
 
 #include <sys/select.h>
-#include <sys/stat.h>
 
 using guix_offload::error;
 
@@ -98,7 +97,7 @@ int OffloadAgent::wait()
 }
 
 Offloader::Offloader(const OffloadDirectories& directories)
-    : machineFile_(directories.configuration + "/machines.scm"), machinesVersion_(), lastId_(pidMaxLimit)
+    : machineFile_(directories.configuration + "/machines.scm"), lastId_(pidMaxLimit)
 {
     engine_.set_directory(GUIX_OFFLOAD_STORE_DIRECTORY, directories.store)
         .set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, directories.state)
@@ -132,30 +131,13 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     return agent;
 }
 
-// The list of machines, read again when the file has changed. While what is there is wrong, it is read, and the error
-// thrown, each time.
+// The list of machines, read again when the file has changed, or what it reads. While what is there is wrong, it is
+// read, and the error thrown, each time.
 const guix_offload::machines& Offloader::machines()
 {
-    auto version = this->version(machineFile_);
-    if (!machines_ || !(version == machinesVersion_)) {
+    if (!machines_ || !machines_->are_current()) {
         machines_.reset();
         machines_.reset(new guix_offload::machines(guix_offload::machines::load(machineFile_)));
-        machinesVersion_ = version;
     }
     return *machines_;
-}
-
-Offloader::Version Offloader::version(const std::string& file)
-{
-    struct stat st;
-    if (stat(file.c_str(), &st) != 0) return Version();
-    // The time of the last change of status: nobody can set it back, as he can that of the content.
-    return Version{static_cast<std::int64_t>(st.st_dev), static_cast<std::int64_t>(st.st_ino), st.st_size,
-                   st.st_ctim.tv_sec, st.st_ctim.tv_nsec};
-}
-
-bool Offloader::Version::operator==(const Version& other) const
-{
-    return device == other.device && inode == other.inode && size == other.size && seconds == other.seconds
-        && nanoseconds == other.nanoseconds;
 }

@@ -92,16 +92,8 @@ public:
 private:
     const guix_offload::machines& machines();
 
-    // What tells one state of a file from another without reading it.
-    struct Version {
-        std::int64_t device, inode, size, seconds, nanoseconds;
-        bool operator==(const Version& other) const;
-    };
-    static Version version(const std::string& file);
-
     guix_offload::engine engine_;
     std::string machineFile_;
     std::unique_ptr<guix_offload::machines> machines_;
-    Version machinesVersion_;
     pid_t lastId_;
 };

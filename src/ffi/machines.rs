@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Lists of build machines.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::path::Path;
 
 use super::error::guix_offload_error;
@@ -10,12 +10,14 @@ use super::machine::guix_offload_machine;
 use super::{export, string};
 use crate::error::{Error, ErrorKind};
 use crate::machine::{BuildMachine, Requirements};
-use crate::machine_file::{self, LoadOptions};
+use crate::machine_file::{self, Inputs, LoadOptions, Loaded};
 
 /// A list of build machines.
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
     problems: Vec<guix_offload_error>,
+    /// What it depends on, if it was loaded from a file.
+    inputs: Option<Inputs>,
 }
 
 impl guix_offload_machines {
@@ -38,7 +40,7 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new(), problems: Vec::new() });
+        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new(), problems: Vec::new(), inputs: None });
         Ok(())
     }
 }
@@ -58,10 +60,12 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(machines, "machines")?;
         let file = Path::new(string::required(file, "file")?);
-        let loaded = machine_file::load(file, &LoadOptions::default())?.unwrap_or_default();
+        let missing = || Loaded { inputs: Some(Inputs::of_file(file, None)), ..Loaded::default() };
+        let loaded = machine_file::load(file, &LoadOptions::default())?.unwrap_or_else(missing);
         out.give(guix_offload_machines {
             list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
             problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
+            inputs: loaded.inputs,
         });
         Ok(())
     }
@@ -112,5 +116,15 @@ export! {
     /// It belongs to the list, and lives until that is freed.
     pub fn guix_offload_machines_problem(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_error {
         handle::borrow(machines, "machines").ok().and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
+    }
+}
+
+export! {
+    /// 1 if the file that the list was loaded from would return the same now, else 0; for a caller who keeps it. Looks
+    /// at the file and at the files that it reads, in no time. What may depend on other things (the time, other programs)
+    /// is taken to be the same for 5 seconds, everything for ten minutes at most. 0 for other lists, and for NULL.
+    pub fn guix_offload_machines_are_current(machines: *const guix_offload_machines) -> c_int {
+        let machines = handle::borrow(machines, "machines").ok();
+        c_int::from(machines.and_then(|machines| machines.inputs.as_ref()).is_some_and(Inputs::are_current))
     }
 }

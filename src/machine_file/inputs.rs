@@ -75,8 +75,8 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Those of a machine file that is read in process, or not there: only itself.
-    pub(super) fn of_file(path: &Path, identity: Option<FileIdentity>) -> Self {
+    /// Those of a machine file that depends on nothing but itself, or is not there, and was like that.
+    pub fn of_file(path: &Path, identity: Option<FileIdentity>) -> Self {
         Inputs { file: (path.into(), identity), files: Vec::new(), volatile: false, at: SystemTime::now() }
     }
 

@@ -233,6 +233,13 @@ and a thunk."
   (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1"))))
                    "broken.scm:2:7: "))
 
+(test-equal "what a machine file returned is current until it changes"
+  '(#t #f)
+  (let-values (((machines current?) (load-machines (write-file "kept.scm" "(list)"))))
+    (let ((before (current?)))
+      (write-file "kept.scm" "(list )")
+      (list before (current?)))))
+
 (test-assert "a malformed machine is left out, and said"
   (let ((said '()))
     (and (null? (load-machines (write-file "wrong.scm" "\n(list (build-machine (name \"m\") (port 1) (colour 2)))")
