@@ -64,6 +64,8 @@ impl Remote {
         let channel = self.link.channel.clone();
         let mut tail = Tail::default();
         let mut deadline = limits.deadline();
+        // A build may be silent.
+        channel.set_stall_limit(None);
         channel.set_deadline(deadline);
         let result = self.link.client.build(derivation, &mut |text| {
             tail.note(text);

@@ -36,8 +36,7 @@ pub use limits::Limits;
 pub use probe::Answer;
 pub use survey::Survey;
 
-/// How long a daemon may take for a request that is no build. Long, because it may wait for a garbage collection that
-/// is under way; a dead network is noticed by keepalives.
+/// How long a daemon may take for a question in all, even if a byte moves now and then.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// What the helper costs: starting Guile, and another connection to the daemon.
@@ -242,7 +241,7 @@ impl Remote {
         let mut level = machine.compresses_at().filter(|_| !link.relayed);
         let (mut watch, mut replacement) = (Watch::default(), None);
         let mut watched = Watched {
-            inner: Patient { inner: nar, channel: link.channel.clone() },
+            inner: Patient::new(nar, &link.channel, *limits),
             go_on: |bytes| {
                 if let Some(rate) = watch.note(bytes, Instant::now())
                     && let Some(level) = level.take()
@@ -269,13 +268,13 @@ impl Remote {
     ///
     /// [`Client::begin_adding`]: crate::daemon::Client::begin_adding
     pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
-        self.be_patient();
+        self.wait_at_most(self.limits.idle);
         self.link.client.begin_adding(items).map_err(|e| self.name(e))
     }
 
     /// Finishes what was begun, and returns the items' names.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
-        self.be_patient();
+        self.wait_at_most(self.limits.import);
         self.link.client.finish_adding(additions).map_err(|e| self.name(e))
     }
 
@@ -287,8 +286,7 @@ impl Remote {
 
     /// Imports the bundle that `archive` reads.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<()> {
-        self.be_patient();
-        let mut archive = Patient { inner: archive, channel: self.link.channel.clone() };
+        let mut archive = Patient::new(archive, &self.link.channel, self.limits);
         self.link.client.import(&mut archive).map(|_| ()).map_err(|e| self.name(e))
     }
 
@@ -308,8 +306,8 @@ impl Remote {
     pub fn export(&mut self, path: &StorePath) -> Result<impl Read + '_> {
         self.be_patient();
         self.link.client.export(path).map_err(|e| self.name(e))?;
-        let channel = self.link.channel.clone();
-        Ok(Patient { inner: Export(&mut self.link.client), channel })
+        self.wait_at_most(self.limits.idle);
+        Ok(Export(&mut self.link.client))
     }
 
     /// What the machine last said of itself.
@@ -339,6 +337,7 @@ impl Remote {
 
     /// Does the daemon there answer `within` that time? One round trip.
     pub fn answers(&mut self, within: Duration) -> bool {
+        self.wait_at_most(within);
         self.link.channel.set_deadline(Some(Instant::now() + within));
         self.link.client.valid_paths(&[]).is_ok()
     }
@@ -367,8 +366,16 @@ impl Remote {
         self.session.failure().is_none() && self.link.client.is_idle()
     }
 
+    /// Gets ready to wait for an answer.
     fn be_patient(&self) {
+        self.wait_at_most(self.limits.answer);
         self.link.channel.set_deadline(Some(Instant::now() + PATIENCE));
+    }
+
+    /// Gets ready to wait for bytes: for each of them at most so long.
+    fn wait_at_most(&self, limit: Duration) {
+        self.link.channel.set_deadline(None);
+        self.link.channel.set_stall_limit(Some(limit));
     }
 
     fn name(&self, error: Error) -> Error {
@@ -376,16 +383,31 @@ impl Remote {
     }
 }
 
-/// A stream during which the connection may take its time for every piece, instead of once for all.
+/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer to all
+/// of them more.
 struct Patient<R: Read> {
     inner: R,
     channel: Channel,
+    limits: Limits,
+    bytes: u64,
+}
+
+impl<R: Read> Patient<R> {
+    fn new(inner: R, channel: &Channel, limits: Limits) -> Self {
+        channel.set_deadline(None);
+        channel.set_stall_limit(Some(limits.idle));
+        Patient { inner, channel: channel.clone(), limits, bytes: 0 }
+    }
 }
 
 impl<R: Read> Read for Patient<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.channel.set_deadline(Some(Instant::now() + PATIENCE));
-        self.inner.read(buffer)
+        let length = self.inner.read(buffer)?;
+        self.bytes += length as u64;
+        if length == 0 && !buffer.is_empty() {
+            self.channel.set_stall_limit(Some(self.limits.of_import(self.bytes)));
+        }
+        Ok(length)
     }
 }
 

@@ -12,10 +12,13 @@ use crate::machine::BuildMachine;
 use crate::ssh::Session;
 use crate::ssh::tests::machine;
 use crate::ssh::tests::sshd::Sshd;
-use crate::store::StoreDir;
+use crate::store::{StoreDir, StorePath};
 
 /// Short enough for a test, long enough for a busy machine to start `sh` and to log in.
 const STEP: Duration = Duration::from_secs(4);
+
+/// How long a byte may be waited for here.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// More than any wait here may take, less than the limits that the product has.
 const BOUND: Duration = Duration::from_secs(14);
@@ -30,12 +33,55 @@ fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     });
 }
 
-/// Says what a daemon says to begin with, and to the options that come with the greeting; and nothing ever after.
-fn greet(mut stream: UnixStream) -> std::io::Result<()> {
+/// Says what a daemon says to begin with.
+fn begin(stream: &mut UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
-    stream.write_all(&[0x6478_696f_u64.to_le_bytes(), 0x164_u64.to_le_bytes()].concat())?;
+    stream.write_all(&words(&[0x6478_696f, 0x164]))?;
     stream.read_exact(&mut [0; 24])?;
-    stream.write_all(&[0x616c_7473_u64.to_le_bytes(); 2].concat())?;
+    stream.write_all(&words(&[LAST]))
+}
+
+/// Says what a daemon says to begin with, and nothing ever after.
+fn greet(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    say_nothing(stream)
+}
+
+/// The frames of the worker protocol by which a daemon ends an answer and asks for data.
+const LAST: u64 = 0x616c_7473;
+const READ: u64 = 0x6461_7461;
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Takes all of an import, and answers a while later.
+fn import_slowly(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    stream.read_exact(&mut [0; 8])?;
+    loop {
+        stream.write_all(&words(&[READ, 32 << 10]))?;
+        let mut length = [0; 8];
+        stream.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length == 0 {
+            break;
+        }
+        std::io::copy(&mut (&mut stream).take(length.next_multiple_of(8)), &mut std::io::sink())?;
+    }
+    std::thread::sleep(SHORT * 2);
+    stream.write_all(&words(&[LAST, 0]))?;
+    say_nothing(stream)
+}
+
+/// Answers a question byte by byte, as over a very slow link.
+fn drip(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    stream.read_exact(&mut [0; 16])?;
+    for byte in words(&[LAST, 0]) {
+        std::thread::sleep(SHORT / 6);
+        stream.write_all(&[byte])?;
+    }
     say_nothing(stream)
 }
 
@@ -45,7 +91,7 @@ fn say_nothing(mut stream: UnixStream) -> std::io::Result<()> {
 }
 
 fn limits() -> Limits {
-    Limits { step: STEP }
+    Limits { step: STEP, answer: SHORT, idle: SHORT, import: SHORT, import_rate: 1 << 20 }
 }
 
 fn establish(machine: &BuildMachine) -> Result<Remote, Error> {
@@ -89,4 +135,51 @@ fn an_account_that_runs_no_commands_is_named_with_its_answer() {
         assert!(error.to_string().contains("user root") && error.to_string().contains(words), "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("chsh")), "{error:?}");
     }
+}
+
+/// A machine whose daemon is served by `serve`, and what leads to it.
+fn machine_with(serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) {
+    let sshd = Sshd::start(&[]);
+    let machine = BuildMachine { daemon_socket: socket(&sshd, "daemon"), ..machine(&sshd) };
+    daemon(Path::new(&machine.daemon_socket), serve);
+    let remote = establish(&machine).unwrap();
+    (sshd, remote)
+}
+
+#[test]
+fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
+    let item = StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap();
+    let waits: [(&str, fn(&mut Remote, &StorePath) -> Result<(), Error>); 5] = [
+        ("a question", |remote, item| remote.missing(std::slice::from_ref(item)).map(drop)),
+        ("a root", |remote, item| remote.add_temp_root(item)),
+        ("an export", |remote, item| {
+            let read = remote.export(item)?.read(&mut [0]);
+            read.map(drop).map_err(|error| Error::io(ErrorKind::Internal, "reading", error).on_machine("m"))
+        }),
+        ("an import", |remote, _| remote.import(&mut std::io::repeat(0).take(64 << 20))),
+        ("an import that is empty", |remote, _| remote.import(&mut std::io::empty())),
+    ];
+    for (what, wait) in waits {
+        let (_sshd, mut remote) = machine_with(greet);
+        let begun = Instant::now();
+        let error = wait(&mut remote, &item).expect_err(what);
+        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{what}: {:?}", begun.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
+        assert!(error.to_string().contains("no byte has moved for 2 s"), "{what}: {error}");
+        assert!(error.hint_text().is_some() && error.machine().is_some(), "{what}: {error:?}");
+    }
+}
+
+#[test]
+fn a_link_that_moves_a_byte_now_and_then_is_waited_for() {
+    let (_sshd, mut remote) = machine_with(drip);
+    let begun = Instant::now();
+    assert_eq!(remote.missing(&[]).unwrap(), []);
+    assert!(begun.elapsed() > SHORT * 2);
+}
+
+#[test]
+fn a_daemon_that_has_all_of_a_large_import_is_given_more_time() {
+    let (_sshd, mut remote) = machine_with(import_slowly);
+    remote.import(&mut std::io::repeat(0).take(8 << 20)).unwrap();
 }

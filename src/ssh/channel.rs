@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -67,6 +67,10 @@ struct State {
     stderr: VecDeque<u8>,
     failure: Option<Error>,
     deadline: Option<Instant>,
+    /// How long a wait may last in which no byte moves.
+    stall_limit: Option<Duration>,
+    /// When a byte moved the last time: one that came, or one that the network took.
+    moved: Option<Instant>,
     /// No handle is left.
     dropped: bool,
 }
@@ -110,6 +114,13 @@ impl Channel {
     /// It takes effect for other threads that are blocked already.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         self.end().state.lock().deadline = deadline;
+        self.end().changed.notify_all();
+    }
+
+    /// Sets for how long a read, a write or another wait goes on in which no byte moves, either way; `None`: as long as it
+    /// takes. It then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
+    pub fn set_stall_limit(&self, limit: Option<Duration>) {
+        self.end().state.lock().stall_limit = limit;
         self.end().changed.notify_all();
     }
 
@@ -231,6 +242,7 @@ impl ChannelEnd {
     /// Waits until `ready` returns something, or the deadline.
     fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
         let mut state = self.state.lock();
+        let begun = Instant::now();
         loop {
             if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
@@ -239,11 +251,25 @@ impl ChannelEnd {
             if let Some(result) = ready(&mut state) {
                 return result;
             }
-            match state.deadline {
-                Some(deadline) => drop(self.changed.wait_until(&mut state, deadline)),
+            let since = state.moved.map_or(begun, |moved| moved.max(begun));
+            let stalled = state.stall_limit.and_then(|limit| since.checked_add(limit));
+            if stalled.is_some_and(|end| end <= Instant::now()) {
+                return Err(self.stalled(since.elapsed()));
+            }
+            match [state.deadline, stalled].into_iter().flatten().min() {
+                Some(end) => drop(self.changed.wait_until(&mut state, end)),
                 None => self.changed.wait(&mut state),
             }
         }
+    }
+
+    fn stalled(&self, time: Duration) -> Error {
+        let (machine, seconds) = (&self.machine, time.as_secs());
+        let message = format!("'{machine}' answers, but no byte has moved for {seconds} s on {}", self.target);
+        Error::new(ErrorKind::Unavailable, message).on_machine(machine).hint(format!(
+            "guix-daemon or a disk of '{machine}' may be stuck, or a garbage collection be under way: see 'ps' and \
+             'dmesg' there"
+        ))
     }
 }
 
@@ -286,7 +312,10 @@ impl ChannelEnd {
     }
 
     pub(super) fn deliver(&self, data: &[u8]) {
-        self.change(|state| state.received.extend(data));
+        self.change(|state| {
+            state.received.extend(data);
+            state.moved = Some(Instant::now());
+        });
     }
 
     pub(super) fn deliver_stderr(&self, data: &[u8]) {
@@ -323,6 +352,7 @@ impl ChannelEnd {
     pub(super) fn sent(&self, count: usize) {
         let mut state = self.state.lock();
         state.to_send.drain(..count);
+        state.moved = Some(Instant::now());
         // Writers wait for room; waking them for each packet would cost more than it brings.
         if state.to_send.len() <= WRITE_LIMIT / 2 {
             self.changed.notify_all();
