@@ -2,6 +2,7 @@
 //! Choosing a machine: the best one that has a free slot, answers, and is neither overloaded nor full.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -251,7 +252,7 @@ impl Candidates {
                     }
                     Idle::Gone => {}
                 }
-                match self.attempt(index, &answers) {
+                match self.attempt(index, histories[index].address(), &answers) {
                     Ok(session) => {
                         let guard = guard(cancel, &session);
                         attempts.insert(index, Attempt { begun: since, session, slot, guard });
@@ -274,6 +275,11 @@ impl Candidates {
             };
             cancel.check()?;
             let Some(Attempt { begun, slot, guard, .. }) = attempts.remove(&index) else { continue };
+            if let Ok(remote) = &result
+                && remote.session().address() != histories[index].address()
+            {
+                History::note_address(&state, &self.machines[index], remote.session().address());
+            }
             match result {
                 Ok(mut remote) => match self.check_suitability(index, &remote, Some(begun.elapsed()), observer) {
                     Ok(()) => {
@@ -371,10 +377,10 @@ impl Candidates {
         }
     }
 
-    /// Starts to connect to a candidate, whose answer will go to `answers`.
-    fn attempt(&self, index: usize, answers: &mpsc::Sender<Answer>) -> Result<Session> {
+    /// Starts to connect to a candidate, first at the `remembered` address; its answer will go to `answers`.
+    fn attempt(&self, index: usize, remembered: Option<IpAddr>, answers: &mpsc::Sender<Answer>) -> Result<Session> {
         let machine = self.machines[index].clone();
-        let session = Remote::start(&machine)?;
+        let session = Remote::start_at(&machine, remembered)?;
         let (ours, directories, answers) = (session.clone(), self.directories.clone(), answers.clone());
         thread::spawn("guix-offload-connect", move || {
             let established = catch_unwind(AssertUnwindSafe(|| {

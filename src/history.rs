@@ -11,6 +11,7 @@
 //! setback KIND COUNT SECONDS MARK       it could not be used, so many times in a row, the last time then; MARK stands
 //! reason ERROR TEXT                     for how the machine was configured
 //! hint TEXT
+//! address IP                            of its addresses, this one answered, and not the one that the resolver has first
 //! slow RATE SECONDS                     at that time the link to it moved no more than so many bytes a second
 //! took SECONDS MS MS...                 so long the last builds held a slot of it, the last of them until then
 //! ```
@@ -18,6 +19,7 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +126,7 @@ pub struct History {
     answered: Option<Duration>,
     unanswered: u32,
     setback: Option<Setback>,
+    address: Option<IpAddr>,
     slow: Option<(f64, u64)>,
     took: VecDeque<Duration>,
     took_until: u64,
@@ -160,6 +163,11 @@ impl History {
     /// The rate of the link to it, in bytes a second, if that was very slow lately.
     pub fn slow_link(&self) -> Option<f64> {
         self.slow.filter(|(_, at)| now().abs_diff(*at) < LINK_LIFETIME).map(|(rate, _)| rate)
+    }
+
+    /// The one of its addresses that should be tried first.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 
     /// How long a build holds a slot of it, going by the last ones; `None`: not known.
@@ -210,6 +218,11 @@ impl History {
         Self::change(state, machine, |history| history.slow = Some((rate, now())));
     }
 
+    /// Remembers which of its addresses answered; `None`: the one that the resolver has first.
+    pub fn note_address(state: &Path, machine: &BuildMachine, address: Option<IpAddr>) {
+        Self::change(state, machine, |history| history.address = address);
+    }
+
     /// Remembers for how long a build held a slot of `machine`.
     pub fn note_build(state: &Path, machine: &BuildMachine, took: Duration) {
         Self::change(state, machine, |history| {
@@ -251,6 +264,7 @@ impl History {
                         setback.reason = setback.reason.clone().hint(rest);
                     }
                 }
+                ("address", [address]) => history.address = address.parse().ok(),
                 ("slow", [rate, at]) => {
                     history.slow = rate.parse().ok().filter(|rate: &f64| *rate >= 0.0).zip(at.parse().ok());
                 }
@@ -284,6 +298,9 @@ impl History {
             if let Some(hint) = reason.hint_text() {
                 add(format!("hint {}", short(hint)));
             }
+        }
+        if let Some(address) = self.address {
+            add(format!("address {address}"));
         }
         if let Some((rate, at)) = self.slow {
             add(format!("slow {rate} {at}"));

@@ -190,3 +190,13 @@ fn damage_is_ignorance() {
         assert_eq!(History::parse(text).text(), "", "{text:?}");
     }
 }
+
+#[test]
+fn the_address_that_answered_is_remembered() {
+    let (state, machine) = scene();
+    for address in [Some("10.0.0.1".parse().unwrap()), Some("fe80::1".parse().unwrap()), None] {
+        History::note_address(state.path(), &machine, address);
+        History::note_answer(state.path(), &machine, 0.5, None);
+        assert_eq!(History::read(state.path(), &machine).address(), address);
+    }
+}

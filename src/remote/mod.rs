@@ -18,6 +18,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,6 +84,11 @@ impl Remote {
     /// Starts to connect to `machine`; returns at once.
     pub fn start(machine: &BuildMachine) -> Result<Session> {
         Session::start(machine, Limits::DEFAULT.step)
+    }
+
+    /// As [`Remote::start`]; the address that is `remembered`, see [`Session::address`], is tried first.
+    pub fn start_at(machine: &BuildMachine, remembered: Option<IpAddr>) -> Result<Session> {
+        Session::start_at(machine, remembered, Limits::DEFAULT.step)
     }
 
     /// Waits for `session`, which was started for `machine`, connects to the daemon there, whose store must be in the
@@ -335,8 +341,9 @@ impl Remote {
         survey::survey(&mut channel).map_err(|e| self.name(e))
     }
 
-    /// Does the daemon there answer `within` that time? One round trip.
+    /// Does the daemon there answer `within` that time, or the time of a few round trips? One round trip.
     pub fn answers(&mut self, within: Duration) -> bool {
+        let within = within.max(self.link.round_trip * 4);
         self.wait_at_most(within);
         self.link.channel.set_deadline(Some(Instant::now() + within));
         self.link.client.valid_paths(&[]).is_ok()

@@ -33,12 +33,23 @@ fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     });
 }
 
-/// Says what a daemon says to begin with.
+/// Says what a daemon says to begin with, and that the options are set that come at once.
 fn begin(stream: &mut UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
     stream.write_all(&words(&[0x6478_696f, 0x164]))?;
-    stream.read_exact(&mut [0; 24])?;
-    stream.write_all(&words(&[LAST]))
+    // Version and two flags; the request and nine numbers.
+    stream.read_exact(&mut [0; 8 * (3 + 10)])?;
+    for _ in 0..2 * read_number(stream)? {
+        let length = read_number(stream)?;
+        std::io::copy(&mut stream.take(length.next_multiple_of(8)), &mut std::io::sink())?;
+    }
+    stream.write_all(&words(&[LAST, LAST]))
+}
+
+fn read_number(stream: &mut UnixStream) -> std::io::Result<u64> {
+    let mut number = [0; 8];
+    stream.read_exact(&mut number)?;
+    Ok(u64::from_le_bytes(number))
 }
 
 /// Says what a daemon says to begin with, and nothing ever after.
@@ -61,9 +72,7 @@ fn import_slowly(mut stream: UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
     loop {
         stream.write_all(&words(&[READ, 32 << 10]))?;
-        let mut length = [0; 8];
-        stream.read_exact(&mut length)?;
-        let length = u64::from_le_bytes(length);
+        let length = read_number(&mut stream)?;
         if length == 0 {
             break;
         }

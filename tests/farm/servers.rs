@@ -107,3 +107,24 @@ fn an_account_that_runs_no_commands_is_misconfigured() {
     }
     assert_clean(&[HEAD], &[W1]);
 }
+
+#[test]
+fn an_address_that_swallows_packets_costs_a_moment_once() {
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
+    // Nobody has this address, but it could be on this network.
+    let swallow = "ip -6 addr add fd00:88::1/64 dev eth0 nodad; cp /etc/hosts /etc/hosts.before
+                   echo fd00:88::99 w1 >>/etc/hosts; ip -6 neigh add fd00:88::99 lladdr 02:00:00:00:99:99 dev eth0";
+    HEAD.sh(&["sh", "-c", swallow]);
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let first = HEAD.sh(&["getent", "ahosts", "w1"]);
+    let all = ["plain", "plain"].map(|mode| HEAD.build(mode, &[]));
+    let history = std::fs::read_to_string(HEAD.file("/var/guix/offload/w1:22/history")).unwrap();
+    HEAD.sh(&["sh", "-c", "cat /etc/hosts.before >/etc/hosts; ip -6 addr del fd00:88::1/64 dev eth0"]);
+    assert!(first.starts_with("fd00:88::99 "), "the resolver has another order, so this shows nothing: {first}");
+    all.iter().for_each(|builds| assert_untroubled(builds, &[W1]));
+    assert!(history.contains("address 10.88."), "{history}");
+    // How long connecting took is that of the second build, which went to the address that answers at once.
+    let took = history.lines().find_map(|line| line.strip_prefix("answered ")).expect("how long it took");
+    println!("answered after {took} ms");
+    assert_clean(&[HEAD], &[W1]);
+}
