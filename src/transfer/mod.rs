@@ -3,6 +3,7 @@
 
 mod ask;
 mod retrieve;
+mod seldom;
 mod send;
 mod trust;
 

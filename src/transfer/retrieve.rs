@@ -4,6 +4,7 @@
 use std::io::{self, Read};
 
 use super::Counted;
+use super::seldom::Seldom;
 use crate::cancel::Cancel;
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::local::Local;
@@ -49,6 +50,7 @@ pub fn retrieve_files(
     let bytes = sizes.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
     observer.event(&Event::Retrieving { machine: &machine, items: outputs.len(), bytes });
     let mut staging = Staging::new(&directories, &mut |path| local.add_temp_root(path))?;
+    let observer = &mut Seldom::new(observer);
     let mut received = 0;
     for (output, size) in outputs.iter().zip(sizes) {
         let archive = remote.export(output).context(|| format!("retrieving '{output}'"))?;

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
+use super::seldom::Seldom;
 use super::{Counted, ask};
 use crate::daemon::{Addition, Additions};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -35,7 +36,7 @@ pub fn send_files(
     let mut sent = Vec::new();
     loop {
         let order = announce_missing(local, remote, items, outputs, observer)?;
-        let mut sending = Sending { local, remote, observer, sent: 0 };
+        let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
         let all = sending.send(&order, &mut sent).context(|| format!("sending files to '{machine}'"))?;
         if all {
             return Ok(sent);
@@ -53,7 +54,7 @@ pub fn import_files(
     let order = announce_missing(local, remote, items, &[], observer)?;
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
-    let mut sending = Sending { local, remote, observer, sent: 0 };
+    let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
     sending.expect(&order);
     sending.import(&order).context(|| format!("sending files to '{machine}'"))
 }

@@ -12,6 +12,7 @@ mod double;
 mod forgeries;
 mod huge;
 mod lies;
+mod progress;
 mod refusing;
 mod scene;
 mod sending;

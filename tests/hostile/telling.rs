@@ -27,6 +27,9 @@ pub struct Told {
     /// Why the machine was passed over, if it was.
     pub passed_over: Option<Error>,
     pub log: usize,
+    /// How often it was told that bytes have moved, and how many.
+    pub transferred: usize,
+    pub bytes: u64,
     pub time: Duration,
 }
 
@@ -41,12 +44,16 @@ impl Told {
 struct Listener {
     passed_over: Option<Error>,
     log: usize,
+    transferred: usize,
+    bytes: u64,
 }
 
 impl Observer for Listener {
     fn event(&mut self, event: &Event<'_>) {
-        if let Event::PassedOver { reason, .. } = event {
-            self.passed_over = Some((*reason).clone());
+        match event {
+            Event::PassedOver { reason, .. } => self.passed_over = Some((*reason).clone()),
+            Event::Transferred { bytes } => (self.transferred, self.bytes) = (self.transferred + 1, *bytes),
+            _ => {}
         }
     }
 
@@ -108,7 +115,8 @@ pub fn tell_by(engine: &Engine, scene: &Scene, machine: &BuildMachine, options: 
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
     assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);
-    Told { result, passed_over: listener.passed_over, log: listener.log, time }
+    let Listener { passed_over, log, transferred, bytes } = listener;
+    Told { result, passed_over, log, transferred, bytes, time }
 }
 
 /// Has a build done by a machine that acts by `plan`, whatever that takes.
