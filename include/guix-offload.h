@@ -611,6 +611,47 @@ guix_offload_status guix_offload_request_set_build_trace(guix_offload_request *r
                                                          guix_offload_error **error);
 
 /**
+ * Sets how many cores the build may use; 0: all. Without, it is what the machine's daemon is set to. This and
+ * `guix_offload_request_set_rounds` count for what is built later over the same `guix_offload_connection`, too.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
+ */
+guix_offload_status guix_offload_request_set_cores(guix_offload_request *request,
+                                                   uint32_t cores,
+                                                   guix_offload_error **error);
+
+/**
+ * Sets how often the build is done, at least once. If the outputs are not the same each time, it has failed.
+ * Outputs that the machine has are built again, and compared with. Without, it is what the machine's daemon is
+ * set to.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `rounds` is 0.
+ */
+guix_offload_status guix_offload_request_set_rounds(guix_offload_request *request,
+                                                    uint32_t rounds,
+                                                    guix_offload_error **error);
+
+/**
+ * Sets whether the machine keeps the tree of a build that fails: 0 or 1. The hint of the error says on which
+ * machine, and where.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `keep` is neither.
+ */
+guix_offload_status guix_offload_request_set_keep_failed(guix_offload_request *request,
+                                                         int keep,
+                                                         guix_offload_error **error);
+
+/**
+ * Sets how much the machine's daemon says in the log besides what the builder does: 0, errors only, which is the
+ * default, to 7.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `level` is out of range.
+ */
+guix_offload_status guix_offload_request_set_verbosity(guix_offload_request *request,
+                                                       uint32_t level,
+                                                       guix_offload_error **error);
+
+/**
  * How many of `machines` offer the system and the features that the request requires, whether they can be reached
  * or not; if 0, no machine can ever do it. 0 if a pointer is NULL.
  */

@@ -198,6 +198,13 @@ impl Engine {
         }
     }
 
+    /// As [`Engine::keep`], after a build with these `options`.
+    fn keep_after(&self, remote: Remote, options: &BuildOptions) {
+        if !options.stay() {
+            self.keep(remote);
+        }
+    }
+
     /// Does a build that was accepted: sends those of its inputs that the machine lacks, builds, and makes the outputs
     /// valid in the local store.
     ///
@@ -235,13 +242,13 @@ impl Engine {
             let Err(error) = result else {
                 let machine = lease.remote.machine();
                 History::note_build(&self.directories.offload_state(), machine, lease.since.elapsed());
-                lease.release(|remote| self.keep(remote));
+                lease.release(|remote| self.keep_after(remote, &options));
                 observer.event(&Event::Done { derivation: &derivation });
                 return Ok(());
             };
             cancel.check()?;
             if !is_machines_fault(&error) {
-                lease.release(|remote| self.keep(remote));
+                lease.release(|remote| self.keep_after(remote, &options));
                 return Err(error);
             }
             // An old connection may have failed by itself, but whom to trust does not depend on it.
@@ -353,7 +360,7 @@ impl Attempt<'_> {
         cancel.check()?;
         transfer::require_trust(local, remote, self.derivation)?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
-        remote.build(self.derivation, options, &mut |text| observer.log(text)).map_err(
+        remote.build_all_rounds(self.derivation, self.outputs, options, &mut |text| observer.log(text)).map_err(
             |error| match is_machines_fault(&error) {
                 true => error.context(format!("building '{}' on '{}'", self.derivation, remote.machine().name)),
                 false => error,

@@ -270,6 +270,11 @@ public:
         return set(guix_offload_request_set_limits, timeout, max_silent_time);
     }
     request& set_build_trace(bool print) { return set(guix_offload_request_set_build_trace, print ? 1 : 0); }
+    // As `guix build` has them; without, they are as the machine's daemon is set.
+    request& set_cores(std::uint32_t cores) { return set(guix_offload_request_set_cores, cores); }
+    request& set_rounds(std::uint32_t rounds) { return set(guix_offload_request_set_rounds, rounds); }
+    request& set_keep_failed(bool keep) { return set(guix_offload_request_set_keep_failed, keep ? 1 : 0); }
+    request& set_verbosity(std::uint32_t level) { return set(guix_offload_request_set_verbosity, level); }
     // How many of the machines offer what it requires.
     std::size_t matches(const machines& machines) const noexcept
     {

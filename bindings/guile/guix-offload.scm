@@ -222,14 +222,20 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
 (define-foreign request-add-input int "guix_offload_request_add_input" 'request 'string 'out)
 (define-foreign request-add-output int "guix_offload_request_add_output" 'request 'string 'out)
 (define-foreign request-set-limits int "guix_offload_request_set_limits" 'request uint64 uint64 'out)
+(define-foreign request-set-cores int "guix_offload_request_set_cores" 'request uint32 'out)
+(define-foreign request-set-rounds int "guix_offload_request_set_rounds" 'request uint32 'out)
+(define-foreign request-set-keep-failed int "guix_offload_request_set_keep_failed" 'request int 'out)
+(define-foreign request-set-verbosity int "guix_offload_request_set_verbosity" 'request uint32 'out)
 (define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" 'request int 'out)
 
 (define-typed (make-request system derivation
                        #:key (features '()) (inputs '()) (outputs '())
-                       (timeout 0) (max-silent-time 0) print-build-trace?)
-  "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds."
+                       (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0))
+  "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds.
+CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set."
   ((system 'string) (derivation 'string) (features (list-of 'string)) (inputs (list-of 'string))
-   (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any))
+   (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any)
+   (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32))
   (let ((request (call-for-handle 'request request-free request-new system derivation)))
     (define (add-all adder texts)
       (for-each (lambda (text) (call adder request text)) texts))
@@ -238,6 +244,12 @@ IDLE-LIMIT seconds for the next build, a minute if that is #f."
     (add-all request-add-output outputs)
     (call request-set-limits request timeout max-silent-time)
     (call request-set-build-trace request (if print-build-trace? 1 0))
+    (when cores
+      (call request-set-cores request cores))
+    (when rounds
+      (call request-set-rounds request rounds))
+    (call request-set-keep-failed request (if keep-failed? 1 0))
+    (call request-set-verbosity request verbosity)
     request))
 
 (define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)

@@ -35,6 +35,11 @@ struct OffloadBuild {
     std::uint64_t buildTimeout = 0;   // seconds; 0: no limit
     std::uint64_t maxSilentTime = 0;  // seconds; 0: no limit
     bool printBuildTrace = false;
+    // What the client asked for; negative: as the machine's daemon is set.
+    int cores = -1;
+    int rounds = -1; // the daemon's setting "build-repeat" and one
+    bool keepFailed = false;
+    unsigned verbosity = 0;
 };
 
 // What an agent has to say since it was last asked.

@@ -48,6 +48,8 @@ pub struct Client {
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
     owed: Vec<Operation>,
+    /// Whether builds are done again and compared, as [`BuildOptions::check`] says.
+    checks: bool,
     /// How many additions were begun that are to be finished.
     adding: usize,
     /// Of an export: bytes left in the current frame.
@@ -78,8 +80,12 @@ pub struct PathInfo {
     pub nar_size: u64,
 }
 
+/// Modes of building.
+const NORMAL: u64 = 0;
+const CHECK: u64 = 2;
+
 /// How the daemon is to build.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuildOptions {
     /// Seconds without output after which a build is killed; 0: no limit.
     pub max_silent_time: u64,
@@ -87,6 +93,28 @@ pub struct BuildOptions {
     pub timeout: u64,
     /// Whether lines for machines (`@ build-started …`) appear in the log.
     pub print_build_trace: bool,
+    /// How many cores a build may use, 0: all; `None`: what that daemon is set to.
+    pub cores: Option<u32>,
+    /// How often each build is done, all with the same result; `None`: what that daemon is set to.
+    pub rounds: Option<u32>,
+    /// Whether outputs that are valid are built again, and compared with.
+    pub check: bool,
+    /// Whether the tree of a build that fails is kept.
+    pub keep_failed: bool,
+    /// How much the daemon says, besides what builders do; 0: errors only.
+    pub verbosity: u32,
+}
+
+impl BuildOptions {
+    /// Whether each build is done more than once.
+    pub fn repeats(&self) -> bool {
+        self.rounds.is_some_and(|rounds| rounds > 1)
+    }
+
+    /// Whether they go on to count for later builds of the connection, which cannot take them back.
+    pub fn stay(&self) -> bool {
+        self.cores.is_some() || self.rounds.is_some()
+    }
 }
 
 impl Client {
@@ -145,6 +173,7 @@ impl Client {
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
+            checks: false,
             adding: 0,
             left: 0,
             padded: 0,
@@ -310,6 +339,7 @@ impl Client {
 
     /// As [`Client::set_options`], but travels with the next request, and fails with it.
     pub fn set_options_later(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
+        self.checks = options.check;
         self.postpone(Operation::SetOptions, &options_arguments(options, offload))
     }
 
@@ -326,7 +356,7 @@ impl Client {
     pub fn build(&mut self, derivation: &StorePath, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, std::slice::from_ref(derivation));
-        put_integer(&mut arguments, 0); // normal mode: neither repair nor check
+        put_integer(&mut arguments, if self.checks { CHECK } else { NORMAL });
         self.begin(Operation::BuildPaths, &arguments)?;
         self.wait(log)?;
         self.acknowledge()
@@ -568,26 +598,29 @@ fn request(operation: Operation, arguments: &[u8]) -> Vec<u8> {
 
 /// The request that has a daemon log errors only.
 fn quiet() -> Vec<u8> {
-    let options = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
+    let options = BuildOptions::default();
     request(Operation::SetOptions, &options_arguments(&options, false))
 }
 
 fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8> {
     let mut arguments = Vec::new();
     for value in [
-        0, // keep-failed
+        u64::from(options.keep_failed),
         0, // keep-going
         0, // fallback
-        0, // verbosity: errors only
-        u64::from(offload),
+        u64::from(options.verbosity),
+        // Nobody that a build is handed on to would be told how often to do it.
+        u64::from(offload && !options.repeats()),
         0, // verbosity of builds
         0, // type of log
         u64::from(options.print_build_trace),
-        1, // use substitutes
+        u64::from(!options.repeats()), // use substitutes, which nobody built here
     ] {
         put_integer(&mut arguments, value);
     }
-    let settings = [("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+    let mut settings = vec![("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+    settings.extend(options.cores.map(|cores| ("build-cores", cores.into())));
+    settings.extend(options.rounds.map(|rounds| ("build-repeat", u64::from(rounds).saturating_sub(1))));
     put_integer(&mut arguments, settings.len() as u64);
     for (name, value) in settings {
         put_string(&mut arguments, name);

@@ -138,7 +138,10 @@ impl Recording {
         let info = client.path_info(&self.derivation)?;
         assert!(info.deriver.is_none() && info.nar_size > 500 && info.references.len() == 1, "{info:?}");
         client.add_temp_root(&self.derivation)?;
-        client.set_options(&BuildOptions { max_silent_time: 60, timeout: 120, print_build_trace: true }, true)?;
+        client.set_options(
+            &BuildOptions { max_silent_time: 60, timeout: 120, print_build_trace: true, ..BuildOptions::default() },
+            true,
+        )?;
         let mut log = Vec::new();
         let mut note = |text: &[u8]| -> Result<()> {
             log.extend_from_slice(text);

@@ -332,7 +332,7 @@ export! {
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
         let request = handle::borrow(request, "request")?;
-        let derivation = request.derivation(&connection.engine.directories().store)?;
+        let (asked, work) = request.resolve(&connection.engine.directories().store)?;
         connection.cancel.check()?;
         let log = match log {
             Some(function) => Log::Function(function),
@@ -341,12 +341,14 @@ export! {
         };
         connection.transfer(None, data, |local, remote, _, _| {
             local.require_receptive()?;
-            transfer::require_trust(local, remote, &derivation)
+            transfer::require_trust(local, remote, &asked.derivation)
         })?;
         let session = connection.remote.session().clone();
         let mut callbacks = Callbacks { session, progress: None, log, data, total: 0, cancelled: false };
-        let result = connection.remote.build(&derivation, &request.options, &mut |text| callbacks.log(text));
-        callbacks.outcome(result).context(|| format!("building '{derivation}'"))
+        let result = connection
+            .remote
+            .build_all_rounds(&asked.derivation, &work.outputs, &work.options, &mut |text| callbacks.log(text));
+        callbacks.outcome(result).context(|| format!("building '{}'", asked.derivation))
     }
 }
 

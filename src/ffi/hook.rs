@@ -34,7 +34,7 @@ export! {
         let out = Out::new(hook, "hook")?;
         let engine = Arc::clone(handle::borrow(engine, "engine")?.share());
         let machines = Machines::in_file(engine.directories().machine_file());
-        let build = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
+        let build = BuildOptions::default();
         out.give(guix_offload_hook { engine, options: Options { machines, build } });
         Ok(())
     }

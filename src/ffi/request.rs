@@ -61,7 +61,7 @@ export! {
             derivation: string::required(derivation, "derivation")?.into(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            options: BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false },
+            options: BuildOptions::default(),
         });
         Ok(())
     }
@@ -146,6 +146,79 @@ export! {
         Ok(())
     }
 }
+
+export! {
+    /// Sets how many cores the build may use; 0: all. Without, it is what the machine's daemon is set to. This and
+    /// `guix_offload_request_set_rounds` count for what is built later over the same `guix_offload_connection`, too.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
+    pub fn guix_offload_request_set_cores(
+        request: *mut guix_offload_request,
+        cores: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(request, "request")?.options.cores = Some(cores);
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets how often the build is done, at least once. If the outputs are not the same each time, it has failed.
+    /// Outputs that the machine has are built again, and compared with. Without, it is what the machine's daemon is
+    /// set to.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `rounds` is 0.
+    pub fn guix_offload_request_set_rounds(
+        request: *mut guix_offload_request,
+        rounds: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let options = &mut handle::borrow_mut(request, "request")?.options;
+        if rounds == 0 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "argument 'rounds' is 0, and must be at least 1"));
+        }
+        options.rounds = Some(rounds);
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets whether the machine keeps the tree of a build that fails: 0 or 1. The hint of the error says on which
+    /// machine, and where.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `keep` is neither.
+    pub fn guix_offload_request_set_keep_failed(
+        request: *mut guix_offload_request,
+        keep: c_int,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(request, "request")?.options.keep_failed = flag(keep, "keep")?;
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets how much the machine's daemon says in the log besides what the builder does: 0, errors only, which is the
+    /// default, to 7.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `level` is out of range.
+    pub fn guix_offload_request_set_verbosity(
+        request: *mut guix_offload_request,
+        level: u32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let options = &mut handle::borrow_mut(request, "request")?.options;
+        if level > MAX_VERBOSITY {
+            let message = format!("argument 'level' is {level}, and must be at most {MAX_VERBOSITY}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        options.verbosity = level;
+        Ok(())
+    }
+}
+
+/// As much as a daemon has to say.
+const MAX_VERBOSITY: u32 = 7;
 
 /// The truth value that the argument called `name` is.
 pub fn flag(value: c_int, name: &str) -> Result<bool> {

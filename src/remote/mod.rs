@@ -12,6 +12,7 @@ mod limits;
 mod link;
 mod pace;
 mod probe;
+mod rounds;
 mod survey;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,12 @@ fn limits_without_end_are_limits() {
     let (scene, sshd) = (Scene::new(), Sshd::start(&[]));
     scene.register("asked.drv", b"derive", &crate::words::nar(crate::words::file(b"derive")));
     for limit in [u64::MAX, i64::MAX as u64] {
-        let options = BuildOptions { max_silent_time: limit, timeout: limit, print_build_trace: false };
+        let options = BuildOptions {
+            max_silent_time: limit,
+            timeout: limit,
+            print_build_trace: false,
+            ..BuildOptions::default()
+        };
         // It gets as far as the output, which is no archive.
         let error = tell_with(&scene, &machine(&sshd, &scene), Plan::honest(b"none"), options).error().unwrap();
         assert_ne!(error.kind(), ErrorKind::Internal, "{error}");

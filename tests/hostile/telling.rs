@@ -97,7 +97,7 @@ pub fn limited_to(timeout: u64) -> BuildOptions {
 
 /// Limits of time in seconds; 0: none.
 pub fn limits(max_silent_time: u64, timeout: u64) -> BuildOptions {
-    BuildOptions { max_silent_time, timeout, print_build_trace: false }
+    BuildOptions { max_silent_time, timeout, print_build_trace: false, ..BuildOptions::default() }
 }
 
 /// Has a build done by a machine that acts by `plan`, with `options`.

@@ -58,12 +58,13 @@
                 (list "sh" "-c" (string-append script "\n: " nonce))
                 #:sources (list %busybox))))
 
-(define* (request-for drv #:key (outputs (list (derivation->output-path drv))))
+(define* (request-for drv #:key (outputs (list (derivation->output-path drv))) cores rounds keep-failed? (verbosity 0))
   (let ((file (derivation-file-name drv)))
     (make-request "x86_64-linux" file
                   #:inputs (requisites store (list file))
                   #:outputs outputs
-                  #:timeout 60)))
+                  #:timeout 60
+                  #:cores cores #:rounds rounds #:keep-failed? keep-failed? #:verbosity verbosity)))
 
 (define engine (make-engine))
 (define machines (load-machines %machine-file))
@@ -180,6 +181,44 @@
               (remove (lambda (kind) (memq kind '(transferred log))) kinds)
               (job-result job)
               (valid-path? store (derivation->output-path drv)))))))
+
+(define (failure-of-job request)
+  "Why REQUEST cannot be built: a symbol and a hint; #f if it can."
+  (let-values (((reply job) (start-job engine machines request)))
+    (job-wait job 60000)
+    (let ((c (failure (job-result job))))
+      (and c (list (guix-offload-error-code c) (guix-offload-error-hint c))))))
+
+(define %another-each-time
+  "while read -r line; do echo $line; done < /proc/sys/kernel/random/uuid > $out")
+
+(test-equal "rounds must be the same each time"
+  '(#f (build-failed #f) #f)
+  (map (lambda (script rounds)
+         (failure-of-job (request-for (derivation-of script) #:rounds rounds)))
+       (list %another-each-time %another-each-time "echo the same > $out")
+       '(1 3 3)))
+
+(test-equal "what the machine has already is built again, and counts for no round"
+  '(build-failed #f)
+  (let ((drv (derivation-of %another-each-time)))
+    (let ((connection (offload-connect engine (first machines))))
+      (offload-send connection (request-for drv))
+      (offload-build connection (request-for drv)))
+    (failure-of-job (request-for drv #:rounds 2))))
+
+(test-assert "the builder gets the cores that were asked for, and the next one those of its daemon"
+  (let ((cores (lambda (number)
+                 (let ((drv (derivation-of "echo $NIX_BUILD_CORES > $out")))
+                   (and (not (failure-of-job (request-for drv #:cores number)))
+                        (call-with-input-file (derivation->output-path drv) read))))))
+    (match (list (cores #f) (cores 7) (cores #f))
+      ((before 7 after) (equal? before after)))))
+
+(test-assert "a failed build's tree is kept, and said where"
+  (match (failure-of-job (request-for (derivation-of "exit 3") #:keep-failed? #t))
+    (('build-failed hint)
+     (string-contains hint "the tree of the failed build is on 'w1': /tmp/guix-build-"))))
 
 (test-equal "the machine passes the test, and says how it is"
   '(0 "ready" #t "1.5.0" 0)

@@ -99,7 +99,7 @@ fn daemon(script: Script, requests: &[u8]) {
 }
 
 fn ask(client: &mut Client, request: u8, paths: &[StorePath]) -> Result<()> {
-    let options = BuildOptions { max_silent_time: 1, timeout: 2, print_build_trace: true };
+    let options = BuildOptions { max_silent_time: 1, timeout: 2, print_build_trace: true, ..BuildOptions::default() };
     match request % 8 {
         0 => client.valid_paths(paths).map(|_| ()),
         1 => client.path_info(&paths[0]).map(|_| ()),

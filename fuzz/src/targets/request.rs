@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
             Err(error) => return assert_printable(&error.to_string()),
         }
     }
-    let options = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false };
+    let options = BuildOptions { max_silent_time: 0, timeout: 0, print_build_trace: false, ..BuildOptions::default() };
     let before = input;
     match read_work(&mut input, &store, &options) {
         Ok(work) => {

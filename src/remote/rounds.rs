@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a build with rounds, and one whose failed tree is kept, need beyond the build itself.
+
+use super::Remote;
+use crate::daemon::BuildOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::StorePath;
+
+/// The most of the log's last line that is looked at, in bytes.
+const MAX_LINE: usize = 4 << 10;
+
+impl Remote {
+    /// As [`Remote::build`], of all of `outputs`. With rounds, they are all built now: what the machine already has
+    /// counts for none, but what is built must be the same.
+    pub fn build_all_rounds(
+        &mut self,
+        derivation: &StorePath,
+        outputs: &[StorePath],
+        options: &BuildOptions,
+        log: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut notes = Notes::default();
+        let mut noting = |text: &[u8]| {
+            notes.take(text);
+            log(text)
+        };
+        let check = options.repeats() && !outputs.is_empty() && self.missing(outputs)?.is_empty();
+        let mut result = self.build(derivation, &BuildOptions { check, ..options.clone() }, &mut noting);
+        // Of the other outputs, those that nobody asked for.
+        if check && result.as_ref().is_err_and(|error| error.to_string().contains("missing outputs")) {
+            result = self.build(derivation, options, &mut noting);
+        }
+        let name = &self.machine().name;
+        result.map_err(|error| notes.explain(error, derivation, name, options))
+    }
+}
+
+/// What the daemon said about a build in its log.
+#[derive(Default)]
+struct Notes {
+    line: Vec<u8>,
+    /// Where it keeps the failed build's tree.
+    tree: Option<String>,
+    /// That two rounds differ.
+    difference: Option<String>,
+}
+
+impl Notes {
+    fn take(&mut self, text: &[u8]) {
+        for piece in text.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(&piece[..piece.len().min(MAX_LINE.saturating_sub(self.line.len()))]);
+            if piece.ends_with(b"\n") {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim().to_string();
+                if let Some(tree) = line.strip_prefix("note: keeping build directory `") {
+                    self.tree = Some(tree.trim_end_matches('\'').to_string());
+                } else if line.contains(" differs from ") && line.ends_with("from previous round") {
+                    self.difference = Some(line);
+                }
+            }
+        }
+    }
+
+    /// What `error` is, in the light of this.
+    fn explain(self, error: Error, derivation: &StorePath, name: &str, options: &BuildOptions) -> Error {
+        let text = error.to_string();
+        let against = options.repeats() && text.contains("may not be deterministic");
+        let difference = self.difference.filter(|_| error.kind() != ErrorKind::TimedOut).or(against.then_some(text));
+        let error = match difference {
+            // Another machine would find no less.
+            Some(difference) => {
+                let message = format!("build of '{derivation}' on '{name}' is not the same each time: {difference}");
+                Error::new(ErrorKind::BuildFailed, message).on_machine(name)
+            }
+            None => error,
+        };
+        match self.tree {
+            Some(tree) if options.keep_failed => {
+                error.hint(format!("the tree of the failed build is on '{name}': {tree}"))
+            }
+            _ => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreDir;
+
+    fn explained(log: &[&str], error: Error) -> Error {
+        let derivation = StoreDir::new("/gnu/store").unwrap();
+        let derivation = derivation.parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv").unwrap();
+        let options = BuildOptions { rounds: Some(3), keep_failed: true, ..BuildOptions::default() };
+        let mut notes = Notes::default();
+        log.iter().for_each(|piece| notes.take(piece.as_bytes()));
+        notes.explain(error, &derivation, "w1", &options)
+    }
+
+    #[test]
+    fn rounds_that_differ_are_the_builds_fault() {
+        let failed = || Error::new(ErrorKind::Daemon, "build of `x.drv' failed");
+        let said = ["output `/gnu/store/x' of `x.drv' dif", "fers from previous round\n"];
+        assert_eq!(explained(&said, failed()).kind(), ErrorKind::BuildFailed);
+        assert_eq!(explained(&["a differs from b\n"], failed()).kind(), ErrorKind::Daemon);
+        let compared = Error::new(ErrorKind::Daemon, "derivation `x.drv' may not be deterministic: output `x' differs");
+        assert_eq!(explained(&[], compared).kind(), ErrorKind::BuildFailed);
+    }
+
+    #[test]
+    fn a_kept_tree_is_told_with_its_machine() {
+        let failed = Error::new(ErrorKind::BuildFailed, "it failed");
+        let error = explained(&["note: keeping build directory `/tmp/guix-build-x.drv-0'\n"], failed);
+        assert_eq!(error.hint_text(), Some("the tree of the failed build is on 'w1': /tmp/guix-build-x.drv-0"));
+    }
+}
