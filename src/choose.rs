@@ -2,11 +2,11 @@
 //! Choosing a machine: the best one that has a free slot, answers, and is neither overloaded nor full.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::archive::Acl;
 use crate::cancel::{Cancel, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forecast;
@@ -252,7 +252,7 @@ impl Candidates {
                     }
                     Idle::Gone => {}
                 }
-                match self.attempt(index, histories[index].address(), &answers) {
+                match self.attempt(index, &histories[index], &answers) {
                     Ok(session) => {
                         let guard = guard(cancel, &session);
                         attempts.insert(index, Attempt { begun: since, session, slot, guard });
@@ -304,6 +304,12 @@ impl Candidates {
             observer.event(&Event::PassedOver { machine: &self.machines[*index].name, reason });
         }
         Ok(findings.verdict())
+    }
+
+    /// Remembers that a candidate's archives are not let in here, or ours not there.
+    pub fn distrust(&self, index: usize, reason: &Error) {
+        let (state, machine) = (self.directories.offload_state(), &self.machines[index]);
+        History::note_setback(&state, machine, self.mark(machine), SetbackKind::of(reason), reason);
     }
 
     /// Takes a slot of a candidate, unless builds that are `ahead` in the queue will take all that are free.
@@ -377,16 +383,23 @@ impl Candidates {
         }
     }
 
-    /// Starts to connect to a candidate, first at the `remembered` address; its answer will go to `answers`.
-    fn attempt(&self, index: usize, remembered: Option<IpAddr>, answers: &mpsc::Sender<Answer>) -> Result<Session> {
+    /// Starts to connect to a candidate, whose answer will go to `answers`: first at the address that its `history` has.
+    /// One that is distrusted has to show first that its archives would be let in by now.
+    fn attempt(&self, index: usize, history: &History, answers: &mpsc::Sender<Answer>) -> Result<Session> {
         let machine = self.machines[index].clone();
-        let session = Remote::start_at(&machine, remembered)?;
+        let (session, distrusted) = (Remote::start_at(&machine, history.address())?, history.is_distrusted());
         let (ours, directories, answers) = (session.clone(), self.directories.clone(), answers.clone());
         thread::spawn("guix-offload-connect", move || {
             let established = catch_unwind(AssertUnwindSafe(|| {
                 panic_point::pass("connect");
-                let remote = Remote::establish(session, &machine, &directories.store)?;
-                if remote.is_daemon_at(&directories.daemon_socket) { Err(is_this_host(&machine)) } else { Ok(remote) }
+                let mut remote = Remote::establish(session, &machine, &directories.store)?;
+                if remote.is_daemon_at(&directories.daemon_socket) {
+                    return Err(is_this_host(&machine));
+                }
+                if distrusted {
+                    remote.require_trust_by_text(&Arc::new(Acl::load(&directories.acl_file())?))?;
+                }
+                Ok(remote)
             }))
             .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
             // Nobody listens any more when another machine was faster.

@@ -160,6 +160,12 @@ impl History {
         })
     }
 
+    /// Was the last that is known of it that its archives are not let in here, or ours not there? However long ago: it has
+    /// to show that this has changed.
+    pub fn is_distrusted(&self) -> bool {
+        self.setback.as_ref().is_some_and(|setback| setback.reason.kind() == ErrorKind::Untrusted)
+    }
+
     /// The rate of the link to it, in bytes a second, if that was very slow lately.
     pub fn slow_link(&self) -> Option<f64> {
         self.slow.filter(|(_, at)| now().abs_diff(*at) < LINK_LIFETIME).map(|(rate, _)| rate)
@@ -181,7 +187,10 @@ impl History {
         Self::change(state, machine, |history| {
             history.load = Some((load, now()));
             history.answered = after.or(history.answered);
-            (history.unanswered, history.setback) = (0, None);
+            history.unanswered = 0;
+            if !history.is_distrusted() {
+                history.setback = None;
+            }
         });
     }
 
@@ -226,6 +235,7 @@ impl History {
     /// Remembers for how long a build held a slot of `machine`.
     pub fn note_build(state: &Path, machine: &BuildMachine, took: Duration) {
         Self::change(state, machine, |history| {
+            history.setback = None;
             history.took.push_back(took);
             if history.took.len() > BUILDS {
                 history.took.pop_front();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, open};
 
-use crate::archive::{Acl, KeyPair};
+use crate::archive::{self, Acl, KeyPair};
 use crate::cancel::{Cancel, Guard};
 use crate::daemon::{Client, LocalStream};
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -150,8 +150,20 @@ impl Local {
 
     /// Begins to export `item`, signed.
     pub fn export<'a>(&'a self, item: &'a ValidPath) -> Result<Export<'a>> {
-        let keys = self.keys.get_or_try_init(|| KeyPair::load(&self.directories.configuration))?;
-        Export::new(self.store.as_fd(), item, keys)
+        Export::new(self.store.as_fd(), item, self.keys()?)
+    }
+
+    fn keys(&self) -> Result<&KeyPair> {
+        self.keys.get_or_try_init(|| KeyPair::load(&self.directories.configuration))
+    }
+
+    /// A bundle of one item, a text file called `name`, signed. The item need not be in the store.
+    pub fn bundle_of_text(&self, name: &str, text: &str) -> Result<Vec<u8>> {
+        let (path, mut item) = store::text_item(&self.directories.store, name, text)?;
+        item.extend(archive::description(&path, &[], None));
+        let signature = self.keys()?.sign(&sha256(&item)?)?;
+        let (more, end) = (1u64.to_le_bytes(), 0u64.to_le_bytes());
+        Ok([&more[..], &item, &archive::signed(&signature), &end].concat())
     }
 
     /// Adds a text file to the local store, protected from the garbage collector while the connection lives.

@@ -255,6 +255,9 @@ impl Engine {
             if !lease.reused || error.kind() == ErrorKind::Untrusted {
                 failed.insert(lease.candidate);
             }
+            if error.kind() == ErrorKind::Untrusted {
+                candidates.distrust(lease.candidate, &error);
+            }
             if failed.len() >= candidates.count().min(MAX_ATTEMPTS) {
                 return Err(error);
             }
@@ -358,7 +361,7 @@ impl Attempt<'_> {
             History::note_slow_link(&local.directories().offload_state(), remote.machine(), rate);
         }
         cancel.check()?;
-        transfer::require_trust(local, remote, self.derivation)?;
+        remote.require_trust(&local.acl()?, self.derivation)?;
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote.build_all_rounds(self.derivation, self.outputs, options, &mut |text| observer.log(text)).map_err(
             |error| match is_machines_fault(&error) {

@@ -185,6 +185,12 @@ impl Observer for Reporter {
             Event::Verified { item } => self.say(&format!("found valid signature for '{item}'")),
             Event::Retrying { machine, reason } => {
                 self.say(&format!("guix offload: machine '{machine}' failed, trying another one: {reason}"));
+                // Nobody else says what is to be done: the build will be done elsewhere.
+                if reason.kind() == ErrorKind::Untrusted
+                    && let Some(hint) = reason.hint_text()
+                {
+                    self.say(&format!("hint: {hint}"));
+                }
             }
             Event::Done { derivation } => self.say(&format!("done with offloaded '{derivation}'")),
         }

@@ -21,7 +21,7 @@ const MAX_SIZE: u64 = 1024 * 1024;
 const MAX_SHOWN: usize = 8192;
 
 /// The keys that a file authorizes. Can be shared by threads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
     file: PathBuf,
     keys: Vec<PublicKey>,

@@ -9,9 +9,8 @@ use crate::cancel::Cancel;
 use crate::choose::CLOCK_TOLERANCE;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::local::Local;
-use crate::machine::BuildMachine;
 use crate::observer::{Event, Observer};
-use crate::remote::Remote;
+use crate::remote::{Remote, explain_untrusted};
 use crate::schedule::Unsuitable;
 use crate::store::{Directories, StorePath, base32};
 use crate::transfer;
@@ -46,7 +45,7 @@ pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories)
     report.passed.push(format!("'{name}' successfully imported '{ours}'"));
 
     retrieve_through_daemon(directories, &mut local, remote, &theirs)
-        .map_err(|error| transfer::explain_untrusted(error, &report.machine))?;
+        .map_err(|error| explain_untrusted(error, &report.machine))?;
     report.passed.push(format!("successfully imported '{theirs}' from '{name}'"));
     Ok(())
 }
@@ -93,7 +92,9 @@ fn send(local: &mut Local, remote: &mut Remote, item: &StorePath, directories: &
     let machine = remote.machine().clone();
     transfer::import_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
         match error.kind() {
-            ErrorKind::Daemon => explain_refused(error, &machine, directories),
+            ErrorKind::Daemon => {
+                error.hint(format!("see what the daemon on '{}' says, and whether its store has space", machine.name))
+            }
             ErrorKind::Store => error.hint(format!(
                 "if this host has no key pair yet ('{}'), make one, as root: guix archive --generate-key",
                 directories.configuration.join("signing-key.pub").display()
@@ -107,23 +108,6 @@ fn send(local: &mut Local, remote: &mut Remote, item: &StorePath, directories: &
             Err(Error::new(ErrorKind::Daemon, format!("'{item}' was not properly imported on '{}'", machine.name)))
         }
     }
-}
-
-/// A daemon that imports nothing from here does not know our key, as a rule.
-fn explain_refused(error: Error, machine: &BuildMachine, directories: &Directories) -> Error {
-    let message = error.to_string();
-    let key = directories.configuration.join("signing-key.pub");
-    let hint = if message.contains("unauthorized public key") || message.contains("guix-authenticate") {
-        // Whoever may change its list of keys, which is seldom the user who builds.
-        format!(
-            "authorize this host's key there: {} guix archive --authorize < {}",
-            machine.shell("root"),
-            key.display()
-        )
-    } else {
-        format!("see what the daemon on '{}' says, and whether its store has space", machine.name)
-    };
-    error.hint(hint)
 }
 
 /// A text that was in no store before, so that an item of it has to be sent.
@@ -147,22 +131,6 @@ impl Observer for Unseen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::tests::machine;
-
-    #[test]
-    fn a_refused_key_comes_with_the_command_that_authorizes_it() {
-        let directories = Directories::from_environment().unwrap();
-        let refused = |machine: &BuildMachine, message: &str| {
-            explain_refused(Error::new(ErrorKind::Daemon, message), machine, &directories)
-                .hint_text()
-                .unwrap()
-                .to_string()
-        };
-        let builder = BuildMachine { user: "builder".into(), port: 2222, ..machine("w1") };
-        let hint = refused(&builder, "error: unauthorized public key: (public-key)");
-        assert!(hint.ends_with("ssh -p 2222 root@w1 guix archive --authorize < /etc/guix/signing-key.pub"), "{hint}");
-        assert!(!refused(&builder, "writing to file: No space left on device").contains("--authorize"));
-    }
 
     #[test]
     fn no_two_nonces_are_the_same() {

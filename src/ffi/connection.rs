@@ -341,7 +341,7 @@ export! {
         };
         connection.transfer(None, data, |local, remote, _, _| {
             local.require_receptive()?;
-            transfer::require_trust(local, remote, &asked.derivation)
+            remote.require_trust(&local.acl()?, &asked.derivation)
         })?;
         let session = connection.remote.session().clone();
         let mut callbacks = Callbacks { session, progress: None, log, data, total: 0, cancelled: false };

@@ -16,6 +16,7 @@ mod rounds;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -37,6 +38,7 @@ use pace::{Pace, Watch};
 pub use limits::Limits;
 pub use probe::Answer;
 pub use survey::Survey;
+pub use trust::explain_untrusted;
 
 /// How long a daemon may take for a question in all, even if a byte moves now and then.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -79,6 +81,8 @@ pub struct Remote {
     limits: Limits,
     /// The list of authorized keys by which something that the machine signed was verified.
     vouched: Option<Arc<Acl>>,
+    /// Whether the daemon there has imported something that this host has signed.
+    imported: bool,
 }
 
 impl Remote {
@@ -155,6 +159,7 @@ impl Remote {
             slow_link: None,
             limits,
             vouched: None,
+            imported: false,
         })
     }
 
@@ -171,16 +176,6 @@ impl Remote {
     /// The session, with which to cut everything off from another thread.
     pub fn session(&self) -> &Session {
         &self.session
-    }
-
-    /// The list of authorized keys by which something that the machine signed was verified, on this connection.
-    pub fn vouched(&self) -> Option<&Arc<Acl>> {
-        self.vouched.as_ref()
-    }
-
-    /// Notes that something that the machine signed was verified by `acl`.
-    pub fn set_vouched(&mut self, acl: Arc<Acl>) {
-        self.vouched = Some(acl);
     }
 
     /// Protects `paths`, valid there or not, from the garbage collector there for as long as the connection to the daemon
@@ -294,7 +289,14 @@ impl Remote {
     /// Imports the bundle that `archive` reads.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<()> {
         let mut archive = Patient::new(archive, &self.link.channel, self.limits);
-        self.link.client.import(&mut archive).map(|_| ()).map_err(|e| self.name(e))
+        self.link.client.import(&mut archive).map_err(|e| self.name(e))?;
+        self.imported = true;
+        Ok(())
+    }
+
+    /// Has the daemon there imported something that this host has signed, over this connection?
+    pub fn has_imported(&self) -> bool {
+        self.imported
     }
 
     /// Protects `path`, which need not exist yet, from the garbage collector there while the connection lives.

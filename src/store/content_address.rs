@@ -59,13 +59,25 @@ fn text_of(nar: &[u8]) -> Option<&[u8]> {
 }
 
 fn is_named(item: &ValidPath, directory: &StoreDir, kind: &str, hash: &[u8; 32]) -> Result<bool> {
-    let (hash, store, name) = (base16(hash), directory.as_str(), item.path.name());
+    Ok(item.path.hash_part() == hash_part(directory, kind, hash, item.path.name())?)
+}
+
+fn hash_part(directory: &StoreDir, kind: &str, hash: &[u8; 32], name: &str) -> Result<String> {
+    let (hash, store) = (base16(hash), directory.as_str());
     let digest = sha256(format!("{kind}:sha256:{hash}:{store}:{name}").as_bytes())?;
     let mut folded = [0; 20];
     for (index, byte) in digest.iter().enumerate() {
         folded[index % 20] ^= byte;
     }
-    Ok(item.path.hash_part() == base32(&folded))
+    Ok(base32(&folded))
+}
+
+/// The item called `name` that is a file of this text and refers to nothing, and its nar.
+pub fn text_item(directory: &StoreDir, name: &str, text: &str) -> Result<(StorePath, Vec<u8>)> {
+    let hash_part = hash_part(directory, "text", &sha256(text.as_bytes())?, name)?;
+    let (before, after) = nar::around_file(false, text.len() as u64);
+    let nar = [&before, text.as_bytes(), &after].concat();
+    Ok((directory.parse(&format!("{}/{hash_part}-{name}", directory.as_str()))?, nar))
 }
 
 #[cfg(test)]
@@ -96,6 +108,13 @@ mod tests {
     }
 
     const REFERENCES: [&str; 2] = ["2kral4vsqqrvi0xdbq6nlmdry1d7z2z0-two", "iw7wvpzggzmz39bzh6brgvv9fysklfjk-one"];
+
+    #[test]
+    fn a_text_has_the_name_that_the_daemon_gives_it() {
+        let (path, text) = text_item(&StoreDir::new("/gnu/store").unwrap(), "text", "some text\n").unwrap();
+        assert_eq!(path.base_name(), "vzikbd3i93qi160w1kx9mzcbgzx57d4q-text");
+        assert_eq!(text, nar(false, b"some text\n"));
+    }
 
     #[test]
     fn texts_are_known_by_their_names() {

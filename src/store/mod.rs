@@ -13,7 +13,7 @@ mod remove;
 mod restore;
 mod staging;
 
-pub use content_address::{Contents, contents, is_source};
+pub use content_address::{Contents, contents, is_source, text_item};
 pub use database::{Database, ValidPath};
 pub use dedup::Links;
 pub use derivation::has_fixed_output;

@@ -5,7 +5,7 @@ mod ask;
 mod retrieve;
 mod seldom;
 mod send;
-mod trust;
+mod welcome;
 
 use std::io::{self, Read};
 
@@ -13,7 +13,6 @@ use crate::observer::{Event, Observer};
 
 pub use retrieve::retrieve_files;
 pub use send::{import_files, send_files};
-pub use trust::{explain_untrusted, require_trust};
 
 /// A stream that reports how much was read, of it and others before.
 struct Counted<'a, R: Read> {

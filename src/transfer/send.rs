@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use super::seldom::Seldom;
+use super::welcome::{self, explain_refused};
 use super::{Counted, ask};
 use crate::daemon::{Addition, Additions};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -22,6 +23,9 @@ const SMALL: u64 = 512 << 10;
 
 /// How much is a batch, as nars, in bytes: it is in our memory, and the one before it, too.
 const BATCH: u64 = 512 << 10;
+
+/// How much it takes, as nars in bytes, to see first whether it is let in.
+const MUCH: u64 = 8 << 20;
 
 /// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent. All of them, and
 /// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
@@ -123,6 +127,7 @@ impl Sending<'_> {
     /// another connection to the daemon there took the place of the one that protected what is there; all is to be asked
     /// for again.
     fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
+        self.require_welcome(items)?;
         let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
         let Made { made, rest, all } = self.make_large_again(items)?;
         note(&made);
@@ -134,6 +139,20 @@ impl Sending<'_> {
             note(&rest);
         }
         Ok(all)
+    }
+
+    /// Before much is sent, some of which must be signed, sees whether that is let in.
+    fn require_welcome(&mut self, items: &[ValidPath]) -> Result<()> {
+        if items.iter().map(|item| item.nar_size).sum::<u64>() < MUCH {
+            return Ok(());
+        }
+        for item in items {
+            let large = item.nar_size > SMALL;
+            if item.deriver.is_some() || large && !store::is_source(item, &self.local.directories().store)? {
+                return welcome::require_welcome(self.local, self.remote);
+            }
+        }
+        Ok(())
     }
 
     /// Has the machine get ready for `items`.
@@ -237,6 +256,7 @@ impl Sending<'_> {
             failure: None,
         };
         let imported = self.remote.import(&mut bundle);
+        let imported = imported.map_err(|error| explain_refused(error, self.local, self.remote.machine()));
         // What went wrong here came up during the import, but says nothing of the machine.
         match bundle.failure {
             Some(failure) => Err(failure),

@@ -128,3 +128,33 @@ fn a_machine_that_is_not_trusted_builds_nothing() {
     }
     assert_clean(&[HEAD], &[W1]);
 }
+
+#[test]
+fn a_machine_that_does_not_let_in_what_is_signed_here_is_sent_little_and_left_alone() {
+    let acl = W2.file("/etc/guix/acl");
+    let keys = fs::read(&acl).unwrap();
+    fs::write(&acl, "(acl)").unwrap();
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
+    HEAD.offload_with_our_hook(&[Machine::of(W1), Machine::of(W2).with("speed", "9.0")]);
+    let received = || -> u64 {
+        let counters = W2.sh(&["sh", "-c", "cat /sys/class/net/*/statistics/rx_bytes"]);
+        counters.lines().map(|line| line.parse::<u64>().unwrap()).sum()
+    };
+    let before = received();
+    // A large input that is imported, and a large one that is made again there, which needs no signature.
+    let inputs = ["kib=32768", "built-input=1", "input-kib=32768"];
+    let builds = HEAD.build("plain", &inputs);
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    assert!(received() - before < 4 << 20, "{} bytes were sent to a machine that refuses them", received() - before);
+    let hint = "authorize this host's key there: ssh root@w2 guix archive --authorize < /etc/guix/signing-key.pub";
+    assert_eq!(builds.log.matches(hint).count(), 1, "{}", builds.log);
+    let builds = HEAD.build("plain", &["kib=1"]);
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    assert!(
+        !builds.log.lines().any(|line| line.starts_with("@ build-remote") && line.ends_with(" w2")),
+        "{}",
+        builds.log
+    );
+    fs::write(&acl, keys).unwrap();
+    assert_clean(&[HEAD], &[W1, W2]);
+}

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use guix_offload::archive::KeyPair;
+use guix_offload::store::{StoreDir, text_item};
+
 use crate::words::*;
 
 /// What it says in answer to a request, as long as anybody listens.
@@ -51,6 +54,8 @@ pub struct Plan {
     /// Exports what is asked for; `proof` answers for derivations, by which it is seen whether it is trusted.
     pub export: Answer,
     pub proof: Answer,
+    /// Where texts are added to, and where the key is with which they are exported again.
+    pub texts: Option<(StoreDir, PathBuf)>,
     pub import: Answer,
 }
 
@@ -65,6 +70,7 @@ impl Plan {
             build: says(done()),
             info: says(info(archive.len() as u64)),
             export: says([gives(archive), done()].concat()),
+            texts: None,
             proof: says(fails("it has no derivation to export", 1)),
             import: says([last(), number(0)].concat()),
         }
@@ -117,8 +123,23 @@ fn serve(mut stream: UnixStream, plan: &Plan) -> Result<()> {
         read_number(from)?; // version, affinity, reserve
     }
     stream.write_all(&last())?;
+    let mut text = None;
     loop {
         match read_number(from)? {
+            8 => {
+                let (name, contents) = (read_string(from)?, read_string(from)?);
+                read_strings(from)?; // references
+                let (store, keys) = plan.texts.as_ref().ok_or_else(|| Error::other("no text is expected"))?;
+                let (name, contents) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&contents));
+                let (path, nar) = text_item(store, &name, &contents).unwrap();
+                let path = path.as_str().to_string();
+                stream.write_all(&[last(), string(&path)].concat())?;
+                let item = Item { nar, path, references: Vec::new(), deriver: String::new() };
+                text = Some((
+                    item.path.clone(),
+                    says([gives(&item.signed(&KeyPair::load(keys).unwrap())), done()].concat()),
+                ));
+            }
             9 => {
                 read_strings(from)?;
                 read_number(from)?; // mode
@@ -131,8 +152,11 @@ fn serve(mut stream: UnixStream, plan: &Plan) -> Result<()> {
             16 => {
                 let item = read_string(from)?;
                 read_number(from)?; // sign
-                let answer = if item.ends_with(b".drv") { &plan.proof } else { &plan.export };
-                answer(&mut stream)?;
+                match &text {
+                    Some((path, answer)) if path.as_bytes() == item => answer(&mut stream)?,
+                    _ if item.ends_with(b".drv") => (plan.proof)(&mut stream)?,
+                    _ => (plan.export)(&mut stream)?,
+                }
             }
             19 => {
                 for _ in 0..9 {

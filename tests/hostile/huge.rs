@@ -4,13 +4,14 @@
 use guix_offload::daemon::BuildOptions;
 use guix_offload::error::ErrorKind;
 
-use crate::double::Plan;
+use crate::alone;
 use crate::scene::Scene;
 use crate::sshd::Sshd;
 use crate::telling::{machine, tell_with};
 
 #[test]
 fn limits_without_end_are_limits() {
+    let _alone = alone();
     let (scene, sshd) = (Scene::new(), Sshd::start(&[]));
     scene.register("asked.drv", b"derive", &crate::words::nar(crate::words::file(b"derive")));
     for limit in [u64::MAX, i64::MAX as u64] {
@@ -21,7 +22,7 @@ fn limits_without_end_are_limits() {
             ..BuildOptions::default()
         };
         // It gets as far as the output, which is no archive.
-        let error = tell_with(&scene, &machine(&sshd, &scene), Plan::honest(b"none"), options).error().unwrap();
+        let error = tell_with(&scene, &machine(&sshd, &scene), scene.honest(b"none"), options).error().unwrap();
         assert_ne!(error.kind(), ErrorKind::Internal, "{error}");
         assert!(error.to_string().contains("output"), "{error}");
     }

@@ -89,7 +89,8 @@ impl Scene {
     /// A machine that acts honestly: it has the derivation, signs, and has built what it exports as `archive`.
     pub fn honest(&self, archive: &[u8]) -> Plan {
         let proof = says([gives(&self.derivation().signed(&self.trusted)), done()].concat());
-        Plan { proof, ..Plan::honest(archive) }
+        let texts = Some((self.directories.store.clone(), self.at("signing-ecc")));
+        Plan { proof, texts, ..Plan::honest(archive) }
     }
 
     /// The derivation that is built.

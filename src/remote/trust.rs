@@ -4,47 +4,57 @@
 use std::io::Read as _;
 use std::sync::Arc;
 
-use crate::archive::{self, ExportedItem, Unseen};
+use super::Remote;
+use crate::archive::{self, Acl, ExportedItem, Unseen};
 use crate::error::{Context, Error, ErrorKind, IoContext, Result};
-use crate::local::Local;
 use crate::machine::BuildMachine;
-use crate::remote::Remote;
 use crate::store::StorePath;
 
 /// Largest item by which it is found out, as an archive in bytes: no derivation is as large.
 const MAX_ITEM: u64 = 64 << 20;
 
-/// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or one
-/// that is not authorized here. To see that, it exports `item`, a small one that it has; once a connection, as long as
-/// the list of authorized keys stays the same.
-pub fn require_trust(local: &Local, remote: &mut Remote, item: &StorePath) -> Result<()> {
-    let acl = local.acl()?;
-    if remote.vouched().is_some_and(|known| Arc::ptr_eq(known, &acl)) {
-        return Ok(());
-    }
-    let machine = remote.machine().clone();
-    let asked = ask(local, remote, item).map_err(|error| without_a_key(error, &machine)).and_then(|found| {
-        archive::verify(found.signature.as_deref(), &found.signed_hash, &acl, &found.path)
-            .map_err(|error| explain_untrusted(error, &machine))?;
-        match found.path == *item {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::Untrusted, format!("{} came instead of it", found.path))),
-        }
-    });
-    let asking = || format!("seeing by '{item}' whether what '{}' signs is trusted", machine.name);
-    asked.context(asking).map_err(|error| error.on_machine(&machine.name))?;
-    remote.set_vouched(acl);
-    Ok(())
-}
+/// The item by which it is found out where there is no derivation: its name, and what it says.
+const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let in by the one that offloads to it?");
 
-/// Has the machine export `item`, and reads that to its end.
-fn ask(local: &Local, remote: &mut Remote, item: &StorePath) -> Result<ExportedItem> {
-    let mut archive = remote.export(item)?;
-    let found = archive::read_item(&mut (&mut archive).take(MAX_ITEM), &local.directories().store, &mut Unseen)?;
-    // What the daemon says after it: that it is complete.
-    match archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || "reading on after it")? {
-        0 => Ok(found),
-        _ => Err(Error::new(ErrorKind::Protocol, "bytes came after it")),
+impl Remote {
+    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or one
+    /// that `acl` does not authorize. To see that, it exports `item`, a small one that it has; once a connection, as long
+    /// as the list of keys stays the same.
+    pub fn require_trust(&mut self, acl: &Arc<Acl>, item: &StorePath) -> Result<()> {
+        if self.vouched.as_ref().is_some_and(|known| known == acl) {
+            return Ok(());
+        }
+        let asked = self.ask_for(item).map_err(|error| without_a_key(error, &self.machine)).and_then(|found| {
+            archive::verify(found.signature.as_deref(), &found.signed_hash, acl, &found.path)
+                .map_err(|error| explain_untrusted(error, &self.machine))?;
+            match found.path == *item {
+                true => Ok(()),
+                false => Err(Error::new(ErrorKind::Untrusted, format!("{} came instead of it", found.path))),
+            }
+        });
+        let asking = || format!("seeing by '{item}' whether what '{}' signs is trusted", self.machine.name);
+        asked.context(asking).map_err(|error| self.name(error))?;
+        self.vouched = Some(Arc::clone(acl));
+        Ok(())
+    }
+
+    /// As [`Remote::require_trust`], by a text that is added there, always the same.
+    pub fn require_trust_by_text(&mut self, acl: &Arc<Acl>) -> Result<()> {
+        let (name, text) = TEXT;
+        let item = self.add_text(name, text)?;
+        self.require_trust(acl, &item)
+    }
+
+    /// Has the machine export `item`, and reads that to its end.
+    fn ask_for(&mut self, item: &StorePath) -> Result<ExportedItem> {
+        let store = self.store.clone();
+        let mut archive = self.export(item)?;
+        let found = archive::read_item(&mut (&mut archive).take(MAX_ITEM), &store, &mut Unseen)?;
+        // What the daemon says after it: that it is complete.
+        match archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || "reading on after it")? {
+            0 => Ok(found),
+            _ => Err(Error::new(ErrorKind::Protocol, "bytes came after it")),
+        }
     }
 }
 
