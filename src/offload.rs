@@ -355,23 +355,38 @@ impl Attempt<'_> {
         let _guard = local.guard(cancel);
         cancel.check()?;
         local.require_receptive()?;
+        self.send(local, remote, cancel, observer)?;
+        remote.require_trust(&local.acl()?, self.derivation)?;
+        let mut built = self.build(remote, options, observer);
+        // The machine's collector may have taken an input all the same: that is no reason to go elsewhere yet.
+        let refused = built.as_ref().is_err_and(|error| error.kind() == ErrorKind::Daemon);
+        if refused && transfer::have_gone(remote, self.items) {
+            self.send(local, remote, cancel, observer)?;
+            built = self.build(remote, options, observer);
+        }
+        built?;
+        observer.event(&Event::Built);
+        cancel.check()?;
+        transfer::retrieve_files(local, remote, self.derivation, self.outputs, cancel, observer)
+    }
+
+    fn send(&self, local: &mut Local, remote: &mut Remote, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
         let known = remote.slow_link();
         transfer::send_files(local, remote, self.items, self.outputs, observer)?;
         if let Some(rate) = remote.slow_link().filter(|_| known.is_none()) {
             History::note_slow_link(&local.directories().offload_state(), remote.machine(), rate);
         }
-        cancel.check()?;
-        remote.require_trust(&local.acl()?, self.derivation)?;
+        cancel.check()
+    }
+
+    fn build(&self, remote: &mut Remote, options: &BuildOptions, observer: &mut dyn Observer) -> Result<()> {
         observer.event(&Event::Building { machine: &remote.machine().name, derivation: self.derivation });
         remote.build_all_rounds(self.derivation, self.outputs, options, &mut |text| observer.log(text)).map_err(
             |error| match is_machines_fault(&error) {
                 true => error.context(format!("building '{}' on '{}'", self.derivation, remote.machine().name)),
                 false => error,
             },
-        )?;
-        observer.event(&Event::Built);
-        cancel.check()?;
-        transfer::retrieve_files(local, remote, self.derivation, self.outputs, cancel, observer)
+        )
     }
 }
 

@@ -24,12 +24,13 @@ const FEW: usize = 16;
 const LITTLE: u64 = 2 << 20;
 
 /// Those of `items`, a closure, that `remote` lacks. What it has, and `outputs`, which may come to be, is protected there
-/// until the connection to its daemon ends.
+/// until the connection to its daemon ends. If not `warily`, what will be sent within a moment protects what it refers to.
 pub fn missing(
     local: &Local,
     remote: &mut Remote,
     items: &[StorePath],
     outputs: &[StorePath],
+    warily: bool,
 ) -> Result<Vec<ValidPath>> {
     let infos = |missing: &[StorePath]| missing.iter().map(|item| local.info(item)).collect::<Result<Vec<_>>>();
     if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
@@ -43,7 +44,7 @@ pub fn missing(
         let absent: HashSet<_> = lacking.iter().collect();
         let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
         // What is sent within a moment comes with its references, or is refused.
-        let soon = missing.len() <= FEW && missing.iter().map(|item| item.nar_size).sum::<u64>() <= LITTLE;
+        let soon = !warily && missing.len() <= FEW && missing.iter().map(|item| item.nar_size).sum::<u64>() <= LITTLE;
         let heads = local.heads(&present, if soon { &missing } else { &[] })?;
         remote.protect(outputs)?;
         remote.protect(&heads)?;

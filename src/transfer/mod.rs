@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use crate::observer::{Event, Observer};
 
 pub use retrieve::retrieve_files;
-pub use send::{import_files, send_files};
+pub use send::{have_gone, import_files, send_files};
 
 /// A stream that reports how much was read, of it and others before.
 struct Counted<'a, R: Read> {

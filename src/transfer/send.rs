@@ -29,6 +29,8 @@ const MUCH: u64 = 8 << 20;
 
 /// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent. All of them, and
 /// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
+///
+/// If something that was there is gone when what refers to it comes, all is asked for again, once, at once.
 pub fn send_files(
     local: &mut Local,
     remote: &mut Remote,
@@ -37,15 +39,31 @@ pub fn send_files(
     observer: &mut dyn Observer,
 ) -> Result<Vec<StorePath>> {
     let machine = remote.machine().name.clone();
-    let mut sent = Vec::new();
+    let context = || format!("sending files to '{machine}'");
+    let (mut sent, mut again) = (Vec::new(), false);
+    let mut missing = ask_for_missing(local, remote, items, outputs, again)?;
     loop {
-        let order = announce_missing(local, remote, items, outputs, observer)?;
+        let order = announce(missing, remote, observer);
         let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
-        let all = sending.send(&order, &mut sent).context(|| format!("sending files to '{machine}'"))?;
-        if all {
-            return Ok(sent);
+        match sending.send(&order, &mut sent) {
+            Ok(true) => return Ok(sent),
+            Ok(false) => missing = ask_for_missing(local, remote, items, outputs, again)?,
+            Err(error) if error.kind() == ErrorKind::Daemon && !again && remote.is_usable() => {
+                again = true;
+                missing = ask_for_missing(local, remote, items, outputs, again)?;
+                let known: HashSet<_> = order.iter().map(|item| &item.path).collect();
+                if missing.iter().all(|item| known.contains(&item.path)) {
+                    return Err(error).context(context);
+                }
+            }
+            Err(error) => return Err(error).context(context),
         }
     }
+}
+
+/// Has something of `items`, all of which `remote` had or was sent, gone from there?
+pub fn have_gone(remote: &mut Remote, items: &[StorePath]) -> bool {
+    remote.is_usable() && remote.missing(items).is_ok_and(|missing| !missing.is_empty())
 }
 
 /// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
@@ -55,7 +73,8 @@ pub fn import_files(
     items: &[StorePath],
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let order = announce_missing(local, remote, items, &[], observer)?;
+    let missing = ask_for_missing(local, remote, items, &[], false)?;
+    let order = announce(missing, remote, observer);
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
     let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
@@ -63,21 +82,24 @@ pub fn import_files(
     sending.import(&order).context(|| format!("sending files to '{machine}'"))
 }
 
-/// Those of `items` that `remote` lacks, each after what it refers to.
-fn announce_missing(
+fn ask_for_missing(
     local: &Local,
     remote: &mut Remote,
     items: &[StorePath],
     outputs: &[StorePath],
-    observer: &mut dyn Observer,
+    warily: bool,
 ) -> Result<Vec<ValidPath>> {
-    let missing = ask::missing(local, remote, items, outputs).context(|| "asking what is missing")?;
+    ask::missing(local, remote, items, outputs, warily).context(|| "asking what is missing")
+}
+
+/// The items that `remote` lacks, each after what it refers to.
+fn announce(missing: Vec<ValidPath>, remote: &Remote, observer: &mut dyn Observer) -> Vec<ValidPath> {
     let order = references_first(missing);
     if !order.is_empty() {
         let bytes = order.iter().map(|item| item.nar_size).sum();
         observer.event(&Event::Sending { machine: &remote.machine().name, items: order.len(), bytes });
     }
-    Ok(order)
+    order
 }
 
 /// `items`, each after those that it refers to.

@@ -7,6 +7,7 @@
 
 mod blaming;
 mod bytes;
+mod collecting;
 mod double;
 #[path = "../support/forgeries.rs"]
 mod forgeries;

@@ -70,10 +70,3 @@ fn a_dead_machine() {
     let error = build(&scene, &machine(&sshd, &scene), plan, limits(LIMIT, 0), &mut Deaf).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
-
-#[test]
-fn limits_beyond_all_time_are_none() {
-    let (scene, sshd) = (scene(), Sshd::start(&[]));
-    let plan = scene.honest(&scene.output(nar(file(b"good\n"))).signed(&scene.trusted));
-    build(&scene, &machine(&sshd, &scene), plan, limits(u64::MAX, u64::MAX), &mut Deaf).unwrap();
-}
