@@ -95,12 +95,16 @@ $(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard b
 
 # What the lab's heads have as /opt/guix-offload: compiled for the Guix there; with Guix 1.2.0, all was built there, by
 # `make install`, but not optimized, which would take longer than it saves.
-.PHONY: staged staged-old
+.PHONY: staged staged-old staged-new
 staged: $(seam)
 	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
 staged-old:
-	$(lab) run-on 1.2.0 $(stage)-1.2.0 env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
-	  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
+	$(lab) run-on 1.2.0 $(stage)-1.2.0 $(there)
+# With OpenSSL 3.5 or later, for the key exchanges that it knows.
+staged-new:
+	$(lab) run-on 1.5.0 $(stage)-1.5.0 $(there)
+there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
+  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
 
 setup:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
@@ -119,6 +123,7 @@ check: setup
 	$(MAKE) doc
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
 	$(MAKE) staged-old
+	$(MAKE) staged-new
 	$(MAKE) -C c-tests -j2 --output-sync all farm
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h

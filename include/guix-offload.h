@@ -139,7 +139,8 @@ typedef enum {
      */
     GUIX_OFFLOAD_INVALID_ARGUMENT = -1,
     /**
-     * The machine file, or a file that it names, is missing, unreadable or wrong.
+     * The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or account
+     * is set up so that it cannot be used.
      */
     GUIX_OFFLOAD_CONFIGURATION = -2,
     /**

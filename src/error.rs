@@ -20,7 +20,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// An argument, a request line or a store file name is malformed.
     InvalidArgument,
-    /// The machine file, or a file that it names (a private key), is missing, unreadable or wrong.
+    /// The machine file, or a file that it names (a private key), is missing, unreadable or wrong; or the machine's SSH
+    /// server or account is set up so that it cannot be used.
     Configuration,
     /// A machine cannot be reached, went away, or lacks what a build machine needs.
     Unavailable,

@@ -15,7 +15,8 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_OK = 0,
     /// An argument is NULL, malformed or out of range; nothing was done.
     GUIX_OFFLOAD_INVALID_ARGUMENT = -1,
-    /// The machine file, or a file that it names, is missing, unreadable or wrong.
+    /// The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or account
+    /// is set up so that it cannot be used.
     GUIX_OFFLOAD_CONFIGURATION = -2,
     /// A machine cannot be reached, went away, or lacks what a build needs.
     GUIX_OFFLOAD_UNAVAILABLE = -3,

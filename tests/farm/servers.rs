@@ -4,7 +4,7 @@
 
 use crate::afterwards::assert_clean;
 use crate::hosts::configure_ssh;
-use crate::lab::{Builds, Host, SlowLink};
+use crate::lab::{Builds, Host, SlowLink, lab};
 use crate::machines::{Machine, quoted};
 
 const HEAD: Host = Host("head");
@@ -105,6 +105,43 @@ fn an_account_that_runs_no_commands_is_misconfigured() {
     {
         assert!(builds.log.contains(words), "{words:?} not in:\n{}", builds.log);
     }
+    assert_clean(&[HEAD], &[W1]);
+}
+
+/// Where `make staged-new` puts what was built on the Debian of Guix 1.5.0.
+const NEW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/stage-1.5.0");
+
+#[test]
+fn a_server_with_post_quantum_key_exchange_only_works_or_is_told_what_is_missing() {
+    let at = "/root/new";
+    let there = HEAD.file(at);
+    let copied = std::process::Command::new("cp").args(["-r", NEW]).arg(&there).status().expect("cp starts");
+    assert!(copied.success(), "{NEW} is missing: make staged-new");
+    configure_ssh(W1, "KexAlgorithms mlkem768x25519-sha256,sntrup761x25519-sha512");
+    // The library that the other tests use was built with an older OpenSSL.
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let old = HEAD.build("plain", &[]);
+    lab(&["restart-daemon", "head", &format!("GUIX={at}/libexec/guix-offload"), "--", "--max-jobs=0"]);
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
+    let new = HEAD.build("plain", &[]);
+    configure_ssh(W1, "LogLevel DEBUG1");
+    W1.sh(&["sh", "-c", ": >/var/log/sshd.log"]);
+    let preferred = HEAD.build("plain", &[]);
+    let log = W1.sh(&["cat", "/var/log/sshd.log"]);
+    configure_ssh(W1, "");
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    HEAD.sh(&["rm", "-rf", at]);
+    assert!(!old.succeeded, "{}", old.log);
+    for words in [
+        "no key exchange method in common",
+        "offers mlkem768x25519-sha256, sntrup761x25519-sha512",
+        "'KexAlgorithms mlkem768x25519-sha256,sntrup761x25519-sha512,curve25519-sha256' into sshd_config",
+        "OpenSSL 3.5",
+    ] {
+        assert!(old.log.contains(words), "{words:?} not in:\n{}", old.log);
+    }
+    assert!(new.succeeded, "{}{}", new.log, new.results);
+    assert!(preferred.succeeded && log.contains("kex: algorithm: mlkem768x25519-sha256"), "{}{log}", preferred.log);
     assert_clean(&[HEAD], &[W1]);
 }
 
