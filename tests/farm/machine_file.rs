@@ -39,7 +39,7 @@ fn a_file_that_needs_guile_costs_hooks_no_more_than_a_plain_one() {
     std::thread::sleep(Duration::from_secs(3));
     let time = |number| {
         HEAD.write_machine_file(&in_use(number));
-        time_to_decline(100)
+        time_to_decline(50)
     };
     time(7);
     let plain = time(7);
