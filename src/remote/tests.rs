@@ -158,7 +158,8 @@ fn machine_with(serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) 
 #[test]
 fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
     let item = StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap();
-    let waits: [(&str, fn(&mut Remote, &StorePath) -> Result<(), Error>); 5] = [
+    type Wait = fn(&mut Remote, &StorePath) -> Result<(), Error>;
+    let waits: [(&str, Wait); 5] = [
         ("a question", |remote, item| remote.missing(std::slice::from_ref(item)).map(drop)),
         ("a root", |remote, item| remote.add_temp_root(item)),
         ("an export", |remote, item| {
