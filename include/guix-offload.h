@@ -246,8 +246,9 @@ typedef struct guix_offload_machine guix_offload_machine;
 /**
  * Makes a machine for builds of the system type `system`, such as "x86_64-linux"; NULL: of none as yet. `name` is
  * its host name or address, of which an IPv6 address may stand in brackets. All other fields get Guix's defaults;
- * the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of
- * its `/etc/ssh/ssh_host_*_key.pub`. Strings are copied. The caller frees it with `guix_offload_machine_free`.
+ * the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the
+ * only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of its `/etc/ssh/ssh_host_*_key.pub`.
+ * Strings are copied. The caller frees it with `guix_offload_machine_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
  * with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.

@@ -158,8 +158,8 @@ impl BuildMachine {
         (metadata.is_file() && mode & too_open != 0).then_some(mode)
     }
 
-    /// The level at which what is sent there may be compressed; `None`: not at all. With which method is agreed upon with
-    /// the machine, whatever SSH calls those that are allowed.
+    /// The level at which what is sent there may be compressed; `None`: not at all. With which method is agreed upon
+    /// with the machine, whatever SSH calls those that are allowed.
     pub fn compresses_at(&self) -> Option<i32> {
         let allowed = self.compression.split(',').any(|method| !matches!(method.trim(), "" | "none"));
         (allowed && self.compression_level > 0).then(|| i32::from(self.compression_level))

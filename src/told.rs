@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Warnings that are told once a day, by whichever hook of this host meets them first.
 //!
-//! `STATE/offload/.told/warnings` has a line `SECONDS HASH` for each: when it was told, since the epoch, and the SHA-256
-//! of its text. It is replaced as a whole. Where it cannot be read or written, a warning is told each time.
+//! `STATE/offload/.told/warnings` has a line `SECONDS HASH` for each: when it was told, since the epoch, and the
+//! SHA-256 of its text. It is replaced as a whole. Where it cannot be read or written, a warning is told each time.
 
 use std::io::Read;
 use std::path::Path;

@@ -37,8 +37,9 @@ pub(super) enum Stopped {
     PrintedTooMuch,
 }
 
-/// Runs `command`, as [`spawn`] does, with `input` as its standard input until it closes its standard output, but not beyond `deadline`,
-/// nor when that output gets longer than `max_output` bytes. Then the program is killed, with its process group.
+/// Runs `command`, as [`spawn`] does, with `input` as its standard input until it closes its standard output,
+/// but not beyond `deadline`, nor when that output gets longer than `max_output` bytes. Then the program is killed,
+/// with its process group.
 ///
 /// Its exit status is not asked for: a host process may reap all its children in a SIGCHLD handler, as guix-daemon
 /// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be

@@ -15,8 +15,9 @@
 //! string    = DQUOTE *(ASCII but control characters, "\" and DQUOTE / "\x" hex ";") DQUOTE
 //! ```
 //!
-//! COUNT is that of machines and wrong elements. An INDEX of 0 is the result itself, another one counts its elements. `guix repl -t machine` prints a line
-//! `(repl-version ...)` before that. Limits: 16 MiB of output; lists have 256 elements.
+//! COUNT is that of machines and wrong elements. An INDEX of 0 is the result itself, another one
+//! counts its elements. `guix repl -t machine` prints a line `(repl-version ...)` before that. Limits: 16 MiB of
+//! output; lists have 256 elements.
 //!
 //! # Which Guile
 //!

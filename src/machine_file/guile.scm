@@ -66,8 +66,8 @@
 
   (define %pure-names
     '(define define* define-module define-public define-syntax define-syntax-rule syntax-rules use-modules @ quote
-      quasiquote unquote unquote-splicing lambda lambda* case-lambda let let* letrec letrec* let-syntax if cond case when
-      unless and or do begin set! else => _ ... not values call-with-values
+      quasiquote unquote unquote-splicing lambda lambda* case-lambda let let* letrec letrec* let-syntax if cond case
+      when unless and or do begin set! else => _ ... not values call-with-values
       eq? eqv? equal? boolean? symbol? string? char? number? integer? real? exact? inexact? procedure? pair? list? null?
       vector? unspecified? *unspecified* eof-object?
       cons cons* list make-list append reverse length list-ref list-tail list-head last-pair iota map for-each filter
@@ -76,8 +76,9 @@
       vector make-vector vector-ref vector-length vector->list list->vector
       + - * / = < > <= >= 1+ 1- quotient remainder modulo min max abs gcd lcm floor ceiling round truncate expt sqrt
       zero? positive? negative? even? odd? number->string string->number exact->inexact inexact->exact exact inexact
-      string make-string string-append string-concatenate string-join string-length string-ref string-index string-rindex
-      string-contains string-prefix? string-suffix? string-null? string=? string<? string>? string-ci=? string-split
+      string make-string string-append string-concatenate string-join string-length string-ref string-index
+      string-rindex string-contains string-prefix? string-suffix? string-null? string=? string<? string>?
+      string-ci=? string-split
       string-trim string-trim-right string-trim-both string-pad string-pad-right string-upcase string-downcase
       string-capitalize string-take string-drop string-take-right string-drop-right string-tokenize string-delete
       string-filter string-reverse string-map string-copy substring string->list list->string string->symbol

@@ -17,8 +17,8 @@ const RESOLUTION: Duration = Duration::from_secs(2);
 
 const SECOND: i128 = 1_000_000_000;
 
-/// Kinds of file systems (`f_type` of statfs(2)) on which a change of a file always shows in its times: ext2 to ext4, XFS,
-/// Btrfs, tmpfs, ramfs, overlayfs, ZFS, F2FS, bcachefs.
+/// Kinds of file systems (`f_type` of statfs(2)) on which a change of a file always shows in its times: ext2 to ext4,
+/// XFS, Btrfs, tmpfs, ramfs, overlayfs, ZFS, F2FS, bcachefs.
 const HONEST: [u32; 9] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x8584_58f6, 0x794c_7630, 0x2fc1_2fc1, 0xf2f5_2010, 0xca45_1a4e];
 
@@ -80,8 +80,8 @@ impl Inputs {
         Inputs { file: (path.into(), identity), files: Vec::new(), volatile: false, at: SystemTime::now() }
     }
 
-    /// Would the file have the same value now? If it depends on what is not known: so it is assumed for 5 seconds, in all
-    /// other cases for ten minutes.
+    /// Would the file have the same value now? That is assumed for 5 seconds if it depends on what
+    /// is not known, else for ten minutes.
     pub fn are_current(&self) -> bool {
         let elsewhere = |(path, _): &(PathBuf, Option<FileIdentity>)| path.exists() && !is_honest(path);
         let volatile = self.volatile || self.files.iter().any(elsewhere);

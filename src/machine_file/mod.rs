@@ -12,8 +12,8 @@
 //!
 //! What Guile made of a file is kept for those who come after, and used while nothing has changed that it depends on.
 //!
-//! Only the machines that the file returns are validated; one that is malformed is left out, and said. Errors start with `FILE:LINE:COLUMN: `, the line counted
-//! from 1 and the column from 0, as Guile and Guix print them.
+//! Only the machines that the file returns are validated; one that is malformed is left out, and said.
+//! Errors start with `FILE:LINE:COLUMN: `, the line counted from 1 and the column from 0, as Guile and Guix print them.
 
 mod cache;
 mod child;
