@@ -157,6 +157,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::farm::tests::reports;
+    use crate::history::SetbackKind;
 
     #[test]
     fn a_table_has_a_row_for_every_machine_and_then_what_it_has_no_room_for() {
@@ -178,6 +179,72 @@ good
 ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with("\naway\n  error: cannot connect to 'away'\n  hint: check that it is up\n"), "{text}");
+    }
+
+    /// `docs/machines-not-used.md` says of each kind of error what it means, and of all of them.
+    #[test]
+    fn the_manual_tells_of_each_reason_what_it_is() {
+        const MANUAL: &str = include_str!("../../docs/machines-not-used.md");
+        let kinds = [
+            ErrorKind::Unavailable,
+            ErrorKind::Protocol,
+            ErrorKind::Daemon,
+            ErrorKind::Configuration,
+            ErrorKind::Authentication,
+            ErrorKind::HostKey,
+            ErrorKind::NoGuix,
+            ErrorKind::Untrusted,
+            ErrorKind::Internal,
+        ];
+        // What else can go wrong is said by whom it concerns.
+        let elsewhere = |kind| match kind {
+            ErrorKind::InvalidArgument
+            | ErrorKind::Store
+            | ErrorKind::BuildFailed
+            | ErrorKind::TimedOut
+            | ErrorKind::Cancelled
+            | ErrorKind::Exhausted => true,
+            ErrorKind::Unavailable
+            | ErrorKind::Protocol
+            | ErrorKind::Daemon
+            | ErrorKind::Configuration
+            | ErrorKind::Authentication
+            | ErrorKind::HostKey
+            | ErrorKind::NoGuix
+            | ErrorKind::Untrusted
+            | ErrorKind::Internal => false,
+        };
+        let word = |cell: &str| cell.trim().trim_matches('`').to_string();
+        let rows: Vec<Vec<String>> = MANUAL
+            .lines()
+            .filter(|line| line.starts_with("| ") && line.contains(" | `"))
+            .map(|line| line.trim_matches('|').split('|').map(word).collect())
+            .filter(|cells: &Vec<String>| cells.len() == 4 && cells[1] != "kind")
+            .collect();
+        let mut told = 0;
+        for row in &rows {
+            let [_, kind, is, says] = &row[..] else { panic!("{row:?}") };
+            if kind == "-" {
+                assert_eq!(is, "passing", "{row:?}");
+                assert!(["ready", "overloaded", "low on space"].contains(&says.as_str()), "{row:?}");
+                continue;
+            }
+            let kind = *kinds.iter().find(|known| format!("{known:?}") == *kind).unwrap_or_else(|| panic!("{row:?}"));
+            let error = Error::new(kind, "why");
+            let expected = match SetbackKind::of(&error) {
+                SetbackKind::NoRoom => "passing",
+                SetbackKind::Away => "away",
+                SetbackKind::Misconfigured => "misconfigured",
+            };
+            assert_eq!(is, expected, "{row:?}");
+            assert_eq!(says, state(&Report { failure: Some(error), ..reports().remove(2) }), "{row:?}");
+            assert!(!elsewhere(kind));
+            told += 1;
+        }
+        assert_eq!(told, kinds.len(), "{rows:?}");
+        for class in ["passing", "away", "misconfigured"] {
+            assert!(MANUAL.lines().any(|line| line.starts_with(&format!("| {class} | "))), "what doors do: {class}");
+        }
     }
 
     #[test]
