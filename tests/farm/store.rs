@@ -40,10 +40,9 @@ fn holes_stay_holes_as_with_the_script() {
         let (same_size, by_us) = restored(fill);
         assert_eq!((size, same_size), (4 << 20, 4 << 20));
         println!("{}: {by_us} bytes on the disk, {by_the_script} by the script", fill[0]);
-        assert!(
-            by_us <= by_the_script && by_us <= 64 * 4096,
-            "{by_us} bytes on the disk, {by_the_script} by the script"
-        );
+        // Where the blocks are is written in some more.
+        assert!(by_us <= by_the_script + SLACK, "{by_us} bytes on the disk, {by_the_script} by the script");
+        assert!(by_us <= 64 * 4096 + SLACK, "{by_us} bytes on the disk");
     }
     assert_clean(&[HEAD], &[W1]);
 }
@@ -137,8 +136,9 @@ fn a_machine_that_does_not_let_in_what_is_signed_here_is_sent_little_and_left_al
     HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
     HEAD.offload_with_our_hook(&[Machine::of(W1), Machine::of(W2).with("speed", "9.0")]);
     let received = || -> u64 {
-        let counters = W2.sh(&["sh", "-c", "cat /sys/class/net/*/statistics/rx_bytes"]);
-        counters.lines().map(|line| line.parse::<u64>().unwrap()).sum()
+        let counters = W2.sh(&["cat", "/proc/net/dev"]);
+        let interfaces = counters.lines().filter_map(|line| line.split_once(':'));
+        interfaces.map(|(_, row)| row.split_ascii_whitespace().next().unwrap().parse::<u64>().unwrap()).sum()
     };
     let before = received();
     // A large input that is imported, and a large one that is made again there, which needs no signature.
