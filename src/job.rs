@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
-use crate::observer::{Event, Observer};
+use crate::observer::{Aside, Event, Observer};
 use crate::offload::{Engine, Request, Work};
 use crate::panic_point;
 use crate::said::Said;
@@ -249,6 +249,17 @@ impl Observer for Reporter {
             Event::Built | Event::Verified { .. } | Event::Received => return,
         };
         self.push(&mut self.shared.state.lock(), event);
+    }
+
+    /// Whoever takes the build's log gets the line as a part of it.
+    fn aside(&self) -> Option<Aside> {
+        let reporter = Reporter::new(Arc::clone(&self.shared));
+        Some(Arc::new(move |text| {
+            let text = format!("{text}\n").into_bytes();
+            let mut state = reporter.shared.state.lock();
+            state.log += text.len();
+            reporter.push(&mut state, JobEvent::Log(text));
+        }))
     }
 
     fn log(&mut self, text: &[u8]) -> Result<()> {

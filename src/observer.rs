@@ -2,9 +2,13 @@
 //! How the layers below tell whoever asked for a build what is going on.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::store::StorePath;
+
+/// Says a line to whoever asked for a build, from any thread.
+pub type Aside = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Something that happened to a build, in the order in which it can happen.
 #[derive(Clone, Debug)]
@@ -107,4 +111,9 @@ pub trait Observer {
 
     /// Takes a piece of the build's log, as the builder wrote it. An error ends the build.
     fn log(&mut self, text: &[u8]) -> Result<()>;
+
+    /// What says lines while this is lent to somebody who waits; `None`: nothing does.
+    fn aside(&self) -> Option<Aside> {
+        None
+    }
 }

@@ -235,7 +235,9 @@ impl Engine {
             };
             let mut local = self.local(cancel)?;
             let attempt = Attempt { derivation: &derivation, items: &items, outputs: &outputs };
+            lease.remote.tell_of_stalls(observer.aside());
             let result = attempt.run(&mut local, &mut lease.remote, &options, cancel, observer);
+            lease.remote.tell_of_stalls(None);
             if local.is_usable() {
                 self.locals.put(local);
             }

@@ -6,10 +6,11 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, IoContext, Result, line};
-use crate::observer::{Event, Observer};
+use crate::observer::{Aside, Event, Observer};
 use crate::said::Said;
 
 /// How often the bar is redrawn at most.
@@ -194,6 +195,13 @@ impl Observer for Reporter {
             }
             Event::Done { derivation } => self.say(&format!("done with offloaded '{derivation}'")),
         }
+    }
+
+    fn aside(&self) -> Option<Aside> {
+        let messages = self.messages.try_clone().ok()?;
+        Some(Arc::new(move |text| {
+            let _ = (&messages).write_all(format!("{}\n", line(text.to_string())).as_bytes());
+        }))
     }
 
     fn log(&mut self, text: &[u8]) -> Result<()> {

@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{ErrorKind, IoContext, Result};
-use crate::observer::{Event, Observer};
+use crate::observer::{Aside, Event, Observer};
 use crate::store::StorePath;
 
 /// The variable that names the file.
@@ -104,5 +104,9 @@ impl Observer for Tracer<'_> {
 
     fn log(&mut self, text: &[u8]) -> Result<()> {
         self.inner.log(text)
+    }
+
+    fn aside(&self) -> Option<Aside> {
+        self.inner.aside()
     }
 }

@@ -29,8 +29,9 @@ use crate::archive::Acl;
 use crate::daemon::{Addition, Additions, Export, PathInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
+use crate::observer::Aside;
 use crate::schedule::Probe;
-use crate::ssh::{Channel, STEPS, Session};
+use crate::ssh::{Channel, STEPS, Session, StallListener};
 use crate::store::{StoreDir, StorePath};
 use link::Link;
 use pace::{Pace, Watch};
@@ -317,6 +318,17 @@ impl Remote {
         self.link.client.export(path).map_err(|e| self.name(e))?;
         self.wait_at_most(self.limits.idle);
         Ok(Export(&mut self.link.client))
+    }
+
+    /// Has `aside` say, instead of another one, when the machine answers but does not move for half a minute.
+    pub fn tell_of_stalls(&self, aside: Option<Aside>) {
+        let name = self.machine.name.clone();
+        self.session.tell_of_stalls(aside.map(|aside| -> StallListener {
+            Arc::new(move |time| {
+                let seconds = time.as_secs();
+                aside(&format!("guix offload: '{name}' answers, but no byte has moved for {seconds} s; waiting"));
+            })
+        }));
     }
 
     /// What the machine last said of itself.

@@ -4,7 +4,10 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{Limits, Remote};
 use crate::error::{Error, ErrorKind};
@@ -155,10 +158,12 @@ fn machine_with(serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) 
     (sshd, remote)
 }
 
+/// Something that a machine is waited for.
+type Wait = fn(&mut Remote, &StorePath) -> Result<(), Error>;
+
 #[test]
 fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
     let item = StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap();
-    type Wait = fn(&mut Remote, &StorePath) -> Result<(), Error>;
     let waits: [(&str, Wait); 5] = [
         ("a question", |remote, item| remote.missing(std::slice::from_ref(item)).map(drop)),
         ("a root", |remote, item| remote.add_temp_root(item)),
@@ -192,4 +197,15 @@ fn a_link_that_moves_a_byte_now_and_then_is_waited_for() {
 fn a_daemon_that_has_all_of_a_large_import_is_given_more_time() {
     let (_sshd, mut remote) = machine_with(import_slowly);
     remote.import(&mut std::io::repeat(0).take(8 << 20)).unwrap();
+}
+
+#[test]
+fn who_waits_is_told_once_that_nothing_moves() {
+    let (_sshd, mut remote) = machine_with(greet);
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let ours = Arc::clone(&said);
+    remote.tell_of_stalls(Some(Arc::new(move |text: &str| ours.lock().push(text.to_string()))));
+    remote.missing(&[]).unwrap_err();
+    let said = said.lock();
+    assert!(said.len() == 1 && said[0].contains("no byte has moved for 1 s"), "{said:?}");
 }

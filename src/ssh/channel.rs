@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wake::Wake;
@@ -18,6 +18,8 @@ pub(super) const RECEIVE_WINDOW: usize = 8 << 20;
 pub(super) const WINDOW_STEP: usize = RECEIVE_WINDOW / 4;
 /// How much a writer may be ahead of the network.
 const WRITE_LIMIT: usize = 1 << 20;
+/// After how long without a byte somebody is told, if there is a limit; after half of that, if this is shorter.
+const STALL_NOTICE: Duration = Duration::from_secs(30);
 /// How much of the end of stderr is kept.
 const STDERR_LIMIT: usize = 4 << 10;
 
@@ -47,9 +49,17 @@ pub(super) struct ChannelEnd {
     target: String,
     machine: String,
     wake: Arc<Wake>,
+    stalls: Arc<Stalls>,
     state: Mutex<State>,
     changed: Condvar,
 }
+
+/// Who is told that a session's channels do not move.
+#[derive(Default)]
+pub(super) struct Stalls(pub(super) Mutex<Option<StallListener>>);
+
+/// Called with the time for which no byte has moved, by the thread that waits for one.
+pub type StallListener = Arc<dyn Fn(Duration) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -76,11 +86,17 @@ struct State {
 }
 
 impl Channel {
-    pub(super) fn new(target: String, machine: &str, wake: &Arc<Wake>) -> (Self, Arc<ChannelEnd>) {
+    pub(super) fn new(
+        target: String,
+        machine: &str,
+        wake: &Arc<Wake>,
+        stalls: &Arc<Stalls>,
+    ) -> (Self, Arc<ChannelEnd>) {
         let end = Arc::new(ChannelEnd {
             target,
             machine: machine.to_string(),
             wake: Arc::clone(wake),
+            stalls: Arc::clone(stalls),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -243,6 +259,7 @@ impl ChannelEnd {
     fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
         let mut state = self.state.lock();
         let begun = Instant::now();
+        let mut told = None;
         loop {
             if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
@@ -256,7 +273,16 @@ impl ChannelEnd {
             if stalled.is_some_and(|end| end <= Instant::now()) {
                 return Err(self.stalled(since.elapsed()));
             }
-            match [state.deadline, stalled].into_iter().flatten().min() {
+            // Once for each time that nothing moves; where it may last, as in a build, nobody.
+            let notice =
+                state.stall_limit.filter(|_| told != Some(since)).map(|limit| since + STALL_NOTICE.min(limit / 2));
+            if notice.is_some_and(|at| at <= Instant::now()) {
+                told = Some(since);
+                let listener = self.stalls.0.lock().clone();
+                MutexGuard::unlocked(&mut state, || listener.iter().for_each(|tell| tell(since.elapsed())));
+                continue;
+            }
+            match [state.deadline, stalled, notice].into_iter().flatten().min() {
                 Some(end) => drop(self.changed.wait_until(&mut state, end)),
                 None => self.changed.wait(&mut state),
             }

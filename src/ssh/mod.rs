@@ -25,5 +25,5 @@ mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use channel::Channel;
+pub use channel::{Channel, StallListener};
 pub use session::{STEPS, Session, after};

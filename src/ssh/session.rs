@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::channel::{Channel, ChannelEnd};
+use super::channel::{Channel, ChannelEnd, StallListener, Stalls};
 use super::connect::{Patience, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
@@ -44,6 +44,7 @@ pub(super) struct SessionLink {
     pub(super) wake: Arc<Wake>,
     /// The address that answered the last time.
     pub(super) remembered: Option<IpAddr>,
+    stalls: Arc<Stalls>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -166,6 +167,12 @@ impl Session {
         self.link().state.lock().address
     }
 
+    /// Has `listener` told, instead of another one, when on a channel that has a [stall limit](Channel::set_stall_limit)
+    /// no byte has moved for half a minute, while somebody waits for one.
+    pub fn tell_of_stalls(&self, listener: Option<StallListener>) {
+        *self.link().stalls.0.lock() = listener;
+    }
+
     /// Why the session has failed, if it has.
     pub fn failure(&self) -> Option<Error> {
         self.link().failure()
@@ -173,7 +180,7 @@ impl Session {
 
     fn request(&self, target: String, purpose: Purpose) -> Channel {
         let link = self.link();
-        let (channel, end) = Channel::new(target, &link.machine.name, &link.wake);
+        let (channel, end) = Channel::new(target, &link.machine.name, &link.wake, &link.stalls);
         let mut state = link.state.lock();
         state.channels.retain(|channel| channel.strong_count() > 0);
         state.channels.push(Arc::downgrade(&end));
@@ -211,6 +218,7 @@ impl SessionLink {
             machine: machine.clone(),
             wake: Arc::new(Wake::new()?),
             remembered,
+            stalls: Arc::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
