@@ -187,9 +187,7 @@ impl Observer for Reporter {
             Event::Retrying { machine, reason } => {
                 self.say(&format!("guix offload: machine '{machine}' failed, trying another one: {reason}"));
                 // Nobody else says what is to be done: the build will be done elsewhere.
-                if reason.kind() == ErrorKind::Untrusted
-                    && let Some(hint) = reason.hint_text()
-                {
+                if let Some(hint) = reason.hint_text() {
                     self.say(&format!("hint: {hint}"));
                 }
             }
@@ -256,7 +254,7 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_string(&mut said).unwrap();
         assert_eq!(said.lines().filter(|line| line.starts_with(['#', '@'])).count(), 0, "{said}");
-        assert_eq!(said.lines().count(), 6, "{said}");
+        assert_eq!(said.lines().count(), 7, "{said}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::{Remote, probe};
 use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::store::{self, StorePath};
+use crate::store::{self, StoreDir, StorePath};
 
 /// How much of the end of a log is kept, in bytes: the daemon's own words about a failure come last.
 const TAIL: usize = 4 << 10;
@@ -87,6 +87,22 @@ pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) 
     error
 }
 
+/// What the daemon of the machine called `name` says where `store` is not what its database says, in words that say so. It
+/// would answer this again and again.
+pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
+    let text = error.to_string();
+    let damaged =
+        [&format!("getting attributes of path `{}/", store.as_str()), "hash of path `", "in phase mountIntoChroot: "];
+    if error.kind() != ErrorKind::Daemon || !damaged.iter().any(|words| text.contains(words)) {
+        return error;
+    }
+    Error::new(
+        ErrorKind::Daemon,
+        format!("the store of '{name}' is damaged, which has not what its database says: {text}"),
+    )
+    .hint(format!("on '{name}', as root: guix gc --verify=contents,repair"))
+}
+
 /// Is it the daemon's word that builds failed, rather than that it could not begin?
 fn is_about_builds(error: &Error) -> bool {
     let text = error.to_string();
@@ -153,6 +169,24 @@ mod tests {
         let expected = State { store: Some(1024), build: Some(2048), memory: Some(3072), kills: Some(4) };
         assert_eq!(state, expected);
         assert_eq!(State::parse("build \nstore lots\nkills -1\n"), State::default());
+    }
+
+    #[test]
+    fn a_damaged_store_is_called_that() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        let explained = |text: &str| explain(Error::new(ErrorKind::Daemon, text), "w1", &store);
+        for text in [
+            "getting attributes of path `/gnu/store/x-a': No such file or directory",
+            "hash of path `/gnu/store/x-a' has changed from `1' to `2'!",
+            "in phase mountIntoChroot: file `/gnu/store/x-a' has an unsupported type",
+        ] {
+            let error = explained(text);
+            assert!(error.to_string().contains("store of 'w1'") && error.to_string().ends_with(text), "{error}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("--verify=contents,repair")), "{error}");
+        }
+        for text in ["getting attributes of path `/etc/guix/signing-key.sec'", "path `/gnu/store/x-a' is not valid"] {
+            assert_eq!(explained(text).to_string(), text);
+        }
     }
 
     #[test]

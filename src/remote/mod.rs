@@ -317,7 +317,8 @@ impl Remote {
         self.be_patient();
         self.link.client.export(path).map_err(|e| self.name(e))?;
         self.wait_at_most(self.limits.idle);
-        Ok(Export(&mut self.link.client))
+        let (machine, store) = (&self.machine.name, &self.store);
+        Ok(Explained { inner: Export(&mut self.link.client), machine, store })
     }
 
     /// Has `aside` say, instead of another one, when the machine answers but does not move for half a minute.
@@ -401,7 +402,23 @@ impl Remote {
     }
 
     fn name(&self, error: Error) -> Error {
-        error.on_machine(&self.machine.name)
+        blame::explain(error, &self.machine.name, &self.store).on_machine(&self.machine.name)
+    }
+}
+
+/// A stream of a machine, the errors of which say what is wrong with its store.
+struct Explained<'a, R: Read> {
+    inner: R,
+    machine: &'a str,
+    store: &'a StoreDir,
+}
+
+impl<R: Read> Read for Explained<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => blame::explain(error, self.machine, self.store).into(),
+            Err(error) => error,
+        })
     }
 }
 

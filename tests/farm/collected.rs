@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::afterwards::assert_clean;
-use crate::lab::Host;
+use crate::hosts::configure_ssh;
+use crate::lab::{Builds, Host, lab};
 use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
@@ -64,4 +65,57 @@ fn a_graph_is_built_on_machines_that_collect_garbage_all_the_time() {
     }
     assert!(builds.succeeded, "{}{}", builds.log, builds.results);
     assert_clean(&[HEAD], &[W1, W2]);
+}
+
+/// What is said of the machine whose store it is, and what becomes of the build.
+#[track_caller]
+fn assert_damage_is_told(builds: &Builds, item: &str) {
+    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    let line = builds.log.lines().find(|line| line.contains("machine 'w1' failed, trying another one"));
+    let line = line.unwrap_or_else(|| panic!("w1 did not fail:\n{}", builds.log));
+    assert!(line.contains("the store of 'w1' is damaged") && line.contains(item), "{line}");
+    assert!(builds.log.contains("hint: on 'w1', as root: guix gc --verify=contents,repair"), "{}", builds.log);
+}
+
+#[test]
+fn a_machine_whose_store_lies_is_told_and_another_one_builds() {
+    // By its speed, the first one is tried first.
+    let machines = [Machine::of(W1).with("speed", "9."), Machine::of(W2)];
+    let to_w1 = &machines[..1];
+    // An input is valid there, and gone.
+    HEAD.offload_through(Hook::Program, to_w1);
+    assert!(HEAD.build("plain", &[]).succeeded);
+    let busybox = W1.sh(&["sh", "-c", "ls -d /gnu/store/*-busybox"]).trim().to_string();
+    W1.sh(&["rm", "-r", &busybox]);
+    HEAD.write_machines(&machines);
+    assert_damage_is_told(&HEAD.build("plain", &[]), &busybox);
+    W1.sh(&["sh", "-c", "guix gc; guix gc --verify"]); // what nobody needs goes, and what the database says of the rest
+
+    // An output is there already, and has changed.
+    let nonce = format!("nonce=changed-{}", std::process::id());
+    HEAD.write_machines(to_w1);
+    let output = HEAD.build("plain", &[&nonce]).outputs("plain-0")[0].to_string();
+    HEAD.sh(&["guix", "gc", "-D", &output]);
+    std::fs::write(W1.file(&format!("{output}/data")), "changed").unwrap();
+    HEAD.write_machines(&machines);
+    assert_damage_is_told(&HEAD.build("plain", &[&nonce]), &output);
+    W1.sh(&["guix", "gc"]);
+    assert_clean(&[HEAD], &[W1, W2]);
+}
+
+/// A daemon that logs all that it does is quiet while it is sent items, or it would be taken for one without an end.
+#[test]
+fn a_machine_whose_daemon_debugs_is_sent_thousands_of_items() {
+    lab(&["restart-daemon", W1.0, "--", "--debug"]);
+    for forwarding in ["yes", "no"] {
+        configure_ssh(W1, &format!("AllowStreamLocalForwarding {forwarding}"));
+        HEAD.offload_through(Hook::Program, &[Machine::of(W1)]);
+        let mut building = HEAD.start_build("plain", &["inputs=4000"]);
+        // By then it has everything. To mount all that takes long.
+        building.wait_for("offloading '");
+        building.abandon();
+    }
+    configure_ssh(W1, "");
+    lab(&["restart-daemon", W1.0]);
+    assert_clean(&[HEAD], &[W1]);
 }

@@ -111,12 +111,22 @@
                  (iota (number "inputs" 0)))
             (if (string=? (setting "built-input" "0") "1") (list (built-here)) '())))
 
+  ;; No variable of a process's environment may have more than 128 KiB.
+  (define (input-groups inputs)
+    (if (< 1000 (length inputs))
+        (cons (string-join (take inputs 1000)) (input-groups (drop inputs 1000)))
+        (list (string-join inputs))))
+  (define input-variables
+    (map (lambda (i) (format #f "inputs~a" i)) (iota (length (input-groups inputs)))))
+
   ;; A build of SCRIPT, for busybox's shell: with INPUTS, all of which it reads, so that they have to be there.
   (define* (build name script #:key (outputs '("out")) (derivations '()) (features (setting "features" "")))
     (derivation store name busybox
                 (list "sh" "-ec"
                       (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
-                                     "cat $inputs >/dev/null\n" script))
+                                     (string-concatenate (map (lambda (name) (format #f "cat $~a >/dev/null~%" name))
+                                                              input-variables))
+                                     script))
                 #:system (setting "system" (%current-system))
                 #:env-vars `(("nonce" . ,nonce)
                              ("kib" . ,(setting "kib" "1"))
@@ -124,7 +134,7 @@
                              ("seconds" . ,(setting "seconds" "1"))
                              ("logmib" . ,(setting "log-mib" "0"))
                              ("files" . ,(setting "files" "1"))
-                             ("inputs" . ,(string-join inputs))
+                             ,@(map cons input-variables (input-groups inputs))
                              ,@(match features
                                  ("" '())
                                  (features `(("requiredSystemFeatures" . ,(string-map (lambda (c) (if (eqv? c #\,) #\space c))
