@@ -347,3 +347,7 @@ impl Read for Bundle<'_, '_> {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;
