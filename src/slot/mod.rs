@@ -277,6 +277,19 @@ sys.stdin.read()";
     }
 
     #[test]
+    fn two_entries_for_one_machine_share_its_slots() {
+        let (state, slots) = (tempfile::tempdir().unwrap(), Slots::default());
+        let one = BuildMachine { parallel_builds: 2, ..crate::machine::tests::machine("m") };
+        // For another system, with more slots.
+        let other = BuildMachine { systems: vec!["i686-linux".into()], parallel_builds: 3, ..one.clone() };
+        let [one, other] = [one, other].map(|machine| slots.of(state.path(), &machine).unwrap());
+        let take = |slots: &SharedSlots| slots.lock().try_take().unwrap();
+        let taken = [take(&one), take(&other), take(&other)];
+        assert!(taken.iter().all(Option::is_some));
+        assert!(take(&one).is_none() && take(&other).is_none());
+    }
+
+    #[test]
     fn builds_that_wait_for_the_same_machine_share_its_files() {
         let state = tempfile::tempdir().unwrap();
         let known = Slots::default();
