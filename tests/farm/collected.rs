@@ -50,6 +50,7 @@ impl Drop for Collectors {
     }
 }
 
+/// `GUIX_OFFLOAD_COUNT` and `GUIX_OFFLOAD_SEED` make it larger, and another one.
 #[test]
 fn a_graph_is_built_on_machines_that_collect_garbage_all_the_time() {
     let machines = [W1, W2].map(|machine| Machine::of(machine).with("parallel-builds", "4"));
