@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The requests of the worker protocol that offloading needs (Guix's `nix/nix-daemon/nix-daemon.cc`, `performOp`).
 //!
-//! One request at a time, but that small ones may travel with the next: see [`Client::protect`]. A request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the
-//! connection usable; one that breaks off half-way does not, and every later request says so.
+//! One request at a time, but that small ones may travel with the next: see [`Client::protect`]. A request that fails
+//! with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. One that breaks off half-way
+//! does not, nor does one that travels with another and fails; every later request says so.
 
 use std::collections::HashSet;
 use std::io::{self, BufReader, Read};

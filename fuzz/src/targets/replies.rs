@@ -87,6 +87,8 @@ fn daemon(script: Script, requests: &[u8]) {
         };
         assert_printable(&error.to_string());
         match error.kind() {
+            // Roots and options travel with other requests: one that is refused breaks the connection.
+            ErrorKind::Daemon if matches!(request % 8, 3 | 4) => {}
             ErrorKind::Daemon | ErrorKind::BuildFailed | ErrorKind::TimedOut => assert!(client.is_idle()),
             ErrorKind::Protocol | ErrorKind::Unavailable => {}
             other => panic!("{other:?}: {error}"),
