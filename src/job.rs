@@ -233,7 +233,7 @@ impl Observer for Reporter {
     fn event(&mut self, event: &Event<'_>) {
         let event = match *event {
             Event::Queued => JobEvent::Queued,
-            Event::PassedOver { machine, reason } if !self.said.is_new(machine, reason) => return,
+            Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.to_string()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
             Event::Sending { machine, items, bytes } => JobEvent::Sending(machine.into(), items, bytes),

@@ -139,7 +139,7 @@ impl Engine {
         let observer = &mut Tracer::new(observer, self.trace.as_ref(), &request.derivation, "", "choose");
         match accepted.candidates.choose(|_| true, None, &self.remotes, cancel, observer)? {
             Choice::Machine(lease) => accepted.lease = Some(lease),
-            Choice::Busy => match place_in_queue(&accepted.candidates, options)? {
+            Choice::Busy => match place_in_queue(&accepted.candidates, options) {
                 Some(place) => accepted.place = Some(place),
                 None => return Ok(Reply::Postpone),
             },
@@ -327,14 +327,14 @@ fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
 }
 
 /// A place in the queue for a build that one of `candidates` is to do; `None`: it could not begin soon.
-fn place_in_queue(candidates: &Candidates, options: &BuildOptions) -> Result<Option<Place>> {
+fn place_in_queue(candidates: &Candidates, options: &BuildOptions) -> Option<Place> {
     let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
     let longest = limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min);
     let soon = candidates.expected_wait().is_some_and(|wait| wait <= longest);
-    if soon && candidates.count_ahead(None) < QUEUE_LENGTH {
-        return candidates.join_queue(|_| true).map(Some);
+    if !soon || candidates.count_ahead(None) >= QUEUE_LENGTH {
+        return None;
     }
-    Ok(None)
+    candidates.join_queue(|_| true).ok() // a queue that cannot be written is no place to wait in
 }
 
 /// One build on one machine.

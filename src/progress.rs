@@ -150,7 +150,7 @@ impl Observer for Reporter {
             }
             Event::PassedOver { machine, reason } => {
                 let line = format!("guix offload: skipping machine '{machine}': {reason}");
-                if self.said.is_new(machine, reason) {
+                if self.said.is_due(machine, reason) {
                     self.say(&line);
                     if let Some(hint) = reason.hint_text() {
                         self.say(&format!("hint: {hint}"));
