@@ -47,6 +47,13 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a build that a machine has failed goes on while no other can be used at all.
 const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 
+/// After how long without a build a connection lets a machine's collector have what builds needed and made there: a sequence
+/// of builds has the next one before, and would have its daemon's signing process started anew.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
+/// For how long a connection may protect anything on a machine if there is no such pause.
+const LONGEST_PROTECTION: Duration = Duration::from_secs(30);
+
 /// How many machines may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
@@ -105,7 +112,9 @@ impl Engine {
 
     /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::trace`]).
     pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
-        let (remotes, locals) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
+        let rest = |remote: &mut Remote| remote.let_go().is_ok();
+        let remotes = Pool::with_rest(idle_limit, REST_AFTER.min(idle_limit), rest);
+        let locals = Pool::with_limit(idle_limit);
         let queue = Queue::new(&directories.offload_state());
         Ok(Engine { directories, remotes, locals, slots: Slots::default(), queue, idle_limit, trace: trace::open()? })
     }
@@ -191,9 +200,11 @@ impl Engine {
         Candidates::new(&self.directories, matching, &self.slots, &self.queue).map(Some)
     }
 
-    /// Keeps a connection for the next build, if it is good for one. What it protected on the machine is not any more.
+    /// Keeps a connection for the next build, if it is good for one. Unless that comes soon, what it protected on the
+    /// machine is not any more.
     pub fn keep(&self, mut remote: Remote) {
-        if remote.is_usable() && remote.let_go().is_ok() {
+        let long = remote.protects_for() > LONGEST_PROTECTION;
+        if remote.is_usable() && (!long || remote.let_go().is_ok()) {
             self.remotes.put(remote);
         }
     }

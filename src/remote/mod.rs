@@ -65,6 +65,8 @@ pub struct Remote {
     /// The socket of the daemon there.
     socket: String,
     link: Link,
+    /// Since when there has been a connection to the daemon that protects what is asked for and added.
+    linked: Instant,
     /// The connection that `link` has replaced, if any: what was added over it is protected while it lives.
     former: Option<Link>,
     /// Whether its SSH server forwards sockets.
@@ -151,6 +153,7 @@ impl Remote {
             socket,
             forwards: !link.relayed,
             link,
+            linked: Instant::now(),
             former: None,
             offloads,
             probe,
@@ -374,7 +377,7 @@ impl Remote {
     /// is replaced by a new one. Waits for nothing; a new one that cannot be had fails when it is used.
     pub fn let_go(&mut self) -> Result<()> {
         self.be_patient();
-        self.former = None;
+        (self.former, self.linked) = (None, Instant::now());
         if self.forwards {
             let channel = self.session.open_socket(&self.socket);
             self.link = Link::open_later(channel, &self.store, self.link.round_trip)?;
@@ -382,6 +385,11 @@ impl Remote {
             return Err(Error::new(ErrorKind::Internal, "nobody connects to the daemon anew"));
         }
         Ok(())
+    }
+
+    /// For how long what was asked for and added has been protected, at most: see [`Remote::let_go`].
+    pub fn protects_for(&self) -> Duration {
+        self.linked.elapsed()
     }
 
     /// Can it be used for another build, as far as is known?
