@@ -65,8 +65,10 @@ pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
             // It has gone meanwhile.
             Err(error) => return Err(reason.unwrap_or(error)),
         };
-        let mut connecting = Connecting { link, patience, connection };
+        let greeting_until = Some(Instant::now() + patience.step);
+        let mut connecting = Connecting { link, patience, connection, greeting_until };
         let Err(error) = connecting.exchange_keys() else {
+            connecting.greeting_until = None;
             connecting.check_host_key()?;
             connecting.log_in(&private_key)?;
             return Ok(connecting.connection);
@@ -149,6 +151,8 @@ struct Connecting<'a> {
     link: &'a SessionLink,
     patience: Patience,
     connection: Connection,
+    /// Until when the server must have said that it speaks SSH, whatever it says before; `None`: it has.
+    greeting_until: Option<Instant>,
 }
 
 impl Connecting<'_> {
@@ -253,8 +257,12 @@ impl Connecting<'_> {
                 return Err(overfilled(self.link, wire.held()));
             }
             let until = self.patience.until.min(wire.last_received() + self.patience.step);
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= until {
                 return Err(lost("no answer in time"));
+            }
+            if self.greeting_until.is_some_and(|until| now >= until) && !agreement::greeting(&wire.beginnings()[0]).1 {
+                return Err(lost("it talks, but says nothing of SSH"));
             }
             if !moved {
                 if let Some(why) = wire.ended() {

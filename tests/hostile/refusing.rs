@@ -159,7 +159,8 @@ fn whether_a_machine_is_trusted_is_asked_once_a_connection() {
 
 #[test]
 fn what_has_no_end_is_ended() {
-    // Beside other tests, as most of it is waiting; together they stay within what one may use.
+    let _alone = alone();
+    // Beside each other, as most of it is waiting; together they stay within what one may use.
     std::thread::scope(|scope| {
         scope.spawn(an_endless_log);
         scope.spawn(endless_words_before_ssh);
