@@ -4,7 +4,8 @@
 
 #include <signal.h>
 
-#define REQUEST "1 x86_64-linux " ITEM("x.drv") " \n"
+#define LOCAL_REQUEST "1 x86_64-linux " ITEM("x.drv") " \n" /* whoever asks could build it as well */
+#define REQUEST "0 x86_64-linux " ITEM("x.drv") " \n"
 
 /* A hook at work: what it reads, and what it says.  */
 struct daemon {
@@ -73,6 +74,10 @@ static void requests_are_answered(void)
     conversation(CLOSED, "1 mips64el-linux " ITEM("x.drv") " \n", 0, "# decline\n");
     conversation(CLOSED, "1 x86_64-linux " ITEM("x.drv") " kvm\n", 0, "# decline\n");
     conversation(CLOSED, REQUEST, 0, "# postpone\n");
+#ifdef __x86_64__
+    conversation(CLOSED, LOCAL_REQUEST, 0, "# decline\n");
+    conversation(LOCKED, LOCAL_REQUEST, 0, "# decline\n");
+#endif
     conversation(CLOSED, REQUEST REQUEST, 0, "# postpone\n# postpone\n");
 }
 

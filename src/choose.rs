@@ -218,8 +218,9 @@ impl Candidates {
         order.retain(|&index| {
             let setback = histories[index].setback(self.mark(&self.machines[index]));
             if let Some(setback) = setback {
-                findings.add(setback.kind, &setback.reason);
-                findings.left_alone.push((index, setback.reason.clone().on_machine(&self.machines[index].name)));
+                let reason = setback.reason.clone().on_machine(&self.machines[index].name);
+                findings.add(setback.kind, &reason);
+                findings.left_alone.push((index, reason));
             }
             setback.is_none()
         });

@@ -76,9 +76,9 @@ impl Parent {
         Room::Full { scarce: needed > limit }
     }
 
-    /// Does it build something by itself? Then it will build more once it is done with that.
+    /// Is it a guix-daemon that builds something by itself? Then it will build more once it is done with that.
     pub fn builds(&self) -> bool {
-        self.count(Child::Builder) > 0
+        name_of(self.pid).is_some_and(|name| name.trim_end() == "guix-daemon") && self.count(Child::Builder) > 0
     }
 
     fn count(&self, kind: Child) -> usize {
@@ -162,13 +162,17 @@ mod tests {
 
     use super::*;
 
-    /// A shell that may have so many descriptors, runs `script`, and then waits for its input to end.
+    /// A shell in the part of the daemon, which may have so many descriptors, runs `script`, and then waits for its input
+    /// to end.
     struct Shell(std::process::Child);
 
     impl Shell {
         fn start(descriptors: usize, script: &str) -> Self {
             let script = format!("ulimit -n {descriptors}; {script}; echo ready; read -r end");
-            let mut command = Command::new("sh");
+            let directory = tempfile::tempdir().unwrap();
+            let name = directory.path().join("guix-daemon"); // the kernel goes by the name of what is executed
+            std::os::unix::fs::symlink("/bin/sh", &name).unwrap();
+            let mut command = Command::new(&name);
             command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut shell = command.spawn().unwrap();
             let mut line = String::new();
