@@ -353,12 +353,17 @@ impl Client {
         Ok(())
     }
 
-    /// Builds `derivation`, handing its log to `log` as it comes. An error of `log` breaks the connection.
-    pub fn build(&mut self, derivation: &StorePath, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Begins to build `derivation`: the answers to what travelled with that are there, and [`Client::finish_build`] is to
+    /// follow.
+    pub fn begin_build(&mut self, derivation: &StorePath) -> Result<()> {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, std::slice::from_ref(derivation));
         put_integer(&mut arguments, if self.checks { CHECK } else { NORMAL });
-        self.begin(Operation::BuildPaths, &arguments)?;
+        self.begin(Operation::BuildPaths, &arguments)
+    }
+
+    /// Waits for the build that was begun, handing its log to `log` as it comes. An error of `log` breaks the connection.
+    pub fn finish_build(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.wait(log)?;
         self.acknowledge()
     }

@@ -147,8 +147,8 @@ impl Recording {
             log.extend_from_slice(text);
             Ok(())
         };
-        client.build(&self.derivation, &mut note)?;
-        let refusal = client.build(&self.failing, &mut note).unwrap_err();
+        build(&mut client, &self.derivation, &mut note)?;
+        let refusal = build(&mut client, &self.failing, &mut note).unwrap_err();
         let log = String::from_utf8_lossy(&log);
         if refusal.kind() != ErrorKind::BuildFailed {
             return Err(refusal);
@@ -214,6 +214,11 @@ const LAST: u64 = 0x616c_7473;
 const READ: u64 = 0x6461_7461;
 const WRITE: u64 = 0x6461_7416;
 
+fn build(client: &mut Client, derivation: &StorePath, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    client.begin_build(derivation)?;
+    client.finish_build(log)
+}
+
 fn item() -> StorePath {
     store().parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x").unwrap()
 }
@@ -222,7 +227,7 @@ fn item() -> StorePath {
 fn frames_out_of_turn_break_the_connection() {
     for frame in [READ, WRITE] {
         let mut client = client_told(&[frame, 8]);
-        let error = client.build(&item(), &mut |_| Ok(())).unwrap_err();
+        let error = build(&mut client, &item(), &mut |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
         let later = client.add_temp_root(&item()).unwrap_err();
         assert!(later.to_string().contains("BuildPaths request broke off"), "{later}");
@@ -385,7 +390,7 @@ fn failures_of_builds_are_told_from_those_of_daemons() {
         put_integer(&mut bytes, status);
         let words = bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
         let mut client = client_told(&[0x6378_7470].into_iter().chain(words).collect::<Vec<_>>());
-        assert_eq!(client.build(&item(), &mut |_| Ok(())).unwrap_err().kind(), kind, "{message} {status}");
+        assert_eq!(build(&mut client, &item(), &mut |_| Ok(())).unwrap_err().kind(), kind, "{message} {status}");
     }
 }
 

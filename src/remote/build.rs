@@ -58,7 +58,11 @@ impl Remote {
         self.be_patient();
         let client = &mut self.link.client;
         let prepared = client.set_options_later(options, self.offloads);
-        prepared.and_then(|()| client.protect(std::slice::from_ref(derivation))).map_err(|e| self.name(e))?;
+        // What goes before the build is to be answered as any question.
+        prepared
+            .and_then(|()| client.protect(std::slice::from_ref(derivation)))
+            .and_then(|()| client.begin_build(derivation))
+            .map_err(|e| self.name(e))?;
 
         let mut limits = Allowed::new(options);
         let channel = self.link.channel.clone();
@@ -67,7 +71,7 @@ impl Remote {
         // A build may be silent.
         channel.set_stall_limit(None);
         channel.set_deadline(deadline);
-        let result = self.link.client.build(derivation, &mut |text| {
+        let result = self.link.client.finish_build(&mut |text| {
             tail.note(text);
             let begun = Instant::now();
             let result = log(text);

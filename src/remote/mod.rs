@@ -397,6 +397,11 @@ impl Remote {
         self.session.failure().is_none() && self.link.client.is_idle()
     }
 
+    /// Was it given up because no byte moved, although its SSH server may answer?
+    pub fn has_stalled(&self) -> bool {
+        self.link.channel.has_stalled()
+    }
+
     /// Gets ready to wait for an answer.
     fn be_patient(&self) {
         self.wait_at_most(self.limits.answer);
@@ -430,8 +435,8 @@ impl<R: Read> Read for Explained<'_, R> {
     }
 }
 
-/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer to all
-/// of them more.
+/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once all
+/// of them are on their way, more.
 struct Patient<R: Read> {
     inner: R,
     channel: Channel,
@@ -452,7 +457,7 @@ impl<R: Read> Read for Patient<R> {
         let length = self.inner.read(buffer)?;
         self.bytes += length as u64;
         if length == 0 && !buffer.is_empty() {
-            self.channel.set_stall_limit(Some(self.limits.of_import(self.bytes)));
+            self.channel.set_answer_limit(Some(self.limits.of_import(self.bytes)));
         }
         Ok(length)
     }

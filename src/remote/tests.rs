@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{Limits, Remote};
+use crate::daemon::{Addition, BuildOptions};
 use crate::error::{Error, ErrorKind};
 use crate::machine::BuildMachine;
 use crate::ssh::Session;
 use crate::ssh::tests::machine;
 use crate::ssh::tests::sshd::Sshd;
-use crate::store::{StoreDir, StorePath};
+use crate::store::{Contents, StoreDir, StorePath};
 
 /// Short enough for a test, long enough for a busy machine to start `sh` and to log in.
 const STEP: Duration = Duration::from_secs(4);
@@ -61,9 +62,10 @@ fn greet(mut stream: UnixStream) -> std::io::Result<()> {
     say_nothing(stream)
 }
 
-/// The frames of the worker protocol by which a daemon ends an answer and asks for data.
+/// The frames of the worker protocol by which a daemon ends an answer, asks for data, and gives some.
 const LAST: u64 = 0x616c_7473;
 const READ: u64 = 0x6461_7461;
+const GIVES: u64 = 0x6461_7416;
 
 fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -94,6 +96,31 @@ fn drip(mut stream: UnixStream) -> std::io::Result<()> {
         std::thread::sleep(SHORT / 6);
         stream.write_all(&[byte])?;
     }
+    say_nothing(stream)
+}
+
+/// Takes options, a root and a build, which says nothing for a while and succeeds.
+fn build_silently(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    stream.read_exact(&mut [0; 8])?; // less than all of it is there, or more
+    stream.write_all(&words(&[LAST, LAST, 1]))?;
+    std::thread::sleep(SHORT * 2);
+    stream.write_all(&words(&[LAST, 1]))?;
+    say_nothing(stream)
+}
+
+/// Says what a daemon says to begin with, and does not even listen after.
+fn freeze(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    std::thread::sleep(BOUND * 4);
+    Ok(())
+}
+
+/// Begins an export, and does not go on.
+fn export_a_little(mut stream: UnixStream) -> std::io::Result<()> {
+    begin(&mut stream)?;
+    stream.read_exact(&mut [0; 8])?;
+    stream.write_all(&words(&[GIVES, 1 << 20, 1, 2, 3]))?;
     say_nothing(stream)
 }
 
@@ -151,20 +178,46 @@ fn an_account_that_runs_no_commands_is_named_with_its_answer() {
 
 /// A machine whose daemon is served by `serve`, and what leads to it.
 fn machine_with(serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) {
+    machine_within(limits(), serve)
+}
+
+fn machine_within(limits: Limits, serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) {
     let sshd = Sshd::start(&[]);
     let machine = BuildMachine { daemon_socket: socket(&sshd, "daemon"), ..machine(&sshd) };
     daemon(Path::new(&machine.daemon_socket), serve);
-    let remote = establish(&machine).unwrap();
+    let session = Session::start(&machine, STEP).unwrap();
+    let remote = Remote::establish_within(limits, session, &machine, &StoreDir::new("/tmp").unwrap()).unwrap();
     (sshd, remote)
 }
 
 /// Something that a machine is waited for.
 type Wait = fn(&mut Remote, &StorePath) -> Result<(), Error>;
 
+fn item() -> StorePath {
+    StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap()
+}
+
+/// Has a file of so many bytes added.
+fn add_file(remote: &mut Remote, bytes: u64) -> Result<(), Error> {
+    remote.add_nar("x", &mut std::io::repeat(0).take(bytes)).map(drop)
+}
+
+fn add_text(remote: &mut Remote) -> Result<(), Error> {
+    let addition = Addition { name: "x", contents: &Contents::Text(b"x".to_vec()), references: &[] };
+    let begun = remote.begin_adding(&[addition])?.expect("it is not empty");
+    remote.finish_adding(begun).map(drop)
+}
+
+/// Has the helper come in between, as for much that is imported over a long way.
+fn relay(remote: &mut Remote) {
+    remote.expect(1_000_000, 1 << 40);
+    assert!(remote.is_relayed(), "Guile runs on this host");
+}
+
 #[test]
 fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
-    let item = StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap();
-    let waits: [(&str, Wait); 5] = [
+    let item = item();
+    let waits: [(&str, Wait); 12] = [
         ("a question", |remote, item| remote.missing(std::slice::from_ref(item)).map(drop)),
         ("a root", |remote, item| remote.add_temp_root(item)),
         ("an export", |remote, item| {
@@ -173,16 +226,78 @@ fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
         }),
         ("an import", |remote, _| remote.import(&mut std::io::repeat(0).take(64 << 20))),
         ("an import that is empty", |remote, _| remote.import(&mut std::io::empty())),
+        ("a text", |remote, _| add_text(remote)),
+        ("a file", |remote, _| add_file(remote, 64 << 10)),
+        ("a text through the helper", |remote, _| {
+            relay(remote);
+            add_text(remote)
+        }),
+        ("a file through the helper", |remote, _| {
+            relay(remote);
+            add_file(remote, 64 << 10)
+        }),
+        ("an import through the helper", |remote, _| {
+            relay(remote);
+            remote.import(&mut std::io::repeat(0).take(64 << 20))
+        }),
+        ("a question through the helper", |remote, item| {
+            relay(remote);
+            remote.missing(std::slice::from_ref(item)).map(drop)
+        }),
+        // Its time limit is only there so that this ends.
+        ("what goes before a build", |remote, item| {
+            let options = BuildOptions { timeout: 1, ..BuildOptions::default() };
+            remote.build(item, &options, &mut |_| Ok(()))
+        }),
     ];
     for (what, wait) in waits {
         let (_sshd, mut remote) = machine_with(greet);
         let begun = Instant::now();
         let error = wait(&mut remote, &item).expect_err(what);
-        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{what}: {:?}", begun.elapsed());
+        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{what}: {:?}, {error}", begun.elapsed());
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
         assert!(error.to_string().contains("no byte has moved for 2 s"), "{what}: {error}");
         assert!(error.hint_text().is_some() && error.machine().is_some(), "{what}: {error:?}");
     }
+}
+
+#[test]
+fn a_daemon_that_stops_listening_is_given_up() {
+    for helped in [false, true] {
+        let (_sshd, mut remote) = machine_with(freeze);
+        if helped {
+            relay(&mut remote);
+        }
+        let begun = Instant::now();
+        let error = add_file(&mut remote, 64 << 20).unwrap_err();
+        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{helped}: {:?}, {error}", begun.elapsed());
+        assert!(error.to_string().contains("no byte has moved for 2 s"), "{helped}: {error}");
+    }
+}
+
+#[test]
+fn what_is_still_to_be_sent_is_not_waited_for_as_an_answer() {
+    // The machine's SSH server takes some 2 MiB that nobody reads; the rest waits here.
+    let (_sshd, mut remote) = machine_within(Limits { import: BOUND, ..limits() }, freeze);
+    let begun = Instant::now();
+    let error = add_file(&mut remote, 11 << 18).unwrap_err();
+    assert!((SHORT..BOUND).contains(&begun.elapsed()), "{:?}, {error}", begun.elapsed());
+}
+
+#[test]
+fn an_export_that_does_not_go_on_is_given_up() {
+    let (_sshd, mut remote) = machine_with(export_a_little);
+    let mut export = remote.export(&item()).unwrap();
+    let error = std::io::copy(&mut export, &mut std::io::sink()).unwrap_err();
+    assert!(error.to_string().contains("no byte has moved for 2 s"), "{error}");
+}
+
+#[test]
+fn a_build_may_be_silent() {
+    let (_sshd, mut remote) = machine_with(build_silently);
+    let begun = Instant::now();
+    remote.build(&item(), &BuildOptions::default(), &mut |_| Ok(())).unwrap();
+    assert!(begun.elapsed() > SHORT);
 }
 
 #[test]

@@ -79,6 +79,10 @@ struct State {
     deadline: Option<Instant>,
     /// How long a wait may last in which no byte moves.
     stall_limit: Option<Duration>,
+    /// As that, where all that was written is on its way.
+    answer_limit: Option<Duration>,
+    /// Whether a wait was given up because of that.
+    stalled: bool,
     /// When a byte moved the last time: one that came, or one that the network took.
     moved: Option<Instant>,
     /// No handle is left.
@@ -136,8 +140,22 @@ impl Channel {
     /// Sets for how long a read, a write or another wait goes on in which no byte moves, either way; `None`: as long as it
     /// takes. It then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
     pub fn set_stall_limit(&self, limit: Option<Duration>) {
-        self.end().state.lock().stall_limit = limit;
+        let mut state = self.end().state.lock();
+        (state.stall_limit, state.answer_limit) = (limit, limit);
+        drop(state);
         self.end().changed.notify_all();
+    }
+
+    /// Sets another limit for what is waited for once all that was written is on its way; until then, that of
+    /// [`Channel::set_stall_limit`], which sets both, goes on to count.
+    pub fn set_answer_limit(&self, limit: Option<Duration>) {
+        self.end().state.lock().answer_limit = limit;
+        self.end().changed.notify_all();
+    }
+
+    /// Has a wait failed because no byte moved for the time of its limit?
+    pub fn has_stalled(&self) -> bool {
+        self.end().state.lock().stalled
     }
 
     /// Waits until the other side has closed the channel, and returns the exit status that it told. `None`: it told
@@ -269,13 +287,14 @@ impl ChannelEnd {
                 return result;
             }
             let since = state.moved.map_or(begun, |moved| moved.max(begun));
-            let stalled = state.stall_limit.and_then(|limit| since.checked_add(limit));
+            let limit = if state.to_send.is_empty() { state.answer_limit } else { state.stall_limit };
+            let stalled = limit.and_then(|limit| since.checked_add(limit));
             if stalled.is_some_and(|end| end <= Instant::now()) {
+                state.stalled = true;
                 return Err(self.stalled(since.elapsed()));
             }
             // Once for each time that nothing moves; where it may last, as in a build, nobody.
-            let notice =
-                state.stall_limit.filter(|_| told != Some(since)).map(|limit| since + STALL_NOTICE.min(limit / 2));
+            let notice = limit.filter(|_| told != Some(since)).map(|limit| since + STALL_NOTICE.min(limit / 2));
             if notice.is_some_and(|at| at <= Instant::now()) {
                 told = Some(since);
                 let listener = self.stalls.0.lock().clone();

@@ -108,7 +108,10 @@ fn ask(client: &mut Client, request: u8, paths: &[StorePath]) -> Result<()> {
         2 => client.add_text("x.drv", "text").map(|_| ()),
         3 => client.add_temp_root(&paths[0]),
         4 => client.set_options(&options, request & 8 == 0),
-        5 => client.build(&paths[0], &mut |_| Ok(())),
+        5 => {
+            client.begin_build(&paths[0])?;
+            client.finish_build(&mut |_| Ok(()))
+        }
         6 => {
             client.export(&paths[0])?;
             let mut buffer = [0; 100];
