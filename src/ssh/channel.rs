@@ -85,8 +85,18 @@ struct State {
     stalled: bool,
     /// When a byte moved the last time: one that came, or one that the network took.
     moved: Option<Instant>,
+    /// For how long it was waited since, in waits that are over: a writer who got room in the queue.
+    waited: Duration,
+    /// Whether somebody was told that nothing moves since then.
+    told: bool,
     /// No handle is left.
     dropped: bool,
+}
+
+impl State {
+    fn note_movement(&mut self) {
+        (self.moved, self.waited, self.told) = (Some(Instant::now()), Duration::ZERO, false);
+    }
 }
 
 impl Channel {
@@ -142,6 +152,7 @@ impl Channel {
     pub fn set_stall_limit(&self, limit: Option<Duration>) {
         let mut state = self.end().state.lock();
         (state.stall_limit, state.answer_limit) = (limit, limit);
+        (state.waited, state.told) = (Duration::ZERO, false);
         drop(state);
         self.end().changed.notify_all();
     }
@@ -277,28 +288,36 @@ impl ChannelEnd {
     fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
         let mut state = self.state.lock();
         let begun = Instant::now();
-        let mut told = None;
+        let mut blocked = false;
         loop {
             if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
                 return Err(Error::new(ErrorKind::Unavailable, message).on_machine(&self.machine));
             }
+            let since = state.moved.map_or(begun, |moved| moved.max(begun));
             if let Some(result) = ready(&mut state) {
+                if blocked {
+                    state.waited += since.elapsed();
+                }
                 return result;
             }
-            let since = state.moved.map_or(begun, |moved| moved.max(begun));
+            blocked = true;
             let limit = if state.to_send.is_empty() { state.answer_limit } else { state.stall_limit };
-            let stalled = limit.and_then(|limit| since.checked_add(limit));
+            let waited = state.waited;
+            let stalled = limit.and_then(|limit| since.checked_add(limit.saturating_sub(waited)));
             if stalled.is_some_and(|end| end <= Instant::now()) {
                 state.stalled = true;
-                return Err(self.stalled(since.elapsed()));
+                return Err(self.stalled(waited + since.elapsed()));
             }
             // Once for each time that nothing moves; where it may last, as in a build, nobody.
-            let notice = limit.filter(|_| told != Some(since)).map(|limit| since + STALL_NOTICE.min(limit / 2));
+            let notice = limit
+                .filter(|_| !state.told)
+                .and_then(|limit| since.checked_add(STALL_NOTICE.min(limit / 2).saturating_sub(waited)));
             if notice.is_some_and(|at| at <= Instant::now()) {
-                told = Some(since);
+                state.told = true;
                 let listener = self.stalls.0.lock().clone();
-                MutexGuard::unlocked(&mut state, || listener.iter().for_each(|tell| tell(since.elapsed())));
+                let time = waited + since.elapsed();
+                MutexGuard::unlocked(&mut state, || listener.iter().for_each(|tell| tell(time)));
                 continue;
             }
             match [state.deadline, stalled, notice].into_iter().flatten().min() {
@@ -359,7 +378,7 @@ impl ChannelEnd {
     pub(super) fn deliver(&self, data: &[u8]) {
         self.change(|state| {
             state.received.extend(data);
-            state.moved = Some(Instant::now());
+            state.note_movement();
         });
     }
 
@@ -397,7 +416,7 @@ impl ChannelEnd {
     pub(super) fn sent(&self, count: usize) {
         let mut state = self.state.lock();
         state.to_send.drain(..count);
-        state.moved = Some(Instant::now());
+        state.note_movement();
         // Writers wait for room; waking them for each packet would cost more than it brings.
         if state.to_send.len() <= WRITE_LIMIT / 2 {
             self.changed.notify_all();
@@ -413,5 +432,29 @@ impl ChannelEnd {
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock());
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_queued_here_has_not_moved() {
+        let limit = Duration::from_secs(4);
+        let (channel, end) = Channel::new("it".into(), "m", &Arc::new(Wake::new().unwrap()), &Arc::default());
+        channel.set_stall_limit(Some(limit));
+        (&channel).write_all(&vec![0; WRITE_LIMIT]).unwrap();
+        // Too little to wake a writer for: he finds the room when he looks.
+        let writer = channel.clone();
+        let writer = std::thread::spawn(move || (&writer).write_all(&vec![0; WRITE_LIMIT]).unwrap_err());
+        std::thread::sleep(limit / 16);
+        end.sent(WRITE_LIMIT / 4);
+        let begun = Instant::now();
+        let error = writer.join().unwrap();
+        assert!(begun.elapsed() >= limit);
+        let told = format!("no byte has moved for {} s", begun.elapsed().as_secs());
+        assert!(error.to_string().contains(&told), "{error} {:?}", begun.elapsed());
+        assert!(channel.has_stalled());
     }
 }
