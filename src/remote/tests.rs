@@ -257,6 +257,7 @@ fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
         assert!((SHORT..BOUND).contains(&begun.elapsed()), "{what}: {:?}, {error}", begun.elapsed());
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{what}: {error}");
         assert!(error.to_string().contains("no byte has moved for 2 s"), "{what}: {error}");
+        assert!(remote.has_stalled(), "{what}");
         assert!(error.hint_text().is_some() && error.machine().is_some(), "{what}: {error:?}");
     }
 }
