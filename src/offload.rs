@@ -264,8 +264,8 @@ impl Engine {
                 lease.release(|remote| self.keep_after(remote, &options));
                 return Err(error);
             }
-            // An old connection may have failed by itself; but whom to trust does not depend on it, nor whether a daemon
-            // moves that was waited for long enough.
+            // An old connection may have failed by itself; but whom to trust does not depend on it, nor whether a
+            // daemon moves that was waited for long enough.
             if !lease.reused || error.kind() == ErrorKind::Untrusted || lease.remote.has_stalled() {
                 failed.insert(lease.candidate);
             }

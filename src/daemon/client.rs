@@ -353,8 +353,8 @@ impl Client {
         Ok(())
     }
 
-    /// Begins to build `derivation`: the answers to what travelled with that are there, and [`Client::finish_build`] is to
-    /// follow.
+    /// Begins to build `derivation`: the answers to what travelled with that are there, and [`Client::finish_build`] is
+    /// to follow.
     pub fn begin_build(&mut self, derivation: &StorePath) -> Result<()> {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, std::slice::from_ref(derivation));
@@ -362,7 +362,8 @@ impl Client {
         self.begin(Operation::BuildPaths, &arguments)
     }
 
-    /// Waits for the build that was begun, handing its log to `log` as it comes. An error of `log` breaks the connection.
+    /// Waits for the build that was begun, handing its log to `log` as it comes. An error of `log` breaks the
+    /// connection.
     pub fn finish_build(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.wait(log)?;
         self.acknowledge()

@@ -435,8 +435,8 @@ impl<R: Read> Read for Explained<'_, R> {
     }
 }
 
-/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once all
-/// of them are on their way, more.
+/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once
+/// all of them are on their way, more.
 struct Patient<R: Read> {
     inner: R,
     channel: Channel,
