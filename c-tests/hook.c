@@ -130,11 +130,11 @@ static void descriptors_stay_the_callers(void)
     struct daemon daemon = new_daemon(CLOSED);
     int status = 77;
     CHECK(write(daemon.input[1], "hello\n", 6) == 6);
+    close(daemon.input[1]);
     SUCCEEDS(guix_offload_hook_serve, daemon.hook, daemon.input[0], daemon.output[1], daemon.output[1], &status);
     CHECK(status == 1);
     CHECK(fcntl(daemon.input[0], F_GETFD) >= 0 && fcntl(daemon.output[1], F_GETFD) >= 0);
     CHECK((fcntl(daemon.output[1], F_GETFL) & O_NONBLOCK) == 0);
-    close(daemon.input[1]);
     close(daemon.output[1]);
     free_daemon(&daemon);
 }
