@@ -140,8 +140,13 @@ static inline void free_world(struct world *world)
     close(world->port);
     if (world->slot >= 0)
         close(world->slot);
-    snprintf(command, sizeof command, "rm -r %s", world->directory);
-    CHECK(system(command) == 0);
+    /* A job that was freed may write into it for a moment.  */
+    snprintf(command, sizeof command, "rm -rf %s 2>/dev/null", world->directory);
+    double begun = now();
+    while (system(command) != 0) {
+        CHECK(now() - begun < 20);
+        pause_ms(10);
+    }
 }
 
 #endif /* WORLD_H */

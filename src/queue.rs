@@ -108,8 +108,11 @@ impl Queue {
     ///
     /// A queue that cannot be read is empty: builds then take slots in any order.
     pub fn ahead_of(&self, place: Option<&Place>) -> Vec<Waiting> {
-        let Ok(file) = self.file() else { return Vec::new() };
         let mut waiting = self.read();
+        if waiting.is_empty() {
+            return waiting;
+        }
+        let Ok(file) = self.file() else { return Vec::new() };
         waiting.retain(|one| {
             place.is_none_or(|place| one.ticket < place.ticket)
                 && (self.ours.lock().contains(&one.ticket) || is_held(file, one.ticket))
