@@ -140,7 +140,7 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
             &said,
             &[
                 "error: machine 'w1': it is low on disk space (50.0 MiB free)\nhint: free some space there: ssh root@w1 guix gc",
-                "error: sending files to 'w2': unauthorized public key: (public-key (ecc",
+                "error: sending files to 'w2': it does not let in what this host signs: unauthorized public key: (public-key (ecc",
                 "\nhint: authorize this host's key there: ssh root@w2 guix archive --authorize < /etc/guix/signing-key.pub\n",
                 "error: cannot connect to 'w3', port 22: no ",
                 "error: cannot connect to '127.0.0.1', port 1: Connection refused\n",

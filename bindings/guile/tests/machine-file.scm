@@ -8,7 +8,6 @@
              (guix ui)
              (ice-9 match)
              (ice-9 regex)
-             ((ice-9 string-fun) #:select (string-replace-substring))
              (srfi srfi-1))
 
 (define-syntax-rule (private name) (@@ (guix scripts offload) name))
@@ -23,7 +22,7 @@
 (define (machines text)
   "The machines that a machine file of this TEXT returns, in which KEY is a host key."
   (call-with-output-file %file
-    (lambda (port) (display (string-replace-substring text "KEY" %key) port)))
+    (lambda (port) (display (regexp-substitute/global #f "KEY" text 'pre %key 'post) port)))
   (build-machines %file))
 
 (define (says thunk)
