@@ -16,12 +16,15 @@ pub struct Ending {
     pub log: String,
 }
 
-/// Runs the hook on `head` with these limits, in seconds, and with `input`.
+/// Runs the hook on `head`, where its daemon would run it, with these limits, in seconds, and with `input`.
 #[track_caller]
 pub fn run_hook(head: Host, hook: Hook, max_silent_time: u32, timeout: u32, input: &str) -> Ending {
     let [silence, time] = [max_silent_time, timeout].map(|limit| limit.to_string());
     let arguments = ["offload", &crate::machines::system(), &silence, "false", &time];
-    run_program(head, &[hook.command(), &arguments].concat(), input)
+    // Only in the daemon's mount namespace can an unprivileged one write to the store.
+    let daemon = head.sh(&["pgrep", "-o", "-x", "guix-daemon"]);
+    let there = ["nsenter", "--mount", "--target", daemon.trim()];
+    run_program(head, &[&there, hook.command(), &arguments].concat(), input)
 }
 
 /// Runs a program of `head` with `input`.

@@ -111,5 +111,5 @@ fn when_there_is_no_other_guix_it_says_so() {
     let ending = run_program(HEAD, &["env", "-i", &itself, PROGRAM, "gc", "--version"], "");
     assert!(ending.status == 1 && ending.said.contains("this very program"), "{}", ending.said);
     let wrong = run_program(HEAD, &[PROGRAM, "offload", "x86_64-linux"], "");
-    assert!(wrong.status == 1 && wrong.said.contains("guix-offload offload --help"), "{}", wrong.said);
+    assert!(wrong.status == 2 && wrong.said.contains("guix-offload --help"), "{}", wrong.said);
 }
