@@ -193,6 +193,7 @@ fn roots() -> usize {
 #[test]
 fn a_connection_that_waits_protects_nothing_on_the_machine() {
     await_no_session();
+    W1.sh(&["guix", "gc"]); // removes what daemons that were killed protected
     for forwarding in ["yes", "no"] {
         configure_ssh(W1, &format!("AllowStreamLocalForwarding {forwarding}"));
         let builds = Request::several("plain", &["count=20", "inputs=3"]);
