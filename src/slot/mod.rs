@@ -113,11 +113,6 @@ impl LockDirectory {
         Ok(taken)
     }
 
-    /// How many there are, taken or not.
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
     fn new(directory: Directory, count: u32) -> Result<Self> {
         directory
             .create()
