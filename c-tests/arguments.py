@@ -3,8 +3,9 @@
 # arguments.py HEADER SYMBOLS >arguments.c
 #
 # Each pointer is NULL once while all other arguments are good; each string is once not UTF-8 and once too long; each
-# number that stands for one of a few things is once none of them, and each index too large.  Where a status is returned,
-# it must be GUIX_OFFLOAD_INVALID_ARGUMENT, with a message, and no output may be written; else the call must come back.
+# number that stands for one of a few things is once none of them, and each index too large.  Where a status is
+# returned, it must be GUIX_OFFLOAD_INVALID_ARGUMENT, with a message, and no output may be written; else the call must
+# come back.
 import re
 import sys
 

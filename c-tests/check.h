@@ -75,7 +75,8 @@ static inline void check_failure(const char *file, int line, guix_offload_status
                                  const guix_offload_error *error)
 {
     const char *message = error == NULL ? NULL : guix_offload_error_message(error);
-    if (status != expected || message == NULL || *message == '\0' || guix_offload_error_code(error) != (int32_t) status) {
+    if (status != expected || message == NULL || *message == '\0'
+        || guix_offload_error_code(error) != (int32_t) status) {
         fprintf(stderr, "%s:%d: status %d instead of %d: %s\n", file, line, (int) status, (int) expected,
                 message == NULL ? "(no message)" : message);
         abort();

@@ -37,7 +37,8 @@ static void a_closed_port_is_unavailable(void)
     struct world world = new_world(CLOSED);
     guix_offload_connection *connection = UNTOUCHED;
     guix_offload_error *error = NULL;
-    CHECK(guix_offload_connect(&connection, world.engine, machine_of(&world), NULL, &error) == GUIX_OFFLOAD_UNAVAILABLE);
+    CHECK(guix_offload_connect(&connection, world.engine, machine_of(&world), NULL, &error)
+          == GUIX_OFFLOAD_UNAVAILABLE);
     CHECK_TEXT(guix_offload_error_machine(error), "127.0.0.1");
     CHECK(strstr(guix_offload_error_message(error), "refused") != NULL);
     CHECK(strstr(guix_offload_error_hint(error), "is up") != NULL);
@@ -54,7 +55,8 @@ static void a_missing_key_is_a_matter_of_configuration(void)
     guix_offload_lease *lease = UNTOUCHED;
     int32_t reply = 77;
     FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_connect, &connection, world.engine, machine_of(&world), NULL);
-    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request, NULL);
+    FAILS(GUIX_OFFLOAD_CONFIGURATION, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request,
+          NULL);
     CHECK(lease == UNTOUCHED && connection == UNTOUCHED && reply == 77);
     free_world(&world);
 }
@@ -65,7 +67,8 @@ static int32_t reply_of(enum machine_kind kind, int other)
     struct world world = new_world(kind);
     guix_offload_lease *lease = UNTOUCHED;
     int32_t reply = 77;
-    SUCCEEDS(guix_offload_choose, &lease, &reply, world.engine, world.machines, other ? world.other : world.request, NULL);
+    SUCCEEDS(guix_offload_choose, &lease, &reply, world.engine, world.machines,
+                 other ? world.other : world.request, NULL);
     CHECK(lease == UNTOUCHED);
     free_world(&world);
     return reply;

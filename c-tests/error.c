@@ -10,6 +10,7 @@ static void accessors_of_no_error(void)
     CHECK(guix_offload_error_machine(NULL) == NULL);
     CHECK(guix_offload_error_hint(NULL) == NULL);
     CHECK(guix_offload_error_exit_status(NULL) == 0);
+    CHECK(guix_offload_error_lines(NULL) == NULL && guix_offload_error_warning_lines(NULL) == NULL);
 }
 
 static void an_error_says_what_and_how_to_mend_it(void)
@@ -22,6 +23,7 @@ static void an_error_says_what_and_how_to_mend_it(void)
     CHECK(strstr(guix_offload_error_hint(error), "/etc/ssh/ssh_host_ed25519_key.pub") != NULL);
     CHECK(guix_offload_error_exit_status(error) == 1);
     CHECK(guix_offload_error_message(error) == guix_offload_error_message(error));
+    CHECK(strstr(guix_offload_error_lines(error), "\nhint: copy the line from") != NULL);
     guix_offload_error_free(error);
     CHECK(machine == NULL);
 }
@@ -31,6 +33,8 @@ static void an_error_names_the_argument(void)
     guix_offload_error *error = NULL;
     CHECK(guix_offload_machines_new(NULL, &error) == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK_TEXT(guix_offload_error_message(error), "argument 'machines' is NULL");
+    CHECK_TEXT(guix_offload_error_lines(error), "guix offload: error: argument 'machines' is NULL\n");
+    CHECK_TEXT(guix_offload_error_warning_lines(error), "guix offload: warning: argument 'machines' is NULL\n");
     CHECK(guix_offload_error_machine(error) == NULL && guix_offload_error_hint(error) == NULL);
     guix_offload_error_free(error);
 }

@@ -57,10 +57,33 @@ static void a_machine_that_is_down_is_reported(void)
     free_world(&world);
 }
 
+/* That no keeper runs is no failure.  */
+static void without_a_keeper_there_is_nothing_to_report(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = NULL;
+    int32_t stopped = 77;
+
+    SUCCEEDS(guix_offload_keeper_status, &report, world.engine);
+    CHECK(guix_offload_report_count(report) == 0 && guix_offload_report_failures(report) == 0);
+    CHECK_TEXT(guix_offload_report_text(report), "no keeper is running\n");
+    CHECK_TEXT(guix_offload_report_json(report), "{\"machines\": [], \"keeper\": null}\n");
+    SUCCEEDS(guix_offload_keeper_stop, world.engine, &stopped);
+    CHECK(stopped == 0);
+    guix_offload_report_free(report);
+    free_world(&world);
+}
+
 static void bad_arguments_are_rejected(void)
 {
     struct world world = new_world(CLOSED);
     guix_offload_report *report = UNTOUCHED;
+    int32_t stopped = 77;
+    REJECTS(guix_offload_keeper_status, NULL, world.engine);
+    REJECTS(guix_offload_keeper_status, &report, NULL);
+    REJECTS(guix_offload_keeper_stop, NULL, &stopped);
+    REJECTS(guix_offload_keeper_stop, world.engine, NULL);
+    CHECK(stopped == 77);
     REJECTS(guix_offload_farm_test, NULL, world.engine, world.machines);
     REJECTS(guix_offload_farm_test, &report, NULL, world.machines);
     REJECTS(guix_offload_farm_test, &report, world.engine, NULL);
@@ -76,6 +99,7 @@ int main(void)
     int threads = threads_before(), descriptors = DESCRIPTORS();
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
+    RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);

@@ -7,6 +7,20 @@
 
 static const char *program;
 
+/* What this process has open, and how much that is.  */
+static int show_descriptors(void)
+{
+    int descriptors = DESCRIPTORS();
+    for (int number = 0; number < 256; number++) {
+        char link[32], file[256];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", number);
+        ssize_t length = readlink(link, file, sizeof file - 1);
+        if (length >= 0)
+            fprintf(stderr, "# %d: %.*s\n", number, (int) length, file);
+    }
+    return descriptors;
+}
+
 /* The status of a child that executes this program again, with the argument "count", or just exits.  */
 static int status_of_child(int executes)
 {
@@ -20,6 +34,44 @@ static int status_of_child(int executes)
     }
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
     return WEXITSTATUS(status);
+}
+
+static volatile int configured;
+
+/* Lets OpenSSL have its configuration, which takes a while.  */
+static void *configure(void *file)
+{
+    int fifo = open(file, O_WRONLY);
+    CHECK(fifo >= 0);
+    usleep(200000);
+    configured = 1;
+    CHECK(close(fifo) == 0);
+    return NULL;
+}
+
+/* OpenSSL reads its configuration through a descriptor that a child inherits: it does so before there is a thread that
+   could have it open while another forks.  */
+static void what_is_inherited_is_read_before_a_job_starts(void)
+{
+    int threads = THREADS(), descriptors = DESCRIPTORS();
+    struct world world = new_world(SILENT);
+    guix_offload_job *job;
+    pthread_t thread;
+    char fifo[300];
+    int32_t reply;
+
+    snprintf(fifo, sizeof fifo, "%s/openssl.cnf", world.directory);
+    CHECK(mkfifo(fifo, 0600) == 0 && setenv("OPENSSL_CONF", fifo, 1) == 0);
+    CHECK(pthread_create(&thread, NULL, configure, fifo) == 0);
+    SUCCEEDS(guix_offload_job_start, &job, &reply, world.engine, world.machines, world.request);
+    CHECK(configured);
+    CHECK(pthread_join(thread, NULL) == 0);
+    guix_offload_job_free(job);
+    unsetenv("OPENSSL_CONF");
+    CHECK(unlink(fifo) == 0);
+    free_world(&world);
+    await_threads(threads);
+    CHECK(DESCRIPTORS() == descriptors);
 }
 
 static void a_child_may_exec_or_exit(void)
@@ -53,8 +105,9 @@ static void a_child_may_exec_or_exit(void)
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "count") == 0)
-        return DESCRIPTORS();
+        return show_descriptors();
     program = argv[0];
+    RUN(what_is_inherited_is_read_before_a_job_starts);
     RUN(a_child_may_exec_or_exit);
     return 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Jobs, as far as they go without a machine: started, watched, cancelled and freed at any time, from several threads.  */
+/* Jobs, as far as they go without a machine: started, watched, cancelled and freed at any time, from several
+   threads.  */
 #include "world.h"
 
 #include <poll.h>
@@ -58,6 +59,8 @@ static void no_job_and_no_event(void)
     CHECK(guix_offload_event_items(NULL) == 0);
     CHECK(guix_offload_event_bytes(NULL) == 0);
     CHECK(guix_offload_event_text(NULL, &length) == NULL && length == 77);
+    CHECK(guix_offload_event_hint(NULL) == NULL);
+    CHECK(guix_offload_event_lines(NULL) == NULL);
 }
 
 static void bad_arguments_are_rejected(void)
@@ -113,6 +116,8 @@ static void a_job_that_waits_can_be_watched_and_cancelled(void)
     CHECK(guix_offload_event_items(event) == 0 && guix_offload_event_bytes(event) == 0);
     CHECK_TEXT(guix_offload_event_text(event, &length), "");
     CHECK(length == 0 && guix_offload_event_text(event, NULL) != NULL);
+    CHECK(guix_offload_event_hint(event) == NULL);
+    CHECK(strncmp(guix_offload_event_lines(event), "guix offload: all build machines are busy", 41) == 0);
     guix_offload_event_free(event);
 
     CHECK(guix_offload_job_next_event(job) == NULL);
@@ -149,6 +154,8 @@ static void a_machine_that_is_away_is_passed_over(void)
     CHECK(guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_PASSED_OVER);
     CHECK_TEXT(guix_offload_event_machine(event), "127.0.0.1");
     CHECK(strstr(guix_offload_event_text(event, NULL), "refused") != NULL);
+    CHECK(strstr(guix_offload_event_hint(event), "127.0.0.1") != NULL);
+    CHECK(strncmp(guix_offload_event_lines(event), "guix offload: skipping machine '127.0.0.1': ", 44) == 0);
     guix_offload_event_free(event);
     free_all(job, &world);
 }

@@ -211,7 +211,8 @@ static void a_job_tells_what_happens(void)
         if (kind == GUIX_OFFLOAD_EVENT_LOG)
             CHECK(strstr(guix_offload_event_text(event, NULL), "about to fail") != NULL);
         if (kind == GUIX_OFFLOAD_EVENT_BUILDING)
-            CHECK_TEXT(guix_offload_event_machine(event), guix_offload_machine_name(guix_offload_machines_get(machines, 0)));
+            CHECK_TEXT(guix_offload_event_machine(event),
+               guix_offload_machine_name(guix_offload_machines_get(machines, 0)));
         guix_offload_event_free(event);
     }
     CHECK(seen & 1u << GUIX_OFFLOAD_EVENT_CHOSEN && seen & 1u << GUIX_OFFLOAD_EVENT_BUILDING);

@@ -70,7 +70,8 @@ static void verbs_whose_threads_panic_fail(void)
     int32_t reply = 77;
     SUCCEEDS(guix_offload_test_panic_at, "session");
     FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_connect, &connection, world.engine, machine_of(&world), NULL);
-    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request, NULL);
+    FAILS(GUIX_OFFLOAD_INTERNAL, guix_offload_choose, &lease, &reply, world.engine, world.machines, world.request,
+          NULL);
     CHECK(connection == UNTOUCHED && lease == UNTOUCHED && reply == 77);
     SUCCEEDS(guix_offload_test_panic_at, "farm");
     SUCCEEDS(guix_offload_farm_status, &report, world.engine, world.machines);

@@ -87,7 +87,8 @@ int main(int argc, char **argv)
         /* A connection for each job at a time has a thread; each kind of connection has one that closes old ones.  */
         await_threads(i == 0 ? before + PARALLEL + 2 : use[0].threads);
         use[i] = measure();
-        printf("after %d jobs: %d descriptors besides slots, %d threads, %ld kB; %.1f s\n", i == 0 ? FEW : many, use[i].descriptors,
+        printf("after %d jobs: %d descriptors besides slots, %d threads, %ld kB; %.1f s\n", i == 0 ? FEW : many,
+               use[i].descriptors,
                use[i].threads, use[i].kilobytes, now() - begun);
     }
     CHECK(use[1].descriptors == use[0].descriptors && use[1].threads == use[0].threads);

@@ -101,6 +101,7 @@ static inline struct world new_world(enum machine_kind kind)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     guix_offload_machine *machine = NULL;
+    char file[64];
 
     CHECK(mkdtemp(world.directory) != NULL);
     world.port = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -110,6 +111,9 @@ static inline struct world new_world(enum machine_kind kind)
 
     SUCCEEDS(guix_offload_engine_new, &world.engine);
     SUCCEEDS(guix_offload_engine_set_directory, world.engine, GUIX_OFFLOAD_STATE_DIRECTORY, world.directory);
+    SUCCEEDS(guix_offload_engine_set_directory, world.engine, GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, world.directory);
+    snprintf(file, sizeof file, "%s/acl", world.directory);
+    write_file(file, "(acl)", 0600);
     SUCCEEDS(guix_offload_machine_new, &machine, "127.0.0.1", "x86_64-linux", "u", HOST_KEY);
     SUCCEEDS(guix_offload_machine_set_port, machine, ntohs(address.sin_port));
     SUCCEEDS(guix_offload_machine_set_private_key, machine, kind == LOCKED ? "/nonexistent/key" : key_file);

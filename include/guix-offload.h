@@ -30,7 +30,7 @@
  *
  * FORK
  *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
- *     on. Until it does, it holds open what its parent had open: build slots that the parent gives up stay taken.
+ *     on. Until it does, it holds open what its parent had open: the build slots of a parent that dies stay taken.
  *
  * BLOCKING
  *     Calls return at once, unless their description says that they block or wait.
@@ -113,13 +113,13 @@ extern "C" {
 #define GUIX_OFFLOAD_ABI_VERSION 0
 
 /**
- * Version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION` before it calls
- * anything else. Any thread.
+ * Returns the version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION`
+ * before it calls anything else. Any thread.
  */
 uint32_t guix_offload_abi_version(void);
 
 /**
- * Version of the library, such as "0.1.0". Static, never NULL. Any thread.
+ * Returns the version of the library, such as "0.1.0". Static, never NULL. Any thread.
  */
 const char *guix_offload_version(void);
 
@@ -127,7 +127,7 @@ const char *guix_offload_version(void);
 /* Errors */
 
 /**
- * What a call returns: `GUIX_OFFLOAD_OK`, or why it failed. Failures are negative.
+ * The status that a call returns: `GUIX_OFFLOAD_OK`, or the kind of its failure. Failures are negative.
  */
 typedef enum {
     /**
@@ -139,8 +139,8 @@ typedef enum {
      */
     GUIX_OFFLOAD_INVALID_ARGUMENT = -1,
     /**
-     * The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or account
-     * is set up so that it cannot be used.
+     * The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or
+     * account is set up so that it cannot be used.
      */
     GUIX_OFFLOAD_CONFIGURATION = -2,
     /**
@@ -198,9 +198,9 @@ typedef enum {
 } guix_offload_status;
 
 /**
- * Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`: NULL, or where to put one
- * on failure, which the caller frees with `guix_offload_error_free`. It is not touched on success. An error does not
- * change.
+ * Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`, which may be NULL. On
+ * failure the call puts an error there, which the caller frees with `guix_offload_error_free`; on success it leaves
+ * the pointer as it is. An error does not change.
  */
 typedef struct guix_offload_error guix_offload_error;
 
@@ -210,30 +210,42 @@ typedef struct guix_offload_error guix_offload_error;
 void guix_offload_error_free(guix_offload_error *error);
 
 /**
- * The status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
+ * Returns the status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
  */
 int32_t guix_offload_error_code(const guix_offload_error *error);
 
 /**
- * What went wrong, and where. UTF-8; lives as long as the error; NULL only if `error` is NULL.
+ * Returns what went wrong, and where: UTF-8, one line. It lives as long as the error. NULL only if `error` is.
  */
 const char *guix_offload_error_message(const guix_offload_error *error);
 
 /**
- * Name of the machine with which it happened, or NULL. Lives as long as the error.
+ * Returns the name of the machine with which it happened, or NULL if there is none. It lives as long as the error.
  */
 const char *guix_offload_error_machine(const guix_offload_error *error);
 
 /**
- * What to do about it, or NULL. Lives as long as the error.
+ * Returns what the user can do about it, or NULL if that is not known. It lives as long as the error.
  */
 const char *guix_offload_error_hint(const guix_offload_error *error);
 
 /**
- * The status with which a build hook that fails so exits: 100 (the build itself failed, and would again), 101 (it
- * exceeded a time limit) or 1 (it may be tried again); 0 if `error` is NULL.
+ * Returns the status with which a build hook exits that fails so: 100 if the build itself failed and would fail
+ * again, 101 if it exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
  */
 int32_t guix_offload_error_exit_status(const guix_offload_error *error);
+
+/**
+ * Returns the lines with which a build hook reports the error, each with a newline at its end: what is wrong, with
+ * which machine, and what to do about it. They live as long as the error. NULL only if `error` is.
+ */
+const char *guix_offload_error_lines(const guix_offload_error *error);
+
+/**
+ * Returns the lines with which a build hook warns of the error and goes on, such as of a problem of a machine
+ * file. Otherwise as `guix_offload_error_lines`.
+ */
+const char *guix_offload_error_warning_lines(const guix_offload_error *error);
 
 
 /* Machines */
@@ -244,14 +256,18 @@ int32_t guix_offload_error_exit_status(const guix_offload_error *error);
 typedef struct guix_offload_machine guix_offload_machine;
 
 /**
- * Makes a machine for builds of the system type `system`, such as "x86_64-linux"; NULL: of none as yet. `name` is
- * its host name or address, of which an IPv6 address may stand in brackets. All other fields get Guix's defaults;
- * the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the
- * only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of its `/etc/ssh/ssh_host_*_key.pub`.
- * Strings are copied. The caller frees it with `guix_offload_machine_free`.
+ * Makes a machine that builds for the system type `system`, such as "x86_64-linux". `system` may be NULL: add
+ * systems later. `name` is a host name or an address; an IPv6 address may stand in brackets. `user` is the account
+ * to log in to. `host_key` is the only key that is trusted of the machine's SSH server: "ssh-ed25519 AAAA...", a
+ * line of its `/etc/ssh/ssh_host_*_key.pub`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
- * with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+ * All other fields get Guix's defaults. The private key is the first of `id_ed25519` and `id_rsa` that exists in
+ * `~/.ssh` of the process's user. Strings are copied. The caller frees the machine with
+ * `guix_offload_machine_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not as a machine file must
+ * have it: no text is empty, has control characters or more than 4096 bytes. Fails with
+ * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
  */
 guix_offload_status guix_offload_machine_new(guix_offload_machine **machine,
                                              const char *name,
@@ -261,15 +277,16 @@ guix_offload_status guix_offload_machine_new(guix_offload_machine **machine,
                                              guix_offload_error **error);
 
 /**
- * Frees a machine that `guix_offload_machine_new` gave. NULL is fine.
+ * Frees a machine that `guix_offload_machine_new` made. NULL is fine.
  */
 void guix_offload_machine_free(guix_offload_machine *machine);
 
 /**
- * Adds a system type that the machine builds for. Strings are copied; setters may follow each other in any order.
+ * Adds a system type that the machine builds for. The string is copied. Setters may be called in any order.
  *
  * This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
- * is NULL, a string is not UTF-8, or a value is out of the range that is given.
+ * is NULL, a string is not UTF-8, or a value is not as a machine file must have it: no text is empty, has control
+ * characters or more than 4096 bytes.
  */
 guix_offload_status guix_offload_machine_add_system(guix_offload_machine *machine,
                                                     const char *system,
@@ -290,14 +307,14 @@ guix_offload_status guix_offload_machine_set_port(guix_offload_machine *machine,
                                                   guix_offload_error **error);
 
 /**
- * Sets the file with the private key to log in with. Its name is not empty.
+ * Sets the file with the private key to log in with.
  */
 guix_offload_status guix_offload_machine_set_private_key(guix_offload_machine *machine,
                                                          const char *file,
                                                          guix_offload_error **error);
 
 /**
- * Sets which compression may be used, a comma-separated list, and its level, 0 to 9. Default:
+ * Sets which compression methods may be used, a comma-separated list, and the level, 0 to 9. Default:
  * "zlib@openssh.com,zlib", 3.
  */
 guix_offload_status guix_offload_machine_set_compression(guix_offload_machine *machine,
@@ -313,7 +330,7 @@ guix_offload_status guix_offload_machine_set_daemon_socket(guix_offload_machine 
                                                            guix_offload_error **error);
 
 /**
- * Sets how many builds may run there at once. 0: none. Default: 1.
+ * Sets how many builds may run there at once. With 0 the machine gets none. Default: 1.
  */
 guix_offload_status guix_offload_machine_set_parallel_builds(guix_offload_machine *machine,
                                                              uint32_t builds,
@@ -327,76 +344,76 @@ guix_offload_status guix_offload_machine_set_speed(guix_offload_machine *machine
                                                    guix_offload_error **error);
 
 /**
- * Sets the load, normalised by the number of cores, from which on it takes no more builds; negative: any load is
- * fine. Default: 0.8.
+ * Sets the load, divided by the number of cores, from which on the machine takes no more builds. If `load` is
+ * negative, any load is fine. Default: 0.8.
  */
 guix_offload_status guix_offload_machine_set_overload_threshold(guix_offload_machine *machine,
                                                                 double load,
                                                                 guix_offload_error **error);
 
 /**
- * The machine's host name or address. This and the texts below live until the machine is freed or changed. If
- * `machine` is NULL, texts are NULL and numbers 0.
+ * Returns the machine's host name or address. This and the texts below live until the machine is freed or changed.
+ * If `machine` is NULL, texts are NULL and numbers 0.
  */
 const char *guix_offload_machine_name(const guix_offload_machine *machine);
 
 /**
- * The port of its SSH server.
+ * Returns the port of its SSH server.
  */
 uint32_t guix_offload_machine_port(const guix_offload_machine *machine);
 
 /**
- * The account to log in to.
+ * Returns the account to log in to.
  */
 const char *guix_offload_machine_user(const guix_offload_machine *machine);
 
 /**
- * The file with the private key.
+ * Returns the file with the private key.
  */
 const char *guix_offload_machine_private_key(const guix_offload_machine *machine);
 
 /**
- * The pinned host key, its type and itself.
+ * Returns the pinned host key: its type, a space, and the key.
  */
 const char *guix_offload_machine_host_key(const guix_offload_machine *machine);
 
 /**
- * Which compression may be used.
+ * Returns the compression methods that may be used, a comma-separated list.
  */
 const char *guix_offload_machine_compression(const guix_offload_machine *machine);
 
 /**
- * The compression level, 0 to 9.
+ * Returns the compression level, 0 to 9.
  */
 uint32_t guix_offload_machine_compression_level(const guix_offload_machine *machine);
 
 /**
- * The socket of the daemon there.
+ * Returns the socket of the daemon there.
  */
 const char *guix_offload_machine_daemon_socket(const guix_offload_machine *machine);
 
 /**
- * How many builds may run there at once.
+ * Returns how many builds may run there at once.
  */
 uint32_t guix_offload_machine_parallel_builds(const guix_offload_machine *machine);
 
 /**
- * Its speed relative to other machines.
+ * Returns its speed relative to other machines.
  */
 double guix_offload_machine_speed(const guix_offload_machine *machine);
 
 /**
- * The load from which on it takes no more builds; negative: any load is fine.
+ * Returns the load from which on the machine takes no more builds; negative if any load is fine.
  */
 double guix_offload_machine_overload_threshold(const guix_offload_machine *machine);
 
 /**
- * The `index`th system type that it builds for, counted from 0; NULL: there are no more.
+ * Returns the `index`th system type that it builds for, counted from 0; NULL if there are no more.
  */
 const char *guix_offload_machine_system(const guix_offload_machine *machine, size_t index);
 
 /**
- * The `index`th feature that it offers, counted from 0; NULL: there are no more.
+ * Returns the `index`th feature that it offers, counted from 0; NULL if there are no more.
  */
 const char *guix_offload_machine_feature(const guix_offload_machine *machine, size_t index);
 
@@ -416,10 +433,10 @@ typedef struct guix_offload_machines guix_offload_machines;
 guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, guix_offload_error **error);
 
 /**
- * Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
- * not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
- * A machine that is malformed is left out, and a result that is no list of machines has none:
- * `guix_offload_machines_problem` says so. The caller frees the list with `guix_offload_machines_free`.
+ * Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
+ * that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
+ * most 30 s. A machine that is malformed is left out; if the file returns no list of machines, the list is empty:
+ * `guix_offload_machines_problem` tells. The caller frees the list with `guix_offload_machines_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
  * message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -443,29 +460,29 @@ guix_offload_status guix_offload_machines_add(guix_offload_machines *machines,
                                               guix_offload_error **error);
 
 /**
- * How many machines there are; 0 if `machines` is NULL.
+ * Returns the number of machines; 0 if `machines` is NULL.
  */
 size_t guix_offload_machines_count(const guix_offload_machines *machines);
 
 /**
- * The `index`th machine, counted from 0; NULL: there are no more. It belongs to the list, and lives until that is
- * freed or added to.
+ * Returns the `index`th machine, counted from 0; NULL if there are no more. It belongs to the list, and lives
+ * until a machine is added to the list or the list is freed.
  */
-const guix_offload_machine *guix_offload_machines_get(const guix_offload_machines *machines,
-                                                      size_t index);
+const guix_offload_machine *guix_offload_machines_get(const guix_offload_machines *machines, size_t index);
 
 /**
- * The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
- * that was left out, or odd, such as a system that Guix does not know; NULL: there are no more. Each has a hint.
- * It belongs to the list, and lives until that is freed.
+ * Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
+ * more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
+ * Guix does not know. Each has a hint. It belongs to the list, and lives until that is freed.
  */
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);
 
 /**
- * 1 if the file that the list was loaded from would return the same now, else 0; for a caller who keeps it. Looks
- * at the file and at the files that it reads, in no time. What may depend on other things (the time, other programs)
- * is taken to be the same for 5 seconds, everything for ten minutes at most. 0 for other lists, and for NULL.
+ * Returns 1 if the file that the list was loaded from would return the same machines now, else 0. For a caller who
+ * keeps a list. Compares the state of the file, and of the files that it reads, with what it was. A result that
+ * may depend on other things (the time, other programs) counts as current for 5 seconds, any result for ten
+ * minutes at most. Returns 0 for lists that were not loaded, and for NULL.
  */
 int guix_offload_machines_are_current(const guix_offload_machines *machines);
 
@@ -499,20 +516,19 @@ typedef enum {
 } guix_offload_directory;
 
 /**
- * What all builds of a process share: where things are on this host, and connections to machines, which are kept for
- * a while after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
- * be freed before them.
+ * What all builds of a process share: the directories of this host's Guix, and connections to machines. A connection
+ * is kept for a while after a build, with a thread of its own, for the next build. Handles made with an engine keep
+ * what they need of it, so it may be freed before them.
  */
 typedef struct guix_offload_engine guix_offload_engine;
 
 /**
- * Makes an engine with the directories that the environment names, else those of Guix. Connects to nothing. The
- * caller frees it with `guix_offload_engine_free`.
+ * Makes an engine with the directories that the environment names, or else those of Guix. Does not connect to
+ * anything. The caller frees it with `guix_offload_engine_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL or `NIX_STORE_DIR` is no absolute file name.
  */
-guix_offload_status guix_offload_engine_new(guix_offload_engine **engine,
-                                            guix_offload_error **error);
+guix_offload_status guix_offload_engine_new(guix_offload_engine **engine, guix_offload_error **error);
 
 /**
  * Frees an engine and closes the connections that it keeps. NULL is fine.
@@ -520,8 +536,9 @@ guix_offload_status guix_offload_engine_new(guix_offload_engine **engine,
 void guix_offload_engine_free(guix_offload_engine *engine);
 
 /**
- * Sets one of the directories, a `guix_offload_directory`; `name` is absolute, and copied. No other thread may use
- * the engine meanwhile. What was made with it before keeps the old ones.
+ * Sets one of the directories, a `guix_offload_directory`, to `name`, which is absolute and copied. No other
+ * thread may use the engine at that time. Jobs, hooks and connections that were made with it before keep the old
+ * directories.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
  * absolute.
@@ -551,10 +568,10 @@ guix_offload_status guix_offload_engine_set_idle_limit(guix_offload_engine *engi
 typedef struct guix_offload_request guix_offload_request;
 
 /**
- * Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`,
- * without features, inputs, outputs or time limits. Strings are copied. The caller frees it with
- * `guix_offload_request_free`. Whether file names are those of store items is checked by the calls that take the
- * request, which fail with `GUIX_OFFLOAD_INVALID_ARGUMENT`.
+ * Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`. It
+ * has no features, inputs, outputs or time limits yet. Strings are copied. The caller frees it with
+ * `guix_offload_request_free`. Calls that take the request fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a file
+ * name in it is not that of a store item.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
  */
@@ -578,23 +595,24 @@ guix_offload_status guix_offload_request_add_feature(guix_offload_request *reque
                                                      guix_offload_error **error);
 
 /**
- * Adds a store item that the build needs. All of them together, with the derivation, must be a closure: whatever
- * one refers to is among them.
+ * Adds a store item that the build needs. All inputs together, with the derivation, must be a closure: each item
+ * that one of them refers to is among them.
  */
 guix_offload_status guix_offload_request_add_input(guix_offload_request *request,
                                                    const char *item,
                                                    guix_offload_error **error);
 
 /**
- * Adds an output that is to become valid in the local store. Whoever makes the request holds the locks on them.
+ * Adds an output that is to become valid in the local store. The caller holds the lock on it until the build is
+ * over.
  */
 guix_offload_status guix_offload_request_add_output(guix_offload_request *request,
                                                     const char *item,
                                                     guix_offload_error **error);
 
 /**
- * Sets after how many seconds the build is killed, in all and without output. 0: no limit. Both count the build
- * alone; they are enforced by the daemon of the build machine, and some seconds later here.
+ * Sets after how many seconds the build is killed, in all and without output. 0 means no limit. Both count the
+ * build alone. The daemon of the build machine enforces them, and this host does some seconds later.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
  */
@@ -613,8 +631,8 @@ guix_offload_status guix_offload_request_set_build_trace(guix_offload_request *r
                                                          guix_offload_error **error);
 
 /**
- * Sets how many cores the build may use; 0: all. Without, it is what the machine's daemon is set to. This and
- * `guix_offload_request_set_rounds` count for what is built later over the same `guix_offload_connection`, too.
+ * Sets how many cores the build may use; 0 means all. By default the machine's daemon decides. This and
+ * `guix_offload_request_set_rounds` also apply to later builds over the same `guix_offload_connection`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
  */
@@ -623,9 +641,9 @@ guix_offload_status guix_offload_request_set_cores(guix_offload_request *request
                                                    guix_offload_error **error);
 
 /**
- * Sets how often the build is done, at least once. If the outputs are not the same each time, it has failed.
- * Outputs that the machine has are built again, and compared with. Without, it is what the machine's daemon is
- * set to.
+ * Sets how often the build is done, at least once. The build fails if the outputs differ from one time to the
+ * next. Outputs that the machine already has are built again and compared. By default the machine's daemon
+ * decides.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `rounds` is 0.
  */
@@ -654,8 +672,8 @@ guix_offload_status guix_offload_request_set_verbosity(guix_offload_request *req
                                                        guix_offload_error **error);
 
 /**
- * How many of `machines` offer the system and the features that the request requires, whether they can be reached
- * or not; if 0, no machine can ever do it. 0 if a pointer is NULL.
+ * Returns how many of `machines` offer the system and the features that the request requires, whether they can be
+ * reached or not. If 0, no machine can ever do the build. 0 if a pointer is NULL.
  */
 size_t guix_offload_request_matches(const guix_offload_request *request,
                                     const guix_offload_machines *machines);
@@ -664,9 +682,9 @@ size_t guix_offload_request_matches(const guix_offload_request *request,
 /* Cancellation */
 
 /**
- * A way to stop verbs that block: it is given to `guix_offload_choose` or `guix_offload_connect`, and holds for what is
- * done with the connection that comes of it, too. One may be given to any number of calls. What was made with it keeps
- * what it needs of it: it may be freed before.
+ * Stops verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops what is done
+ * with the lease or connection that the call made. One cancellation may be given to any number of calls, and may be
+ * freed before what was made with it.
  */
 typedef struct guix_offload_cancellation guix_offload_cancellation;
 
@@ -679,14 +697,14 @@ guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **ca
                                                   guix_offload_error **error);
 
 /**
- * Cancels, for good: the calls under way that it was given to, or whose connection was made with it, return with
- * `GUIX_OFFLOAD_CANCELLED`, as a rule within a second, and later ones fail so at once. A build that is under way on
- * a machine is stopped. Any thread, at any time, but not a signal handler. NULL is fine.
+ * Cancels for good. Calls that were given this cancellation, or that use a connection made with it, fail with
+ * `GUIX_OFFLOAD_CANCELLED`: those under way as a rule within a second, later ones at once. A build that is under
+ * way on a machine is stopped. Any thread may call this at any time, but no signal handler. NULL is fine.
  */
 void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
 
 /**
- * Frees a cancellation, which cancels nothing. NULL is fine.
+ * Frees a cancellation. That cancels nothing. NULL is fine.
  */
 void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
 
@@ -694,7 +712,7 @@ void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
 /* The verbs: choose, connect, send, build, retrieve */
 
 /**
- * What becomes of a request.
+ * The answer to a request.
  */
 typedef enum {
     /**
@@ -712,7 +730,7 @@ typedef enum {
 } guix_offload_reply;
 
 /**
- * A machine that is connected to.
+ * A connection to a machine.
  */
 typedef struct guix_offload_connection guix_offload_connection;
 
@@ -722,33 +740,35 @@ typedef struct guix_offload_connection guix_offload_connection;
 typedef struct guix_offload_items guix_offload_items;
 
 /**
- * A chosen machine, connected to, and a build slot on it.
+ * A machine that was chosen for a build: a connection to it and one of its build slots.
  */
 typedef struct guix_offload_lease guix_offload_lease;
 
 /**
- * Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
- * It returns 0, or anything else to cancel, after which the connection is good for nothing but to be freed. It must
- * return, not throw nor jump out, and not use the connection.
+ * Called with the number of bytes moved so far and the estimated total, by the thread that called the verb. Return 0
+ * to go on, anything else to cancel; after that, the connection can only be freed. The function must return: it must
+ * not throw or jump out. It must not use the connection.
  */
 typedef int (*guix_offload_progress_function)(void *data, uint64_t bytes, uint64_t total);
 
 /**
- * Is given a piece of a build's log, `length` bytes that do not end with a NUL byte and live for the call. Otherwise
- * as `guix_offload_progress_function`.
+ * Called with a piece of a build's log, `length` bytes without a NUL byte at their end, which live for the call.
+ * Otherwise as `guix_offload_progress_function`.
  */
 typedef int (*guix_offload_log_function)(void *data, const char *text, size_t length);
 
 /**
- * Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
- * is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
- * the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
- * answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
- * stops this call, and what is done with the lease.
+ * Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
+ * and is neither overloaded nor full.
+ *
+ * Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to the machine, which
+ * the caller frees with `guix_offload_lease_free`. Blocks until machines have answered: at most some 15 s for each
+ * step of connecting to one that does not. `cancellation` may be NULL; else it stops this call, and whatever is
+ * done with the lease.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
- * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do it
- * are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
+ * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do
+ * it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
  * `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_choose(guix_offload_lease **lease,
@@ -760,23 +780,23 @@ guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         guix_offload_error **error);
 
 /**
- * The connection to the chosen machine. It belongs to the lease. NULL only if `lease` is.
+ * Returns the connection to the chosen machine. It belongs to the lease: do not free it. NULL only if `lease` is.
  */
 guix_offload_connection *guix_offload_lease_connection(guix_offload_lease *lease);
 
 /**
- * Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
+ * Releases the slot and frees the lease. The engine keeps the connection for the next build. NULL is fine.
  */
 void guix_offload_lease_free(guix_offload_lease *lease);
 
 /**
- * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may
- * be NULL; else it stops this call, and what is done with the connection. The caller frees the connection with
+ * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may be
+ * NULL; else it stops this call, and whatever is done with the connection. The caller frees the connection with
  * `guix_offload_connection_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
- * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION` if
- * there is no connection to be had, and with `GUIX_OFFLOAD_CANCELLED`.
+ * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION`
+ * if the machine cannot be connected to, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          const guix_offload_engine *engine,
@@ -785,12 +805,12 @@ guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          guix_offload_error **error);
 
 /**
- * Closes and frees a connection that `guix_offload_connect` gave. NULL is fine.
+ * Closes and frees a connection that `guix_offload_connect` made. NULL is fine.
  */
 void guix_offload_connection_free(guix_offload_connection *connection);
 
 /**
- * The machine. It belongs to the connection. NULL only if `connection` is.
+ * Returns the machine. It belongs to the connection. NULL only if `connection` is.
  */
 const guix_offload_machine *guix_offload_connection_machine(const guix_offload_connection *connection);
 
@@ -811,17 +831,17 @@ guix_offload_status guix_offload_send(guix_offload_connection *connection,
                                       guix_offload_error **error);
 
 /**
- * Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
- * `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
- * unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
+ * Builds the derivation of `request` on the machine, which must have all that it needs. Hands the log to the
+ * function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
+ * caller's; if that is -1, drops it. If nobody reads from the descriptor any more, cancels the build; there is no
+ * SIGPIPE.
  *
- * Before the first build on a connection it is seen, by an archive of the derivation, whether what the machine signs
- * is trusted here.
+ * The first build on a connection is preceded by a check that what the machine signs is trusted here.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
- * `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in, with
- * `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
- * not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+ * `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in,
+ * with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon
+ * could not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_build(guix_offload_connection *connection,
                                        const guix_offload_request *request,
@@ -831,14 +851,14 @@ guix_offload_status guix_offload_build(guix_offload_connection *connection,
                                        guix_offload_error **error);
 
 /**
- * Brings the outputs of `request`, which the machine has built, into the local store and makes them valid, all of
- * them or none. The caller holds the locks on them. `progress` may be NULL.
+ * Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
+ * and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
- * store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or not what was asked
- * for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails, with
- * `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost,
- * and with `GUIX_OFFLOAD_CANCELLED`.
+ * store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was
+ * asked for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails,
+ * with `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is
+ * lost, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_retrieve(guix_offload_connection *connection,
                                           const guix_offload_request *request,
@@ -852,7 +872,7 @@ guix_offload_status guix_offload_retrieve(guix_offload_connection *connection,
 void guix_offload_items_free(guix_offload_items *items);
 
 /**
- * The `index`th item, counted from 0; NULL: there are no more. Lives as long as the list.
+ * Returns the `index`th item, counted from 0; NULL if there are no more. It lives as long as the list.
  */
 const char *guix_offload_items_get(const guix_offload_items *items, size_t index);
 
@@ -868,7 +888,7 @@ typedef enum {
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**
-     * A machine cannot take the job: machine, text. Each reason comes once, whatever the numbers in it.
+     * A machine cannot take the job: machine, text, hint. Each reason comes once, whatever the numbers in it.
      */
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /**
@@ -896,7 +916,7 @@ typedef enum {
      */
     GUIX_OFFLOAD_EVENT_RETRIEVING = 7,
     /**
-     * The machine failed, not the build; another one is tried: machine, text.
+     * The machine failed, not the build; another one is tried: machine, text, hint.
      */
     GUIX_OFFLOAD_EVENT_RETRYING = 8,
     /**
@@ -911,19 +931,19 @@ typedef enum {
 typedef struct guix_offload_event guix_offload_event;
 
 /**
- * A build that is under way, or over. Any number of threads may use it at once; one frees it, when no other uses it any
- * more.
+ * A build that is under way, or over. Any number of threads may use it at once. One of them frees it, when no other
+ * uses it any more.
  */
 typedef struct guix_offload_job guix_offload_job;
 
 /**
- * Starts to build what `request` asks for on one of `machines`, and returns at once. `*reply` is a
- * `guix_offload_reply`: if that is `GUIX_OFFLOAD_ACCEPT`, `*job` is the job, which the caller frees with
- * `guix_offload_job_free`; else there is no job, because no machine can ever do it or because 256 jobs are
- * running. A job waits as long as need be for a free machine. `request` and `machines` are copied.
+ * Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
+ * `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
+ * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs are running. A job waits
+ * for a free machine as long as it takes. `request` and `machines` are copied.
  *
- * The job runs in threads of its own, which block all signals. Its log waits in memory until it is taken with
- * `guix_offload_job_next_event`; when 1 MiB of it waits, the build does.
+ * The job runs in threads of its own, which block all signals. Its log waits in memory until
+ * `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
  * item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
@@ -942,20 +962,21 @@ guix_offload_status guix_offload_job_start(guix_offload_job **job,
 void guix_offload_job_free(guix_offload_job *job);
 
 /**
- * A descriptor that is readable while there is an event to take, and for good once the job is over. For select and
- * poll only. It belongs to the job. -1 if `job` is NULL.
+ * Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
+ * with select and poll only. It belongs to the job. -1 if `job` is NULL.
  */
 int32_t guix_offload_job_descriptor(const guix_offload_job *job);
 
 /**
- * Takes the next event; NULL: there is none now, or `job` is NULL. Does not block. The caller frees it with
- * `guix_offload_event_free`.
+ * Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block. The caller frees
+ * the event with `guix_offload_event_free`.
  */
 guix_offload_event *guix_offload_job_next_event(const guix_offload_job *job);
 
 /**
- * Waits until the job is over, for at most `milliseconds`, or for good if that is negative. 1: it is over; 0: not
- * yet, or `job` is NULL. Takes no events, and a job whose log is not taken may never end.
+ * Waits until the job is over, for at most `milliseconds`, or without a limit if that is negative. Returns 1 if
+ * the job is over, 0 if it is not or if `job` is NULL. Takes no events: a job whose log nobody takes may never
+ * end.
  */
 int32_t guix_offload_job_wait(const guix_offload_job *job,
                               int64_t milliseconds);
@@ -966,12 +987,13 @@ int32_t guix_offload_job_wait(const guix_offload_job *job,
 void guix_offload_job_cancel(const guix_offload_job *job);
 
 /**
- * What came of the job: `GUIX_OFFLOAD_OK`, all outputs are valid; or why it failed, as often as it is asked.
- * `guix_offload_error_exit_status` says how a hook would report that.
+ * Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. It may be called
+ * again. `guix_offload_error_exit_status` says how a hook would report a failure.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
  */
-guix_offload_status guix_offload_job_result(const guix_offload_job *job, guix_offload_error **error);
+guix_offload_status guix_offload_job_result(const guix_offload_job *job,
+                                            guix_offload_error **error);
 
 /**
  * Frees an event. NULL is fine.
@@ -979,37 +1001,49 @@ guix_offload_status guix_offload_job_result(const guix_offload_job *job, guix_of
 void guix_offload_event_free(guix_offload_event *event);
 
 /**
- * What happened, a `guix_offload_event_type`; -1 if `event` is NULL.
+ * Returns what happened, a `guix_offload_event_type`; -1 if `event` is NULL.
  */
 int32_t guix_offload_event_kind(const guix_offload_event *event);
 
 /**
- * Name of the machine, or NULL. Lives as long as the event.
+ * Returns the name of the machine, or NULL if the event is about none. It lives as long as the event.
  */
 const char *guix_offload_event_machine(const guix_offload_event *event);
 
 /**
- * How many store items; 0 if that is not said with this kind of event, or `event` is NULL.
+ * Returns the number of store items; 0 if this kind of event has none, or if `event` is NULL.
  */
 size_t guix_offload_event_items(const guix_offload_event *event);
 
 /**
- * How many bytes; 0 if that is not said with this kind of event, or `event` is NULL.
+ * Returns the number of bytes; 0 if this kind of event has none, or if `event` is NULL.
  */
 uint64_t guix_offload_event_bytes(const guix_offload_event *event);
 
 /**
- * The text, whose length goes to `*length` unless that is NULL: a log may contain any byte. A NUL byte follows,
- * which does not count. Lives as long as the event; NULL only if `event` is.
+ * Returns the text and sets `*length`, unless that is NULL, to its length: a log may contain any byte. A NUL byte
+ * follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
  */
 const char *guix_offload_event_text(const guix_offload_event *event,
                                     size_t *length);
+
+/**
+ * Returns what the user can do about it, or NULL if that is not known. It lives as long as the event.
+ */
+const char *guix_offload_event_hint(const guix_offload_event *event);
+
+/**
+ * Returns the lines that a build hook shows its user of this event, each with a newline at its end. Empty for
+ * progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. They live as
+ * long as the event. NULL only if `event` is.
+ */
+const char *guix_offload_event_lines(const guix_offload_event *event);
 
 
 /* Build hook */
 
 /**
- * How a build hook is to work.
+ * The settings of a build hook.
  */
 typedef struct guix_offload_hook guix_offload_hook;
 
@@ -1038,8 +1072,9 @@ guix_offload_status guix_offload_hook_set_machine_file(guix_offload_hook *hook,
                                                        guix_offload_error **error);
 
 /**
- * Takes `machines` for what the machine file returns, for a caller who evaluated it after naming it here: as long
- * as the file does not change, the hook does not read it. They are copied.
+ * Gives the hook the machines that its machine file returns, for a caller who has evaluated it. Call it after
+ * `guix_offload_hook_set_machine_file`. The hook reads the file itself only once that has changed. The list is
+ * copied.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
  */
@@ -1069,10 +1104,15 @@ guix_offload_status guix_offload_hook_set_build_trace(guix_offload_hook *hook,
 
 /**
  * Serves guix-daemon's requests from the descriptor `input` until a build is done or the daemon hangs up. Blocks.
- * Replies and messages go to `output`, the build's log to `log`; the descriptors stay the caller's, who keeps them
- * open. Afterwards `*exit_status` is what the process should exit with: 0, 1, 100 or 101. A build's failure is
- * reported on `output` and in `*exit_status`; it is not a failure of this call. If nobody reads `output` any more,
- * the daemon is gone, and the build is cancelled.
+ * Writes replies and messages to `output`, and the build's log to `log`. The descriptors stay the caller's, who
+ * keeps them open. Sets `*exit_status` to what the process should exit with: 0, 1, 100 or 101. A build that fails
+ * is reported on `output` and by `*exit_status`; it is no failure of this call. If nobody reads `output` any more,
+ * the daemon is gone, and the build is cancelled. After a build, waits until what it wrote to pipes has been read,
+ * or nobody has read for 10 s: guix-daemon throws away what is left when the process ends.
+ *
+ * The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
+ * and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
+ * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the keeper fails, it is done in this process.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
  * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
@@ -1088,18 +1128,19 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
 /* All machines at once: test, status */
 
 /**
- * What was found out about machines, each of which has an index, counted from 0. Does not change: any number of
- * threads may read it. Everything that it gives lives as long as it does.
+ * A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
+ * read it. Everything that it returns lives as long as it does.
  *
- * A function below that takes an index gives NULL, 0 or what it says for an unknown value, if there is no such machine.
+ * If there is no machine with the index, the functions below return NULL, 0, or what they return for a value that is
+ * not known.
  */
 typedef struct guix_offload_report guix_offload_report;
 
 /**
  * Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
- * what this host signs and signs what this host imports. Two small items are left as garbage in either store.
- * Blocks until the slowest machine has answered or failed, for at most some 90 s. That machines fail is no failure
- * of this call. `*report` is freed by the caller with `guix_offload_report_free`.
+ * what this host signs and signs what this host imports. Leaves two small items as garbage in either store. Blocks
+ * until the slowest machine has answered or failed, for at most some 90 s. A machine that fails is no failure of
+ * this call. The caller frees `*report` with `guix_offload_report_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
  */
@@ -1109,8 +1150,8 @@ guix_offload_status guix_offload_farm_test(guix_offload_report **report,
                                            guix_offload_error **error);
 
 /**
- * Asks all `machines` at once, each of them once, how they are doing. Nothing is changed anywhere. Otherwise as
- * `guix_offload_farm_test`.
+ * Asks all `machines` at once, each of them once, for their state, and the keeper, if one runs, what it is doing.
+ * Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
  */
 guix_offload_status guix_offload_farm_status(guix_offload_report **report,
                                              const guix_offload_engine *engine,
@@ -1123,107 +1164,156 @@ guix_offload_status guix_offload_farm_status(guix_offload_report **report,
 void guix_offload_report_free(guix_offload_report *report);
 
 /**
- * All of it, for people: what `guix offload test` says on standard error, or `guix offload status` on standard
- * output. Lines, each with a newline. NULL only if `report` is.
+ * Returns the report for people: what `guix offload test` writes to standard error, or `guix offload status` to
+ * standard output. Each line ends with a newline. NULL only if `report` is.
  */
 const char *guix_offload_report_text(const guix_offload_report *report);
 
 /**
- * All of it, for programs: a line of JSON, an object whose member "machines" has an object for each machine.
+ * Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
+ * machine, and whose member "keeper" is an object, or null if no keeper runs.
  */
 const char *guix_offload_report_json(const guix_offload_report *report);
 
 /**
- * How many machines there are.
+ * Returns the number of machines.
  */
 size_t guix_offload_report_count(const guix_offload_report *report);
 
 /**
- * How many of them failed.
+ * Returns the number of machines that failed.
  */
 size_t guix_offload_report_failures(const guix_offload_report *report);
 
 /**
- * The machine.
+ * Returns the machine.
  */
 const guix_offload_machine *guix_offload_report_machine(const guix_offload_report *report, size_t index);
 
 /**
- * Why the machine failed; NULL: it did not. Belongs to the report.
+ * Returns why the machine failed; NULL if it did not. The error belongs to the report.
  */
 const guix_offload_error *guix_offload_report_error(const guix_offload_report *report, size_t index);
 
 /**
- * The `number`th sentence on what the machine was found to do, counted from 0; NULL: there are no more.
+ * Returns the `number`th sentence, counted from 0, about what works on the machine; NULL if there are no more.
  */
-const char *guix_offload_report_passed(const guix_offload_report *report, size_t index, size_t number);
+const char *guix_offload_report_passed(const guix_offload_report *report,
+                                       size_t index,
+                                       size_t number);
 
 /**
- * The `number`th thing that is odd about the machine, counted from 0; NULL: there are no more.
+ * Returns the `number`th thing, counted from 0, that is odd about the machine; NULL if there are no more.
  */
 const char *guix_offload_report_note(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * What to do about that, or NULL.
+ * Returns what to do about that, or NULL if there is nothing to do.
  */
 const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space" or "failed"; and if it
- * was not connected to, why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
+ * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". For
+ * a machine that could not be connected to it says why: "misconfigured", "refused", "host key differs", "no Guix",
+ * "unreachable" or "failed".
  */
 const char *guix_offload_report_state(const guix_offload_report *report,
                                       size_t index);
 
 /**
- * 1: the machine was connected to, and the functions below know something; 0: it was not.
+ * Returns 1 if the machine was connected to, so that the functions below know something; else 0.
  */
 int32_t guix_offload_report_reachable(const guix_offload_report *report, size_t index);
 
 /**
- * How many of the machine's build slots are taken by hooks of this host, reachable or not; -1: not known.
+ * Returns how many of the machine's build slots are taken by hooks of this host, whether it is reachable or not;
+ * -1 if that is not known.
  */
-int64_t guix_offload_report_slots_taken(const guix_offload_report *report, size_t index);
+int64_t guix_offload_report_slots_taken(const guix_offload_report *report,
+                                        size_t index);
 
 /**
- * Its load, normalised by the number of cores; -1: not known.
+ * Returns the machine's load, divided by its number of cores; -1 if it is not known.
  */
 double guix_offload_report_load(const guix_offload_report *report, size_t index);
 
 /**
- * How many cores it has; 0: not known.
+ * Returns the number of its cores; 0 if it is not known.
  */
 uint32_t guix_offload_report_cores(const guix_offload_report *report, size_t index);
 
 /**
- * Free space where its store is, in bytes.
+ * Returns the free space where its store is, in bytes.
  */
 uint64_t guix_offload_report_free_space(const guix_offload_report *report, size_t index);
 
 /**
- * By how much its clock is ahead of ours, in seconds; negative: behind. 0 if not known, too.
+ * Returns by how many seconds its clock is ahead of ours; negative if it is behind. 0 also if that is not known.
  */
-int64_t guix_offload_report_clock_difference(const guix_offload_report *report, size_t index);
+int64_t guix_offload_report_clock_difference(const guix_offload_report *report,
+                                             size_t index);
 
 /**
- * Version of the `guix` that its user finds there, or NULL.
+ * Returns the version of the `guix` that its user finds there, or NULL.
  */
 const char *guix_offload_report_guix_version(const guix_offload_report *report, size_t index);
 
 /**
- * Name and release of its kernel, or NULL.
+ * Returns the name and release of its kernel, or NULL.
  */
 const char *guix_offload_report_kernel(const guix_offload_report *report, size_t index);
 
 /**
- * Its hardware, such as "x86_64", or NULL.
+ * Returns its hardware, such as "x86_64", or NULL.
  */
 const char *guix_offload_report_architecture(const guix_offload_report *report, size_t index);
 
 /**
- * What it calls itself, or NULL.
+ * Returns what it calls itself, or NULL.
  */
 const char *guix_offload_report_host_name(const guix_offload_report *report, size_t index);
+
+
+/* Keeper */
+
+/**
+ * Does the builds of the hooks that connect to the listening socket `listener`. Blocks until no hook has come for
+ * a minute, or, if the library or the program was replaced, until the builds that have begun are done. Holds
+ * `lock` open for as long as hooks may come. Takes both descriptors.
+ *
+ * For a program that `guix_offload_hook_serve` starts, as "../libexec/guix-offload keeper serve" seen from the
+ * library, with the socket as its standard input and the lock as its standard output. No other thread may run in
+ * it.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a descriptor is not open or `listener` is no listening socket, and
+ * with `GUIX_OFFLOAD_UNAVAILABLE` if that program is not there.
+ */
+guix_offload_status guix_offload_keeper_serve(int listener,
+                                              int lock,
+                                              guix_offload_error **error);
+
+/**
+ * Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing: which builds
+ * are where, since when and in what phase, how many bytes of how many have moved, what waits for which machines,
+ * and which machines are left alone for how long. The report is about no machine; its text and its JSON say it.
+ * Waits for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * That no keeper is running is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with
+ * `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if it is one of a
+ * version that does not understand the question.
+ */
+guix_offload_status guix_offload_keeper_status(guix_offload_report **report,
+                                               const guix_offload_engine *engine,
+                                               guix_offload_error **error);
+
+/**
+ * Ends the keeper of this host and user, once the builds that it has accepted are done. Sets `*stopped` to 1,
+ * or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Errors as with
+ * `guix_offload_keeper_status`.
+ */
+guix_offload_status guix_offload_keeper_stop(const guix_offload_engine *engine,
+                                             int32_t *stopped,
+                                             guix_offload_error **error);
 
 #ifdef __cplusplus
 }

@@ -1,60 +1,43 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Build offloading for GNU Guix: the library behind `include/guix-offload.h`.
 //!
-//! Four verbs carry it: *choose* a machine, *send* files, *build*, *retrieve* files. One build takes this way, and
-//! nothing in it knows what is above it:
+//! Four verbs carry it: *choose* a machine, *send* files, *build*, *retrieve* files. The floors of this house, from top
+//! to bottom; each uses only those below it, which `tests/layers.rs` checks:
 //!
-//! | step | where |
+//! | floor | what is there |
 //! |---|---|
-//! | a request comes in | [`ffi`] (one file for each noun of the header), [`hook`] (guix-daemon's line protocol) |
-//! | one build from request to outcome | [`offload`] |
-//! | `machines.scm` is read | [`machine_file`] makes [`machine::BuildMachine`]s |
-//! | a machine is chosen | [`choose`], by the rules of [`schedule`]; [`slot`] locks its build slot, [`history`] remembers it, both in [`state`] |
-//! | it is connected to | [`remote`], through [`ssh`] to the daemon there, in the protocol of [`daemon`] |
-//! | items are sent and retrieved | [`transfer`], from and to [`local`]; [`archive`] is their form (nar, bundle, signature, ACL) |
-//! | outputs become valid | [`store`]: restored, deduplicated, registered; inputs are dumped and exported |
+//! | [`ffi`] | the functions of the C header: a file for each of its nouns |
+//! | [`doors`] | how builds come in: [`doors::hook`], [`doors::keeper`], [`doors::job`]; [`doors::farm`] |
+//! | [`build`] | one build, from request to outcome: [`build::engine`], [`build::site`], [`build::transfer`] |
+//! | [`choose`] | a machine is chosen: [`choose::order`], [`choose::queue`], [`choose::slot`], [`choose::history`] |
+//! | [`remote`] | a machine that is connected: it is probed, its daemon is spoken to, its failures are judged |
+//! | [`ssh`] | connections, and the streams in them |
+//! | [`store`] | items are dumped and exported; outputs are restored, deduplicated, registered |
+//! | [`daemon`] | the worker protocol, which all daemons speak |
+//! | [`archive`] | what is sent and retrieved: nar, bundle, signature, ACL |
+//! | [`machine`] | [`machine::BuildMachine`]; [`machine::file`] reads `machines.scm` |
+//! | [`report`] | what goes on is told: [`report::Observer`], [`report::console`] prints, [`report::phases`] times |
+//! | [`ground`] | errors, cancellation, threads, names of store items, directories |
 //!
-//! [`farm`] looks at all machines at once: are they usable, and how are they doing?
-//!
-//! What goes on is told to an [`observer`]; [`progress`] is the one that prints, [`trace`] the one that
-//! takes the time. `told` keeps warnings from being told more than once a day. Everything fails with an
-//! [`error::Error`].
-//!
-//! `unsafe` is allowed in [`ffi`], [`ssh`], [`slot`] and the binding to libgcrypt, and nowhere else.
-#![deny(unsafe_code)]
+//! `unsafe` is allowed in [`ffi`], [`ssh`], `choose::slot::lock` and the binding to libgcrypt, `ground::gcrypt`, and
+//! nowhere else.
+#![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 #![warn(missing_docs)]
 
+// The tests have what is in tests/support, too.
+#[cfg(test)]
+extern crate self as guix_offload;
+
 pub mod archive;
-pub mod cancel;
+pub mod build;
 pub mod choose;
 pub mod daemon;
-pub mod error;
-pub mod farm;
+pub mod doors;
 pub mod ffi;
-mod forecast;
-mod gcrypt;
-pub mod history;
-pub mod hook;
-pub mod job;
-pub mod local;
+pub mod ground;
 pub mod machine;
-pub mod machine_file;
-pub mod observer;
-pub mod offload;
-mod panic_point;
-mod parent;
-pub mod pool;
-pub mod progress;
-pub mod queue;
 pub mod remote;
-mod said;
-pub mod schedule;
-pub mod slot;
+pub mod report;
 pub mod ssh;
-pub mod state;
 pub mod store;
-mod thread;
-mod told;
-pub mod trace;
-pub mod transfer;
-mod wake;

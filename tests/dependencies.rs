@@ -2,8 +2,8 @@
 //! What others wrote that comes into the library, or that it is built and tested with: known, free in a way that goes
 //! with the GPL, and each direct dependency with its reason.
 //!
-//! `UPDATE_DEPENDENCIES=1 cargo test --test dependencies` writes the list anew. Before it is committed, look for what is
-//! new in it in the RustSec database (`cargo audit`).
+//! `UPDATE_DEPENDENCIES=1 cargo test --test dependencies` writes the list anew. Before it is committed, look for what
+//! is new in it in the RustSec database (`cargo audit`).
 
 use std::path::Path;
 use std::process::Command;

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 11] = [
+const NOUNS: [(&str, &str); 12] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("machine", "Machines"),
@@ -17,6 +17,7 @@ const NOUNS: [(&str, &str); 11] = [
     ("job", "Jobs"),
     ("hook", "Build hook"),
     ("farm", "All machines at once: test, status"),
+    ("keeper", "Keeper"),
 ];
 
 const BEGINNING: &str = "#ifndef GUIX_OFFLOAD_H
@@ -135,4 +136,27 @@ fn the_header_for_cxx_has_every_function() {
     let words: Vec<&str> = wrapper.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let missing: Vec<&String> = functions.iter().filter(|name| !words.contains(&name.as_str())).collect();
     assert!(missing.is_empty(), "guix-offload.hh lacks {missing:?}");
+}
+
+/// The first word of the documentation of each function in `header`, with the line that declares it.
+fn first_words(header: &str) -> Vec<(String, String)> {
+    let comments = header.split("/**\n").skip(1).filter_map(|rest| rest.split_once("*/\n"));
+    let documented = comments.filter_map(|(text, code)| Some((text, code.lines().next()?)));
+    documented
+        .filter(|(_, line)| !line.starts_with("typedef") && line.contains("guix_offload_") && line.contains('('))
+        .map(|(text, line)| {
+            let word = text.split_whitespace().find(|word| *word != "*").unwrap_or_default();
+            (line.to_string(), word.to_string())
+        })
+        .collect()
+}
+
+#[test]
+fn the_documentation_of_each_function_begins_with_what_it_does() {
+    let header = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("include/guix-offload.h")).unwrap();
+    let words = first_words(&header);
+    assert!(words.len() > 100, "{words:?}");
+    let is_verb = |word: &str| word.ends_with('s') && word.len() > 3 && word.chars().all(|c| c.is_ascii_alphabetic());
+    let others: Vec<_> = words.iter().filter(|(_, word)| !is_verb(word)).collect();
+    assert!(others.is_empty(), "{others:#?}");
 }

@@ -12,8 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use guix_offload::archive::{Input, Unseen, nar};
-use guix_offload::store::{Dump, Links, Restorer, StoreDir, remove_tree};
+use guix_offload::archive::{Unseen, WordReader, nar};
+use guix_offload::ground::store_path::StoreDir;
+use guix_offload::ground::words::Words;
+use guix_offload::store::{Dump, Links, Restorer, remove_tree};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -63,7 +65,7 @@ fn round_trip(tree: &Tree, encode: impl Fn(&Path) -> Vec<u8>) {
     let mut restorer = Restorer::new(store.as_fd(), NAME, &mut links).unwrap();
     let followed = [&bytes[..], b"rest"].concat();
     let mut reader = &followed[..];
-    let mut input = Input::new(&mut reader).unwrap();
+    let mut input = WordReader::new(&mut reader).unwrap();
     nar::read(&mut input, &mut restorer).unwrap();
     let hash = input.digest().unwrap();
     assert_eq!(input.offset(), bytes.len() as u64);
@@ -119,7 +121,7 @@ proptest! {
             bytes[index] = byte;
         }
         let mut reader = &bytes[..];
-        let ours = nar::read(&mut Input::new(&mut reader).unwrap(), &mut Unseen).is_ok() && reader.is_empty();
+        let ours = nar::read(&mut WordReader::new(&mut reader).unwrap(), &mut Unseen).is_ok() && reader.is_empty();
         prop_assert_eq!(ours, nix_archive::nar::decode(&bytes).is_ok());
     }
 }

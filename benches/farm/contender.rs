@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(20 * 60);
 pub enum Contender {
     /// The daemon of this head, through its hook if it has one: seconds of the build request.
     Daemon(Host),
+    /// The same, where no keeper has a connection yet.
+    First(Host),
     /// The same, less the seconds that the same build takes at home.
     Beyond(Host),
     /// Jobs in one process on `OURS`, one after the other: the median of all but the first, which has to connect.
@@ -60,9 +62,10 @@ pub enum Contender {
         /// How many.
         machines: usize,
     },
-    /// Processor time, in seconds, of this head's daemon and all that it starts for a build.
+    /// Processor time, in seconds, of this head's daemon, all that it starts for a build, and the keeper.
     Processor(Host),
-    /// Peak memory, in MiB, of this head's hook while 4 GiB are sent and then retrieved.
+    /// Peak memory, in MiB, of this head's hook, or of its keeper if that has more, while 4 GiB are sent and then
+    /// retrieved.
     Memory(Host),
     /// `guix offload --version` on this head, as the hook of its daemon says it: seconds.
     Version(Host),
@@ -117,6 +120,7 @@ impl Contender {
     pub fn ready(self, machines: usize) {
         match self {
             Contender::Daemon(head)
+            | Contender::First(head)
             | Contender::Beyond(head)
             | Contender::Processor(head)
             | Contender::Memory(head)
@@ -133,6 +137,10 @@ impl Contender {
     pub fn measure(self, settings: &[&str]) -> f64 {
         match self {
             Contender::Daemon(head) => build(head, settings),
+            Contender::First(head) => {
+                head.kill_keepers();
+                build(head, settings)
+            }
             Contender::Beyond(head) => build(head, settings) - build(ALONE, &[settings, &AT_HOME].concat()),
             Contender::Jobs => {
                 let prepare = "guix repl /usr/local/share/lab/builds.scm -- plain count=8 print=1 >/root/goals";
@@ -236,13 +244,18 @@ fn seconds(host: Host, command: &str) -> f64 {
     nanoseconds.lines().last().and_then(|line| line.parse::<f64>().ok()).expect("nanoseconds") / 1e9
 }
 
-/// Processor time, in seconds, that the daemon of this head and its children take for `work`.
+/// Processor time, in seconds, that the daemon of this head, its children and the keeper take for `work`.
 fn processor_time(head: Host, work: impl FnOnce()) -> f64 {
     let now = || {
-        let stat = head.sh(&["sh", "-c", "cat /proc/$(pgrep -o -x guix-daemon)/stat; getconf CLK_TCK"]);
-        let (fields, ticks) = stat.rsplit_once(") ").expect("a stat line").1.split_once('\n').expect("two lines");
-        let fields: Vec<f64> = fields.split(' ').map(|field| field.parse().unwrap_or(0.0)).collect();
-        fields[11..15].iter().sum::<f64>() / ticks.trim().parse::<f64>().expect("ticks a second")
+        let processes = "pgrep -o -x guix-daemon; pgrep -f '[g]uix-offload keeper'";
+        let command = &format!("getconf CLK_TCK; for process in $({processes}); do cat /proc/$process/stat; done");
+        let stats = head.sh(&["sh", "-c", command]);
+        let (ticks, stats) = stats.split_once('\n').expect("ticks, and stat lines");
+        let time = |stat: &str| -> f64 {
+            let fields = stat.rsplit_once(") ").expect("a stat line").1.split(' ');
+            fields.skip(11).take(4).map(|field| field.parse().unwrap_or(0.0)).sum()
+        };
+        stats.lines().map(time).sum::<f64>() / ticks.parse::<f64>().expect("ticks a second")
     };
     let before = now();
     work();

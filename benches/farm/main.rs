@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Offloaded builds, measured: guix-daemon with the stock `guix offload` against the same daemon with our hook, our Guile
-//! module, or jobs in one process, on the hosts of tests/lab, alternately in one run. `make bench` starts the farm and
-//! runs this.
+//! Offloaded builds, measured: guix-daemon with the stock `guix offload` against the same daemon with our hook, our
+//! Guile module, or jobs in one process, on the hosts of tests/lab, alternately in one run. `make bench` starts the
+//! farm and runs this.
 //!
 //! Prints a table of medians, and writes the same with all samples as JSON to the file that `BENCH_JSON` names.
-//! `BENCH_RUNS` sets the number of samples of each (5), `BENCH_ONLY` a part of the names of the rows to run; without it,
-//! those that take much disk are left out.
+//! `BENCH_RUNS` sets the number of samples of each (5), `BENCH_ONLY` a part of the names of the rows to run; without
+//! it, those that take much disk are left out.
 
 mod contender;
 
@@ -55,6 +55,11 @@ const ROW: Row = Row {
 const ROWS: &[Row] = &[
     Row { name: "1 tiny build", ..ROW },
     Row {
+        name: "1 tiny build, the first",
+        contenders: [("stock", Contender::Daemon(STOCK)), ("hook", Contender::First(OURS))],
+        ..ROW
+    },
+    Row {
         name: "1 tiny build, through Guile",
         contenders: [("stock", Contender::Daemon(STOCK)), ("Guile", Contender::Daemon(GUILE))],
         ..ROW
@@ -71,6 +76,7 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row { name: "16 tiny builds, 2 machines x 2 slots", settings: &["count=16"], machines: 2, ..ROW },
+    Row { name: "64 tiny builds, 2 machines x 2 slots", settings: &["count=64"], machines: 2, ..ROW },
     Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },
     Row {
         name: "2,000 inputs of 4 KiB, less the same at home",

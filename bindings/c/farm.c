@@ -48,9 +48,7 @@ static guix_offload_status load(guix_offload_machines **machines, size_t *malfor
         if (!matches(pattern, guix_offload_error_machine(problem)))
             continue;
         ++*malformed;
-        fprintf(stderr, "guix offload: warning: %s\n", guix_offload_error_message(problem));
-        if (guix_offload_error_hint(problem) != NULL)
-            fprintf(stderr, "hint: %s\n", guix_offload_error_hint(problem));
+        fputs(guix_offload_error_warning_lines(problem), stderr);
     }
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_machines_new(&some, error);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include "program.h"
@@ -65,9 +66,7 @@ int usage(void)
 
 int fail(guix_offload_error *error)
 {
-    fprintf(stderr, "guix offload: error: %s\n", guix_offload_error_message(error));
-    if (guix_offload_error_hint(error) != NULL)
-        fprintf(stderr, "hint: %s\n", guix_offload_error_hint(error));
+    fputs(guix_offload_error_lines(error), stderr);
     guix_offload_error_free(error);
     return 1;
 }
@@ -77,7 +76,11 @@ int help(FILE *output)
     fputs("Usage: guix-offload test [FILE [REGEXP]] [--json]\n"
           "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n\n"
           "  guix-offload status [FILE [REGEXP]] [--json]\n"
-          "      Show how they are doing.\n"
+          "      Show how they are doing, and what the keeper does.\n"
+          "  guix-offload keeper status [--json]\n"
+          "      Show what the keeper, which does this host's offloaded builds, does now.\n"
+          "  guix-offload keeper stop\n"
+          "      Have it end once its builds are done.  The next build starts another one.\n"
           "  guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
           "      Process build offload requests written on the standard input, possibly\n"
           "      offloading builds to the machines listed in machines.scm.  This is what\n"
@@ -143,7 +146,8 @@ static int is_version(const char *word)
 /* Is WORD a command of this program, also without "offload"?  guix-daemon asks for none of these names.  */
 static int is_own(const char *word)
 {
-    return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || is_help(word) || is_version(word);
+    return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
+           || is_help(word) || is_version(word);
 }
 
 int main(int argc, char **argv)
@@ -163,6 +167,8 @@ int main(int argc, char **argv)
         return test_machines(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "status") == 0)
         return show_status(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "keeper") == 0)
+        return keeper(argc - 2, argv + 2);
     if (argc == 2 && is_help(argv[1]))
         return help(stdout);
     if (argc == 2 && is_version(argv[1]))

@@ -23,3 +23,6 @@ int fail(guix_offload_error *error);
 /* guix-offload test, and status, with the COUNT arguments that follow.  */
 int test_machines(int count, char **arguments);
 int show_status(int count, char **arguments);
+
+/* guix-offload keeper, with the COUNT arguments that follow.  */
+int keeper(int count, char **arguments);

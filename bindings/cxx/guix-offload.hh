@@ -3,10 +3,10 @@
 // guix-offload.hh - guix-offload.h for C++, from C++11 on
 //
 // One class for each noun of the C header, of the same name without its prefix. Objects own their handle and are moved,
-// not copied. A call that fails throws guix_offload::error, and so does a string with a NUL character, which C would take
-// for its end. Threads, ownership and what a function does are as the C header says; values of its enums are integers
-// here, too, as a newer library may have more of them. There is nothing here to link: this is all inline, and keeps no
-// state of its own.
+// not copied. A call that fails throws guix_offload::error, and so does a string with a NUL character, which C would
+// take for its end. Threads, ownership and what a function does are as the C header says; values of its enums are
+// integers here, too, as a newer library may have more of them. There is nothing here to link: this is all inline, and
+// keeps no state of its own.
 //
 //     guix_offload::engine engine;
 //     auto machines = guix_offload::machines::load("/etc/guix/machines.scm");
@@ -75,11 +75,15 @@ public:
           code_(guix_offload_error_code(&failure)),
           machine_(detail::text(guix_offload_error_machine(&failure))),
           hint_(detail::text(guix_offload_error_hint(&failure))),
+          lines_(detail::text(guix_offload_error_lines(&failure))),
+          warning_lines_(detail::text(guix_offload_error_warning_lines(&failure))),
           exit_status_(guix_offload_error_exit_status(&failure)) {}
 
     // An argument that is wrong.
     explicit error(const std::string& message)
-        : std::runtime_error(message), code_(GUIX_OFFLOAD_INVALID_ARGUMENT), exit_status_(1) {}
+        : std::runtime_error(message), code_(GUIX_OFFLOAD_INVALID_ARGUMENT),
+          lines_("guix offload: error: " + message + "\n"), warning_lines_("guix offload: warning: " + message + "\n"),
+          exit_status_(1) {}
 
     // A guix_offload_status.
     std::int32_t code() const noexcept { return code_; }
@@ -87,12 +91,15 @@ public:
     const std::string& machine() const noexcept { return machine_; }
     // What to do about it; empty: no idea.
     const std::string& hint() const noexcept { return hint_; }
+    // The lines with which a build hook reports it, and those with which it warns of it and goes on.
+    const std::string& lines() const noexcept { return lines_; }
+    const std::string& warning_lines() const noexcept { return warning_lines_; }
     // The status with which a build hook that fails so exits: 1, 100 or 101.
     int exit_status() const noexcept { return exit_status_; }
 
 private:
     std::int32_t code_;
-    std::string machine_, hint_;
+    std::string machine_, hint_, lines_, warning_lines_;
     int exit_status_;
 };
 
@@ -161,9 +168,15 @@ public:
                                       detail::c(host_key))) {}
 
     machine& add_system(const std::string& system) { return set(guix_offload_machine_add_system, detail::c(system)); }
-    machine& add_feature(const std::string& feature) { return set(guix_offload_machine_add_feature, detail::c(feature)); }
+    machine& add_feature(const std::string& feature)
+    {
+        return set(guix_offload_machine_add_feature, detail::c(feature));
+    }
     machine& set_port(unsigned port) { return set(guix_offload_machine_set_port, port); }
-    machine& set_private_key(const std::string& file) { return set(guix_offload_machine_set_private_key, detail::c(file)); }
+    machine& set_private_key(const std::string& file)
+    {
+        return set(guix_offload_machine_set_private_key, detail::c(file));
+    }
     machine& set_compression(const std::string& methods, unsigned level)
     {
         return set(guix_offload_machine_set_compression, detail::c(methods), level);
@@ -261,7 +274,10 @@ public:
     request(const std::string& system, const std::string& derivation)
         : handle_(detail::make<owner>(guix_offload_request_new, detail::c(system), detail::c(derivation))) {}
 
-    request& add_feature(const std::string& feature) { return set(guix_offload_request_add_feature, detail::c(feature)); }
+    request& add_feature(const std::string& feature)
+    {
+        return set(guix_offload_request_add_feature, detail::c(feature));
+    }
     request& add_input(const std::string& item) { return set(guix_offload_request_add_input, detail::c(item)); }
     request& add_output(const std::string& item) { return set(guix_offload_request_add_output, detail::c(item)); }
     // Seconds; 0: no limit.
@@ -462,6 +478,10 @@ public:
     // A guix_offload_event_type; -1: nothing has.
     std::int32_t kind() const noexcept { return guix_offload_event_kind(handle_.get()); }
     std::string machine() const { return detail::text(guix_offload_event_machine(handle_.get())); }
+    // What to do about it; empty: that is not known.
+    std::string hint() const { return detail::text(guix_offload_event_hint(handle_.get())); }
+    // The lines that a build hook shows of it; empty: none.
+    std::string lines() const { return detail::text(guix_offload_event_lines(handle_.get())); }
     std::size_t items() const noexcept { return guix_offload_event_items(handle_.get()); }
     std::uint64_t bytes() const noexcept { return guix_offload_event_bytes(handle_.get()); }
     std::string text() const
@@ -541,6 +561,19 @@ private:
     owner handle_;
 };
 
+// Keeper
+
+// For a program that the library starts: see guix_offload_keeper_serve.
+inline void serve_as_keeper(int listener, int lock) { detail::check(guix_offload_keeper_serve, listener, lock); }
+
+// Has the keeper end once its builds are done; false: none is running.  What it is doing: report::keeper.
+inline bool stop_keeper(const engine& engine)
+{
+    std::int32_t stopped = 0;
+    detail::check(guix_offload_keeper_stop, engine.get(), &stopped);
+    return stopped != 0;
+}
+
 // All machines at once: test, status
 
 // What was found out about machines, each of which has an index, below size().
@@ -555,6 +588,12 @@ public:
     static report status(const engine& engine, const machines& machines)
     {
         return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
+    }
+
+    // What the keeper is doing, without a machine.
+    static report keeper(const engine& engine)
+    {
+        return report(detail::make<owner>(guix_offload_keeper_status, engine.get()));
     }
 
     // All of it, for people, and for programs.

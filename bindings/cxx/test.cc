@@ -91,7 +91,8 @@ static void testMachines()
     CHECK(request("i686-linux", drv).add_feature("kvm").matches(moved) == 1);
     CHECK(request("i686-linux", drv).add_feature("big").matches(moved) == 0);
     CHECK(request("riscv64-linux", drv).matches(moved) == 0);
-    CHECK(request("i686-linux", drv).set_cores(0).set_rounds(2).set_keep_failed(true).set_verbosity(3).matches(moved) == 1);
+    CHECK(request("i686-linux", drv).set_cores(0).set_rounds(2).set_keep_failed(true).set_verbosity(3)
+              .matches(moved) == 1);
     CHECK(failure([] { request("i686-linux", drv).set_rounds(0); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(failure([] { request("i686-linux", drv).set_verbosity(8); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(machines::load("/nowhere/machines.scm").size() == 0);
@@ -118,6 +119,7 @@ static void testJobs(const std::string& state)
             if (happened.kind() == GUIX_OFFLOAD_EVENT_PASSED_OVER) {
                 passedOver = true;
                 CHECK(happened.machine() == "127.0.0.1" && happened.text().find("/nowhere/key") != std::string::npos);
+                CHECK(!happened.hint().empty());
             }
             done = happened.kind() == GUIX_OFFLOAD_EVENT_DONE;
         }
@@ -136,13 +138,15 @@ static void testVerbs()
     e.set_idle_limit(1);
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
-    CHECK(!lease() && items()[0] == nullptr && !event() && event().kind() == -1 && event().text().empty());
+    CHECK(!lease() && items()[0] == nullptr);
+        CHECK(!event() && event().kind() == -1 && event().text().empty() && event().hint().empty());
     cancellation c;
     c.cancel();
     machines list;
     list.add(m);
     CHECK(failure([&] { connection(e, m, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
-    CHECK(failure([&] { lease().choose(e, list, request("x86_64-linux", "x.drv"), &c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { lease().choose(e, list, request("x86_64-linux", "x.drv"), &c); }).code()
+              == GUIX_OFFLOAD_CANCELLED);
     hook h(e);
     h.set_limits(1, 2).set_build_trace(true).set_machine_file("/nowhere");
     CHECK(failure([&] { h.serve(-1, 1, 2); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
@@ -185,6 +189,7 @@ static void testReports()
     machines list;
     list.add(makeMachine().set_port(1).set_private_key("/nowhere/key").set_parallel_builds(2));
     CHECK(report::test(e, machines()).size() == 0);
+    CHECK(report::keeper(e).text() == "no keeper is running\n" && !stop_keeper(e));
     for (const report& r : {report::test(e, list), report::status(e, list)}) {
         CHECK(r.size() == 1 && r.failures() == 1 && r.machine(0).parallel_builds() == 2);
         CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"machines\"") == 1);

@@ -5,7 +5,8 @@
 ;; (guix scripts offload) is full of what macros of Guix expand to, so it is compiled only where Guix is, and for that
 ;; version of Guix: see (guix-offload replace).
 (use-modules (system base compile)
-             (ice-9 match))
+             (ice-9 match)
+             ((ice-9 textual-ports) #:select (get-string-all)))
 
 (define prefix
   (match (command-line)
@@ -36,14 +37,23 @@
   (apply max (map (lambda (name) (stat:mtime (stat (source name))))
                   '("guix-offload/foreign" "guix-offload" "guix/scripts/offload"))))
 
+;; A module does not work with what another Guile compiled of a module whose macros it uses.
+(define compiler (string-append compiled "/guix-offload/compiled-by"))
+(define same-compiler?
+  (and (file-exists? compiler)
+       (string=? (version) (call-with-input-file compiler get-string-all))))
+
 (define (compile name output)
   (let ((output (string-append compiled "/" output ".go")))
-    (unless (and (file-exists? output) (> (stat:mtime (stat output)) (changed)))
+    (unless (and same-compiler? (file-exists? output) (> (stat:mtime (stat output)) (changed)))
       (make-directories (dirname output))
       (apply compile-file (source name) #:output-file output %optimizations))))
 
 (set! %load-path (cons modules %load-path))
 (when (file-exists? modules)
+  (unless same-compiler?
+    (make-directories (dirname compiler))
+    (call-with-output-file compiler (lambda (port) (display (version) port))))
   (compile "guix-offload/foreign" "guix-offload/foreign")
   (set! %load-compiled-path (cons compiled %load-compiled-path))
   (compile "guix-offload" "guix-offload")

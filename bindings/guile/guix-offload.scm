@@ -19,6 +19,8 @@
                guix-offload-error-code
                guix-offload-error-machine
                guix-offload-error-hint
+               guix-offload-error-lines
+               guix-offload-error-warning-lines
                guix-offload-error-exit-status)
   #:export (offload-version
 
@@ -50,6 +52,8 @@
 
             test-machines
             machines-status
+            keeper-status
+            stop-keeper!
             report? report-text report-json report-failures report->list))
 
 (define-foreign version '* "guix_offload_version")
@@ -385,6 +389,8 @@ LOG-DESCRIPTOR, unless that is -1."
 (define-foreign event-items size_t "guix_offload_event_items" 'event)
 (define-foreign event-bytes uint64 "guix_offload_event_bytes" 'event)
 (define-foreign event-text '* "guix_offload_event_text" 'event 'out)
+(define-foreign event-hint '* "guix_offload_event_hint" 'event)
+(define-foreign event-lines '* "guix_offload_event_lines" 'event)
 
 (define %events
   #(queued passed-over chosen sending transferred building log retrieving retrying done))
@@ -400,8 +406,8 @@ LOG-DESCRIPTOR, unless that is -1."
   (job-descriptor "guix_offload_job_descriptor"))
 
 (define-typed (job-next-event job)
-  "What happened to JOB next, an alist with `kind', a symbol, `machine', `items', `bytes' and `text', a bytevector; #f if
-nothing did as yet."
+  "What happened to JOB next, an alist with `kind', a symbol, `machine', `items', `bytes', `text', a bytevector,
+`hint', what to do about it, and `lines', what a build hook shows of it; #f if nothing did as yet."
   ((job 'job))
   (let ((event (make-handle 'event (%job-next-event job) #:free event-free)))
     (and event
@@ -411,7 +417,9 @@ nothing did as yet."
                           (machine . ,(pointer->text (event-machine event)))
                           (items . ,(event-items event))
                           (bytes . ,(event-bytes event))
-                          (text . ,(pointer->bytes text (pointer-address (slot-pointer length)))))))
+                          (text . ,(pointer->bytes text (pointer-address (slot-pointer length))))
+                          (hint . ,(pointer->text (event-hint event)))
+                          (lines . ,(pointer->text (event-lines event))))))
            (free! event)
            result))))
 
@@ -490,6 +498,8 @@ to exit with."
 
 (define-foreign farm-test int "guix_offload_farm_test" 'out 'engine 'machines 'out)
 (define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
+(define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
+(define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
 (define-foreign report-count size_t "guix_offload_report_count" 'report)
 (define-foreign report-machine '* "guix_offload_report_machine" 'report size_t)
@@ -530,6 +540,16 @@ to exit with."
   "Ask all MACHINES at once how they are doing, and return a report."
   ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-status engine machines))
+
+(define-typed (keeper-status engine)
+  "Ask the keeper what it is doing, and return a report on no machine."
+  ((engine 'engine))
+  (call-for-handle 'report report-free keeper-inspect engine))
+
+(define-typed (stop-keeper! engine)
+  "Have the keeper end once its builds are done.  Return #f if none is running."
+  ((engine 'engine))
+  (= 1 (call-for-integer keeper-stop engine)))
 
 (define-typed (report->list report)
   "REPORT as a list of alists, one for each machine.  What is not known is #f."

@@ -12,47 +12,7 @@ static const pid_t pidMaxLimit = 4 * 1024 * 1024;
 // So much of a log is handed out at once, in bytes, so that a chatty build does not hold up the loop.
 static const std::size_t maxLog = 64 * 1024;
 
-static std::string amount(const guix_offload::event& event)
-{
-    return std::to_string(event.items()) + (event.items() == 1 ? " store item (" : " store items (")
-        + std::to_string((event.bytes() + (512 << 10)) >> 20) + " MiB)";
-}
-
-// The line with which `guix offload` reports this; empty: it does not.
-static std::string message(const guix_offload::event& event, const std::string& derivation)
-{
-    const std::string machine = "'" + event.machine() + "'";
-    switch (event.kind()) {
-    case GUIX_OFFLOAD_EVENT_QUEUED:
-        return "guix offload: all build machines are busy, waiting for a build slot\n";
-    case GUIX_OFFLOAD_EVENT_PASSED_OVER:
-        return "guix offload: skipping machine " + machine + ": " + event.text() + "\n";
-    case GUIX_OFFLOAD_EVENT_SENDING:
-        return "guix offload: sending " + amount(event) + " to " + machine + "...\n";
-    case GUIX_OFFLOAD_EVENT_BUILDING:
-        return "offloading '" + derivation + "' to " + machine + "...\n"
-            + "@ build-remote " + derivation + " " + event.machine() + "\n";
-    case GUIX_OFFLOAD_EVENT_RETRIEVING:
-        return "retrieving " + amount(event) + " from " + machine + "...\n";
-    case GUIX_OFFLOAD_EVENT_RETRYING:
-        return "guix offload: machine " + machine + " failed, trying another one: " + event.text() + "\n";
-    default:
-        return "";
-    }
-}
-
-static std::string message(const error& failure)
-{
-    std::string text = "guix offload: error: ";
-    if (!failure.machine().empty() && std::string(failure.what()).find(failure.machine()) == std::string::npos)
-        text += "machine '" + failure.machine() + "': ";
-    text += failure.what();
-    if (!failure.hint().empty()) text += "\nhint: " + failure.hint();
-    return text + "\n";
-}
-
-OffloadAgent::OffloadAgent(guix_offload::job job, std::string derivation, pid_t id)
-    : job_(std::move(job)), derivation_(std::move(derivation)), id_(id) {}
+OffloadAgent::OffloadAgent(guix_offload::job job, pid_t id) : job_(std::move(job)), id_(id) {}
 
 OffloadAgent::~OffloadAgent()
 {
@@ -67,19 +27,9 @@ OffloadOutput OffloadAgent::read()
     while (output.log.size() < maxLog) {
         auto event = job_.next_event();
         if (!event) break;
-        if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) {
-            output.log += event.text();
-        } else if (event.kind() == GUIX_OFFLOAD_EVENT_DONE) {
-            output.over = true;
-            try {
-                job_.result();
-                output.messages += "done with offloaded '" + derivation_ + "'\n";
-            } catch (const error& failure) {
-                output.messages += message(failure);
-            }
-        } else {
-            output.messages += message(event, derivation_);
-        }
+        if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) output.log += event.text();
+        output.messages += event.lines();
+        output.over = output.over || event.kind() == GUIX_OFFLOAD_EVENT_DONE;
     }
     return output;
 }
@@ -128,9 +78,8 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
     // More than select(2) can tell apart, in a process that may open so many.
     if (job.descriptor() >= FD_SETSIZE) return nullptr;
-    std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), build.derivation, ++lastId_));
-    for (auto& problem : machines_->problems())
-        agent->problems_ += std::string("guix offload: warning: ") + problem.what() + "\nhint: " + problem.hint() + "\n";
+    std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), ++lastId_));
+    for (auto& problem : machines_->problems()) agent->problems_ += problem.warning_lines();
     return agent;
 }
 

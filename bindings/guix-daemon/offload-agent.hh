@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Offloading inside guix-daemon: what takes the place of the `guix offload` processes and of `Agent` for them. README.md
-// beside this says where in nix/libstore/build.cc it goes.
+// Offloading inside guix-daemon: what takes the place of the `guix offload` processes and of `Agent` for them.
+// README.md beside this says where in nix/libstore/build.cc it goes.
 //
-// A process has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the thread
-// that runs the Worker's loop. The builds run in threads of the library, which block all signals.
+// A process has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the
+// thread that runs the Worker's loop. The builds run in threads of the library, which block all signals.
 
 #pragma once
 
@@ -58,8 +58,8 @@ public:
     // up a goal gives up its locks next. That takes milliseconds; the build there is dead within a second.
     ~OffloadAgent();
 
-    // A number for the Worker's `children` and for build traces; -1 after wait(). It is no process's: larger than any is
-    // on Linux, so that a signal sent to it by mistake reaches nobody.
+    // A number for the Worker's `children` and for build traces; -1 after wait(). It is no process's: larger than any
+    // is on Linux, so that a signal sent to it by mistake reaches nobody.
     pid_t id() const { return id_; }
 
     // To be selected for reading. Not to be read from: read() does that.
@@ -74,10 +74,9 @@ public:
 
 private:
     friend class Offloader;
-    OffloadAgent(guix_offload::job job, std::string derivation, pid_t id);
+    OffloadAgent(guix_offload::job job, pid_t id);
 
     guix_offload::job job_;
-    std::string derivation_;
     pid_t id_;
     std::string problems_; // of the machine file, until they are read
 };

@@ -12,9 +12,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::gcrypt::{Sexp, canonical_datum, canonical_list};
-use crate::store::for_daemons_user;
+use crate::ground::directories::for_daemons_user;
+use crate::ground::error::{Context, Error, ErrorKind, Result};
+use crate::ground::gcrypt::{Sexp, canonical_datum, canonical_list};
 
 const MAX_SIZE: u64 = 1024 * 1024;
 /// Characters of a key that are shown. One of RSA with 16384 bits takes half of them.
@@ -73,49 +73,43 @@ fn parse(text: &[u8]) -> Result<Vec<PublicKey>> {
     if acl.data(0) != Some(b"acl") {
         return Err(not_a_list());
     }
-    let (mut keys, mut whole) = (Vec::new(), canonical_datum(b"acl"));
-    for (index, entry) in acl.lists().enumerate() {
+    let mut keys = Vec::new();
+    for (index, element) in acl.elements().skip(1).enumerate() {
+        let entry = Sexp::of_element(element).ok_or_else(not_a_list)?;
         let key = entry.list(1).map(|key| PublicKey::new(&key));
         let wrong = || corrupt(&format!("entry {} is not (entry (public-key ...) (tag (guix import)))", index + 1));
-        let key = key.filter(|key| entry.canonical() == entry_of(key)).ok_or_else(wrong)?;
-        whole.extend(entry_of(&key));
-        keys.push(key);
+        keys.push(key.filter(|key| element == entry_of(key)).ok_or_else(wrong)?);
     }
-    if acl.canonical() == canonical_list(&whole) { Ok(keys) } else { Err(not_a_list()) }
+    Ok(keys)
 }
 
 /// The entry that authorizes `key`, in canonical form.
 fn entry_of(key: &PublicKey) -> Vec<u8> {
-    canonical_list(&[&canonical_datum(b"entry"), &key.canonical, &b"(3:tag(4:guix6:import))"[..]].concat())
+    canonical_list(&[&canonical_datum(b"entry"), key.0.canonical(), b"(3:tag(4:guix6:import))"].concat())
 }
 
 /// A public key. Two are equal if their canonical forms are.
-#[derive(Clone, Debug)]
-pub struct PublicKey {
-    canonical: Vec<u8>,
-    advanced: String,
-}
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublicKey(Sexp);
 
 impl PublicKey {
     pub(super) fn new(key: &Sexp) -> Self {
-        PublicKey { canonical: key.canonical(), advanced: key.advanced() }
+        PublicKey(key.clone())
     }
 }
-
-impl PartialEq for PublicKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.canonical == other.canonical
-    }
-}
-
-impl Eq for PublicKey {}
 
 /// The form that `guix archive --authorize` reads. A key can come from anybody, and this may end up in a terminal or a
-/// command: what no key of Guix has is shown as `?`, and what is too long is left out.
+/// command: it has letters, digits, blanks, brackets, hyphens and `#` only, and what is too long is left out.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || " ()#-".contains(c) { c } else { '?' };
-        f.write_str(&self.advanced.chars().take(MAX_SHOWN).map(plain).collect::<String>())
+        let text = self.0.text();
+        f.write_str(text.get(..MAX_SHOWN).unwrap_or(&text))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -182,9 +176,21 @@ mod tests {
         assert!(!load(&format!("(acl (entry (not {ECDSA}) (tag (guix import))))")).unwrap().authorizes(&key(ECDSA)));
     }
 
+    #[test]
+    fn a_long_or_deep_list_costs_what_it_is_long() {
+        let brackets = |count: usize| "(".repeat(count) + &")".repeat(count);
+        let acl = load(&format!("(acl (entry {} (tag (guix import))))", brackets(400_000))).unwrap();
+        assert_eq!(acl.keys.len(), 1);
+        let error = load(&format!("(acl (x {}))", brackets(400_000))).unwrap_err();
+        assert!(error.to_string().contains("entry 1 is not"), "{error}");
+        let error = load(&format!("(acl {})", "x ".repeat(400_000))).unwrap_err();
+        assert!(error.to_string().contains("not an access control list"), "{error}");
+        assert_eq!(key(&format!("(public-key {})", brackets(200_000))).to_string().len(), MAX_SHOWN);
+    }
+
     /// Needs root, who can become somebody else in one thread.
     #[test]
-    fn a_list_that_may_not_be_read_is_no_list_without_the_key() {
+    fn a_list_that_may_not_be_read_is_no_list_without_the_key_needs_root() {
         use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o600)).unwrap();

@@ -8,9 +8,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::signature::Form;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::gcrypt::{self, Sexp};
-use crate::store::for_daemons_user;
+use crate::ground::directories::for_daemons_user;
+use crate::ground::error::{Context, Error, ErrorKind, Result};
+use crate::ground::file_identity::FileIdentity;
+use crate::ground::gcrypt::{self, Sexp};
+
+/// The files of its halves.
+const SECRET: &str = "signing-key.sec";
+const PUBLIC: &str = "signing-key.pub";
 
 /// A key pair. Nothing prints its secret half.
 pub struct KeyPair {
@@ -55,7 +60,12 @@ impl KeyPair {
             }
             Ok(sexp)
         };
-        Ok(KeyPair { secret: half("signing-key.sec", "private-key")?, public: half("signing-key.pub", "public-key")? })
+        Ok(KeyPair { secret: half(SECRET, "private-key")?, public: half(PUBLIC, "public-key")? })
+    }
+
+    /// Returns what the files are now that [`KeyPair::load`] reads.
+    pub fn identity(configuration: &Path) -> [Option<FileIdentity>; 2] {
+        [SECRET, PUBLIC].map(|name| FileIdentity::of(&configuration.join(name)))
     }
 
     /// The signature of a SHA-256, as it belongs into a bundle.
@@ -73,8 +83,8 @@ mod tests {
 
     use super::*;
     use crate::archive::{Acl, verify};
-    use crate::gcrypt::sha256;
-    use crate::store::StoreDir;
+    use crate::ground::gcrypt::sha256;
+    use crate::ground::store_path::StoreDir;
 
     fn set_mode(file: &Path, mode: u32) {
         std::fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
@@ -121,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_pair_is_rejected_without_telling_it() {
+    fn what_is_no_key_pair_is_rejected_without_telling_it_needs_root() {
         let directory = directory("signing-ecc");
         let secret = directory.path().join("signing-key.sec");
         set_mode(&secret, 0o644);

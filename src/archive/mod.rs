@@ -5,15 +5,16 @@
 //! [`Read`](std::io::Read), and what they hold is told to a [`Visitor`].
 
 mod acl;
-mod bundle;
-pub(crate) mod input;
+pub mod bundle;
+mod item;
 mod key_pair;
 pub mod nar;
 mod signature;
+mod word_reader;
 
 pub use acl::{Acl, PublicKey};
-pub use bundle::{ExportedItem, description, read_item, signed};
-pub use input::Input;
+pub use item::{ExportedItem, encode_metadata, encode_signature, read_item};
 pub use key_pair::KeyPair;
 pub use nar::{Unseen, Visitor};
 pub use signature::verify;
+pub use word_reader::WordReader;

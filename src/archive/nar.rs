@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The nar format, in which a file, a directory tree or a symbolic link travels (Guix's `nix/libutil/archive.cc`).
 //!
-//! In the words of [`super::input`], where quoted text is a string:
+//! In the words of `ground::words`, where quoted text is a string:
 //!
 //! ```text
 //! nar       = "nix-archive-1" node
@@ -16,17 +16,18 @@
 //! Linux: 255 bytes for a name, 4095 for a target; and 2047 directories one in another, for a file name of 4095
 //! bytes, the longest that a program can use, has no more than 2048 components.
 
-use super::input::{Input, encode, padding};
-use crate::error::Result;
+use super::word_reader::WordReader;
+use crate::ground::error::Result;
+use crate::ground::words::{Words, padding, put_number, put_string};
 
-const MAX_NAME: usize = 255;
-const MAX_TARGET: usize = 4095;
+const MAX_NAME: u64 = 255;
+const MAX_TARGET: u64 = 4095;
 const MAX_DEPTH: usize = 2047;
 
 /// Contents are passed on in pieces of this many bytes: small enough for the processor's caches.
 const PIECE: usize = 128 * 1024;
 
-/// Is told what an archive holds, in the order of the archive. An error stops the reading.
+/// Receives the contents of an archive, in the order of the archive. An error stops the reading.
 pub trait Visitor {
     /// The node is a directory. Its entries follow, each as [`Visitor::entry`] and a node, then
     /// [`Visitor::end_directory`].
@@ -51,7 +52,7 @@ pub trait Visitor {
     fn symlink(&mut self, target: &[u8]) -> Result<()>;
 }
 
-/// Takes no notice of what is in an archive.
+/// Ignores the contents of an archive.
 pub struct Unseen;
 
 impl Visitor for Unseen {
@@ -85,20 +86,20 @@ impl Visitor for Unseen {
 }
 
 /// Reads one nar, up to its last byte and no further.
-pub fn read(input: &mut Input, visitor: &mut dyn Visitor) -> Result<()> {
+pub fn read(input: &mut WordReader, visitor: &mut dyn Visitor) -> Result<()> {
     // For each open directory, outermost first, the name of the entry that was read last.
     let mut directories: Vec<Vec<u8>> = Vec::new();
     let mut buffer = Vec::new();
-    input.expect(&["nix-archive-1"])?;
+    input.read_words(&["nix-archive-1"])?;
     loop {
         // A node begins.
-        input.expect(&["(", "type"])?;
+        input.read_words(&["(", "type"])?;
         let start = input.offset();
         let mut complete = true;
-        match input.tag(&["directory", "regular", "symlink"])? {
+        match input.read_one_of(&["directory", "regular", "symlink"])? {
             "directory" => {
                 if directories.len() == MAX_DEPTH {
-                    return Err(Input::malformed(start, format!("more than {MAX_DEPTH} directories in one another")));
+                    return Err(input.malformed(start, format!("more than {MAX_DEPTH} directories in one another")));
                 }
                 visitor.directory()?;
                 directories.push(Vec::new());
@@ -111,9 +112,9 @@ pub fn read(input: &mut Input, visitor: &mut dyn Visitor) -> Result<()> {
         loop {
             let Some(last) = directories.last_mut() else { return Ok(()) };
             if complete {
-                input.expect(&[")"])?; // of its entry
+                input.read_words(&[")"])?; // of its entry
             }
-            if input.tag(&["entry", ")"])? == "entry" {
+            if input.read_one_of(&["entry", ")"])? == "entry" {
                 let name = read_name(input, last)?;
                 visitor.entry(&name)?;
                 *last = name;
@@ -126,15 +127,15 @@ pub fn read(input: &mut Input, visitor: &mut dyn Visitor) -> Result<()> {
     }
 }
 
-fn read_file(input: &mut Input, visitor: &mut dyn Visitor, buffer: &mut Vec<u8>) -> Result<()> {
-    let executable = input.tag(&["contents", "executable"])? == "executable";
+fn read_file(input: &mut WordReader, visitor: &mut dyn Visitor, buffer: &mut Vec<u8>) -> Result<()> {
+    let executable = input.read_one_of(&["contents", "executable"])? == "executable";
     if executable {
-        input.expect(&["", "contents"])?;
+        input.read_words(&["", "contents"])?;
     }
     let start = input.offset();
-    let size = input.number()?;
+    let size = input.read_number()?;
     if size > i64::MAX as u64 {
-        return Err(Input::malformed(start, format!("a file of {size} bytes")));
+        return Err(input.malformed(start, format!("a file of {size} bytes")));
     }
     visitor.file(executable, size)?;
     let mut left = size;
@@ -145,47 +146,47 @@ fn read_file(input: &mut Input, visitor: &mut dyn Visitor, buffer: &mut Vec<u8>)
         visitor.data(piece)?;
         left -= piece.len() as u64;
     }
-    input.padding(size)?;
-    input.expect(&[")"])?;
+    input.read_padding(size)?;
+    input.read_words(&[")"])?;
     visitor.end_file()
 }
 
-fn read_target(input: &mut Input) -> Result<Vec<u8>> {
-    input.expect(&["target"])?;
+fn read_target(input: &mut WordReader) -> Result<Vec<u8>> {
+    input.read_words(&["target"])?;
     let start = input.offset();
-    let target = input.string("target of a symbolic link", MAX_TARGET)?;
+    let target = input.read_string("target of a symbolic link", MAX_TARGET)?;
     if target.is_empty() || target.contains(&0) {
-        return Err(Input::malformed(start, "a symbolic link cannot have this target"));
+        return Err(input.malformed(start, "a symbolic link cannot have this target"));
     }
-    input.expect(&[")"])?;
+    input.read_words(&[")"])?;
     Ok(target)
 }
 
 /// Reads the name of an entry, which must come after `last`, and what is between it and its node.
-fn read_name(input: &mut Input, last: &[u8]) -> Result<Vec<u8>> {
-    input.expect(&["(", "name"])?;
+fn read_name(input: &mut WordReader, last: &[u8]) -> Result<Vec<u8>> {
+    input.read_words(&["(", "name"])?;
     let start = input.offset();
-    let name = input.string("file name", MAX_NAME)?;
+    let name = input.read_string("file name", MAX_NAME)?;
     let shown = name.escape_ascii();
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
-        return Err(Input::malformed(start, format!("a file cannot be called '{shown}'")));
+        return Err(input.malformed(start, format!("a file cannot be called '{shown}'")));
     }
     if *name <= *last {
-        return Err(Input::malformed(start, format!("'{shown}' comes after '{}'", last.escape_ascii())));
+        return Err(input.malformed(start, format!("'{shown}' comes after '{}'", last.escape_ascii())));
     }
-    input.expect(&["node"])?;
+    input.read_words(&["node"])?;
     Ok(name)
 }
 
-/// What comes before and after the contents in the nar of a lone file. The hash of that nar is the file's name in
-/// `.links`.
-pub fn around_file(executable: bool, size: u64) -> (Vec<u8>, Vec<u8>) {
+/// Returns the bytes before and after the contents in the nar of a lone file. The hash of that nar is the file's name
+/// in `.links`.
+pub fn file_nar_frame(executable: bool, size: u64) -> (Vec<u8>, Vec<u8>) {
     let kind: &[&[u8]] = if executable { &[b"executable", b"", b"contents"] } else { &[b"contents"] };
     let (mut before, mut after) = (Vec::new(), vec![0; padding(size)]);
     let words: [&[u8]; 4] = [b"nix-archive-1", b"(", b"type", b"regular"];
-    words.iter().chain(kind).for_each(|word| encode(word, &mut before));
-    before.extend_from_slice(&size.to_le_bytes());
-    encode(b")", &mut after);
+    words.iter().chain(kind).for_each(|word| put_string(&mut before, word));
+    put_number(&mut before, size);
+    put_string(&mut after, ")");
     (before, after)
 }
 

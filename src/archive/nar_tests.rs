@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Tests of the nar reader.
 
-use super::super::input::encode;
 use super::*;
-use crate::error::ErrorKind;
+use crate::ground::error::ErrorKind;
 
 /// What a nar holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl Visitor for Recorder {
 /// The encoded words of `text`, which are separated by blanks; `_` stands for the empty string.
 fn words(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    text.split_ascii_whitespace().for_each(|word| encode(word.trim_matches('_').as_bytes(), &mut bytes));
+    text.split_ascii_whitespace().for_each(|word| put_string(&mut bytes, word.trim_matches('_')));
     bytes
 }
 
@@ -71,7 +70,7 @@ fn nar(node: &str) -> Vec<u8> {
 
 fn parse(mut bytes: &[u8]) -> Result<Vec<Event>> {
     let mut recorder = Recorder::default();
-    read(&mut Input::new(&mut bytes)?, &mut recorder)?;
+    read(&mut WordReader::new(&mut bytes)?, &mut recorder)?;
     assert!(bytes.is_empty(), "the nar was not read to its end");
     Ok(recorder.events)
 }
@@ -110,7 +109,7 @@ fn names_are_checked() {
         let mut bytes = nar("( type directory");
         for name in names {
             bytes.extend(words("entry ( name"));
-            encode(name, &mut bytes);
+            put_string(&mut bytes, name);
             bytes.extend(words(&format!("node {EMPTY_FILE} )")));
         }
         bytes.extend(words(")"));
@@ -160,7 +159,7 @@ fn sizes_and_targets_have_limits() {
     assert_malformed(&huge, "a file of 9223372036854775808 bytes");
     let link = |target: &[u8]| {
         let mut bytes = nar("( type symlink target");
-        encode(target, &mut bytes);
+        put_string(&mut bytes, target);
         bytes.extend(words(")"));
         bytes
     };
@@ -192,7 +191,7 @@ fn a_nar_that_is_cut_off_is_an_error_wherever_it_ends() {
 #[test]
 fn the_nar_of_a_lone_file_is_what_the_reader_reads() {
     for (executable, contents) in [(false, &b""[..]), (true, b"1234567"), (false, b"12345678")] {
-        let (before, after) = around_file(executable, contents.len() as u64);
+        let (before, after) = file_nar_frame(executable, contents.len() as u64);
         let whole = [&before, contents, &after].concat();
         assert_eq!(parse(&whole).unwrap(), [Event::File(executable, contents.to_vec())]);
     }

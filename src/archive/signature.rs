@@ -14,9 +14,9 @@
 //! signature; and the signature must be what these make, in canonical form, byte by byte.
 
 use super::acl::{Acl, PublicKey};
-use crate::error::{Error, ErrorKind, Result};
-use crate::gcrypt::{self, Sexp, canonical_datum, canonical_list};
-use crate::store::StorePath;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::gcrypt::{self, Sexp, canonical_datum, canonical_list};
+use crate::ground::store_path::StorePath;
 
 /// Checks that `signature` is one of `signed_hash`, made with a key that `acl` authorizes. `item` names the archive in
 /// errors, all of which are [`ErrorKind::Untrusted`].
@@ -53,7 +53,7 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
         }));
     }
     let whole = |value: &[u8]| {
-        let parts = [&canonical_datum(b"signature"), &ours, value, &subject.canonical()].concat();
+        let parts = [&canonical_datum(b"signature"), &ours, value, subject.canonical()].concat();
         canonical_list(&parts) == signature.canonical()
     };
     let Some(value) = form.value(&value).filter(|value| whole(value)) else {
@@ -63,7 +63,7 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
     judged().map_err(|error| reject(format!("has an invalid signature: {error}")))
 }
 
-/// What signatures that are made with one kind of key look like.
+/// The form of signatures that are made with one kind of key.
 pub(super) struct Form {
     /// How the hash is made a number.
     flags: &'static str,
@@ -73,7 +73,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// That of `key`, a public key (`key-type` and `bytevector->hash-data` in Guile-Gcrypt).
+    /// Returns the form for `key`, a public key (`key-type` and `bytevector->hash-data` in Guile-Gcrypt).
     pub(super) fn of_key(key: &Sexp) -> Self {
         match key.list(1).as_ref().and_then(|list| list.data(0)) {
             Some(b"rsa") => Form { flags: "pkcs1", algorithm: "rsa", numbers: &["s"] },
@@ -110,7 +110,7 @@ mod forgeries;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreDir;
+    use crate::ground::store_path::StoreDir;
 
     /// Made by `guix authenticate`: signatures of the SHA-256 of `0`, and of `10` and `11`, where r and s happen to
     /// have lost a leading zero byte.
@@ -182,8 +182,9 @@ mod tests {
 
     #[test]
     fn a_signature_is_what_is_made_of_its_numbers() {
-        let canonical = Sexp::parse(ECDSA.as_bytes()).unwrap().canonical();
-        let form = Form::of_key(&Sexp::parse(ECDSA.as_bytes()).unwrap().list(3).unwrap());
+        let honest = Sexp::parse(ECDSA.as_bytes()).unwrap();
+        let canonical = honest.canonical();
+        let form = Form::of_key(&honest.list(3).unwrap());
         let data = form.data(&gcrypt::sha256(b"0").unwrap());
         assert!(canonical.windows(data.len()).any(|window| window == data));
         for (what, honest, from, to) in [
@@ -206,6 +207,20 @@ mod tests {
             assert_ne!(text, honest);
             let error = check(&text, "0").expect_err(what);
             assert_eq!(error.kind(), ErrorKind::Untrusted, "{what}: {error}");
+        }
+    }
+
+    /// Within what a signature may have, 64 KiB.
+    #[test]
+    fn what_is_too_much_for_libgcrypt_is_an_invalid_signature() {
+        let many = "a ".repeat(32_000);
+        for (what, from, to, why) in [
+            ("a long list in the data", "(flags", format!("a (b {many}) (flags"), "not one of a SHA-256"),
+            ("a long list for the value", "(ecdsa", format!("(a {many}) (ecdsa"), "that no signature has"),
+            ("a long number", "(r #", format!("(r #{}", "12".repeat(32_000)), "invalid signature"),
+        ] {
+            assert_rejected(check(&ECDSA.replace(from, &to), "0"), why);
+            assert!(ECDSA.contains(from), "{what}");
         }
     }
 }

@@ -2,8 +2,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 
+use super::adding::WRITE_SIZE;
+use super::greeting::{CLIENT_MAGIC, CLIENT_VERSION, SERVER_MAGIC};
 use super::*;
-use crate::daemon::wire::{put_integer, put_string};
+use crate::daemon::request::{Addition, Contents};
 
 /// Conversations with real daemons; see the README beside them.
 const RECORDINGS: [&str; 2] =
@@ -134,7 +136,7 @@ impl Recording {
         assert_eq!(client.version(), self.version);
         let valid = client.valid_paths(&[self.derivation.clone(), self.failing.clone()])?;
         assert_eq!(valid, HashSet::from([self.failing.clone()]));
-        assert_eq!(client.import(&mut &self.bundle[..])?, std::slice::from_ref(&self.derivation));
+        assert_eq!(client.import(&mut &self.bundle[..])?, 1);
         let info = client.path_info(&self.derivation)?;
         assert!(info.deriver.is_none() && info.nar_size > 500 && info.references.len() == 1, "{info:?}");
         client.add_temp_root(&self.derivation)?;
@@ -205,7 +207,7 @@ fn a_conversation_that_breaks_off_anywhere_is_an_error() {
 fn client_told(answer: &[u64]) -> Client {
     let mut bytes = Vec::new();
     for word in [SERVER_MAGIC, 0x164, LAST].iter().chain(answer) {
-        put_integer(&mut bytes, *word);
+        put_number(&mut bytes, *word);
     }
     Client::handshake(Box::new(Replay::saying(bytes)), &store()).unwrap()
 }
@@ -243,6 +245,18 @@ fn frames_out_of_turn_break_the_connection() {
 }
 
 #[test]
+fn nothing_again_and_again_breaks_the_connection() {
+    let mut client = client_told(&[WRITE, 0].repeat(1 << 18));
+    client.export(&item()).unwrap();
+    let error = client.read_export(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let mut client = client_told(&[READ, 8].repeat(1 << 18));
+    let error = client.import(&mut &b"x"[..]).unwrap_err();
+    assert!(error.to_string().contains("asked for more than there is"), "{error}");
+    assert!(!client.is_idle());
+}
+
+#[test]
 fn an_error_during_an_import_or_export_leaves_the_connection_usable() {
     let mut failure = vec![0x6378_7470, 3, u64::from_le_bytes(*b"no!\0\0\0\0\0"), 1];
     failure.extend([LAST, 1]);
@@ -265,6 +279,10 @@ fn names_that_are_none_are_the_daemons_fault() {
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     let error = client_told(&[LAST, 1, 5, name]).valid_paths(&[item()]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let error = client_told(&[LAST, 1, 5, name]).import(&mut &b""[..]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    let error = client_told(&[LAST, 2]).valid_paths(&[item()]).unwrap_err();
+    assert!(error.to_string().contains("2 times a store file name, more than 1"), "{error}");
 }
 
 /// A daemon with a peer beside it that takes many requests at once.
@@ -305,7 +323,7 @@ fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
         conversation.push(Turn::Ours(items.iter().flat_map(Addition::request).collect()));
         let mut answer = Vec::new();
         for name in *names {
-            put_integer(&mut answer, LAST);
+            put_number(&mut answer, LAST);
             put_string(&mut answer, format!("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-{name}"));
         }
         conversation.push(Turn::Theirs(answer));
@@ -387,7 +405,7 @@ fn failures_of_builds_are_told_from_those_of_daemons() {
     ] {
         let mut bytes = Vec::new();
         put_string(&mut bytes, message);
-        put_integer(&mut bytes, status);
+        put_number(&mut bytes, status);
         let words = bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
         let mut client = client_told(&[0x6378_7470].into_iter().chain(words).collect::<Vec<_>>());
         assert_eq!(build(&mut client, &item(), &mut |_| Ok(())).unwrap_err().kind(), kind, "{message} {status}");

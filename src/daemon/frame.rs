@@ -14,15 +14,15 @@
 
 use std::io::Read;
 
-use super::wire::{MAX_STRING, broken, read_integer, read_string};
-use crate::error::{Error, Result};
+use super::wire::{MAX_STRING, broken, read_number, read_string};
+use crate::ground::error::{Error, Result};
 
 /// Longest piece of log in one frame; the daemon reads its builders' output in blocks of 4 KiB.
 const MAX_LOG: u64 = 1 << 20;
 /// Most that one READ may ask for; the daemon asks for 32 KiB.
 const MAX_READ: u64 = 1 << 20;
 
-/// What a piece of log begins with.
+/// The tag of a piece of log.
 pub const NEXT: u64 = 0x6f6c_6d67;
 const READ: u64 = 0x6461_7461;
 const WRITE: u64 = 0x6461_7416;
@@ -42,7 +42,7 @@ pub enum Frame {
     Last,
     /// The daemon failed.
     Failed {
-        /// What it says.
+        /// The message.
         message: String,
         /// 100: the build failed; 101: it exceeded a time limit; 1: anything else. `None`: the stream ended before it.
         status: Option<u64>,
@@ -51,18 +51,18 @@ pub enum Frame {
 
 /// Reads the next frame.
 pub fn read_frame(from: &mut impl Read) -> Result<Frame> {
-    match read_integer(from)? {
+    match read_number(from)? {
         NEXT => Ok(Frame::Log(read_string(from, MAX_LOG, "a piece of log")?)),
-        READ => match read_integer(from)? {
+        READ => match read_number(from)? {
             0 => Err(broken("the daemon asked for 0 bytes")),
             length => Ok(Frame::Wants(length.min(MAX_READ) as usize)),
         },
-        WRITE => Ok(Frame::Gives(read_integer(from)?)),
+        WRITE => Ok(Frame::Gives(read_number(from)?)),
         LAST => Ok(Frame::Last),
         ERROR => {
             let message = read_string(from, MAX_STRING, "an error message")?;
             // Errors so early that no version is agreed on come without a status.
-            let status = read_integer(from).ok();
+            let status = read_number(from).ok();
             Ok(Frame::Failed { message: String::from_utf8_lossy(&message).trim_end().to_string(), status })
         }
         unknown => Err(unknown_frame(unknown)),
@@ -75,14 +75,14 @@ fn unknown_frame(tag: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::{put_integer, put_string};
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::ground::error::ErrorKind;
+    use crate::ground::words::{put_number, put_string};
 
     #[test]
     fn an_error_without_a_status_is_still_an_error() {
         let mut bytes = Vec::new();
-        put_integer(&mut bytes, ERROR);
+        put_number(&mut bytes, ERROR);
         put_string(&mut bytes, "schema version\n");
         let frame = read_frame(&mut &bytes[..]).unwrap();
         assert_eq!(frame, Frame::Failed { message: "schema version".into(), status: None });
@@ -91,11 +91,11 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let mut zero = Vec::new();
-        put_integer(&mut zero, READ);
-        put_integer(&mut zero, 0);
+        put_number(&mut zero, READ);
+        put_number(&mut zero, 0);
         let mut long = Vec::new();
-        put_integer(&mut long, NEXT);
-        put_integer(&mut long, u64::MAX);
+        put_number(&mut long, NEXT);
+        put_number(&mut long, u64::MAX);
         for bytes in [&42u64.to_le_bytes()[..], &zero, &long] {
             assert_eq!(read_frame(&mut &bytes[..]).unwrap_err().kind(), ErrorKind::Protocol);
         }
@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn a_huge_wish_is_cut_to_size() {
         let mut bytes = Vec::new();
-        put_integer(&mut bytes, READ);
-        put_integer(&mut bytes, u64::MAX);
+        put_number(&mut bytes, READ);
+        put_number(&mut bytes, u64::MAX);
         assert_eq!(read_frame(&mut &bytes[..]).unwrap(), Frame::Wants(MAX_READ as usize));
     }
 }

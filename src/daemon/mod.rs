@@ -5,29 +5,24 @@
 //! - [`frame`]: what the daemon sends while it works on a request
 //! - [`request`]: what requests are made of
 //! - [`client`]: the requests, and their answers
+//! - [`local_stream`]: the stream to the daemon of this host
 
 mod client;
 mod frame;
+mod local_stream;
 mod request;
 mod wire;
 
 pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
-pub use request::{Addition, size_of_asking};
+pub use local_stream::LocalStream;
+pub use request::{Addition, Contents, size_of_asking};
 
 pub(crate) use client::FLIGHT;
 
 pub(crate) use frame::NEXT as LOG_FRAME;
-pub(crate) use wire::{padding, read_fully};
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-
-use rustix::net::SendFlags;
-
-use crate::error::{ErrorKind, IoContext, Result};
-use crate::store::Directories;
 
 /// A connection to a daemon: the stream beneath a [`Client`].
 pub trait Stream: Read + Write + Send {
@@ -44,14 +39,14 @@ pub trait Stream: Read + Write + Send {
     /// Hands over `requests`, each of which the daemon answers with one string, to a peer that gives it one after the
     /// other, if there is one. The answers come in the same order.
     ///
-    /// Without such a peer each request costs a round trip, unless it is small, for the daemon takes what comes while it
-    /// works as an error. `None`: there is no such peer, and nothing was sent.
+    /// Without such a peer each request costs a round trip, unless it is small, for the daemon takes what comes while
+    /// it works as an error. `None`: there is no such peer, and nothing was sent.
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         let _ = requests;
         None
     }
 
-    /// Has such a peer connect to the daemon anew; `None`: there is none.
+    /// Makes such a peer connect to the daemon anew; returns `None` if there is none.
     fn restart(&mut self) -> Option<io::Result<()>> {
         None
     }
@@ -63,41 +58,3 @@ pub trait Stream: Read + Write + Send {
 }
 
 impl Stream for UnixStream {}
-
-/// A connection to the daemon of this host, which any thread can cut off.
-#[derive(Clone)]
-pub struct LocalStream(Arc<UnixStream>);
-
-impl LocalStream {
-    /// Connects to the daemon of this host, whose directories are `directories`.
-    pub fn connect(directories: &Directories) -> Result<Self> {
-        let socket = &directories.daemon_socket;
-        let stream = UnixStream::connect(socket)
-            .io_context(ErrorKind::Store, || format!("connecting to '{}'", socket.display()))?;
-        Ok(LocalStream(Arc::new(stream)))
-    }
-
-    /// Has whatever waits on it fail.
-    pub fn cut_off(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
-    }
-}
-
-impl Read for LocalStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
-}
-
-impl Write for LocalStream {
-    /// The signal that a daemon which is gone would raise here could end the host process.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&*self.0, bytes, SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for LocalStream {}

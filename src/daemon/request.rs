@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What requests are made of: their numbers, lists of items, and what the daemon is to make an item of.
 
-use super::wire::{put_integer, put_string};
-use crate::store::{Contents, StorePath};
+use crate::ground::store_path::StorePath;
+use crate::ground::words::{put_number, put_string};
 
 /// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +18,23 @@ pub enum Operation {
     QueryValidPaths = 31,
 }
 
-/// What the daemon is to make an item of; its name follows from that, so no signature is needed.
+/// Contents of an item that a daemon makes without a signature.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// The contents of a file that is not executable. The item may have references.
+    Text(Vec<u8>),
+    /// The nar of any file or tree. The item has no references.
+    Source(Vec<u8>),
+}
+
+/// An item for the daemon to make. Its name follows from its contents, so no signature is needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Addition<'a> {
-    /// What the item is called: its file name without the hash.
+    /// The item's name: its file name without the hash.
     pub name: &'a str,
-    /// What it is made of.
+    /// Its contents.
     pub contents: &'a Contents,
-    /// What it refers to, all of which must be valid. Empty, if it is made of a nar.
+    /// The items that it refers to, all of which must be valid. Empty if its contents are a nar.
     pub references: &'a [StorePath],
 }
 
@@ -38,12 +47,12 @@ impl Addition<'_> {
         }
     }
 
-    /// That request.
+    /// Returns that request.
     pub(super) fn request(&self) -> Vec<u8> {
         match self.contents {
             Contents::Text(text) => {
                 let mut request = Vec::new();
-                put_integer(&mut request, Operation::AddTextToStore as u64);
+                put_number(&mut request, Operation::AddTextToStore as u64);
                 put_string(&mut request, self.name);
                 put_string(&mut request, text);
                 put_paths(&mut request, self.references);
@@ -61,10 +70,10 @@ impl Addition<'_> {
 /// The beginning of a request to make an item of a nar, which follows it.
 pub fn addition_of_nar(name: &str) -> Vec<u8> {
     let mut request = Vec::new();
-    put_integer(&mut request, Operation::AddToStore as u64);
+    put_number(&mut request, Operation::AddToStore as u64);
     put_string(&mut request, name);
-    put_integer(&mut request, 1); // what follows is meant
-    put_integer(&mut request, 1); // the nar, not only a file's contents, is hashed
+    put_number(&mut request, 1); // what follows is meant
+    put_number(&mut request, 1); // the nar, not only a file's contents, is hashed
     put_string(&mut request, "sha256");
     request
 }
@@ -77,7 +86,7 @@ pub fn size_of_asking(paths: &[StorePath]) -> usize {
 
 /// Appends a list of items.
 pub fn put_paths(to: &mut Vec<u8>, paths: &[StorePath]) {
-    put_integer(to, paths.len() as u64);
+    put_number(to, paths.len() as u64);
     for path in paths {
         put_string(to, path.as_str());
     }

@@ -1,36 +1,29 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Primitive values of the worker protocol (Guix's `nix/libutil/serialise.cc`).
+//! What the worker protocol adds to the words of `ground::words`: limits, and errors that say whose fault it is.
 //!
 //! ```text
-//! integer  8 bytes, little-endian
-//! string   integer LENGTH, LENGTH bytes, zero bytes up to a multiple of 8
-//! list     integer COUNT, COUNT strings
+//! list = number (COUNT), COUNT strings
 //! ```
-//!
-//! Every length is checked against a limit before anything is allocated for it.
 
+use std::fmt::Display;
 use std::io::{self, Read};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::words::Words;
 
 /// Longest string that is not file data: messages, store file names.
 pub const MAX_STRING: u64 = 1 << 20;
 /// Longest list of store items: beyond any closure there is.
 pub const MAX_LIST: u64 = 1 << 20;
 /// Most bytes of such a list, all its strings together.
-pub const MAX_LIST_BYTES: usize = 64 << 20;
-
-/// Bytes of padding after `length` bytes.
-pub fn padding(length: u64) -> usize {
-    (length.wrapping_neg() % 8) as usize
-}
+const MAX_LIST_BYTES: usize = 64 << 20;
 
 /// An error of the other side's making.
 pub fn broken(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
 
-/// What a failed read or write of the connection means: a connection that ends is the machine's fault.
+/// Returns the error for a failed read or write of the connection. A connection that ends is the machine's fault.
 pub fn lost(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Unavailable, "the daemon closed the connection"),
@@ -38,47 +31,37 @@ pub fn lost(error: io::Error) -> Error {
     }
 }
 
-/// Reads until `buffer` is full or `from` ends; returns how much.
-pub fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match from.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
+/// A connection to a daemon, of which words are read.
+struct Replies<'a, R>(&'a mut R);
+
+impl<R: Read> Words for Replies<'_, R> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
+        self.0.read_exact(buffer).map_err(lost)
     }
-    Ok(length)
+
+    /// Nobody counts what a daemon sends.
+    fn offset(&self) -> u64 {
+        0
+    }
+
+    fn malformed(&self, _: u64, why: impl Display) -> Error {
+        broken(format!("the daemon sent {why}"))
+    }
 }
 
-pub fn read_integer(from: &mut impl Read) -> Result<u64> {
-    let mut bytes = [0; 8];
-    from.read_exact(&mut bytes).map_err(lost)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-/// Reads the zero bytes that follow `length` bytes.
-pub fn read_padding(from: &mut impl Read, length: u64) -> Result<()> {
-    let mut bytes = [0; 8];
-    let bytes = &mut bytes[..padding(length)];
-    from.read_exact(bytes).map_err(lost)?;
-    if bytes.iter().any(|&b| b != 0) {
-        return Err(broken("the daemon sent padding that is not zero"));
-    }
-    Ok(())
+/// Reads a number.
+pub fn read_number(from: &mut impl Read) -> Result<u64> {
+    Replies(from).read_number()
 }
 
 /// Reads a string of at most `limit` bytes; `what` names it in errors.
 pub fn read_string(from: &mut impl Read, limit: u64, what: &str) -> Result<Vec<u8>> {
-    let length = read_integer(from)?;
-    if length > limit {
-        return Err(broken(format!("the daemon sent {what} of {length} bytes, more than {limit}")));
-    }
-    let mut bytes = vec![0; length as usize];
-    from.read_exact(&mut bytes).map_err(lost)?;
-    read_padding(from, length)?;
-    Ok(bytes)
+    Replies(from).read_string(what, limit)
+}
+
+/// Reads the zero bytes that follow `length` bytes.
+pub fn read_padding(from: &mut impl Read, length: u64) -> Result<()> {
+    Replies(from).read_padding(length)
 }
 
 /// Reads a string that must be UTF-8.
@@ -87,45 +70,33 @@ pub fn read_text(from: &mut impl Read, what: &str) -> Result<String> {
         .map_err(|_| broken(format!("the daemon sent {what} that is not UTF-8")))
 }
 
-/// Reads a list of strings.
-pub fn read_texts(from: &mut impl Read, what: &str) -> Result<Vec<String>> {
-    let count = read_integer(from)?;
-    if count > MAX_LIST {
-        return Err(broken(format!("the daemon sent {count} times {what}, more than {MAX_LIST}")));
+/// Reads a list of at most `most` strings and hands each to `take`; `what` names one in errors. Returns how many there
+/// are.
+pub fn read_texts(
+    from: &mut impl Read,
+    most: u64,
+    what: &str,
+    take: &mut dyn FnMut(String) -> Result<()>,
+) -> Result<u64> {
+    let count = read_number(from)?;
+    if count > most {
+        return Err(broken(format!("the daemon sent {count} times {what}, more than {most}")));
     }
     let mut left = MAX_LIST_BYTES;
-    let mut text = || {
+    for _ in 0..count {
         let text = read_text(from, what)?;
         left = left.checked_sub(text.len()).ok_or_else(|| {
             broken(format!("the daemon sent {what} again and again, together more than {MAX_LIST_BYTES} bytes"))
         })?;
-        Ok(text)
-    };
-    (0..count).map(|_| text()).collect()
-}
-
-pub fn put_integer(to: &mut Vec<u8>, value: u64) {
-    to.extend_from_slice(&value.to_le_bytes());
-}
-
-pub fn put_string(to: &mut Vec<u8>, bytes: impl AsRef<[u8]>) {
-    let bytes = bytes.as_ref();
-    put_integer(to, bytes.len() as u64);
-    to.extend_from_slice(bytes);
-    to.resize(to.len() + padding(bytes.len() as u64), 0);
+        take(text)?;
+    }
+    Ok(count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_string_is_padded_with_zeros_to_eight() {
-        let mut bytes = Vec::new();
-        put_string(&mut bytes, "guix!");
-        assert_eq!(bytes, b"\x05\0\0\0\0\0\0\0guix!\0\0\0");
-        assert_eq!(read_text(&mut &bytes[..], "a word").unwrap(), "guix!");
-    }
+    use crate::ground::words::{put_number, put_string};
 
     #[test]
     fn padding_that_is_not_zero_is_an_error() {
@@ -139,7 +110,7 @@ mod tests {
             let error = read_text(&mut &length.to_le_bytes()[..], "a word").unwrap_err();
             assert!(error.to_string().contains(&length.to_string()), "{error}");
         }
-        let error = read_texts(&mut &u64::MAX.to_le_bytes()[..], "a word").unwrap_err();
+        let error = read_texts(&mut &u64::MAX.to_le_bytes()[..], MAX_LIST, "a word", &mut |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol);
     }
 
@@ -148,9 +119,9 @@ mod tests {
         let mut long = Vec::new();
         put_string(&mut long, vec![b'x'; MAX_STRING as usize]);
         let mut bytes = Vec::new();
-        put_integer(&mut bytes, 65);
+        put_number(&mut bytes, 65);
         (0..65).for_each(|_| bytes.extend_from_slice(&long));
-        let error = read_texts(&mut &bytes[..], "a word").unwrap_err();
+        let error = read_texts(&mut &bytes[..], MAX_LIST, "a word", &mut |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("together more than 67108864 bytes"), "{error}");
     }
 

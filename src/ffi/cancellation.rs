@@ -4,11 +4,11 @@
 use super::error::guix_offload_error;
 use super::export;
 use super::handle::{self, Out};
-use crate::cancel::Cancel;
+use crate::ground::cancel::Cancel;
 
-/// A way to stop verbs that block: it is given to `guix_offload_choose` or `guix_offload_connect`, and holds for what is
-/// done with the connection that comes of it, too. One may be given to any number of calls. What was made with it keeps
-/// what it needs of it: it may be freed before.
+/// Stops verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops what is done
+/// with the lease or connection that the call made. One cancellation may be given to any number of calls, and may be
+/// freed before what was made with it.
 pub struct guix_offload_cancellation {
     cancel: Cancel,
 }
@@ -32,9 +32,9 @@ export! {
 }
 
 export! {
-    /// Cancels, for good: the calls under way that it was given to, or whose connection was made with it, return with
-    /// `GUIX_OFFLOAD_CANCELLED`, as a rule within a second, and later ones fail so at once. A build that is under way on
-    /// a machine is stopped. Any thread, at any time, but not a signal handler. NULL is fine.
+    /// Cancels for good. Calls that were given this cancellation, or that use a connection made with it, fail with
+    /// `GUIX_OFFLOAD_CANCELLED`: those under way as a rule within a second, later ones at once. A build that is under
+    /// way on a machine is stopped. Any thread may call this at any time, but no signal handler. NULL is fine.
     pub fn guix_offload_cancellation_cancel(cancellation: *const guix_offload_cancellation) {
         if let Ok(it) = handle::borrow(cancellation, "cancellation") {
             it.cancel.cancel();
@@ -43,7 +43,7 @@ export! {
 }
 
 export! {
-    /// Frees a cancellation, which cancels nothing. NULL is fine.
+    /// Frees a cancellation. That cancels nothing. NULL is fine.
     pub fn guix_offload_cancellation_free(cancellation: *mut guix_offload_cancellation) {
         handle::free(cancellation);
     }

@@ -14,18 +14,15 @@ use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{descriptor, export};
-use crate::cancel::{Cancel, Guard};
-use crate::choose::{self, Choice, Lease};
-use crate::error::{Context, Error, ErrorKind, IoContext, Result};
-use crate::local::Local;
-use crate::observer::{Event, Observer};
-use crate::offload::Engine;
-use crate::remote::Remote;
-use crate::slot::Lock;
-use crate::ssh::Session;
-use crate::transfer;
+use crate::build::engine::Engine;
+use crate::build::engine::{Request, Work};
+use crate::build::site::{Site, Task};
+use crate::choose::Choice;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::remote::Line;
+use crate::report::{Event, Observer};
 
-/// What becomes of a request.
+/// The answer to a request.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum guix_offload_reply {
@@ -37,21 +34,16 @@ pub enum guix_offload_reply {
     GUIX_OFFLOAD_ACCEPT = 2,
 }
 
-/// A machine that is connected to.
+/// A connection to a machine.
 pub struct guix_offload_connection {
     engine: Arc<Engine>,
-    remote: Remote,
+    site: Site,
     machine: guix_offload_machine,
-    /// The local daemon, once it is needed.
-    local: Option<Local>,
-    cancel: Cancel,
-    guard: Guard,
 }
 
-/// A chosen machine, connected to, and a build slot on it.
+/// A machine that was chosen for a build: a connection to it and one of its build slots.
 pub struct guix_offload_lease {
     connection: guix_offload_connection,
-    slot: Lock,
 }
 
 /// Names of store items.
@@ -59,55 +51,42 @@ pub struct guix_offload_items {
     names: Vec<CString>,
 }
 
-/// Is told how much has moved, in bytes, out of a total that is an estimate. Called by the thread that called the verb.
-/// It returns 0, or anything else to cancel, after which the connection is good for nothing but to be freed. It must
-/// return, not throw nor jump out, and not use the connection.
+/// Called with the number of bytes moved so far and the estimated total, by the thread that called the verb. Return 0
+/// to go on, anything else to cancel; after that, the connection can only be freed. The function must return: it must
+/// not throw or jump out. It must not use the connection.
 pub type guix_offload_progress_function =
     Option<unsafe extern "C" fn(data: *mut c_void, bytes: u64, total: u64) -> c_int>;
 
-/// Is given a piece of a build's log, `length` bytes that do not end with a NUL byte and live for the call. Otherwise
-/// as `guix_offload_progress_function`.
+/// Called with a piece of a build's log, `length` bytes without a NUL byte at their end, which live for the call.
+/// Otherwise as `guix_offload_progress_function`.
 pub type guix_offload_log_function =
     Option<unsafe extern "C" fn(data: *mut c_void, text: *const c_char, length: usize) -> c_int>;
 
 impl guix_offload_connection {
-    fn new(engine: &Arc<Engine>, remote: Remote, cancel: Cancel) -> Self {
-        let machine = guix_offload_machine::new(remote.machine().clone());
-        let guard = choose::guard(&cancel, remote.session());
-        guix_offload_connection { engine: Arc::clone(engine), remote, machine, local: None, cancel, guard }
+    fn new(engine: &Arc<Engine>, site: Site) -> Self {
+        let machine = guix_offload_machine::new(site.machine().clone());
+        guix_offload_connection { engine: Arc::clone(engine), site, machine }
     }
 
-    /// Runs a transfer with the local daemon and the machine.
-    fn transfer<T>(
+    /// Does `verb` for `request`, with the callbacks.
+    fn perform<T>(
         &mut self,
-        progress: guix_offload_progress_function,
-        data: *mut c_void,
-        verb: impl FnOnce(&mut Local, &mut Remote, &Cancel, &mut dyn Observer) -> Result<T>,
+        request: &guix_offload_request,
+        mut callbacks: Callbacks,
+        verb: impl FnOnce(&mut Site, &Task, &mut dyn Observer) -> Result<T>,
     ) -> Result<T> {
-        let cancel = &self.cancel;
-        cancel.check()?;
-        let mut local = match self.local.take() {
-            Some(local) => local,
-            None => Local::connect(self.engine.directories(), cancel).or_else(|e| cancel.check().and(Err(e)))?,
-        };
-        let guard = local.guard(cancel);
-        let session = self.remote.session().clone();
-        let mut callbacks = Callbacks { session, progress, log: Log::None, data, total: 0, cancelled: false };
-        let result = verb(&mut local, &mut self.remote, cancel, &mut callbacks);
-        drop(guard);
-        if result.is_err() {
-            cancel.check()?;
-        }
-        if local.is_usable() {
-            self.local = Some(local);
-        }
+        let (Request { derivation, .. }, work) = request.resolve(&self.engine.directories().store)?;
+        let Work { inputs: mut items, outputs, options } = work;
+        items.push(derivation.clone());
+        let task = Task { derivation: &derivation, items: &items, outputs: &outputs, options: &options };
+        let result = verb(&mut self.site, &task, &mut callbacks);
         callbacks.outcome(result)
     }
 }
 
 /// Calls back while a verb is at work.
 struct Callbacks {
-    session: Session,
+    line: Arc<dyn Line>,
     progress: guix_offload_progress_function,
     log: Log,
     data: *mut c_void,
@@ -122,6 +101,15 @@ enum Log {
 }
 
 impl Callbacks {
+    fn new(
+        connection: &guix_offload_connection,
+        progress: guix_offload_progress_function,
+        log: Log,
+        data: *mut c_void,
+    ) -> Self {
+        Callbacks { line: connection.site.line(), progress, log, data, total: 0, cancelled: false }
+    }
+
     fn cancelled() -> Error {
         Error::new(ErrorKind::Cancelled, "cancelled by a callback")
     }
@@ -146,7 +134,7 @@ impl Observer for Callbacks {
         // SAFETY: the caller of the ABI gave function and data to go together, for the duration of the verb.
         if unsafe { progress(self.data, bytes, self.total) } != 0 {
             self.cancelled = true;
-            self.session.abort(Self::cancelled());
+            self.line.abort(Self::cancelled());
         }
     }
 
@@ -161,7 +149,7 @@ impl Observer for Callbacks {
                 0 => Ok(()),
                 _ => {
                     self.cancelled = true;
-                    self.session.abort(Self::cancelled());
+                    self.line.abort(Self::cancelled());
                     Err(Self::cancelled())
                 }
             },
@@ -169,7 +157,7 @@ impl Observer for Callbacks {
     }
 }
 
-/// Takes no notice of anything.
+/// Ignores everything.
 struct Silence;
 
 impl Observer for Silence {
@@ -181,15 +169,17 @@ impl Observer for Silence {
 }
 
 export! {
-    /// Chooses one of `machines` for `request`: one that offers the system and features, has a free slot, answers, and
-    /// is neither overloaded nor full. `*reply` is a `guix_offload_reply`; if that is `GUIX_OFFLOAD_ACCEPT`, `*lease` is
-    /// the machine, which the caller frees with `guix_offload_lease_free`. Blocks for the time that machines take to
-    /// answer: some 15 s at most for each step of connecting to one that does not. `cancellation` may be NULL; else it
-    /// stops this call, and what is done with the lease.
+    /// Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
+    /// and is neither overloaded nor full.
+    ///
+    /// Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to the machine, which
+    /// the caller frees with `guix_offload_lease_free`. Blocks until machines have answered: at most some 15 s for each
+    /// step of connecting to one that does not. `cancellation` may be NULL; else it stops this call, and whatever is
+    /// done with the lease.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
-    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do it
-    /// are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
+    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do
+    /// it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
     /// `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_choose(
         lease: *mut *mut guix_offload_lease,
@@ -203,15 +193,16 @@ export! {
         let (lease, reply) = (Out::new(lease, "lease")?, Out::new(reply, "reply")?);
         let engine = handle::borrow(engine, "engine")?.share();
         let machines = handle::borrow(machines, "machines")?.to_vec();
-        let requirements = &handle::borrow(request, "request")?.requirements;
+        let request = handle::borrow(request, "request")?;
+        let (requirements, derivation) = (&request.requirements, request.derivation(&engine.directories().store).ok());
         let cancel = cancel_of(cancellation);
-        let answer = match engine.choose(&machines, requirements, &cancel, &mut Silence)? {
+        let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut Silence)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Some(Choice::Busy | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),
             Some(Choice::Machine(chosen)) => {
-                let Lease { remote, slot, .. } = *chosen;
-                lease.give(guix_offload_lease { connection: guix_offload_connection::new(engine, remote, cancel), slot });
+                let connection = guix_offload_connection::new(engine, engine.site(*chosen, &cancel));
+                lease.give(guix_offload_lease { connection });
                 guix_offload_reply::GUIX_OFFLOAD_ACCEPT
             }
         };
@@ -221,31 +212,29 @@ export! {
 }
 
 export! {
-    /// The connection to the chosen machine. It belongs to the lease. NULL only if `lease` is.
+    /// Returns the connection to the chosen machine. It belongs to the lease: do not free it. NULL only if `lease` is.
     pub fn guix_offload_lease_connection(lease: *mut guix_offload_lease) -> *mut guix_offload_connection {
         handle::borrow_mut(lease, "lease").map_or(std::ptr::null_mut(), |lease| &mut lease.connection)
     }
 }
 
 export! {
-    /// Releases the slot and frees the lease; the engine keeps the connection for the next build. NULL is fine.
+    /// Releases the slot and frees the lease. The engine keeps the connection for the next build. NULL is fine.
     pub fn guix_offload_lease_free(lease: *mut guix_offload_lease) {
-        if let Some(guix_offload_lease { connection, slot }) = handle::take(lease) {
-            drop(connection.guard);
-            connection.engine.keep(connection.remote);
-            drop(slot); // not sooner: whoever takes it finds the connection
+        if let Some(guix_offload_lease { connection }) = handle::take(lease) {
+            connection.site.release();
         }
     }
 }
 
 export! {
-    /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may
-    /// be NULL; else it stops this call, and what is done with the connection. The caller frees the connection with
+    /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may be
+    /// NULL; else it stops this call, and whatever is done with the connection. The caller frees the connection with
     /// `guix_offload_connection_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
-    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION` if
-    /// there is no connection to be had, and with `GUIX_OFFLOAD_CANCELLED`.
+    /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION`
+    /// if the machine cannot be connected to, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_connect(
         connection: *mut *mut guix_offload_connection,
         engine: *const guix_offload_engine,
@@ -256,25 +245,21 @@ export! {
         let out = Out::new(connection, "connection")?;
         let engine = handle::borrow(engine, "engine")?.share();
         let machine = handle::borrow(machine, "machine")?.description();
-        let cancel = cancel_of(cancellation);
-        cancel.check()?;
-        let session = Remote::start(machine)?;
-        let _guard = choose::guard(&cancel, &session);
-        let remote = Remote::establish(session, machine, &engine.directories().store)?;
-        out.give(guix_offload_connection::new(engine, remote, cancel));
+        let site = engine.connect(machine, &cancel_of(cancellation))?;
+        out.give(guix_offload_connection::new(engine, site));
         Ok(())
     }
 }
 
 export! {
-    /// Closes and frees a connection that `guix_offload_connect` gave. NULL is fine.
+    /// Closes and frees a connection that `guix_offload_connect` made. NULL is fine.
     pub fn guix_offload_connection_free(connection: *mut guix_offload_connection) {
         handle::free(connection);
     }
 }
 
 export! {
-    /// The machine. It belongs to the connection. NULL only if `connection` is.
+    /// Returns the machine. It belongs to the connection. NULL only if `connection` is.
     pub fn guix_offload_connection_machine(connection: *const guix_offload_connection) -> *const guix_offload_machine {
         handle::borrow(connection, "connection").map_or(std::ptr::null(), |connection| &connection.machine)
     }
@@ -297,12 +282,8 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
-        let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
-        let mut items = work.inputs;
-        items.push(request.derivation);
-        let names = connection.transfer(progress, data, |local, remote, _, observer| {
-            transfer::send_files(local, remote, &items, &work.outputs, observer)
-        })?;
+        let callbacks = Callbacks::new(connection, progress, Log::None, data);
+        let names = connection.perform(handle::borrow(request, "request")?, callbacks, Site::send)?;
         if let Ok(out) = Out::new(sent, "sent") {
             out.give(guix_offload_items { names: names.iter().map(|name| for_c(name.as_str())).collect() });
         }
@@ -311,17 +292,17 @@ export! {
 }
 
 export! {
-    /// Builds the derivation of `request` on the machine, which has all that it needs. The log goes to the function
-    /// `log` with `data`, unless that is NULL, else to the descriptor `log_descriptor`, which stays the caller's,
-    /// unless that is -1. If nobody reads there any more, the build is cancelled; there is no SIGPIPE.
+    /// Builds the derivation of `request` on the machine, which must have all that it needs. Hands the log to the
+    /// function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
+    /// caller's; if that is -1, drops it. If nobody reads from the descriptor any more, cancels the build; there is no
+    /// SIGPIPE.
     ///
-    /// Before the first build on a connection it is seen, by an archive of the derivation, whether what the machine signs
-    /// is trusted here.
+    /// The first build on a connection is preceded by a check that what the machine signs is trusted here.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
-    /// `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in, with
-    /// `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon could
-    /// not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+    /// `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in,
+    /// with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon
+    /// could not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_build(
         connection: *mut guix_offload_connection,
         request: *const guix_offload_request,
@@ -332,35 +313,25 @@ export! {
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
         let request = handle::borrow(request, "request")?;
-        let (asked, work) = request.resolve(&connection.engine.directories().store)?;
-        connection.cancel.check()?;
         let log = match log {
             Some(function) => Log::Function(function),
             None if log_descriptor == -1 => Log::None,
             None => Log::Descriptor(descriptor::duplicate(log_descriptor, "log_descriptor")?),
         };
-        connection.transfer(None, data, |local, remote, _, _| {
-            local.require_receptive()?;
-            remote.require_trust(&local.acl()?, &asked.derivation)
-        })?;
-        let session = connection.remote.session().clone();
-        let mut callbacks = Callbacks { session, progress: None, log, data, total: 0, cancelled: false };
-        let result = connection
-            .remote
-            .build_all_rounds(&asked.derivation, &work.outputs, &work.options, &mut |text| callbacks.log(text));
-        callbacks.outcome(result).context(|| format!("building '{}'", asked.derivation))
+        let callbacks = Callbacks::new(connection, None, log, data);
+        connection.perform(request, callbacks, Site::build)
     }
 }
 
 export! {
-    /// Brings the outputs of `request`, which the machine has built, into the local store and makes them valid, all of
-    /// them or none. The caller holds the locks on them. `progress` may be NULL.
+    /// Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
+    /// and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
-    /// store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or not what was asked
-    /// for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails, with
-    /// `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost,
-    /// and with `GUIX_OFFLOAD_CANCELLED`.
+    /// store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was
+    /// asked for, with `GUIX_OFFLOAD_PROTOCOL` if it is malformed, with `GUIX_OFFLOAD_STORE` if the local store fails,
+    /// with `GUIX_OFFLOAD_DAEMON` if the machine lacks an output, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is
+    /// lost, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_retrieve(
         connection: *mut guix_offload_connection,
         request: *const guix_offload_request,
@@ -369,10 +340,8 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let connection = handle::borrow_mut(connection, "connection")?;
-        let (request, work) = handle::borrow(request, "request")?.resolve(&connection.engine.directories().store)?;
-        connection.transfer(progress, data, |local, remote, cancel, observer| {
-            transfer::retrieve_files(local, remote, &request.derivation, &work.outputs, cancel, observer)
-        })
+        let callbacks = Callbacks::new(connection, progress, Log::None, data);
+        connection.perform(handle::borrow(request, "request")?, callbacks, Site::retrieve)
     }
 }
 
@@ -384,7 +353,7 @@ export! {
 }
 
 export! {
-    /// The `index`th item, counted from 0; NULL: there are no more. Lives as long as the list.
+    /// Returns the `index`th item, counted from 0; NULL if there are no more. It lives as long as the list.
     pub fn guix_offload_items_get(items: *const guix_offload_items, index: usize) -> *const c_char {
         let name = handle::borrow(items, "items").ok().and_then(|items| items.names.get(index));
         name.map_or(std::ptr::null(), |name| name.as_ptr())

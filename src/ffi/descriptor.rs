@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 
 /// A close-on-exec duplicate of the descriptor that the argument called `name` is, which the caller keeps.
 pub fn duplicate(descriptor: c_int, name: &str) -> Result<OwnedFd> {
@@ -25,8 +25,8 @@ pub fn duplicate(descriptor: c_int, name: &str) -> Result<OwnedFd> {
         .io_context(ErrorKind::InvalidArgument, || format!("argument '{name}', descriptor {descriptor}"))
 }
 
-/// Writes all of `text`. Where nobody reads it fails with EPIPE, and the signal for that, which would come to a thread of
-/// the host process, is taken back.
+/// Writes all of `text`. Where nobody reads it fails with EPIPE, and the signal for that, which would come to a thread
+/// of the host process, is taken back.
 pub fn write_all(file: &OwnedFd, mut text: &[u8]) -> io::Result<()> {
     let pipe_signal = SigSet::from_iter([Signal::SIGPIPE]);
     let before = pipe_signal.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;

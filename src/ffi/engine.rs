@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::{export, string};
-use crate::error::{Error, ErrorKind};
-use crate::offload::Engine;
-use crate::store::{Directories, StoreDir};
+use crate::build::engine::Engine;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind};
+use crate::ground::store_path::StoreDir;
 
 /// A directory or file of this host's Guix.
 #[repr(C)]
@@ -28,9 +29,9 @@ pub enum guix_offload_directory {
     GUIX_OFFLOAD_DAEMON_SOCKET = 4,
 }
 
-/// What all builds of a process share: where things are on this host, and connections to machines, which are kept for
-/// a while after a build for the next one, each with a thread. Handles made with it keep what they need of it: it may
-/// be freed before them.
+/// What all builds of a process share: the directories of this host's Guix, and connections to machines. A connection
+/// is kept for a while after a build, with a thread of its own, for the next build. Handles made with an engine keep
+/// what they need of it, so it may be freed before them.
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
 }
@@ -42,8 +43,8 @@ impl guix_offload_engine {
 }
 
 export! {
-    /// Makes an engine with the directories that the environment names, else those of Guix. Connects to nothing. The
-    /// caller frees it with `guix_offload_engine_free`.
+    /// Makes an engine with the directories that the environment names, or else those of Guix. Does not connect to
+    /// anything. The caller frees it with `guix_offload_engine_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL or `NIX_STORE_DIR` is no absolute file name.
     pub fn guix_offload_engine_new(
@@ -65,8 +66,9 @@ export! {
 }
 
 export! {
-    /// Sets one of the directories, a `guix_offload_directory`; `name` is absolute, and copied. No other thread may use
-    /// the engine meanwhile. What was made with it before keeps the old ones.
+    /// Sets one of the directories, a `guix_offload_directory`, to `name`, which is absolute and copied. No other
+    /// thread may use the engine at that time. Jobs, hooks and connections that were made with it before keep the old
+    /// directories.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
     /// absolute.

@@ -5,9 +5,10 @@ use std::ffi::{CString, c_char};
 
 use super::string::for_c;
 use super::{export, handle};
-use crate::error::{Class, Error, ErrorKind};
+use crate::ground::error::{Class, Error, ErrorKind};
+use crate::report::lines;
 
-/// What a call returns: `GUIX_OFFLOAD_OK`, or why it failed. Failures are negative.
+/// The status that a call returns: `GUIX_OFFLOAD_OK`, or the kind of its failure. Failures are negative.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum guix_offload_status {
@@ -15,8 +16,8 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_OK = 0,
     /// An argument is NULL, malformed or out of range; nothing was done.
     GUIX_OFFLOAD_INVALID_ARGUMENT = -1,
-    /// The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or account
-    /// is set up so that it cannot be used.
+    /// The machine file, or a file that it names, is missing, unreadable or wrong; or the machine's SSH server or
+    /// account is set up so that it cannot be used.
     GUIX_OFFLOAD_CONFIGURATION = -2,
     /// A machine cannot be reached, went away, or lacks what a build needs.
     GUIX_OFFLOAD_UNAVAILABLE = -3,
@@ -58,7 +59,7 @@ impl From<ErrorKind> for guix_offload_status {
             ErrorKind::NoGuix => GUIX_OFFLOAD_NO_GUIX,
             ErrorKind::Protocol => GUIX_OFFLOAD_PROTOCOL,
             ErrorKind::Untrusted => GUIX_OFFLOAD_UNTRUSTED,
-            ErrorKind::Daemon => GUIX_OFFLOAD_DAEMON,
+            ErrorKind::Daemon | ErrorKind::Collected => GUIX_OFFLOAD_DAEMON,
             ErrorKind::Store => GUIX_OFFLOAD_STORE,
             ErrorKind::BuildFailed => GUIX_OFFLOAD_BUILD_FAILED,
             ErrorKind::TimedOut => GUIX_OFFLOAD_TIMED_OUT,
@@ -69,15 +70,17 @@ impl From<ErrorKind> for guix_offload_status {
     }
 }
 
-/// Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`: NULL, or where to put one
-/// on failure, which the caller frees with `guix_offload_error_free`. It is not touched on success. An error does not
-/// change.
+/// Why a call failed. Every call that can fail has a last parameter `guix_offload_error **`, which may be NULL. On
+/// failure the call puts an error there, which the caller frees with `guix_offload_error_free`; on success it leaves
+/// the pointer as it is. An error does not change.
 pub struct guix_offload_error {
     status: guix_offload_status,
     class: Class,
     message: CString,
     machine: Option<CString>,
     hint: Option<CString>,
+    lines: CString,
+    warning_lines: CString,
 }
 
 impl From<Error> for guix_offload_error {
@@ -88,6 +91,8 @@ impl From<Error> for guix_offload_error {
             message: for_c(&error.to_string()),
             machine: error.machine().map(for_c),
             hint: error.hint_text().map(for_c),
+            lines: for_c(&lines::text(&lines::of_error(&error))),
+            warning_lines: for_c(&lines::text(&lines::of_warning(&error))),
         }
     }
 }
@@ -106,37 +111,53 @@ export! {
 }
 
 export! {
-    /// The status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
+    /// Returns the status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
     pub fn guix_offload_error_code(error: *const guix_offload_error) -> i32 {
         look(error, 0, |error| error.status as i32)
     }
 }
 
 export! {
-    /// What went wrong, and where. UTF-8; lives as long as the error; NULL only if `error` is NULL.
+    /// Returns what went wrong, and where: UTF-8, one line. It lives as long as the error. NULL only if `error` is.
     pub fn guix_offload_error_message(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.message.as_ptr())
     }
 }
 
 export! {
-    /// Name of the machine with which it happened, or NULL. Lives as long as the error.
+    /// Returns the name of the machine with which it happened, or NULL if there is none. It lives as long as the error.
     pub fn guix_offload_error_machine(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.machine.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
 export! {
-    /// What to do about it, or NULL. Lives as long as the error.
+    /// Returns what the user can do about it, or NULL if that is not known. It lives as long as the error.
     pub fn guix_offload_error_hint(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.hint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
 export! {
-    /// The status with which a build hook that fails so exits: 100 (the build itself failed, and would again), 101 (it
-    /// exceeded a time limit) or 1 (it may be tried again); 0 if `error` is NULL.
+    /// Returns the status with which a build hook exits that fails so: 100 if the build itself failed and would fail
+    /// again, 101 if it exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
     pub fn guix_offload_error_exit_status(error: *const guix_offload_error) -> i32 {
         look(error, 0, |error| i32::from(error.class.exit_status()))
+    }
+}
+
+export! {
+    /// Returns the lines with which a build hook reports the error, each with a newline at its end: what is wrong, with
+    /// which machine, and what to do about it. They live as long as the error. NULL only if `error` is.
+    pub fn guix_offload_error_lines(error: *const guix_offload_error) -> *const c_char {
+        look(error, std::ptr::null(), |error| error.lines.as_ptr())
+    }
+}
+
+export! {
+    /// Returns the lines with which a build hook warns of the error and goes on, such as of a problem of a machine
+    /// file. Otherwise as `guix_offload_error_lines`.
+    pub fn guix_offload_error_warning_lines(error: *const guix_offload_error) -> *const c_char {
+        look(error, std::ptr::null(), |error| error.warning_lines.as_ptr())
     }
 }

@@ -11,15 +11,18 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
 use super::string::for_c;
-use crate::error::Result;
-use crate::farm::{self, Report, State, json, text};
+use crate::doors::farm::{self, MachineState, Report, json, text};
+use crate::doors::keeper::{self, report::KeeperReport};
+use crate::ground::directories::Directories;
+use crate::ground::error::Result;
 use crate::machine::BuildMachine;
-use crate::store::Directories;
+use crate::report::lines;
 
-/// What was found out about machines, each of which has an index, counted from 0. Does not change: any number of
-/// threads may read it. Everything that it gives lives as long as it does.
+/// A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
+/// read it. Everything that it returns lives as long as it does.
 ///
-/// A function below that takes an index gives NULL, 0 or what it says for an unknown value, if there is no such machine.
+/// If there is no machine with the index, the functions below return NULL, 0, or what they return for a value that is
+/// not known.
 pub struct guix_offload_report {
     machines: Vec<Entry>,
     text: CString,
@@ -41,21 +44,22 @@ struct Entry {
 }
 
 impl guix_offload_report {
-    fn new(reports: Vec<Report>, text: &str) -> Self {
-        let json = for_c(&json::report(&reports));
+    /// Takes reports on machines, and one on the keeper if there is one. `text` is for people.
+    pub(super) fn new(reports: Vec<Report>, keeper: Option<&KeeperReport>, text: &str) -> Self {
+        let json = for_c(&json::report(&reports, keeper));
         guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
     }
 }
 
 impl Entry {
     fn new(report: Report) -> Self {
-        let said = |text: fn(&State) -> &String| {
+        let said = |text: fn(&MachineState) -> &String| {
             report.state.as_ref().map(text).filter(|text| !text.is_empty()).map(|text| for_c(text))
         };
         Entry {
             machine: guix_offload_machine::new(report.machine.clone()),
             error: report.failure.clone().map(Into::into),
-            passed: report.passed.iter().map(|text| for_c(text)).collect(),
+            passed: report.checks_passed.iter().map(|text| for_c(text)).collect(),
             notes: report.notes.iter().map(|note| (for_c(&note.text), note.hint.as_deref().map(for_c))).collect(),
             kernel: said(|state| &state.survey.kernel),
             architecture: said(|state| &state.survey.architecture),
@@ -69,9 +73,9 @@ impl Entry {
 
 export! {
     /// Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
-    /// what this host signs and signs what this host imports. Two small items are left as garbage in either store.
-    /// Blocks until the slowest machine has answered or failed, for at most some 90 s. That machines fail is no failure
-    /// of this call. `*report` is freed by the caller with `guix_offload_report_free`.
+    /// what this host signs and signs what this host imports. Leaves two small items as garbage in either store. Blocks
+    /// until the slowest machine has answered or failed, for at most some 90 s. A machine that fails is no failure of
+    /// this call. The caller frees `*report` with `guix_offload_report_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
     pub fn guix_offload_farm_test(
@@ -80,20 +84,23 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::test, text::test)
+        make_report(report, engine, machines, farm::test, |reports, _| text::test(reports))
     }
 }
 
 export! {
-    /// Asks all `machines` at once, each of them once, how they are doing. Nothing is changed anywhere. Otherwise as
-    /// `guix_offload_farm_test`.
+    /// Asks all `machines` at once, each of them once, for their state, and the keeper, if one runs, what it is doing.
+    /// Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
     pub fn guix_offload_farm_status(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::status, text::status)
+        make_report(report, engine, machines, farm::status, |reports, keeper| {
+            let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
+            text::status(reports) + &keeper.unwrap_or_default()
+        })
     }
 }
 
@@ -110,14 +117,18 @@ fn make_report(
     engine: *const guix_offload_engine,
     machines: *const guix_offload_machines,
     examine: fn(&Directories, &[BuildMachine], Duration) -> Vec<Report>,
-    describe: fn(&[Report]) -> String,
+    describe: fn(&[Report], Option<&KeeperReport>) -> String,
 ) -> Result<()> {
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
     let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
-    let text = describe(&reports);
-    out.give(guix_offload_report::new(reports, &text));
+    let keeper = keeper::client::inspect(engine.directories());
+    // What it does is beside the point of the question: one that does not answer is no reason to fail.
+    let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));
+    let keeper = keeper.ok().flatten();
+    let text = describe(&reports, keeper.as_ref()) + &unknown.unwrap_or_default();
+    out.give(guix_offload_report::new(reports, keeper.as_ref(), &text));
     Ok(())
 }
 
@@ -132,7 +143,7 @@ fn entry<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a Ent
 }
 
 /// Looks at what the machine says of itself.
-fn state<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a State> {
+fn state<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a MachineState> {
     entry(report, index).and_then(|entry| entry.report.state.as_ref())
 }
 
@@ -141,64 +152,72 @@ fn or_null(text: Option<&CString>) -> *const c_char {
 }
 
 export! {
-    /// All of it, for people: what `guix offload test` says on standard error, or `guix offload status` on standard
-    /// output. Lines, each with a newline. NULL only if `report` is.
+    /// Returns the report for people: what `guix offload test` writes to standard error, or `guix offload status` to
+    /// standard output. Each line ends with a newline. NULL only if `report` is.
     pub fn guix_offload_report_text(report: *const guix_offload_report) -> *const c_char {
         look(report, std::ptr::null(), |report| report.text.as_ptr())
     }
 }
 
 export! {
-    /// All of it, for programs: a line of JSON, an object whose member "machines" has an object for each machine.
+    /// Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
+    /// machine, and whose member "keeper" is an object, or null if no keeper runs.
     pub fn guix_offload_report_json(report: *const guix_offload_report) -> *const c_char {
         look(report, std::ptr::null(), |report| report.json.as_ptr())
     }
 }
 
 export! {
-    /// How many machines there are.
+    /// Returns the number of machines.
     pub fn guix_offload_report_count(report: *const guix_offload_report) -> usize {
         look(report, 0, |report| report.machines.len())
     }
 }
 
 export! {
-    /// How many of them failed.
+    /// Returns the number of machines that failed.
     pub fn guix_offload_report_failures(report: *const guix_offload_report) -> usize {
         look(report, 0, |report| report.machines.iter().filter(|entry| entry.error.is_some()).count())
     }
 }
 
 export! {
-    /// The machine.
-    pub fn guix_offload_report_machine(report: *const guix_offload_report, index: usize) -> *const guix_offload_machine {
+    /// Returns the machine.
+    pub fn guix_offload_report_machine(
+        report: *const guix_offload_report,
+        index: usize
+    ) -> *const guix_offload_machine {
         entry(report, index).map_or(std::ptr::null(), |entry| &entry.machine)
     }
 }
 
 export! {
-    /// Why the machine failed; NULL: it did not. Belongs to the report.
+    /// Returns why the machine failed; NULL if it did not. The error belongs to the report.
     pub fn guix_offload_report_error(report: *const guix_offload_report, index: usize) -> *const guix_offload_error {
         entry(report, index).and_then(|entry| entry.error.as_ref()).map_or(std::ptr::null(), |error| error)
     }
 }
 
 export! {
-    /// The `number`th sentence on what the machine was found to do, counted from 0; NULL: there are no more.
-    pub fn guix_offload_report_passed(report: *const guix_offload_report, index: usize, number: usize) -> *const c_char {
+    /// Returns the `number`th sentence, counted from 0, about what works on the machine; NULL if there are no more.
+    pub fn guix_offload_report_passed(
+        report: *const guix_offload_report,
+        index: usize,
+        number: usize
+    ) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.passed.get(number)))
     }
 }
 
 export! {
-    /// The `number`th thing that is odd about the machine, counted from 0; NULL: there are no more.
+    /// Returns the `number`th thing, counted from 0, that is odd about the machine; NULL if there are no more.
     pub fn guix_offload_report_note(report: *const guix_offload_report, index: usize, number: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.notes.get(number)).map(|(text, _)| text))
     }
 }
 
 export! {
-    /// What to do about that, or NULL.
+    /// Returns what to do about that, or NULL if there is nothing to do.
     pub fn guix_offload_report_note_hint(
         report: *const guix_offload_report,
         index: usize,
@@ -209,78 +228,80 @@ export! {
 }
 
 export! {
-    /// In a word or two, whether the machine gets builds: "ready", "overloaded", "low on space" or "failed"; and if it
-    /// was not connected to, why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
+    /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". For
+    /// a machine that could not be connected to it says why: "misconfigured", "refused", "host key differs", "no Guix",
+    /// "unreachable" or "failed".
     pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).map(|entry| &entry.state))
     }
 }
 
 export! {
-    /// 1: the machine was connected to, and the functions below know something; 0: it was not.
+    /// Returns 1 if the machine was connected to, so that the functions below know something; else 0.
     pub fn guix_offload_report_reachable(report: *const guix_offload_report, index: usize) -> i32 {
         i32::from(state(report, index).is_some())
     }
 }
 
 export! {
-    /// How many of the machine's build slots are taken by hooks of this host, reachable or not; -1: not known.
+    /// Returns how many of the machine's build slots are taken by hooks of this host, whether it is reachable or not;
+    /// -1 if that is not known.
     pub fn guix_offload_report_slots_taken(report: *const guix_offload_report, index: usize) -> i64 {
         entry(report, index).and_then(|entry| entry.report.slots_taken).map_or(-1, i64::from)
     }
 }
 
 export! {
-    /// Its load, normalised by the number of cores; -1: not known.
+    /// Returns the machine's load, divided by its number of cores; -1 if it is not known.
     pub fn guix_offload_report_load(report: *const guix_offload_report, index: usize) -> f64 {
         state(report, index).map_or(-1.0, |state| state.probe.load)
     }
 }
 
 export! {
-    /// How many cores it has; 0: not known.
+    /// Returns the number of its cores; 0 if it is not known.
     pub fn guix_offload_report_cores(report: *const guix_offload_report, index: usize) -> u32 {
         state(report, index).map_or(0, |state| state.survey.cores)
     }
 }
 
 export! {
-    /// Free space where its store is, in bytes.
+    /// Returns the free space where its store is, in bytes.
     pub fn guix_offload_report_free_space(report: *const guix_offload_report, index: usize) -> u64 {
         state(report, index).map_or(0, |state| state.probe.free_space)
     }
 }
 
 export! {
-    /// By how much its clock is ahead of ours, in seconds; negative: behind. 0 if not known, too.
+    /// Returns by how many seconds its clock is ahead of ours; negative if it is behind. 0 also if that is not known.
     pub fn guix_offload_report_clock_difference(report: *const guix_offload_report, index: usize) -> i64 {
         state(report, index).and_then(|state| state.probe.clock_offset).unwrap_or(0)
     }
 }
 
 export! {
-    /// Version of the `guix` that its user finds there, or NULL.
+    /// Returns the version of the `guix` that its user finds there, or NULL.
     pub fn guix_offload_report_guix_version(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.guix_version.as_ref()))
     }
 }
 
 export! {
-    /// Name and release of its kernel, or NULL.
+    /// Returns the name and release of its kernel, or NULL.
     pub fn guix_offload_report_kernel(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.kernel.as_ref()))
     }
 }
 
 export! {
-    /// Its hardware, such as "x86_64", or NULL.
+    /// Returns its hardware, such as "x86_64", or NULL.
     pub fn guix_offload_report_architecture(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.architecture.as_ref()))
     }
 }
 
 export! {
-    /// What it calls itself, or NULL.
+    /// Returns what it calls itself, or NULL.
     pub fn guix_offload_report_host_name(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.host_name.as_ref()))
     }

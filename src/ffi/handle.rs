@@ -4,7 +4,7 @@
 //! What the header says of every function is the safety contract of these: a pointer is NULL or what it claims to be,
 //! a handle is freed once, and no two threads use one at once unless its documentation allows that.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 
 fn is_null(name: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is NULL"))

@@ -10,12 +10,13 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::request::flag;
-use super::{descriptor, export, string};
+use super::{descriptor, export, keeper, string};
+use crate::build::engine::Engine;
 use crate::daemon::BuildOptions;
-use crate::hook::{self, Machines, Options};
-use crate::offload::Engine;
+use crate::doors::hook::{self, Builder, InProcess, Machines, Options};
+use crate::doors::keeper::client::WithKeeper;
 
-/// How a build hook is to work.
+/// The settings of a build hook.
 pub struct guix_offload_hook {
     engine: Arc<Engine>,
     options: Options,
@@ -63,8 +64,9 @@ export! {
 }
 
 export! {
-    /// Takes `machines` for what the machine file returns, for a caller who evaluated it after naming it here: as long
-    /// as the file does not change, the hook does not read it. They are copied.
+    /// Gives the hook the machines that its machine file returns, for a caller who has evaluated it. Call it after
+    /// `guix_offload_hook_set_machine_file`. The hook reads the file itself only once that has changed. The list is
+    /// copied.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
     pub fn guix_offload_hook_set_machines(
@@ -73,7 +75,7 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let machines = handle::borrow(machines, "machines")?.to_vec();
-        handle::borrow_mut(hook, "hook")?.options.machines.evaluated(machines);
+        handle::borrow_mut(hook, "hook")?.options.machines.set_evaluated(machines);
         Ok(())
     }
 }
@@ -111,10 +113,15 @@ export! {
 
 export! {
     /// Serves guix-daemon's requests from the descriptor `input` until a build is done or the daemon hangs up. Blocks.
-    /// Replies and messages go to `output`, the build's log to `log`; the descriptors stay the caller's, who keeps them
-    /// open. Afterwards `*exit_status` is what the process should exit with: 0, 1, 100 or 101. A build's failure is
-    /// reported on `output` and in `*exit_status`; it is not a failure of this call. If nobody reads `output` any more,
-    /// the daemon is gone, and the build is cancelled.
+    /// Writes replies and messages to `output`, and the build's log to `log`. The descriptors stay the caller's, who
+    /// keeps them open. Sets `*exit_status` to what the process should exit with: 0, 1, 100 or 101. A build that fails
+    /// is reported on `output` and by `*exit_status`; it is no failure of this call. If nobody reads `output` any more,
+    /// the daemon is gone, and the build is cancelled. After a build, waits until what it wrote to pipes has been read,
+    /// or nobody has read for 10 s: guix-daemon throws away what is left when the process ends.
+    ///
+    /// The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
+    /// and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
+    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the keeper fails, it is done in this process.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
     /// `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
@@ -131,7 +138,12 @@ export! {
         let input = descriptor::duplicate(input, "input")?;
         let output = descriptor::duplicate(output, "output")?;
         let log = descriptor::duplicate(log, "log")?;
-        let status = hook::serve(&hook.engine, &hook.options, input.into(), output.into(), log.into())?;
+        let engine = Arc::clone(&hook.engine);
+        let builder: Box<dyn Builder> = match keeper::program() {
+            Some(program) => Box::new(WithKeeper::new(program, engine)),
+            None => Box::new(InProcess::new(engine)),
+        };
+        let status = hook::serve(builder, &hook.options, input.into(), output.into(), log.into())?;
         out.set(c_int::from(status));
         Ok(())
     }

@@ -13,11 +13,11 @@ use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::for_c;
-use crate::error::{Error, ErrorKind};
-use crate::job::{Job, JobEvent, Started};
+use crate::doors::job::{Job, JobEvent, Reason, Started, Told};
+use crate::ground::error::{Error, ErrorKind};
 
-/// A build that is under way, or over. Any number of threads may use it at once; one frees it, when no other uses it any
-/// more.
+/// A build that is under way, or over. Any number of threads may use it at once. One of them frees it, when no other
+/// uses it any more.
 pub struct guix_offload_job {
     job: Job,
 }
@@ -28,7 +28,7 @@ pub struct guix_offload_job {
 pub enum guix_offload_event_type {
     /// No machine is free; the job waits.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
-    /// A machine cannot take the job: machine, text. Each reason comes once, whatever the numbers in it.
+    /// A machine cannot take the job: machine, text, hint. Each reason comes once, whatever the numbers in it.
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /// A machine does the job: machine.
     GUIX_OFFLOAD_EVENT_CHOSEN = 2,
@@ -42,7 +42,7 @@ pub enum guix_offload_event_type {
     GUIX_OFFLOAD_EVENT_LOG = 6,
     /// Outputs are about to be retrieved: machine, items, bytes.
     GUIX_OFFLOAD_EVENT_RETRIEVING = 7,
-    /// The machine failed, not the build; another one is tried: machine, text.
+    /// The machine failed, not the build; another one is tried: machine, text, hint.
     GUIX_OFFLOAD_EVENT_RETRYING = 8,
     /// The job is over; ask for its result. The last event.
     GUIX_OFFLOAD_EVENT_DONE = 9,
@@ -56,38 +56,45 @@ pub struct guix_offload_event {
     bytes: u64,
     /// Ends with a NUL byte that does not count.
     text: Vec<u8>,
+    hint: Option<CString>,
+    lines: CString,
 }
 
-impl From<JobEvent> for guix_offload_event {
-    fn from(event: JobEvent) -> Self {
+impl From<Told> for guix_offload_event {
+    fn from(Told { event, lines }: Told) -> Self {
         use guix_offload_event_type::*;
         let make = |kind, machine: Option<String>, items, bytes, mut text: Vec<u8>| {
             text.push(0);
-            guix_offload_event { kind, machine: machine.as_deref().map(for_c), items, bytes, text }
+            let (machine, lines) = (machine.as_deref().map(for_c), for_c(&lines));
+            guix_offload_event { kind, machine, items, bytes, text, hint: None, lines }
+        };
+        let explain = |kind, machine, Reason { text, hint }| guix_offload_event {
+            hint: hint.as_deref().map(for_c),
+            ..make(kind, Some(machine), 0, 0, text.into_bytes())
         };
         match event {
             JobEvent::Queued => make(GUIX_OFFLOAD_EVENT_QUEUED, None, 0, 0, vec![]),
-            JobEvent::PassedOver(m, why) => make(GUIX_OFFLOAD_EVENT_PASSED_OVER, Some(m), 0, 0, why.into_bytes()),
+            JobEvent::PassedOver(m, why) => explain(GUIX_OFFLOAD_EVENT_PASSED_OVER, m, why),
             JobEvent::Chosen(m) => make(GUIX_OFFLOAD_EVENT_CHOSEN, Some(m), 0, 0, vec![]),
             JobEvent::Sending(m, items, bytes) => make(GUIX_OFFLOAD_EVENT_SENDING, Some(m), items, bytes, vec![]),
             JobEvent::Transferred(bytes) => make(GUIX_OFFLOAD_EVENT_TRANSFERRED, None, 0, bytes, vec![]),
             JobEvent::Building(m) => make(GUIX_OFFLOAD_EVENT_BUILDING, Some(m), 0, 0, vec![]),
             JobEvent::Log(text) => make(GUIX_OFFLOAD_EVENT_LOG, None, 0, 0, text),
             JobEvent::Retrieving(m, items, bytes) => make(GUIX_OFFLOAD_EVENT_RETRIEVING, Some(m), items, bytes, vec![]),
-            JobEvent::Retrying(m, why) => make(GUIX_OFFLOAD_EVENT_RETRYING, Some(m), 0, 0, why.into_bytes()),
+            JobEvent::Retrying(m, why) => explain(GUIX_OFFLOAD_EVENT_RETRYING, m, why),
             JobEvent::Done => make(GUIX_OFFLOAD_EVENT_DONE, None, 0, 0, vec![]),
         }
     }
 }
 
 export! {
-    /// Starts to build what `request` asks for on one of `machines`, and returns at once. `*reply` is a
-    /// `guix_offload_reply`: if that is `GUIX_OFFLOAD_ACCEPT`, `*job` is the job, which the caller frees with
-    /// `guix_offload_job_free`; else there is no job, because no machine can ever do it or because 256 jobs are
-    /// running. A job waits as long as need be for a free machine. `request` and `machines` are copied.
+    /// Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
+    /// `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
+    /// `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs are running. A job waits
+    /// for a free machine as long as it takes. `request` and `machines` are copied.
     ///
-    /// The job runs in threads of its own, which block all signals. Its log waits in memory until it is taken with
-    /// `guix_offload_job_next_event`; when 1 MiB of it waits, the build does.
+    /// The job runs in threads of its own, which block all signals. Its log waits in memory until
+    /// `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
     /// item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
@@ -125,16 +132,16 @@ export! {
 }
 
 export! {
-    /// A descriptor that is readable while there is an event to take, and for good once the job is over. For select and
-    /// poll only. It belongs to the job. -1 if `job` is NULL.
+    /// Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
+    /// with select and poll only. It belongs to the job. -1 if `job` is NULL.
     pub fn guix_offload_job_descriptor(job: *const guix_offload_job) -> i32 {
         handle::borrow(job, "job").map_or(-1, |job| job.job.as_fd().as_raw_fd())
     }
 }
 
 export! {
-    /// Takes the next event; NULL: there is none now, or `job` is NULL. Does not block. The caller frees it with
-    /// `guix_offload_event_free`.
+    /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block. The caller frees
+    /// the event with `guix_offload_event_free`.
     pub fn guix_offload_job_next_event(job: *const guix_offload_job) -> *mut guix_offload_event {
         let event = handle::borrow(job, "job").ok().and_then(|job| job.job.next_event());
         event.map_or(std::ptr::null_mut(), |event| Box::into_raw(Box::new(event.into())))
@@ -142,8 +149,9 @@ export! {
 }
 
 export! {
-    /// Waits until the job is over, for at most `milliseconds`, or for good if that is negative. 1: it is over; 0: not
-    /// yet, or `job` is NULL. Takes no events, and a job whose log is not taken may never end.
+    /// Waits until the job is over, for at most `milliseconds`, or without a limit if that is negative. Returns 1 if
+    /// the job is over, 0 if it is not or if `job` is NULL. Takes no events: a job whose log nobody takes may never
+    /// end.
     pub fn guix_offload_job_wait(job: *const guix_offload_job, milliseconds: i64) -> i32 {
         let time = u64::try_from(milliseconds).map_or(Duration::MAX, Duration::from_millis);
         handle::borrow(job, "job").map_or(0, |job| c_int::from(job.job.wait(time)))
@@ -160,8 +168,8 @@ export! {
 }
 
 export! {
-    /// What came of the job: `GUIX_OFFLOAD_OK`, all outputs are valid; or why it failed, as often as it is asked.
-    /// `guix_offload_error_exit_status` says how a hook would report that.
+    /// Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. It may be called
+    /// again. `guix_offload_error_exit_status` says how a hook would report a failure.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
     pub fn guix_offload_job_result(
@@ -186,36 +194,36 @@ export! {
 }
 
 export! {
-    /// What happened, a `guix_offload_event_type`; -1 if `event` is NULL.
+    /// Returns what happened, a `guix_offload_event_type`; -1 if `event` is NULL.
     pub fn guix_offload_event_kind(event: *const guix_offload_event) -> i32 {
         look(event, -1, |event| event.kind as i32)
     }
 }
 
 export! {
-    /// Name of the machine, or NULL. Lives as long as the event.
+    /// Returns the name of the machine, or NULL if the event is about none. It lives as long as the event.
     pub fn guix_offload_event_machine(event: *const guix_offload_event) -> *const c_char {
         look(event, std::ptr::null(), |event| event.machine.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
     }
 }
 
 export! {
-    /// How many store items; 0 if that is not said with this kind of event, or `event` is NULL.
+    /// Returns the number of store items; 0 if this kind of event has none, or if `event` is NULL.
     pub fn guix_offload_event_items(event: *const guix_offload_event) -> usize {
         look(event, 0, |event| event.items)
     }
 }
 
 export! {
-    /// How many bytes; 0 if that is not said with this kind of event, or `event` is NULL.
+    /// Returns the number of bytes; 0 if this kind of event has none, or if `event` is NULL.
     pub fn guix_offload_event_bytes(event: *const guix_offload_event) -> u64 {
         look(event, 0, |event| event.bytes)
     }
 }
 
 export! {
-    /// The text, whose length goes to `*length` unless that is NULL: a log may contain any byte. A NUL byte follows,
-    /// which does not count. Lives as long as the event; NULL only if `event` is.
+    /// Returns the text and sets `*length`, unless that is NULL, to its length: a log may contain any byte. A NUL byte
+    /// follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
     pub fn guix_offload_event_text(event: *const guix_offload_event, length: *mut usize) -> *const c_char {
         look(event, std::ptr::null(), |event| {
             if let Ok(length) = Out::new(length, "length") {
@@ -223,5 +231,21 @@ export! {
             }
             event.text.as_ptr().cast()
         })
+    }
+}
+
+export! {
+    /// Returns what the user can do about it, or NULL if that is not known. It lives as long as the event.
+    pub fn guix_offload_event_hint(event: *const guix_offload_event) -> *const c_char {
+        look(event, std::ptr::null(), |event| event.hint.as_ref().map_or(std::ptr::null(), |hint| hint.as_ptr()))
+    }
+}
+
+export! {
+    /// Returns the lines that a build hook shows its user of this event, each with a newline at its end. Empty for
+    /// progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. They live as
+    /// long as the event. NULL only if `event` is.
+    pub fn guix_offload_event_lines(event: *const guix_offload_event) -> *const c_char {
+        look(event, std::ptr::null(), |event| event.lines.as_ptr())
     }
 }

@@ -7,9 +7,8 @@ use super::error::guix_offload_error;
 use super::export;
 use super::handle::{self, Out};
 use super::string::{self, for_c};
-use crate::error::{Error, ErrorKind, Result};
-use crate::machine::{BuildMachine, HostKey};
-use crate::machine_file;
+use crate::ground::error::Result;
+use crate::machine::{BuildMachine, Flaw, HostKey, key_file, number, title};
 
 /// A build machine: what `build-machine` is in machines.scm.
 pub struct guix_offload_machine {
@@ -51,8 +50,16 @@ impl guix_offload_machine {
 
     /// Changes it, if the result is still a machine.
     fn change(&mut self, change: impl FnOnce(&mut BuildMachine)) -> Result<()> {
+        self.try_change(|machine| {
+            change(machine);
+            Ok(())
+        })
+    }
+
+    /// Changes it, if the change succeeds and the result is still a machine.
+    fn try_change(&mut self, change: impl FnOnce(&mut BuildMachine) -> Result<(), Flaw>) -> Result<()> {
         let mut changed = self.machine.clone();
-        change(&mut changed);
+        change(&mut changed).map_err(|flaw| flaw.error(&self.machine.name))?;
         *self = Self::new(admitted(changed)?);
         Ok(())
     }
@@ -65,14 +72,18 @@ fn admitted(machine: BuildMachine) -> Result<BuildMachine> {
 }
 
 export! {
-    /// Makes a machine for builds of the system type `system`, such as "x86_64-linux"; NULL: of none as yet. `name` is
-    /// its host name or address, of which an IPv6 address may stand in brackets. All other fields get Guix's defaults;
-    /// the private key is the first of `id_ed25519` and `id_rsa` in `~/.ssh` of the process's user. `host_key` is the
-    /// only key that is trusted of its SSH server: "ssh-ed25519 AAAA...", a line of its `/etc/ssh/ssh_host_*_key.pub`.
-    /// Strings are copied. The caller frees it with `guix_offload_machine_free`.
+    /// Makes a machine that builds for the system type `system`, such as "x86_64-linux". `system` may be NULL: add
+    /// systems later. `name` is a host name or an address; an IPv6 address may stand in brackets. `user` is the account
+    /// to log in to. `host_key` is the only key that is trusted of the machine's SSH server: "ssh-ed25519 AAAA...", a
+    /// line of its `/etc/ssh/ssh_host_*_key.pub`.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text cannot be what it is named, and
-    /// with `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
+    /// All other fields get Guix's defaults. The private key is the first of `id_ed25519` and `id_rsa` that exists in
+    /// `~/.ssh` of the process's user. Strings are copied. The caller frees the machine with
+    /// `guix_offload_machine_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not as a machine file must
+    /// have it: no text is empty, has control characters or more than 4096 bytes. Fails with
+    /// `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
     pub fn guix_offload_machine_new(
         machine: *mut *mut guix_offload_machine,
         name: *const c_char,
@@ -83,9 +94,10 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(machine, "machine")?;
         let (name, user) = (string::required(name, "name")?, string::required(user, "user")?);
-        let host_key = HostKey::parse(string::required(host_key, "host_key")?)?;
+        let host_key = HostKey::parse(string::required(host_key, "host_key")?)
+            .map_err(|error| error.context(format!("{}, field 'host-key'", title(name))))?;
         let mut machine =
-            BuildMachine::new(name, user, machine_file::default_private_key().unwrap_or_default(), host_key);
+            BuildMachine::new(name, user, crate::machine::file::default_private_key().unwrap_or_default(), host_key);
         machine.systems.extend(string::optional(system, "system")?.map(str::to_string));
         let machine = admitted(machine)?;
         out.give(guix_offload_machine::new(machine));
@@ -94,17 +106,18 @@ export! {
 }
 
 export! {
-    /// Frees a machine that `guix_offload_machine_new` gave. NULL is fine.
+    /// Frees a machine that `guix_offload_machine_new` made. NULL is fine.
     pub fn guix_offload_machine_free(machine: *mut guix_offload_machine) {
         handle::free(machine);
     }
 }
 
 export! {
-    /// Adds a system type that the machine builds for. Strings are copied; setters may follow each other in any order.
+    /// Adds a system type that the machine builds for. The string is copied. Setters may be called in any order.
     ///
     /// This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
-    /// is NULL, a string is not UTF-8, or a value is out of the range that is given.
+    /// is NULL, a string is not UTF-8, or a value is not as a machine file must have it: no text is empty, has control
+    /// characters or more than 4096 bytes.
     pub fn guix_offload_machine_add_system(
         machine: *mut guix_offload_machine,
         system: *const c_char,
@@ -134,29 +147,30 @@ export! {
         port: u32,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        // 0 is refused as any other wrong port.
-        let port = u16::try_from(port).unwrap_or(0);
-        handle::borrow_mut(machine, "machine")?.change(|machine| machine.port = port)
+        handle::borrow_mut(machine, "machine")?.try_change(|machine| {
+            machine.port = number("port", port, BuildMachine::PORTS)?;
+            Ok(())
+        })
     }
 }
 
 export! {
-    /// Sets the file with the private key to log in with. Its name is not empty.
+    /// Sets the file with the private key to log in with.
     pub fn guix_offload_machine_set_private_key(
         machine: *mut guix_offload_machine,
         file: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let file = string::required(file, "file")?;
-        if file.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "'file' is empty"));
-        }
-        handle::borrow_mut(machine, "machine")?.change(|machine| machine.private_key = file.into())
+        handle::borrow_mut(machine, "machine")?.try_change(|machine| {
+            machine.private_key = key_file(file)?;
+            Ok(())
+        })
     }
 }
 
 export! {
-    /// Sets which compression may be used, a comma-separated list, and its level, 0 to 9. Default:
+    /// Sets which compression methods may be used, a comma-separated list, and the level, 0 to 9. Default:
     /// "zlib@openssh.com,zlib", 3.
     pub fn guix_offload_machine_set_compression(
         machine: *mut guix_offload_machine,
@@ -165,9 +179,10 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let methods = string::required(methods, "methods")?.to_string();
-        let level = u8::try_from(level).unwrap_or(u8::MAX);
-        handle::borrow_mut(machine, "machine")?.change(|machine| {
-            (machine.compression, machine.compression_level) = (methods, level);
+        handle::borrow_mut(machine, "machine")?.try_change(|machine| {
+            machine.compression = methods;
+            machine.compression_level = number("compression-level", level, BuildMachine::COMPRESSION_LEVELS)?;
+            Ok(())
         })
     }
 }
@@ -185,7 +200,7 @@ export! {
 }
 
 export! {
-    /// Sets how many builds may run there at once. 0: none. Default: 1.
+    /// Sets how many builds may run there at once. With 0 the machine gets none. Default: 1.
     pub fn guix_offload_machine_set_parallel_builds(
         machine: *mut guix_offload_machine,
         builds: u32,
@@ -207,8 +222,8 @@ export! {
 }
 
 export! {
-    /// Sets the load, normalised by the number of cores, from which on it takes no more builds; negative: any load is
-    /// fine. Default: 0.8.
+    /// Sets the load, divided by the number of cores, from which on the machine takes no more builds. If `load` is
+    /// negative, any load is fine. Default: 0.8.
     pub fn guix_offload_machine_set_overload_threshold(
         machine: *mut guix_offload_machine,
         load: f64,
@@ -229,93 +244,97 @@ fn nth(texts: &[CString], index: usize) -> *const c_char {
 }
 
 export! {
-    /// The machine's host name or address. This and the texts below live until the machine is freed or changed. If
-    /// `machine` is NULL, texts are NULL and numbers 0.
+    /// Returns the machine's host name or address. This and the texts below live until the machine is freed or changed.
+    /// If `machine` is NULL, texts are NULL and numbers 0.
     pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
     }
 }
 
 export! {
-    /// The port of its SSH server.
+    /// Returns the port of its SSH server.
     pub fn guix_offload_machine_port(machine: *const guix_offload_machine) -> u32 {
         look(machine, 0, |m| u32::from(m.machine.port))
     }
 }
 
 export! {
-    /// The account to log in to.
+    /// Returns the account to log in to.
     pub fn guix_offload_machine_user(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.user.as_ptr())
     }
 }
 
 export! {
-    /// The file with the private key.
+    /// Returns the file with the private key.
     pub fn guix_offload_machine_private_key(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.private_key.as_ptr())
     }
 }
 
 export! {
-    /// The pinned host key, its type and itself.
+    /// Returns the pinned host key: its type, a space, and the key.
     pub fn guix_offload_machine_host_key(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.host_key.as_ptr())
     }
 }
 
 export! {
-    /// Which compression may be used.
+    /// Returns the compression methods that may be used, a comma-separated list.
     pub fn guix_offload_machine_compression(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.compression.as_ptr())
     }
 }
 
 export! {
-    /// The compression level, 0 to 9.
+    /// Returns the compression level, 0 to 9.
     pub fn guix_offload_machine_compression_level(machine: *const guix_offload_machine) -> u32 {
         look(machine, 0, |m| u32::from(m.machine.compression_level))
     }
 }
 
 export! {
-    /// The socket of the daemon there.
+    /// Returns the socket of the daemon there.
     pub fn guix_offload_machine_daemon_socket(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.daemon_socket.as_ptr())
     }
 }
 
 export! {
-    /// How many builds may run there at once.
+    /// Returns how many builds may run there at once.
     pub fn guix_offload_machine_parallel_builds(machine: *const guix_offload_machine) -> u32 {
         look(machine, 0, |m| m.machine.parallel_builds)
     }
 }
 
 export! {
-    /// Its speed relative to other machines.
+    /// Returns its speed relative to other machines.
     pub fn guix_offload_machine_speed(machine: *const guix_offload_machine) -> f64 {
         look(machine, 0.0, |m| m.machine.speed)
     }
 }
 
 export! {
-    /// The load from which on it takes no more builds; negative: any load is fine.
+    /// Returns the load from which on the machine takes no more builds; negative if any load is fine.
     pub fn guix_offload_machine_overload_threshold(machine: *const guix_offload_machine) -> f64 {
         look(machine, 0.0, |m| m.machine.overload_threshold.unwrap_or(-1.0))
     }
 }
 
 export! {
-    /// The `index`th system type that it builds for, counted from 0; NULL: there are no more.
+    /// Returns the `index`th system type that it builds for, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_system(machine: *const guix_offload_machine, index: usize) -> *const c_char {
         look(machine, std::ptr::null(), |m| nth(&m.texts.systems, index))
     }
 }
 
 export! {
-    /// The `index`th feature that it offers, counted from 0; NULL: there are no more.
+    /// Returns the `index`th feature that it offers, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_feature(machine: *const guix_offload_machine, index: usize) -> *const c_char {
         look(machine, std::ptr::null(), |m| nth(&m.texts.features, index))
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

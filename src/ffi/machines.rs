@@ -8,9 +8,9 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::{export, string};
-use crate::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind};
+use crate::machine::file::{self, Inputs, LoadOptions, Loaded};
 use crate::machine::{BuildMachine, Requirements};
-use crate::machine_file::{self, Inputs, LoadOptions, Loaded};
 
 /// A list of build machines.
 pub struct guix_offload_machines {
@@ -40,16 +40,17 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        Out::new(machines, "machines")?.give(guix_offload_machines { list: Vec::new(), problems: Vec::new(), inputs: None });
+        let none = guix_offload_machines { list: Vec::new(), problems: Vec::new(), inputs: None };
+        Out::new(machines, "machines")?.give(none);
         Ok(())
     }
 }
 
 export! {
-    /// Makes the list that the machine file `file` returns; a file that does not exist returns an empty one. What is
-    /// not plain enough to be read in process is evaluated by a child process, `guile` or `guix repl`, within 30 s.
-    /// A machine that is malformed is left out, and a result that is no list of machines has none:
-    /// `guix_offload_machines_problem` says so. The caller frees the list with `guix_offload_machines_free`.
+    /// Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
+    /// that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
+    /// most 30 s. A machine that is malformed is left out; if the file returns no list of machines, the list is empty:
+    /// `guix_offload_machines_problem` tells. The caller frees the list with `guix_offload_machines_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
     /// message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -61,7 +62,7 @@ export! {
         let out = Out::new(machines, "machines")?;
         let file = Path::new(string::required(file, "file")?);
         let missing = || Loaded { inputs: Some(Inputs::of_file(file, None)), ..Loaded::default() };
-        let loaded = machine_file::load(file, &LoadOptions::default())?.unwrap_or_else(missing);
+        let loaded = file::load(file, &LoadOptions::default())?.unwrap_or_else(missing);
         out.give(guix_offload_machines {
             list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
             problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
@@ -96,33 +97,42 @@ export! {
 }
 
 export! {
-    /// How many machines there are; 0 if `machines` is NULL.
+    /// Returns the number of machines; 0 if `machines` is NULL.
     pub fn guix_offload_machines_count(machines: *const guix_offload_machines) -> usize {
         handle::borrow(machines, "machines").map_or(0, |machines| machines.list.len())
     }
 }
 
 export! {
-    /// The `index`th machine, counted from 0; NULL: there are no more. It belongs to the list, and lives until that is
-    /// freed or added to.
-    pub fn guix_offload_machines_get(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_machine {
-        handle::borrow(machines, "machines").ok().and_then(|machines| machines.list.get(index)).map_or(std::ptr::null(), |machine| machine)
+    /// Returns the `index`th machine, counted from 0; NULL if there are no more. It belongs to the list, and lives
+    /// until a machine is added to the list or the list is freed.
+    pub fn guix_offload_machines_get(
+        machines: *const guix_offload_machines,
+        index: usize
+    ) -> *const guix_offload_machine {
+        let machines = handle::borrow(machines, "machines").ok();
+        machines.and_then(|machines| machines.list.get(index)).map_or(std::ptr::null(), |machine| machine)
     }
 }
 
 export! {
-    /// The `index`th thing, counted from 0, that is wrong in the file that the list was loaded from, such as a machine
-    /// that was left out, or odd, such as a system that Guix does not know; NULL: there are no more. Each has a hint.
-    /// It belongs to the list, and lives until that is freed.
-    pub fn guix_offload_machines_problem(machines: *const guix_offload_machines, index: usize) -> *const guix_offload_error {
-        handle::borrow(machines, "machines").ok().and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
+    /// Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
+    /// more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
+    /// Guix does not know. Each has a hint. It belongs to the list, and lives until that is freed.
+    pub fn guix_offload_machines_problem(
+        machines: *const guix_offload_machines,
+        index: usize
+    ) -> *const guix_offload_error {
+        let machines = handle::borrow(machines, "machines").ok();
+        machines.and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
     }
 }
 
 export! {
-    /// 1 if the file that the list was loaded from would return the same now, else 0; for a caller who keeps it. Looks
-    /// at the file and at the files that it reads, in no time. What may depend on other things (the time, other programs)
-    /// is taken to be the same for 5 seconds, everything for ten minutes at most. 0 for other lists, and for NULL.
+    /// Returns 1 if the file that the list was loaded from would return the same machines now, else 0. For a caller who
+    /// keeps a list. Compares the state of the file, and of the files that it reads, with what it was. A result that
+    /// may depend on other things (the time, other programs) counts as current for 5 seconds, any result for ten
+    /// minutes at most. Returns 0 for lists that were not loaded, and for NULL.
     pub fn guix_offload_machines_are_current(machines: *const guix_offload_machines) -> c_int {
         let machines = handle::borrow(machines, "machines").ok();
         c_int::from(machines.and_then(|machines| machines.inputs.as_ref()).is_some_and(Inputs::are_current))

@@ -29,7 +29,7 @@
  *
  * FORK
  *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
- *     on. Until it does, it holds open what its parent had open: build slots that the parent gives up stay taken.
+ *     on. Until it does, it holds open what its parent had open: the build slots of a parent that dies stay taken.
  *
  * BLOCKING
  *     Calls return at once, unless their description says that they block or wait.

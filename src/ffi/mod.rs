@@ -10,6 +10,7 @@
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
+//! - [`keeper`]: the process that keeps connections warm for the hooks of this host
 //! - [`farm`]: all machines at once, tested or asked how they are
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
@@ -25,6 +26,7 @@ pub mod error;
 pub mod farm;
 pub mod hook;
 pub mod job;
+pub mod keeper;
 pub mod machine;
 pub mod machines;
 pub mod request;
@@ -38,7 +40,7 @@ mod test_panic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, Result};
+use crate::ground::error::{Error, Result};
 use error::{guix_offload_error, guix_offload_status};
 
 /// Defines functions of the ABI. One that returns a `guix_offload_status` has the error as its last parameter, and its

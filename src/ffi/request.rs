@@ -7,11 +7,11 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::{export, string};
+use crate::build::engine::{Request, Work};
 use crate::daemon::BuildOptions;
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::Requirements;
-use crate::offload::{Request, Work};
-use crate::store::{StoreDir, StorePath};
 
 /// What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits.
 /// Calls that take it copy what they need.
@@ -43,10 +43,10 @@ impl guix_offload_request {
 }
 
 export! {
-    /// Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`,
-    /// without features, inputs, outputs or time limits. Strings are copied. The caller frees it with
-    /// `guix_offload_request_free`. Whether file names are those of store items is checked by the calls that take the
-    /// request, which fail with `GUIX_OFFLOAD_INVALID_ARGUMENT`.
+    /// Makes a request to build `derivation`, a store file name that ends in ".drv", for the system type `system`. It
+    /// has no features, inputs, outputs or time limits yet. Strings are copied. The caller frees it with
+    /// `guix_offload_request_free`. Calls that take the request fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a file
+    /// name in it is not that of a store item.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
     pub fn guix_offload_request_new(
@@ -90,8 +90,8 @@ export! {
 }
 
 export! {
-    /// Adds a store item that the build needs. All of them together, with the derivation, must be a closure: whatever
-    /// one refers to is among them.
+    /// Adds a store item that the build needs. All inputs together, with the derivation, must be a closure: each item
+    /// that one of them refers to is among them.
     pub fn guix_offload_request_add_input(
         request: *mut guix_offload_request,
         item: *const c_char,
@@ -104,7 +104,8 @@ export! {
 }
 
 export! {
-    /// Adds an output that is to become valid in the local store. Whoever makes the request holds the locks on them.
+    /// Adds an output that is to become valid in the local store. The caller holds the lock on it until the build is
+    /// over.
     pub fn guix_offload_request_add_output(
         request: *mut guix_offload_request,
         item: *const c_char,
@@ -117,8 +118,8 @@ export! {
 }
 
 export! {
-    /// Sets after how many seconds the build is killed, in all and without output. 0: no limit. Both count the build
-    /// alone; they are enforced by the daemon of the build machine, and some seconds later here.
+    /// Sets after how many seconds the build is killed, in all and without output. 0 means no limit. Both count the
+    /// build alone. The daemon of the build machine enforces them, and this host does some seconds later.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
     pub fn guix_offload_request_set_limits(
@@ -148,8 +149,8 @@ export! {
 }
 
 export! {
-    /// Sets how many cores the build may use; 0: all. Without, it is what the machine's daemon is set to. This and
-    /// `guix_offload_request_set_rounds` count for what is built later over the same `guix_offload_connection`, too.
+    /// Sets how many cores the build may use; 0 means all. By default the machine's daemon decides. This and
+    /// `guix_offload_request_set_rounds` also apply to later builds over the same `guix_offload_connection`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
     pub fn guix_offload_request_set_cores(
@@ -163,9 +164,9 @@ export! {
 }
 
 export! {
-    /// Sets how often the build is done, at least once. If the outputs are not the same each time, it has failed.
-    /// Outputs that the machine has are built again, and compared with. Without, it is what the machine's daemon is
-    /// set to.
+    /// Sets how often the build is done, at least once. The build fails if the outputs differ from one time to the
+    /// next. Outputs that the machine already has are built again and compared. By default the machine's daemon
+    /// decides.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `rounds` is 0.
     pub fn guix_offload_request_set_rounds(
@@ -230,8 +231,8 @@ pub fn flag(value: c_int, name: &str) -> Result<bool> {
 }
 
 export! {
-    /// How many of `machines` offer the system and the features that the request requires, whether they can be reached
-    /// or not; if 0, no machine can ever do it. 0 if a pointer is NULL.
+    /// Returns how many of `machines` offer the system and the features that the request requires, whether they can be
+    /// reached or not. If 0, no machine can ever do the build. 0 if a pointer is NULL.
     pub fn guix_offload_request_matches(
         request: *const guix_offload_request,
         machines: *const guix_offload_machines,

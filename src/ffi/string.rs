@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, c_char};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 
 /// Longest string that is taken, in bytes.
 const MAX_LENGTH: usize = 1 << 20;

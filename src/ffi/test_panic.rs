@@ -5,7 +5,7 @@ use std::ffi::c_char;
 
 use super::error::guix_offload_error;
 use super::{export, string};
-use crate::panic_point;
+use crate::ground::failpoint;
 
 export! {
     /// Panics: 0, with a fixed message; 1, with one that is made; else with something that is no message.
@@ -19,9 +19,12 @@ export! {
 }
 
 export! {
-    /// Has the threads that pass `place` panic from now on, see [`crate::panic_point`]; "": none.
-    pub fn guix_offload_test_panic_at(place: *const c_char, error: *mut *mut guix_offload_error) -> guix_offload_status {
-        panic_point::arm(string::required(place, "place")?);
+    /// Has the threads that pass `place` panic from now on, see [`crate::ground::failpoint`]; "": none.
+    pub fn guix_offload_test_panic_at(
+        place: *const c_char,
+        error: *mut *mut guix_offload_error
+    ) -> guix_offload_status {
+        failpoint::arm(string::required(place, "place")?);
         Ok(())
     }
 }

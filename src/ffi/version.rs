@@ -12,15 +12,15 @@ pub const GUIX_OFFLOAD_ABI_VERSION: u32 = 0;
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 
 export! {
-    /// Version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION` before it calls
-    /// anything else. Any thread.
+    /// Returns the version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION`
+    /// before it calls anything else. Any thread.
     pub fn guix_offload_abi_version() -> u32 {
         GUIX_OFFLOAD_ABI_VERSION
     }
 }
 
 export! {
-    /// Version of the library, such as "0.1.0". Static, never NULL. Any thread.
+    /// Returns the version of the library, such as "0.1.0". Static, never NULL. Any thread.
     pub fn guix_offload_version() -> *const c_char {
         VERSION.as_ptr().cast()
     }

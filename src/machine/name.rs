@@ -12,10 +12,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Flaw;
+use super::gate::{Flaw, quoted};
 
 /// Longest host name, in bytes.
-const MAX_HOST: usize = 253;
+pub(super) const MAX_HOST: usize = 253;
 /// Longest name of a network interface, in bytes.
 const MAX_ZONE: usize = 15;
 
@@ -28,7 +28,8 @@ pub(super) fn parse(text: &str) -> Result<String, Flaw> {
         Some(inside) if is_ipv6(inside) => Ok(inside.to_string()),
         _ => {
             let (expected, hint) = explain(text);
-            Err(Flaw { field: "name", expected: format!("a host name or an address{expected}"), hint: Some(hint) })
+            let flaw = Flaw::new("name", format!("a host name or an address{expected}"), quoted(text));
+            Err(Flaw { hint: Some(hint), ..flaw })
         }
     }
 }

@@ -2,16 +2,17 @@
 //! Whose fault it is that a build failed on a machine: its own, or the machine's, where another one may do better.
 //!
 //! What the daemon there says decides most of it. It answers 100 to what it would remember as failed, and 1 otherwise
-//! (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`): that is a derivation with fixed output, an output that
-//! it rejects, a full disk, or trouble of its own, such as a build hook of its own that failed. The rest is asked for:
-//! what space and memory are left, and whether the kernel there has killed for want of memory.
+//! (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`): that is a derivation with fixed output, an output
+//! that it rejects, a full disk, or trouble of its own, such as a build hook of its own that failed. The rest is asked
+//! for: what space and memory are left, and whether the kernel there has killed for want of memory.
 
 use std::io::{Read, Write};
 use std::time::Instant;
 
 use super::{Remote, probe};
-use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::store::{self, StoreDir, StorePath};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::{StoreDir, StorePath};
+use crate::store;
 
 /// How much of the end of a log is kept, in bytes: the daemon's own words about a failure come last.
 const TAIL: usize = 4 << 10;
@@ -22,7 +23,7 @@ const FULL: u64 = 10 << 20;
 /// Available memory, in bytes, below which its lack is taken to be the cause of a killed builder.
 const STARVED: u64 = 128 << 20;
 
-/// What the daemon says about outputs that it rejects, after which it would not build better elsewhere.
+/// The daemon's words about outputs that it rejects. Such a build would not succeed elsewhere.
 const REJECTIONS: [&str; 6] = [
     "failed to produce output path",
     "is not allowed to refer to path",
@@ -32,10 +33,10 @@ const REJECTIONS: [&str; 6] = [
     "hash mismatch for ",
 ];
 
-/// What the daemon says where it found a disk nearly full: that of the store, or of the directory it builds in.
+/// The daemon's words where it found a disk nearly full: that of the store, or of the directory it builds in.
 const NO_SPACE: &str = "may have been caused by lack of free disk space";
 
-/// What the daemon says of a builder that SIGKILL ended.
+/// The daemon's words about a builder that SIGKILL ended.
 const KILLED: &str = "failed due to signal 9";
 
 /// The end of a log.
@@ -87,8 +88,8 @@ pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) 
     error
 }
 
-/// What the daemon of the machine called `name` says where `store` is not what its database says, in words that say so. It
-/// would answer this again and again.
+/// Returns `error`, in words that say so where the daemon of the machine `name` found its `store` damaged: it would
+/// answer the same again and again.
 pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
     let text = error.to_string();
     let damaged =
@@ -113,7 +114,7 @@ fn is_fixed(derivation: &StorePath) -> bool {
     std::fs::read_to_string(derivation.as_str()).is_ok_and(|text| store::has_fixed_output(&text))
 }
 
-/// What a machine says of itself after a build failed, in bytes; `None`: it does not say.
+/// The state of a machine after a build failed, in bytes; `None` if it does not say.
 #[derive(Debug, Default, PartialEq)]
 struct State {
     /// Free space where the store is.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::Remote;
 use super::blame::{self, Tail};
 use crate::daemon::BuildOptions;
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::StorePath;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
 
 /// How much longer than the daemon there we wait before we enforce a build's time limits ourselves.
-const GRACE: Duration = Duration::from_secs(10);
+const LIMIT_SLACK: Duration = Duration::from_secs(10);
 
 /// How long a machine, whose daemon does not enforce a limit, has for a sign of life.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ struct Allowed {
 
 impl Allowed {
     fn new(options: &BuildOptions) -> Self {
-        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds).saturating_add(GRACE));
+        let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds).saturating_add(LIMIT_SLACK));
         // What does not fit an `Instant` is no limit.
         let end = limit(options.timeout).and_then(|limit| Instant::now().checked_add(limit));
         Allowed { silence: limit(options.max_silent_time), end }
@@ -47,8 +47,8 @@ impl Remote {
     /// The time limits of `options` are enforced by the daemon there, and a little later here, should it be stuck. The
     /// time that `log` takes does not count here.
     ///
-    /// Fails with [`ErrorKind::BuildFailed`] if it failed by itself, and [`ErrorKind::TimedOut`] if it exceeded a limit;
-    /// any other error is the machine's, or one of `log`.
+    /// Fails with [`ErrorKind::BuildFailed`] if it failed by itself, and [`ErrorKind::TimedOut`] if it exceeded a
+    /// limit; any other error is the machine's, or one of `log`.
     pub fn build(
         &mut self,
         derivation: &StorePath,
@@ -62,7 +62,7 @@ impl Remote {
         prepared
             .and_then(|()| client.protect(std::slice::from_ref(derivation)))
             .and_then(|()| client.begin_build(derivation))
-            .map_err(|e| self.name(e))?;
+            .map_err(|e| self.on_this_machine(e))?;
 
         let mut limits = Allowed::new(options);
         let channel = self.link.channel.clone();
@@ -88,7 +88,7 @@ impl Remote {
             } else {
                 blame::find(error, derivation, &tail, self)
             };
-            self.name(error)
+            self.on_this_machine(error)
         })
     }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the daemon says while an import is fed to it: kept for whoever reads it afterwards, and looked at for the answer,
-//! after which nothing more need be sent.
+//! What the daemon says while an import is fed to it: kept for whoever reads it afterwards, and looked at for the
+//! answer, after which nothing more need be sent.
 
-use crate::daemon::{LOG_FRAME, padding};
+use crate::daemon::LOG_FRAME;
+use crate::ground::words::{number_at, padding};
 
 /// More than this, in bytes, no daemon has to say about an import: it is as good as an answer.
 const MOST: usize = 1 << 20;
@@ -25,7 +26,7 @@ impl Early {
 
     /// Is the answer there? Everything before it is pieces of log.
     pub fn is_answered(&mut self) -> bool {
-        let word = |at: usize| Some(u64::from_le_bytes(self.bytes.get(at..at.checked_add(8)?)?.try_into().ok()?));
+        let word = |at: usize| number_at(&self.bytes, at);
         while let Some(tag) = word(self.next) {
             if tag != LOG_FRAME {
                 return true;

@@ -19,7 +19,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those that the product has.
+    /// The limits that the product has.
     pub const DEFAULT: Limits = Limits {
         step: Duration::from_secs(15),
         answer: Duration::from_secs(60),

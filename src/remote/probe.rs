@@ -9,33 +9,33 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StoreDir;
 use crate::machine::BuildMachine;
-use crate::schedule::Probe;
+use crate::machine::suitability::Probe;
 use crate::ssh::Channel;
-use crate::store::StoreDir;
 
 /// The command that reads the program.
 pub const COMMAND: &str = "sh";
 
-/// What the program says first: that it runs.
+/// The program's first line: that it runs.
 const RUNS: &str = "sh runs";
 
 /// Most that is read of an answer, in bytes.
 pub const MAX_ANSWER: u64 = 64 << 10;
 
-/// Has the shell say how much memory is available, in KiB.
+/// Makes the shell print how much memory is available, in KiB.
 pub const MEMORY: &str = "while read -r word size rest; do \
      [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n";
 
-/// Has the shell say how many processes the kernel has killed for want of memory.
+/// Makes the shell print how many processes the kernel has killed for want of memory.
 pub const KILLS: &str =
     "while read -r word count; do [ \"$word\" = oom_kill ] && echo kills $count && break; done </proc/vmstat\n";
 
 /// A machine's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// What the schedule needs to know.
+    /// The figures that choosing needs.
     pub probe: Probe,
     /// How many processes its kernel has killed for want of memory, if it says so.
     pub kills: Option<u64>,
@@ -62,10 +62,10 @@ pub fn ask(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir) -> R
     channel.close_write()
 }
 
-/// Has the shell say how much space is free where the store is, in KiB, after `word`.
+/// Makes the shell print how much space is free where the store is, in KiB, after `word`.
 pub fn free_space(store: &StoreDir, word: &str) -> String {
     let store = quoted(store.as_str());
-    format!("df -P -k {store} | tail -n 1 | {{ read -r fs size used free rest; echo {word} $free; }}\n")
+    format!("df -P -k {store} | {{ read -r title; read -r fs size used free rest; echo {word} $free; }}\n")
 }
 
 /// `text` as one word of the shell.
@@ -80,8 +80,9 @@ fn program(socket: &str, store: &StoreDir) -> String {
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
          {}{MEMORY}{KILLS}\
          [ -d {} ] || echo storeless yes\n\
-         echo time $(date +%s)\n\
-         echo daemon $(cat /proc/sys/kernel/random/boot_id) $(stat -L -c %d:%i {} 2>/dev/null)\n\
+         echo time ${{EPOCHSECONDS:-$(date +%s)}}\n\
+         read -r boot </proc/sys/kernel/random/boot_id\n\
+         echo daemon $boot $(stat -L -c %d:%i {} 2>/dev/null)\n\
          [ -e \"${{GUIX_CONFIGURATION_DIRECTORY:-/etc/guix}}/machines.scm\" ] && echo offloads yes\n\
          echo socket \"$GUIX_DAEMON_SOCKET\"\n",
         free_space(store, "free"),
@@ -136,7 +137,7 @@ fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -
     .hint(format!("user {user} must be able to run 'sh', 'df', 'nproc' and 'date' there over SSH"))
 }
 
-/// What the line of `text` that begins with `word` says.
+/// Returns the rest of the line of `text` that begins with `word`.
 pub fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
 }

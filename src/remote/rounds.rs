@@ -1,47 +1,44 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What a build with rounds, and one whose failed tree is kept, need beyond the build itself.
 
-use super::Remote;
+use super::Connection;
 use crate::daemon::BuildOptions;
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::StorePath;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
 
 /// The most of the log's last line that is looked at, in bytes.
 const MAX_LINE: usize = 4 << 10;
 
-impl Remote {
-    /// As [`Remote::build`], of all of `outputs`. With rounds, they are all built now: what the machine already has
-    /// counts for none, but what is built must be the same.
-    pub fn build_all_rounds(
-        &mut self,
-        derivation: &StorePath,
-        outputs: &[StorePath],
-        options: &BuildOptions,
-        log: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut notes = Notes::default();
-        let mut noting = |text: &[u8]| {
-            notes.take(text);
-            log(text)
-        };
-        let check = options.repeats() && !outputs.is_empty() && self.missing(outputs)?.is_empty();
-        let mut result = self.build(derivation, &BuildOptions { check, ..options.clone() }, &mut noting);
-        // Of the other outputs, those that nobody asked for.
-        if check && result.as_ref().is_err_and(|error| error.to_string().contains("missing outputs")) {
-            result = self.build(derivation, options, &mut noting);
-        }
-        let name = &self.machine().name;
-        result.map_err(|error| notes.explain(error, derivation, name, options))
+/// Has `remote` build `derivation`, as [`Connection::build`], with all of `outputs`. With rounds, they are all built
+/// now: what the machine already has counts for none, but what is built must be the same.
+pub fn build_all_rounds(
+    remote: &mut dyn Connection,
+    derivation: &StorePath,
+    outputs: &[StorePath],
+    options: &BuildOptions,
+    log: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut notes = Notes::default();
+    let mut noting = |text: &[u8]| {
+        notes.take(text);
+        log(text)
+    };
+    let check = options.repeats() && !outputs.is_empty() && remote.missing(outputs)?.is_empty();
+    let mut result = remote.build(derivation, &BuildOptions { check, ..options.clone() }, &mut noting);
+    // Of the other outputs, those that nobody asked for.
+    if check && result.as_ref().is_err_and(|error| error.to_string().contains("missing outputs")) {
+        result = remote.build(derivation, options, &mut noting);
     }
+    result.map_err(|error| notes.explain(error, derivation, &remote.machine().name, options))
 }
 
-/// What the daemon said about a build in its log.
+/// The daemon's words about a build, from its log.
 #[derive(Default)]
 struct Notes {
     line: Vec<u8>,
     /// Where it keeps the failed build's tree.
     tree: Option<String>,
-    /// That two rounds differ.
+    /// The line that says that two rounds differ.
     difference: Option<String>,
 }
 
@@ -60,7 +57,7 @@ impl Notes {
         }
     }
 
-    /// What `error` is, in the light of this.
+    /// Returns `error` as these words explain it.
     fn explain(self, error: Error, derivation: &StorePath, name: &str, options: &BuildOptions) -> Error {
         let text = error.to_string();
         let against = options.repeats() && text.contains("may not be deterministic");
@@ -85,7 +82,7 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreDir;
+    use crate::ground::store_path::StoreDir;
 
     fn explained(log: &[&str], error: Error) -> Error {
         let derivation = StoreDir::new("/gnu/store").unwrap();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What kind of machine it is, for people who look at their machines: kernel, cores, which Guix.
 //!
-//! A program for the remote `sh` as in [`super::probe`], but a longer one: starting `guix` takes most of a second, which
-//! no build waits for.
+//! A program for the remote `sh` as in [`super::probe`], but a longer one: starting `guix` takes most of a second,
+//! which no build waits for.
 
 use std::io::{Read, Write};
 
-use crate::error::{ErrorKind, IoContext, Result, line};
+use crate::ground::error::{ErrorKind, IoContext, Result, line};
 use crate::ssh::Channel;
 
 /// `guix` gets no standard input, or it would read the rest of the program.
@@ -27,7 +27,7 @@ pub struct Survey {
     pub kernel: String,
     /// Its hardware, such as `x86_64`.
     pub architecture: String,
-    /// What it calls itself.
+    /// Its own host name.
     pub host_name: String,
     /// How many cores it has.
     pub cores: u32,

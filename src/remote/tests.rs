@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{Limits, Remote};
+use crate::daemon::Contents;
 use crate::daemon::{Addition, BuildOptions};
-use crate::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind};
+use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
 use crate::ssh::Session;
 use crate::ssh::tests::machine;
 use crate::ssh::tests::sshd::Sshd;
-use crate::store::{Contents, StoreDir, StorePath};
 
 /// Short enough for a test, long enough for a busy machine to start `sh` and to log in.
 const STEP: Duration = Duration::from_secs(4);
@@ -210,7 +211,7 @@ fn add_text(remote: &mut Remote) -> Result<(), Error> {
 
 /// Has the helper come in between, as for much that is imported over a long way.
 fn relay(remote: &mut Remote) {
-    remote.expect(1_000_000, 1 << 40);
+    remote.prepare_to_receive(1_000_000, 1 << 40);
     assert!(remote.is_relayed(), "Guile runs on this host");
 }
 

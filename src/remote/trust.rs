@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Remote;
 use crate::archive::{self, Acl, ExportedItem, Unseen};
-use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
-use crate::store::StorePath;
 
 /// Largest item by which it is found out, as an archive in bytes: no derivation is as large.
 const MAX_ITEM: u64 = 64 << 20;
@@ -17,9 +17,9 @@ const MAX_ITEM: u64 = 64 << 20;
 const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let in by the one that offloads to it?");
 
 impl Remote {
-    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or one
-    /// that `acl` does not authorize. To see that, it exports `item`, a small one that it has; once a connection, as long
-    /// as the list of keys stays the same.
+    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or
+    /// one that `acl` does not authorize. To see that, it exports `item`, a small one that it has; once a connection,
+    /// as long as the list of keys stays the same.
     pub fn require_trust(&mut self, acl: &Arc<Acl>, item: &StorePath) -> Result<()> {
         if self.vouched.as_ref().is_some_and(|known| known == acl) {
             return Ok(());
@@ -33,7 +33,7 @@ impl Remote {
             }
         });
         let asking = || format!("seeing by '{item}' whether what '{}' signs is trusted", self.machine.name);
-        asked.context(asking).map_err(|error| self.name(error))?;
+        asked.context(asking).map_err(|error| self.on_this_machine(error))?;
         self.vouched = Some(Arc::clone(acl));
         Ok(())
     }
@@ -45,7 +45,7 @@ impl Remote {
         self.require_trust(acl, &item)
     }
 
-    /// Has the machine export `item`, and reads that to its end.
+    /// Makes the machine export `item`, and reads that to its end.
     fn ask_for(&mut self, item: &StorePath) -> Result<ExportedItem> {
         let store = self.store.clone();
         let mut archive = self.export(item)?;
@@ -70,7 +70,7 @@ fn without_a_key(error: Error, machine: &BuildMachine) -> Error {
     ))
 }
 
-/// What the machine signs is not trusted here: with the command to run.
+/// Adds the command that authorizes the machine's key here.
 pub fn explain_untrusted(error: Error, machine: &BuildMachine) -> Error {
     if error.kind() != ErrorKind::Untrusted {
         return error;

@@ -10,7 +10,7 @@
 //!
 //! libssh2 says only that there is none, so the beginnings of both streams are kept and read here, as far as they go.
 
-use crate::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind};
 
 /// `SSH_MSG_KEXINIT` of RFC 4253, section 12.
 const KEXINIT: u8 = 20;
@@ -31,7 +31,7 @@ const MAC: &str = "hmac-sha2-256-etm@openssh.com";
 /// A key exchange that libssh2 has only with an OpenSSL that has its half of it.
 const POST_QUANTUM: &str = "mlkem768x25519-sha256";
 
-/// What was said before the line that starts with `SSH-`; and whether that was said.
+/// Returns the lines before the one that starts with `SSH-`, and whether that one was there.
 pub fn greeting(stream: &[u8]) -> (String, bool) {
     let mut said = Vec::new();
     for line in stream.split(|byte| *byte == b'\n') {

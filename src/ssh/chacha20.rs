@@ -5,11 +5,11 @@
 //! thread that a session has; its other ciphers are slower still, for it hands them 16 bytes at a time. It cannot be
 //! given another one. But its file `chacha.c` defines the three functions below and nothing else, and a linker takes a
 //! file out of an archive only for what it has not found yet: with these here, that file is left where it is. They stay
-//! inside of this library, as libssh2's do. (Cargo.toml pins libssh2; if another version called them something else, its
-//! own would be used again. Only `--whole-archive` with the static library finds both.)
+//! inside of this library, as libssh2's do. (Cargo.toml pins libssh2; if another version called them something else,
+//! its own would be used again. Only `--whole-archive` with the static library finds both.)
 //!
-//! In builds with debug assertions libssh2 keeps its own: the one here is generic, so it is compiled with this crate, and
-//! without optimisation it takes longer by far. That what it makes is ChaCha20 also where it is long is seen by the
+//! In builds with debug assertions libssh2 keeps its own: the one here is generic, so it is compiled with this crate,
+//! and without optimisation it takes longer by far. That what it makes is ChaCha20 also where it is long is seen by the
 //! tests on real hosts, which have the optimised library.
 
 #![allow(unsafe_code)] // C calls these, and says how many bytes there are
@@ -61,8 +61,8 @@ unsafe extern "C" fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8]
     }
 }
 
-/// Encrypts or decrypts `length` bytes of `from` into `to`, which may be the same. What remains of the last block is not
-/// used by the next call.
+/// Encrypts or decrypts `length` bytes of `from` into `to`, which may be the same. What remains of the last block is
+/// not used by the next call.
 ///
 /// # Safety
 /// `context` was set up; `from` and `to` point to `length` bytes, the same or apart.

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Channels as callers see them: blocking streams, backed by two bounded queues that the driver fills and drains.
 
+mod driven;
+mod waiting;
+
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::wake::Wake;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::wake::Wake;
 
 /// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
 /// much: 400 MB/s at 20 ms.
@@ -18,8 +21,6 @@ pub(super) const RECEIVE_WINDOW: usize = 8 << 20;
 pub(super) const WINDOW_STEP: usize = RECEIVE_WINDOW / 4;
 /// How much a writer may be ahead of the network.
 const WRITE_LIMIT: usize = 1 << 20;
-/// After how long without a byte somebody is told, if there is a limit; after half of that, if this is shorter.
-const STALL_NOTICE: Duration = Duration::from_secs(30);
 /// How much of the end of stderr is kept.
 const STDERR_LIMIT: usize = 4 << 10;
 
@@ -43,9 +44,9 @@ struct Handle {
     end: Arc<ChannelEnd>,
 }
 
-/// What the handles of one channel and the driver share.
+/// The state that the handles of one channel share with the driver.
 pub(super) struct ChannelEnd {
-    /// What the channel leads to, for messages: `the socket /x`.
+    /// The channel's target, for messages: `the socket /x`.
     target: String,
     machine: String,
     wake: Arc<Wake>,
@@ -54,7 +55,7 @@ pub(super) struct ChannelEnd {
     changed: Condvar,
 }
 
-/// Who is told that a session's channels do not move.
+/// The listener for channels of a session that do not move.
 #[derive(Default)]
 pub(super) struct Stalls(pub(super) Mutex<Option<StallListener>>);
 
@@ -147,8 +148,8 @@ impl Channel {
         self.end().changed.notify_all();
     }
 
-    /// Sets for how long a read, a write or another wait goes on in which no byte moves, either way; `None`: as long as it
-    /// takes. It then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
+    /// Sets for how long a read, a write or another wait goes on in which no byte moves, either way; `None`: as long as
+    /// it takes. It then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
     pub fn set_stall_limit(&self, limit: Option<Duration>) {
         let mut state = self.end().state.lock();
         (state.stall_limit, state.answer_limit) = (limit, limit);
@@ -164,7 +165,7 @@ impl Channel {
         self.end().changed.notify_all();
     }
 
-    /// Has a wait failed because no byte moved for the time of its limit?
+    /// Returns whether a wait failed because no byte moved for the time of its limit.
     pub fn has_stalled(&self) -> bool {
         self.end().state.lock().stalled
     }
@@ -181,7 +182,7 @@ impl Channel {
         })
     }
 
-    /// What a command has written to its standard error so far: the last 4 KiB of it.
+    /// Returns the last 4 KiB of what a command has written to its standard error so far.
     pub fn stderr(&self) -> Vec<u8> {
         self.end().state.lock().stderr.iter().copied().collect()
     }
@@ -279,159 +280,6 @@ impl Write for Channel {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// For callers.
-impl ChannelEnd {
-    /// Waits until `ready` returns something, or the deadline.
-    fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
-        let mut state = self.state.lock();
-        let begun = Instant::now();
-        let mut blocked = false;
-        loop {
-            if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                let message = format!("'{}' did not answer in time, on {}", self.machine, self.target);
-                return Err(Error::new(ErrorKind::Unavailable, message).on_machine(&self.machine));
-            }
-            let since = state.moved.map_or(begun, |moved| moved.max(begun));
-            if let Some(result) = ready(&mut state) {
-                if blocked {
-                    state.waited += since.elapsed();
-                }
-                return result;
-            }
-            blocked = true;
-            let limit = if state.to_send.is_empty() { state.answer_limit } else { state.stall_limit };
-            let waited = state.waited;
-            let stalled = limit.and_then(|limit| since.checked_add(limit.saturating_sub(waited)));
-            if stalled.is_some_and(|end| end <= Instant::now()) {
-                state.stalled = true;
-                return Err(self.stalled(waited + since.elapsed()));
-            }
-            // Once for each time that nothing moves; where it may last, as in a build, nobody.
-            let notice = limit
-                .filter(|_| !state.told)
-                .and_then(|limit| since.checked_add(STALL_NOTICE.min(limit / 2).saturating_sub(waited)));
-            if notice.is_some_and(|at| at <= Instant::now()) {
-                state.told = true;
-                let listener = self.stalls.0.lock().clone();
-                let time = waited + since.elapsed();
-                MutexGuard::unlocked(&mut state, || listener.iter().for_each(|tell| tell(time)));
-                continue;
-            }
-            match [state.deadline, stalled, notice].into_iter().flatten().min() {
-                Some(end) => drop(self.changed.wait_until(&mut state, end)),
-                None => self.changed.wait(&mut state),
-            }
-        }
-    }
-
-    fn stalled(&self, time: Duration) -> Error {
-        let (machine, seconds) = (&self.machine, time.as_secs());
-        let message = format!("'{machine}' answers, but no byte has moved for {seconds} s on {}", self.target);
-        Error::new(ErrorKind::Unavailable, message).on_machine(machine).hint(format!(
-            "guix-daemon or a disk of '{machine}' may be stuck, or a garbage collection be under way: see 'ps' and \
-             'dmesg' there"
-        ))
-    }
-}
-
-/// For the driver.
-impl ChannelEnd {
-    pub(super) fn is_dropped(&self) -> bool {
-        self.state.lock().dropped
-    }
-
-    pub(super) fn set_open(&self) {
-        self.change(|state| state.open = true);
-    }
-
-    /// The channel will not work, or no longer. Only the first reason counts.
-    pub(super) fn fail(&self, error: &Error) {
-        self.change(|state| {
-            state.failure.get_or_insert_with(|| error.clone().on_machine(&self.machine));
-        });
-    }
-
-    /// The server does not open the channel, because of `why`.
-    pub(super) fn refuse(&self, why: &str, hint: &str) {
-        let message = format!("'{}' refuses {}: {why}", self.machine, self.target);
-        self.fail(&Error::new(ErrorKind::Unavailable, message).hint(hint));
-    }
-
-    /// As [`ChannelEnd::fail`], and what could still be read is no longer there either.
-    pub(super) fn abort(&self, error: &Error) {
-        self.change(|state| {
-            state.received = VecDeque::new();
-            state.ended = false;
-            state.closed = false;
-        });
-        self.fail(error);
-    }
-
-    /// How much is queued for the reader.
-    pub(super) fn queued(&self) -> usize {
-        self.state.lock().received.len()
-    }
-
-    pub(super) fn deliver(&self, data: &[u8]) {
-        self.change(|state| {
-            state.received.extend(data);
-            state.note_movement();
-        });
-    }
-
-    pub(super) fn deliver_stderr(&self, data: &[u8]) {
-        self.change(|state| {
-            state.stderr.extend(&data[data.len().saturating_sub(STDERR_LIMIT)..]);
-            let excess = state.stderr.len().saturating_sub(STDERR_LIMIT);
-            state.stderr.drain(..excess);
-        });
-    }
-
-    pub(super) fn set_ended(&self) {
-        self.change(|state| state.ended = true);
-    }
-
-    pub(super) fn set_closed(&self, exit_status: Option<i32>) {
-        self.change(|state| {
-            state.closed = true;
-            state.exit_status = exit_status;
-        });
-    }
-
-    /// Copies the start of what is to be sent into `buffer`, and returns how much.
-    pub(super) fn peek_to_send(&self, buffer: &mut [u8]) -> usize {
-        let state = self.state.lock();
-        let (front, back) = state.to_send.as_slices();
-        let from_front = front.len().min(buffer.len());
-        let from_back = back.len().min(buffer.len() - from_front);
-        buffer[..from_front].copy_from_slice(&front[..from_front]);
-        buffer[from_front..from_front + from_back].copy_from_slice(&back[..from_back]);
-        from_front + from_back
-    }
-
-    /// Takes `count` bytes, which were sent, off what is to be sent.
-    pub(super) fn sent(&self, count: usize) {
-        let mut state = self.state.lock();
-        state.to_send.drain(..count);
-        state.note_movement();
-        // Writers wait for room; waking them for each packet would cost more than it brings.
-        if state.to_send.len() <= WRITE_LIMIT / 2 {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Was all sent that will ever be written?
-    pub(super) fn is_finished(&self) -> bool {
-        let state = self.state.lock();
-        state.write_closed && state.to_send.is_empty()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock());
-        self.changed.notify_all();
     }
 }
 

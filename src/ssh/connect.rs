@@ -15,9 +15,9 @@ use super::key_file;
 use super::raw_channel::Stop;
 use super::raw_session::RawSession;
 use super::session::SessionLink;
+use super::socket_buffer::SocketBuffer;
 use super::tcp::{self, Connected};
-use super::wire::Wire;
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::fingerprint;
 
 /// Fastest first, as measured with libssh2.
@@ -42,7 +42,7 @@ pub struct Patience {
 /// A session on its wire. Dropping it closes the socket at once.
 pub struct Connection {
     pub session: RawSession,
-    pub wire: Arc<Wire>,
+    pub wire: Arc<SocketBuffer>,
 }
 
 impl Drop for Connection {
@@ -96,7 +96,7 @@ fn start(link: &SessionLink, patience: Patience) -> Result<Connection> {
     let until = patience.until.min(Instant::now() + patience.step);
     let Connected { socket, address, is_first } = tcp::open(link, until)?;
     link.set_address((!is_first).then_some(address));
-    let wire = Wire::new(socket);
+    let wire = SocketBuffer::new(socket);
     let session = RawSession::new(&wire).map_err(|error| failed(link, "starting an SSH session", &error))?;
     Ok(Connection { session, wire })
 }

@@ -17,14 +17,14 @@ use super::channel::{ChannelEnd, RECEIVE_WINDOW, WINDOW_STEP};
 use super::connect::{self, Connection, Patience, connect, overfilled};
 use super::raw_channel::{RawChannel, Stop, Stream};
 use super::session::{Purpose, Request, SessionLink};
-use super::wire::Wire;
-use crate::error::{Error, ErrorKind, Result};
-use crate::panic_point;
+use super::socket_buffer::SocketBuffer;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::failpoint;
 
 /// How much is copied at once between libssh2 and a channel's queues.
 const SCRATCH: usize = 256 << 10;
 /// Input that no channel's reading has taken in waits this long until a probe takes it in.
-const STRAY_INPUT: Duration = Duration::from_secs(1);
+const UNREAD_INPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a session that ends in good order waits for the server to close it.
 const GOOD_BYE: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ impl Keepalive {
 /// Connects, and serves the session of `link` until it fails or is no longer held.
 pub fn run(link: &SessionLink, patience: Patience, keepalive: Keepalive) {
     let served = catch_unwind(AssertUnwindSafe(|| {
-        panic_point::pass("session");
+        failpoint::hit("session");
         let connection = connect(link, patience)?;
         link.set_ready();
         Driver::new(link, connection, keepalive).serve()
@@ -66,7 +66,7 @@ struct Driver<'a> {
     link: &'a SessionLink,
     connection: Connection,
     keepalive: Keepalive,
-    /// What is being opened: libssh2 opens one channel at a time.
+    /// The channel that is being opened: libssh2 opens one at a time.
     opening: Option<Opening>,
     channels: Vec<OpenChannel>,
     /// Channels that nobody holds, on the way to being closed.
@@ -240,7 +240,7 @@ impl<'a> Driver<'a> {
             return Ok(asked + self.keepalive.patience);
         }
         let stray = self.channels.is_empty() && self.closing.is_empty() && wire.has_input();
-        let due = heard + if stray { STRAY_INPUT } else { self.keepalive.idle };
+        let due = heard + if stray { UNREAD_INPUT_TIMEOUT } else { self.keepalive.idle };
         if now < due {
             return Ok(due);
         }
@@ -279,7 +279,7 @@ impl OpenChannel {
     }
 
     /// Goes as far as it can, and says whether anything moved and whether the channel is done.
-    fn serve(&mut self, wire: &Wire, scratch: &mut [u8]) -> Result<(Moved, bool), Stop> {
+    fn serve(&mut self, wire: &SocketBuffer, scratch: &mut [u8]) -> Result<(Moved, bool), Stop> {
         self.widen_window()?;
         if let Some(command) = &self.command {
             match self.raw.request_exec(command) {
@@ -339,7 +339,7 @@ impl OpenChannel {
         Ok(moved)
     }
 
-    fn send(&mut self, wire: &Wire, scratch: &mut [u8]) -> Result<Moved, Stop> {
+    fn send(&mut self, wire: &SocketBuffer, scratch: &mut [u8]) -> Result<Moved, Stop> {
         if self.command.is_some() || self.end_sent {
             return Ok(false);
         }

@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::HostKey;
 
 /// A key of 16384 bits takes some 12 KiB.
@@ -24,8 +24,8 @@ const OPENSSH_BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const OPENSSH_END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Reads the private key in `path`, after checking that it is one, and that it can be used without a passphrase. All errors are of kind [`ErrorKind::Configuration`], unless this process is out of
-/// descriptors.
+/// Reads the private key in `path`, after checking that it is one, and that it can be used without a passphrase. All
+/// errors are of kind [`ErrorKind::Configuration`], unless this process is out of descriptors.
 pub fn read(path: &Path) -> Result<String> {
     let name = path.display();
     let reject = |why: String| Error::new(ErrorKind::Configuration, format!("private key {name} {why}"));

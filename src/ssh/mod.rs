@@ -6,8 +6,8 @@
 //! - [`Session`] and [`Channel`] are handles: cheap to clone, blocking, usable from any thread.
 //! - `driver` is the one thread of a session. It owns everything below, and shares two queues with each channel.
 //! - `connect` makes a session that is logged in, with `tcp`, `key_file`, and `agreement` to say why not.
-//! - `raw_session` and `raw_channel` are libssh2's, `wire` the bytes between it and the socket, `chacha20` what encrypts
-//!   them.
+//! - `raw_session` and `raw_channel` are libssh2's, `socket_buffer` the bytes between it and the socket, `chacha20`
+//!   what encrypts them.
 
 mod agreement;
 #[cfg(any(test, not(debug_assertions)))]
@@ -19,11 +19,17 @@ mod key_file;
 mod raw_channel;
 mod raw_session;
 mod session;
+mod socket_buffer;
 mod tcp;
-mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+/// Has libssh2 and its OpenSSL initialise themselves, once. OpenSSL reads its configuration through a descriptor that
+/// is not close-on-exec: so this comes before the first thread that may connect, while another could fork and execute.
+pub fn prepare() {
+    ssh2::init();
+}
 
 pub use channel::{Channel, StallListener};
 pub use session::{STEPS, Session, after};

@@ -79,7 +79,7 @@ impl RawChannel {
             .map(drop)
     }
 
-    /// What the server may still send, including what is here but was not read yet.
+    /// Returns how much the server may still send, including bytes that are here but were not read yet.
     pub fn window(&self) -> usize {
         // SAFETY: the channel is live; null pointers are allowed.
         unsafe { libssh2_channel_window_read_ex(self.raw, null_mut(), null_mut()) as usize }
@@ -114,7 +114,7 @@ impl RawChannel {
         self.call(|raw| unsafe { libssh2_channel_send_eof(raw) as isize }).map(drop)
     }
 
-    /// Has the other side ended its data, and was all of it read?
+    /// Returns whether the other side has ended its data, and all of it was read.
     pub fn at_end(&self) -> bool {
         // SAFETY: the channel is live.
         unsafe { libssh2_channel_eof(self.raw) != 0 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A session as libssh2 has it: non-blocking, on a [`Wire`], with an account of the memory that it holds.
+//! A session as libssh2 has it: non-blocking, on a [`SocketBuffer`], with an account of the memory that it holds.
 //!
 //! The `ssh2` crate's own session leaves memory to libssh2, which keeps every packet that it does not handle at once
 //! until somebody asks for it. No window holds for these, so a server could fill the process with them; here their
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use libssh2_sys::*;
 use ssh2::MethodType;
 
-use super::wire::Wire;
+use super::socket_buffer::SocketBuffer;
 
 /// A session, which lives as long as any clone. It belongs to one thread.
 #[derive(Clone)]
@@ -23,17 +23,17 @@ pub struct RawSession(Rc<Owner>);
 
 struct Owner {
     raw: *mut LIBSSH2_SESSION,
-    /// What the callbacks work on.
-    wire: Arc<Wire>,
+    /// The data that the callbacks work on.
+    wire: Arc<SocketBuffer>,
 }
 
 impl RawSession {
     /// A new session over `wire`, on which nothing has been said yet.
-    pub fn new(wire: &Arc<Wire>) -> Result<Self, ssh2::Error> {
+    pub fn new(wire: &Arc<SocketBuffer>) -> Result<Self, ssh2::Error> {
         ssh2::init();
         let owner = Arc::as_ptr(wire).cast_mut().cast();
-        // SAFETY: the callbacks get a pointer to the pointer given last, and use it as the `Wire` that it is; `Owner`
-        // keeps that alive until libssh2 has freed the session.
+        // SAFETY: the callbacks get a pointer to the pointer given last, and use it as the `SocketBuffer` that it is;
+        // `Owner` keeps that alive until libssh2 has freed the session.
         let raw = unsafe { libssh2_session_init_ex(Some(allocate), Some(free), Some(reallocate), owner) };
         if raw.is_null() {
             return Err(ssh2::Error::unknown());
@@ -42,7 +42,7 @@ impl RawSession {
         // SAFETY: the session is live.
         unsafe {
             libssh2_session_set_blocking(raw, 0);
-            super::wire::carry(raw);
+            super::socket_buffer::carry(raw);
         }
         Ok(session)
     }
@@ -58,8 +58,8 @@ impl RawSession {
         self.check(unsafe { libssh2_session_handshake(self.0.raw, self.0.wire.as_raw_fd()) })
     }
 
-    /// Says which methods of this kind may be used, best first. Those that libssh2 does not know are left out; none left
-    /// is an error.
+    /// Says which methods of this kind may be used, best first. Those that libssh2 does not know are left out; none
+    /// left is an error.
     pub fn prefer(&self, kind: MethodType, methods: &str) -> Result<(), ssh2::Error> {
         let methods = c_string(methods)?;
         // SAFETY: the session is live, the string too.
@@ -125,7 +125,7 @@ fn c_string(text: &str) -> Result<CString, ssh2::Error> {
 unsafe fn note(owner: *mut *mut c_void, more: *mut c_void, less: usize) {
     // SAFETY: as above; `more` is null or was allocated.
     unsafe {
-        let held = &(*(*owner).cast::<Wire>()).held;
+        let held = &(*(*owner).cast::<SocketBuffer>()).held;
         held.fetch_add(libc::malloc_usable_size(more), Ordering::Relaxed);
         held.fetch_sub(less, Ordering::Relaxed);
     }

@@ -12,10 +12,10 @@ use super::channel::{Channel, ChannelEnd, StallListener, Stalls};
 use super::connect::{Patience, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
-use crate::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::thread;
+use crate::ground::wake::Wake;
 use crate::machine::BuildMachine;
-use crate::thread;
-use crate::wake::Wake;
 
 /// Connecting to a machine may take so many times as long as each step of it.
 pub const STEPS: u32 = 4;
@@ -38,7 +38,7 @@ struct Handle {
     link: Arc<SessionLink>,
 }
 
-/// What the handles of one session and its driver share.
+/// The state that the handles of one session share with its driver.
 pub(super) struct SessionLink {
     pub(super) machine: BuildMachine,
     pub(super) wake: Arc<Wake>,
@@ -71,7 +71,7 @@ pub(super) struct Request {
     pub(super) purpose: Purpose,
 }
 
-/// What a channel is for.
+/// The purpose of a channel.
 pub(super) enum Purpose {
     /// Forwarding to a socket, the fields of whose open request (OpenSSH's `PROTOCOL`, section 2.4) these are.
     Socket(Vec<u8>),
@@ -80,8 +80,8 @@ pub(super) enum Purpose {
 }
 
 impl Session {
-    /// Starts to connect to `machine`, and returns at once. The machine may take `step` for each of its answers until it
-    /// has let us in, and [`STEPS`] times that for all of them.
+    /// Starts to connect to `machine`, and returns at once. The machine may take `step` for each of its answers until
+    /// it has let us in, and [`STEPS`] times that for all of them.
     ///
     /// Fails only with [`ErrorKind::Exhausted`], when there is no descriptor or thread to be had.
     pub fn start(machine: &BuildMachine, step: Duration) -> Result<Session> {
@@ -99,6 +99,7 @@ impl Session {
         step: Duration,
         keepalive: Keepalive,
     ) -> Result<Self> {
+        super::prepare();
         let link = Arc::new(SessionLink::new(machine, remembered)?);
         let patience = Patience { step, until: after(step.saturating_mul(STEPS)) };
         let session = Session { handle: Arc::new(Handle { link: Arc::clone(&link) }) };
@@ -154,9 +155,9 @@ impl Session {
         self.link().end(error, ChannelEnd::abort);
     }
 
-    /// Ends the session for the reason that `error` gives, in good order: whatever waits on it or its channels fails with
-    /// `error` at once, but if it is being connected, it logs in before it says good-bye. Servers shut those out who
-    /// often leave before (OpenSSH's `PerSourcePenalties`).
+    /// Ends the session for the reason that `error` gives, in good order: whatever waits on it or its channels fails
+    /// with `error` at once, but if it is being connected, it logs in before it says good-bye. Servers shut those out
+    /// who often leave before (OpenSSH's `PerSourcePenalties`).
     pub fn leave(&self, error: Error) {
         self.link().state.lock().leaving = true;
         self.link().end(error, ChannelEnd::abort);
@@ -167,8 +168,8 @@ impl Session {
         self.link().state.lock().address
     }
 
-    /// Has `listener` told, instead of another one, when on a channel that has a [stall limit](Channel::set_stall_limit)
-    /// no byte has moved for half a minute, while somebody waits for one.
+    /// Calls `listener`, instead of another one, when on a channel that has a [stall
+    /// limit](Channel::set_stall_limit) no byte has moved for half a minute, while somebody waits for one.
     pub fn tell_of_stalls(&self, listener: Option<StallListener>) {
         *self.link().stalls.0.lock() = listener;
     }

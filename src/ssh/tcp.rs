@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 
 use super::connect::check_wanted;
 use super::session::SessionLink;
-use crate::error::{Error, ErrorKind, IoContext, Result, in_words};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result, in_words};
 
 /// How long an address may take to answer before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);

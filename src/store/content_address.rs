@@ -10,22 +10,16 @@
 //! fold = to 20 bytes: byte I is the exclusive or of all bytes I + 20 N
 //! ```
 
-use super::{StoreDir, StorePath, ValidPath, base16, base32};
+use super::ValidPath;
 use crate::archive::nar;
-use crate::error::Result;
-use crate::gcrypt::sha256;
+use crate::daemon::Contents;
+use crate::ground::error::Result;
+use crate::ground::gcrypt::sha256;
+use crate::ground::store_path::{StoreDir, StorePath, base16, base32};
+use crate::ground::words::number_at;
 
-/// What a daemon makes an item of without a signature.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Contents {
-    /// The contents of a file that is not executable. The item may have references.
-    Text(Vec<u8>),
-    /// The nar of any file or tree. The item has no references.
-    Source(Vec<u8>),
-}
-
-/// The contents of `item`, whose nar is `nar`, with the hash that `item` says, if its name follows from them. A derivation
-/// that made it would be forgotten, so what has one does not count.
+/// The contents of `item`, whose nar is `nar`, with the hash that `item` says, if its name follows from them. A
+/// derivation that made it would be forgotten, so what has one does not count.
 pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
     if item.deriver.is_some() {
         return Ok(None);
@@ -52,9 +46,9 @@ fn text_kind(item: &ValidPath) -> String {
 
 /// The contents of the file whose nar is `nar`, if it is one of a file that is not executable.
 fn text_of(nar: &[u8]) -> Option<&[u8]> {
-    let start = nar::around_file(false, 0).0.len();
-    let size = u64::from_le_bytes(nar.get(start.checked_sub(8)?..start)?.try_into().ok()?);
-    let (before, after) = nar::around_file(false, size);
+    let start = nar::file_nar_frame(false, 0).0.len();
+    let size = number_at(nar, start.checked_sub(8)?)?;
+    let (before, after) = nar::file_nar_frame(false, size);
     nar.strip_prefix(&*before)?.strip_suffix(&*after).filter(|text| text.len() as u64 == size)
 }
 
@@ -75,9 +69,16 @@ fn hash_part(directory: &StoreDir, kind: &str, hash: &[u8; 32], name: &str) -> R
 /// The item called `name` that is a file of this text and refers to nothing, and its nar.
 pub fn text_item(directory: &StoreDir, name: &str, text: &str) -> Result<(StorePath, Vec<u8>)> {
     let hash_part = hash_part(directory, "text", &sha256(text.as_bytes())?, name)?;
-    let (before, after) = nar::around_file(false, text.len() as u64);
+    let (before, after) = nar::file_nar_frame(false, text.len() as u64);
     let nar = [&before, text.as_bytes(), &after].concat();
     Ok((directory.parse(&format!("{}/{hash_part}-{name}", directory.as_str()))?, nar))
+}
+
+/// The name of an item called `name` that is a source with this nar.
+#[cfg(test)]
+pub(crate) fn source_path(directory: &StoreDir, name: &str, nar: &[u8]) -> StorePath {
+    let hash_part = hash_part(directory, "source", &sha256(nar).unwrap(), name).unwrap();
+    directory.parse(&format!("{}/{hash_part}-{name}", directory.as_str())).unwrap()
 }
 
 #[cfg(test)]
@@ -98,7 +99,7 @@ mod tests {
     }
 
     fn nar(executable: bool, text: &[u8]) -> Vec<u8> {
-        let (before, after) = nar::around_file(executable, text.len() as u64);
+        let (before, after) = nar::file_nar_frame(executable, text.len() as u64);
         [&before, text, &after].concat()
     }
 

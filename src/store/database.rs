@@ -19,11 +19,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, MAIN_DB, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-use super::directories::for_daemons_user;
-use super::{Directories, StoreDir, StorePath, base16};
-use crate::cancel::Cancel;
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::cancel::Cancel;
+use crate::ground::directories::Directories;
+use crate::ground::directories::for_daemons_user;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::{StoreDir, StorePath, base16};
 
 const SCHEMA: &str = "7";
 
@@ -42,7 +44,7 @@ pub struct Database {
     cancel: RefCell<Cancel>,
 }
 
-/// What is in the tables about an item.
+/// The row of an item.
 struct Row {
     hash: String,
     deriver: Option<String>,
@@ -77,8 +79,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     (digits.len() == 64).then_some(bytes)
 }
 
-/// What the database says about a valid item.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The database's record of a valid item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ValidPath {
     /// The item's name.
     pub path: StorePath,
@@ -133,7 +135,7 @@ impl Database {
         self.patiently(&format!("looking up {path}"), || find(&self.connection, path)).map(|id| id.is_some())
     }
 
-    /// What is known about the item; `None`: it is not valid.
+    /// Returns the record of the item; `None` if it is not valid.
     pub fn info(&self, path: &StorePath) -> Result<Option<ValidPath>> {
         let row = self.patiently(&format!("looking up {path}"), || self.query_info(path))?;
         row.map(|row| row.into_info(path, &self.store))
@@ -155,8 +157,8 @@ impl Database {
         Ok(Some(Row { hash, deriver, nar_size, references }))
     }
 
-    /// Those of `items` that no other of them refers to, nor any of `others`: what these do not refer to, directly or not,
-    /// is none of `items`. One that is not valid is among them.
+    /// Returns those of `items` that no other of them refers to, nor any of `others`: what these do not refer to,
+    /// directly or not, is none of `items`. One that is not valid is among them.
     pub fn heads(&self, items: &[StorePath], others: &[ValidPath]) -> Result<Vec<StorePath>> {
         self.patiently("looking up references", || self.query_heads(items, others))
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::store::StoreDir;
+use crate::ground::store_path::StoreDir;
 
 /// The tables of schema version 7 that matter here, with their constraints.
 const TABLES: &str = include_str!("../../tests/fixtures/tables.sql");

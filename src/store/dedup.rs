@@ -14,9 +14,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, Stat, fstat, linkat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::base32;
 use super::remove::OPEN_DIRECTORY;
-use crate::error::{ErrorKind, IoContext, Result};
+use crate::ground::error::{ErrorKind, IoContext, Result};
+use crate::ground::store_path::base32;
 
 /// Files below this size, in bytes, are not deduplicated (`deduplicationMinSize`).
 pub(super) const MIN_SIZE: u64 = 8192;
@@ -74,7 +74,7 @@ impl Links {
             }
             let ours = fstat(file).io_context(ErrorKind::Store, what)?;
             match statat(&self.directory, &entry, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(theirs) if look_alike(&ours, &theirs) => {}
+                Ok(theirs) if same_attributes(&ours, &theirs) => {}
                 Ok(_) => return Ok(()),
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(error).io_context(ErrorKind::Store, what),
@@ -107,7 +107,7 @@ impl Links {
 
 /// Would one be missed if the other took its place? The contents are equal already. An entry that is damaged or
 /// writable, or that belongs to somebody else, does not look like a file that was just restored.
-fn look_alike(ours: &Stat, theirs: &Stat) -> bool {
+fn same_attributes(ours: &Stat, theirs: &Stat) -> bool {
     let look = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime);
     look(ours) == look(theirs)
 }

@@ -11,10 +11,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, readlinkat, statat};
 
-use super::StorePath;
 use super::remove::OPEN_DIRECTORY;
-use crate::archive::input::{encode, padding};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StorePath;
+use crate::ground::words::{padding, put_number, put_string};
 
 /// An archive in the making. Its errors, all of [`ErrorKind::Store`], come as what an [`io::Error`] carries.
 pub struct Dump {
@@ -42,7 +42,7 @@ impl Dump {
     }
 
     fn words(&mut self, words: &[&[u8]]) {
-        words.iter().for_each(|word| encode(word, &mut self.pending));
+        words.iter().for_each(|word| put_string(&mut self.pending, word));
     }
 
     /// Begins the node that is called `name` in the directory where we are.
@@ -63,7 +63,7 @@ impl Dump {
                 }
                 let size = status.st_size as u64;
                 self.words(&[b"contents"]);
-                self.pending.extend_from_slice(&size.to_le_bytes());
+                put_number(&mut self.pending, size);
                 self.file = Some((file.into(), size, size));
             }
             FileType::Directory => {
@@ -169,7 +169,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::store::StoreDir;
+    use crate::ground::store_path::StoreDir;
 
     fn dump(tree: impl FnOnce(&std::path::Path)) -> Result<Vec<u8>> {
         let store = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_lone_file_and_a_lone_link_are_dumped() {
-        let (before, after) = crate::archive::nar::around_file(false, 5);
+        let (before, after) = crate::archive::nar::file_nar_frame(false, 5);
         assert_eq!(
             dump(|top| std::fs::write(top, b"hello").unwrap()).unwrap(),
             [&before, &b"hello"[..], &after].concat()
@@ -209,7 +209,7 @@ mod tests {
         let mut expected = Vec::new();
         [&b"nix-archive-1"[..], b"(", b"type", b"symlink", b"target", b"target", b")"]
             .iter()
-            .for_each(|word| encode(word, &mut expected));
+            .for_each(|word| put_string(&mut expected, word));
         assert_eq!(link, expected);
     }
 

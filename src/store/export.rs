@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 
 use super::{Dump, ValidPath};
 use crate::archive::{self, KeyPair};
-use crate::error::{Error, ErrorKind, Result};
-use crate::gcrypt::Sha256;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::gcrypt::Sha256;
 
 /// An item of a bundle in the making, as [`archive::read_item`] takes it apart. Its errors, all of
 /// [`ErrorKind::Store`], come as what an [`io::Error`] carries.
@@ -17,7 +17,7 @@ pub struct Export<'a> {
     keys: &'a KeyPair,
     nar: Dump,
     hash: Sha256,
-    /// What follows the nar, once that is complete, and how much of it was read.
+    /// The bytes after the nar, once that is complete, and how much of them was read.
     rest: Option<(Vec<u8>, usize)>,
 }
 
@@ -27,15 +27,15 @@ impl<'a> Export<'a> {
         Ok(Export { item, keys, nar: Dump::new(store, &item.path)?, hash: Sha256::new()?, rest: None })
     }
 
-    /// What follows the nar. An item whose nar is not what it was when it was registered is not signed.
-    fn conclude(&mut self) -> Result<Vec<u8>> {
+    /// Returns the bytes after the nar. Does not sign an item whose nar is not what it was when it was registered.
+    fn trailer(&mut self) -> Result<Vec<u8>> {
         let ValidPath { path, nar_hash, deriver, references, .. } = self.item;
         if self.hash.try_clone()?.finish() != *nar_hash {
             return Err(damaged(self.item));
         }
-        let mut rest = archive::description(path, references, deriver.as_ref());
+        let mut rest = archive::encode_metadata(path, references, deriver.as_ref());
         self.hash.update(&rest);
-        rest.extend(archive::signed(&self.keys.sign(&self.hash.try_clone()?.finish())?));
+        rest.extend(archive::encode_signature(&self.keys.sign(&self.hash.try_clone()?.finish())?));
         Ok(rest)
     }
 }
@@ -54,7 +54,7 @@ impl Read for Export<'_> {
             if length > 0 || buffer.is_empty() {
                 return Ok(length);
             }
-            self.rest = Some((self.conclude()?, 0));
+            self.rest = Some((self.trailer()?, 0));
         }
         let Some((rest, position)) = &mut self.rest else { return Ok(0) };
         let length = buffer.len().min(rest.len() - *position);

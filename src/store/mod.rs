@@ -5,25 +5,23 @@ mod content_address;
 mod database;
 mod dedup;
 mod derivation;
-mod directories;
 mod dump;
 mod export;
-mod path;
 mod remove;
 mod restore;
 mod staging;
 
-pub use content_address::{Contents, contents, is_source, text_item};
+#[cfg(test)]
+pub(crate) use content_address::source_path;
+pub use content_address::{contents, is_source, text_item};
 pub use database::{Database, ValidPath};
 pub use dedup::Links;
 pub use derivation::has_fixed_output;
-pub use directories::{Directories, for_daemons_user};
 pub use dump::Dump;
 pub use export::{Export, damaged};
-pub use path::{StoreDir, StorePath, base16, base32};
 pub use remove::remove_tree;
 pub use restore::Restorer;
-pub use staging::Staging;
+pub use staging::{Received, Registrar, Staging, install};
 
 #[cfg(test)]
 pub(crate) mod tests {

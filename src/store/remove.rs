@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fchmod, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 
 /// How every directory is opened here and in the modules beside this one.
 pub(super) const OPEN_DIRECTORY: OFlags =

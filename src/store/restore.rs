@@ -8,8 +8,8 @@
 //! `guix gc --verify=contents` tells whether the last items are whole.
 //!
 //! Zeros are not written: they become holes, as with Guix's own restoration since 1.5 (`find-holes` in
-//! `guix/store/deduplication.scm`). No room is taken for a file before its contents come: that would fill the holes, and
-//! some file systems do not compress what was allocated beforehand.
+//! `guix/store/deduplication.scm`). No room is taken for a file before its contents come: that would fill the holes,
+//! and some file systems do not compress what was allocated beforehand.
 //!
 //! Every name is used relative to the descriptor of the directory that it was made in, and must be new there, so no
 //! archive can make anything outside its own tree. Only one directory is open at a time, however deep the tree.
@@ -26,11 +26,11 @@ use rustix::fs::{
 use super::dedup::{self, Links};
 use super::remove::OPEN_DIRECTORY;
 use crate::archive::{Visitor, nar};
-use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::gcrypt::Sha256;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::gcrypt::Sha256;
 
-/// How much of a file is looked at whether it is all zeros, in bytes: as much as Guix looks at. File systems have blocks
-/// of this size or a multiple of it, as a rule.
+/// How much of a file is looked at whether it is all zeros, in bytes: as much as Guix looks at. File systems have
+/// blocks of this size or a multiple of it, as a rule.
 const GRAIN: usize = 1024;
 
 /// A modification time of one second after the epoch. The time of access stays.
@@ -46,7 +46,7 @@ pub struct Restorer<'a> {
     top: BorrowedFd<'a>,
     /// The innermost directory.
     here: OwnedFd,
-    /// What the next node is called there.
+    /// The name of the next node there.
     name: Vec<u8>,
     file: Option<OpenFile>,
 }
@@ -135,7 +135,7 @@ impl Visitor for Restorer<'_> {
             openat(&self.here, &self.name, flags, Mode::RUSR | Mode::WUSR).io_context(ErrorKind::Store, what)?.into();
         let mut hash = None;
         if size >= dedup::MIN_SIZE {
-            let (before, after) = nar::around_file(executable, size);
+            let (before, after) = nar::file_nar_frame(executable, size);
             let mut state = Sha256::new()?;
             state.update(&before);
             hash = Some((state, after));

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::archive::Input;
+use crate::archive::WordReader;
 use crate::store::remove_tree;
 
 /// What somebody who looks at a tree sees: a line for each file with its name, mode, time, and contents or target.
@@ -52,7 +52,7 @@ impl Store {
         let mut links = Links::open(store.as_fd())?;
         let mut restorer = Restorer::new(staging.as_fd(), name, &mut links)?;
         let mut bytes = nar;
-        nar::read(&mut Input::new(&mut bytes)?, &mut restorer)
+        nar::read(&mut WordReader::new(&mut bytes)?, &mut restorer)
     }
 
     /// Names of the entries of `.links`.
@@ -72,15 +72,14 @@ impl Drop for Store {
 }
 
 fn nar_of_file(contents: &[u8], executable: bool) -> Vec<u8> {
-    let (before, after) = nar::around_file(executable, contents.len() as u64);
+    let (before, after) = nar::file_nar_frame(executable, contents.len() as u64);
     [&before, contents, &after].concat()
 }
 
 /// A nar of `depth` directories, one in another.
 fn nested(depth: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut put =
-        |text: &str| text.split(' ').for_each(|word| crate::archive::input::encode(word.as_bytes(), &mut bytes));
+    let mut put = |text: &str| text.split(' ').for_each(|word| crate::ground::words::put_string(&mut bytes, word));
     put("nix-archive-1 ( type directory");
     (1..depth).for_each(|_| put("entry ( name d node ( type directory"));
     put(")");
@@ -163,7 +162,7 @@ fn entries_of_links_that_nobody_uses_are_removed_again() {
     for (name, byte) in [("kept", 1), ("dropped", 2)] {
         let nar = nar_of_file(&[byte; 8192], false);
         let mut restorer = Restorer::new(directory.as_fd(), name, &mut links).unwrap();
-        nar::read(&mut Input::new(&mut &nar[..]).unwrap(), &mut restorer).unwrap();
+        nar::read(&mut WordReader::new(&mut &nar[..]).unwrap(), &mut restorer).unwrap();
     }
     fs::remove_file(store.at("dropped")).unwrap();
     links.remove_unused();
@@ -203,13 +202,13 @@ fn a_large_file_comes_in_pieces() {
     // 64 MiB that are never in memory at once: the reader makes them up as they are asked for.
     use std::io::Read;
     const SIZE: u64 = 64 << 20;
-    let (before, after) = nar::around_file(false, SIZE);
+    let (before, after) = nar::file_nar_frame(false, SIZE);
     let store = Store::new();
     let top = File::open(store.0.path()).unwrap();
     let mut links = Links::open(top.as_fd()).unwrap();
     let mut restorer = Restorer::new(top.as_fd(), "large", &mut links).unwrap();
     let mut reader = before.chain(std::io::repeat(9).take(SIZE)).chain(&after[..]);
-    nar::read(&mut Input::new(&mut reader).unwrap(), &mut restorer).unwrap();
+    nar::read(&mut WordReader::new(&mut reader).unwrap(), &mut restorer).unwrap();
     assert_eq!(look(&store.at("large")), [format!(" 444 1.0 {SIZE} bytes, 2 links")]);
 }
 
@@ -267,12 +266,12 @@ fn a_file_that_is_larger_than_the_disk_fits_if_it_is_mostly_holes() {
     let size = 8 << 20;
     assert!(room.f_bavail * room.f_frsize > size);
     // What is said of the size takes no room by itself: the disk cannot have this much.
-    let (before, _) = nar::around_file(false, 1 << 43);
+    let (before, _) = nar::file_nar_frame(false, 1 << 43);
     let mut reader = before.chain(std::io::repeat(0).take(size));
     let top = File::open(store.0.path()).unwrap();
     let mut links = Links::open(top.as_fd()).unwrap();
     let mut restorer = Restorer::new(top.as_fd(), "huge", &mut links).unwrap();
-    let error = nar::read(&mut Input::new(&mut reader).unwrap(), &mut restorer).unwrap_err();
+    let error = nar::read(&mut WordReader::new(&mut reader).unwrap(), &mut restorer).unwrap_err();
     assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("cut off"), "{error}");
     assert_eq!(fs::metadata(store.at("huge")).unwrap().blocks(), 0);
 }

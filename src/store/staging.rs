@@ -20,9 +20,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::remove::OPEN_DIRECTORY;
 use super::restore::seal;
-use super::{Database, Directories, Links, Restorer, StoreDir, StorePath, ValidPath, base32, remove_tree};
+use super::{Database, Links, Restorer, ValidPath, remove_tree};
 use crate::archive::{self, Acl};
-use crate::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::ground::directories::Directories;
+use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::{StoreDir, StorePath, base32};
 
 /// How often the garbage collector may take the directory before it has its temporary root.
 const MAX_ATTEMPTS: usize = 16;
@@ -139,19 +141,67 @@ impl Staging {
 
     /// Moves the items to their places in the store and makes them valid, but for those that became valid meanwhile.
     /// Returns which ones were made valid. After an error none was, and none is in its place.
-    pub fn commit(mut self, database: &mut Database) -> Result<Vec<StorePath>> {
-        let received = std::mem::take(&mut self.received);
+    pub fn commit(mut self, registrar: &mut dyn Registrar) -> Result<Vec<StorePath>> {
+        let items = std::mem::take(&mut self.received);
+        registrar.make_valid(&Received {
+            store: self.store.as_fd(),
+            directory: self.directory.as_fd(),
+            path: &self.path,
+            items: &items,
+        })
+    }
+}
+
+/// Items that have come whole, each in the directory where they are received, and not valid yet.
+pub struct Received<'a> {
+    store: BorrowedFd<'a>,
+    directory: BorrowedFd<'a>,
+    /// The name of that directory, which is in the store.
+    pub path: &'a StorePath,
+    /// What is known of the items.
+    pub items: &'a [ValidPath],
+}
+
+/// Makes valid what was received: whoever holds the locks on the items, or stands for him.
+pub trait Registrar {
+    /// Moves what was received to its place and makes it valid; see [`Staging::commit`].
+    fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>>;
+}
+
+impl Registrar for Database {
+    fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>> {
+        received.install(self)
+    }
+}
+
+/// Makes `items` valid, which another process received into `path`; see [`Staging::commit`]. The directory stays that
+/// process's.
+pub fn install(
+    directories: &Directories,
+    path: &StorePath,
+    items: &[ValidPath],
+    database: &mut Database,
+) -> Result<Vec<StorePath>> {
+    let name = directories.store.as_str();
+    let store = open(name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, || format!("opening {name}"))?;
+    let directory = openat(&store, path.base_name(), OPEN_DIRECTORY, Mode::empty())
+        .io_context(ErrorKind::Store, || format!("opening {path}"))?;
+    Received { store: store.as_fd(), directory: directory.as_fd(), path, items }.install(database)
+}
+
+impl Received<'_> {
+    fn install(&self, database: &mut Database) -> Result<Vec<StorePath>> {
         let mut installed = Vec::new();
-        let result = database.register(&received, |item| {
+        let result = database.register(self.items, |item| {
             self.set_aside(&item.path, installed.len())?;
             installed.push(item.path.clone());
-            move_item(self.directory.as_fd(), item.path.base_name(), self.store.as_fd(), item.path.base_name())
+            move_item(self.directory, item.path.base_name(), self.store, item.path.base_name())
         });
         if result.is_err() {
             // Only what is surely not valid goes back; what stays, not being valid, guix-daemon removes when it needs
             // the place.
             for path in installed.iter().filter(|path| matches!(database.is_valid(path), Ok(false))) {
-                let _ = move_item(self.store.as_fd(), path.base_name(), self.directory.as_fd(), path.base_name());
+                let _ = move_item(self.store, path.base_name(), self.directory, path.base_name());
             }
         }
         result
@@ -159,12 +209,12 @@ impl Staging {
 
     /// Moves what is in the place of an item that is not valid here, to be removed with the directory.
     fn set_aside(&self, path: &StorePath, number: usize) -> Result<()> {
-        if !exists(self.store.as_fd(), path.base_name()) {
+        if !exists(self.store, path.base_name()) {
             return Ok(());
         }
         // This is no name of an item.
         let aside = format!("leftover-{number}");
-        move_item(self.store.as_fd(), path.base_name(), self.directory.as_fd(), &aside)
+        move_item(self.store, path.base_name(), self.directory, &aside)
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::database::tests::create;
 use super::super::restore::tests::look;
 use super::*;
-use crate::cancel::Cancel;
+use crate::ground::cancel::Cancel;
 
 /// Two items that guix-daemon exported, framed as a bundle. The second refers to the first and to itself.
 const BUNDLE: &[u8] = include_bytes!("../../tests/fixtures/archive/two-items.bundle");

@@ -51,9 +51,10 @@ impl Request {
     }
 
     /// Runs a program that takes a request on its command line, and its inputs on the standard input.
-    fn run(&self, program: &str) -> String {
+    fn run(&self, program: &[&str]) -> String {
         let inputs = on_head(&self.inputs.join("\n"));
-        let mut command = vec!["sh", "-c", "inputs=$1; shift; exec \"$@\" <$inputs", "sh", &inputs, program];
+        let mut command = vec!["sh", "-c", "inputs=$1; shift; exec \"$@\" <$inputs", "sh", &inputs];
+        command.extend(program);
         command.extend(["x86_64-linux", &self.derivation]);
         command.extend(self.outputs.iter().map(String::as_str));
         HEAD.sh(&command)
@@ -95,9 +96,17 @@ fn on_head(text: &str) -> String {
 #[test]
 fn four_verbs_make_a_build() {
     let request = Request::new("outputs", &["input-kib=64"]);
-    let said = request.run(&format!("{PROGRAMS}/verbs"));
+    let [trace, log] = ["/root/verbs.trace", "/root/verbs.log"];
+    let [tracing, logging] = [format!("GUIX_OFFLOAD_TRACE={trace}"), format!("GUIX_OFFLOAD_LOG={log}")];
+    let said = request.run(&["env", &tracing, &logging, &format!("{PROGRAMS}/verbs")]);
     assert!(said.contains(&format!("sent {}", request.derivation)), "{said}");
     request.check_done();
+    // As of a whole build.
+    let [trace, log] = [trace, log].map(|name| std::fs::read_to_string(HEAD.file(name)).unwrap());
+    let phase = |line: &str| line.split("\"phase\":\"").nth(1).unwrap().split('"').next().unwrap().to_string();
+    let phases: Vec<_> = trace.lines().map(phase).collect();
+    assert_eq!(phases, ["choose", "query", "send", "build", "inspect", "retrieve", "register"], "{trace}");
+    assert!(log.contains(": w1: chosen\n") && log.contains(": is registered\n"), "{log}");
     assert!(!HEAD.file(&format!("{}.lock", request.outputs[0])).exists());
 }
 
@@ -108,9 +117,9 @@ fn the_example_of_the_header_builds_linked_either_way() {
     std::fs::write(HEAD.file("/root/dynamic"), format!("#!/bin/sh\n{installed} exec {PROGRAMS}/example \"$@\"\n"))
         .unwrap();
     HEAD.sh(&["chmod", "+x", "/root/dynamic"]);
-    dynamic.run("/root/dynamic");
+    dynamic.run(&["/root/dynamic"]);
     dynamic.check_done();
-    linked.run(&format!("{PROGRAMS}/example-static"));
+    linked.run(&[&format!("{PROGRAMS}/example-static")]);
     linked.check_done();
 }
 

@@ -14,9 +14,10 @@ use crate::lab::Host;
 /// How long what ends by itself may take to end: a process whose peer is gone, a daemon that clears up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// No process of ours runs, no slot is held, no store has leftovers, and all are whole.
+/// Once the keeper is killed, no process of ours runs, no slot is held, no store has leftovers, and all are whole.
 #[track_caller]
 pub fn assert_clean(heads: &[Host], machines: &[Host]) {
+    heads.iter().for_each(Host::kill_keepers);
     // Of a connection that is gone, on a machine: the helper, the shell that asks for the load, a builder.
     let on_machine = "pgrep -a -f 'primitive-eval|guix repl|^sh$'; pgrep -a -U $(id -u guixbuild1)";
     let check = |host: Host, processes: &str| {
@@ -66,6 +67,7 @@ fn no_slot_is_held(head: Host) -> Result<(), String> {
             let is_kept = match machine.file_name().to_str() {
                 Some(".machines") => name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()),
                 Some(".told") => name == "warnings",
+                Some(".keeper") => matches!(name, "lock" | "socket"),
                 _ => false,
             };
             if is_kept {

@@ -19,7 +19,7 @@ fn inputs_are_sent_and_a_chain_of_builds_works() {
         HEAD.offload_through(hook, &[Machine::of(W1)]);
         W1.sh(&["guix", "gc"]); // now it lacks everything
         let builds = HEAD.build("chain", &["input-kib=64", "inputs=5"]);
-        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        builds.assert_succeeded();
         // The derivation, busybox, five small inputs and a large one; then the second derivation: the rest is there.
         for line in ["sending 8 store items (2 MiB) to 'w1'...", "sending 1 store item (0 MiB) to 'w1'..."] {
             assert_eq!(builds.log.matches(line).count(), 1, "{line} in\n{}", builds.log);
@@ -61,7 +61,7 @@ fn files_of_all_kinds_arrive_as_they_are() {
     for hook in Hook::ALL {
         HEAD.offload_through(hook, &[Machine::of(W1)]);
         let builds = HEAD.build("tree", &[]);
-        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        builds.assert_succeeded();
         let [output] = builds.outputs("tree")[..] else { panic!("one output expected:\n{}", builds.results) };
         let files = tree(&HEAD.file(output));
         for (name, looks) in [

@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use guix_offload::store::Directories;
-use guix_offload::{farm, machine_file};
+use guix_offload::doors::farm;
+use guix_offload::ground::directories::Directories;
+use guix_offload::machine::file;
 
-use crate::lab::{Host, lab};
+use crate::lab::{Host, Undo, lab};
 use crate::machines::{Machine, quoted};
 
 const HEAD: Host = Host("head");
@@ -37,15 +38,6 @@ fn run_on(host: Host, program: &[&str], arguments: &[&str]) -> (bool, String, St
 fn assert_says(text: &str, expected: &[&str]) {
     for words in expected {
         assert!(text.contains(words), "{words:?} is missing in:\n{text}");
-    }
-}
-
-/// Restores what a test changed, also when it fails.
-struct Undo<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for Undo<F> {
-    fn drop(&mut self) {
-        self.0();
     }
 }
 
@@ -112,7 +104,8 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         W1.sh(&["umount", "/gnu/store", "/mnt"]);
     });
 
-    // Side by side, as each takes as long as w3 is waited for: 15 s.
+    // Two at a time, as each takes as long as w3 is waited for: 15 s. Each starts five programs in Guile elsewhere, for
+    // which no machine may take longer than that either.
     let ask = |program: &'static [&'static str], arguments: &'static [&'static str]| {
         move || {
             let begun = Instant::now();
@@ -123,25 +116,24 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
             answer
         }
     };
-    let (tests, tables, reports) = std::thread::scope(|scope| {
-        let tests = [C, GUILE].map(|program| scope.spawn(ask(program, &["test"])));
-        let tables = [C, GUILE].map(|program| scope.spawn(ask(program, &["status"])));
-        let reports = [C, GUILE].map(|program| scope.spawn(ask(program, &["status", "--json"])));
-        (
-            tests.map(|test| test.join().unwrap()),
-            tables.map(|table| table.join().unwrap()),
-            reports.map(|report| report.join().unwrap()),
-        )
-    });
+    let both = |arguments| {
+        std::thread::scope(|scope| {
+            [C, GUILE].map(|program| scope.spawn(ask(program, arguments))).map(|asked| asked.join().unwrap())
+        })
+    };
+    let (tests, tables, reports) = (both(&["test"]), both(&["status"]), both(&["status", "--json"]));
 
     for (passed, _, said) in tests {
         assert!(!passed, "{said}");
         assert_says(
             &said,
             &[
-                "error: machine 'w1': it is low on disk space (50.0 MiB free)\nhint: free some space there: ssh root@w1 guix gc",
-                "error: sending files to 'w2': it does not let in what this host signs: unauthorized public key: (public-key (ecc",
-                "\nhint: authorize this host's key there: ssh root@w2 guix archive --authorize < /etc/guix/signing-key.pub\n",
+                "error: machine 'w1': it is low on disk space (50.0 MiB free)\n\
+                 hint: free some space there: ssh root@w1 guix gc",
+                "error: sending files to 'w2': it does not let in what this host signs: unauthorized public \
+                 key: (public-key (ecc",
+                "\nhint: authorize this host's key there: ssh root@w2 guix archive --authorize < \
+                 /etc/guix/signing-key.pub\n",
                 "error: cannot connect to 'w3', port 22: no ",
                 "error: cannot connect to '127.0.0.1', port 1: Connection refused\n",
                 &format!("error: the host key of '{address}' is SHA256:"),
@@ -220,7 +212,7 @@ fn a_machine_that_takes_too_long_is_given_up() {
     let key = quoted(HEAD.file("/etc/guix/offload_key").to_str().unwrap());
     let machines = [W1, W2].map(|host| Machine::of(host).with("private-key", key.clone()));
     std::fs::write(file.path(), crate::machines::text(&machines)).unwrap();
-    let machines = machine_file::load(file.path(), &Default::default()).unwrap().expect("machines").machines;
+    let machines = file::load(file.path(), &Default::default()).unwrap().expect("machines").machines;
     let mut directories = Directories::from_environment().unwrap();
     let state = tempfile::tempdir().unwrap();
     directories.state = state.path().into();

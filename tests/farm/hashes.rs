@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Do Guix and we mean the same tree by the same hash? Random trees, hashed by `guix hash`, by guix-daemon and here, and
-//! exported by the daemon.
+//! Do Guix and we mean the same tree by the same hash? Random trees, hashed by `guix hash`, by guix-daemon and here,
+//! and exported by the daemon.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 
-use guix_offload::archive::{Input, nar, read_item};
-use guix_offload::store::{Links, Restorer, StoreDir, remove_tree};
+use guix_offload::archive::{WordReader, nar, read_item};
+use guix_offload::ground::store_path::StoreDir;
+use guix_offload::store::{Links, Restorer, remove_tree};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
@@ -50,7 +51,7 @@ fn guix_and_we_hash_the_same_trees_alike() {
         nix_archive::nar::encode_path(&mut archive, &original, nix_archive::nar::CaseHack::Disabled).unwrap();
         let restored = format!("restored-{number}");
         let mut reader = &archive[..];
-        let mut input = Input::new(&mut reader).unwrap();
+        let mut input = WordReader::new(&mut reader).unwrap();
         nar::read(&mut input, &mut Restorer::new(here.as_fd(), &restored, &mut links).unwrap()).unwrap();
         hashes.push(hex(&input.digest().unwrap()));
         files.extend([format!("{DIRECTORY}/{number}"), format!("{DIRECTORY}/{restored}")]);

@@ -46,17 +46,20 @@ fn large_inputs_reach_an_old_machine() {
     HEAD.offload_with_our_hook(&[Machine::of(OLD)]);
     // So slow a link that 2048 round trips are worth a helper; a source, which is made again there, takes none.
     let slow = SlowLink::new(OLD, &["delay", "2"]);
-    for (settings, helped) in [(&["kib=65536", "built-input=1"][..], true), (&["input-kib=65536"], false)] {
+    let helped = |settings: &[&str], looks| {
         let mut building = HEAD.start_build("plain", settings);
         building.wait_for(" store items (6");
-        let helper = (0..if helped { 100 } else { 20 }).any(|_| {
+        let helper = (0..looks).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
             OLD.run(&["pgrep", "-f", "primitive-eval|repl -t machine"]).status.success()
         });
-        let builds = building.finish();
-        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
-        assert_eq!(helper, helped, "{settings:?}");
-    }
+        building.finish().assert_succeeded();
+        helper
+    };
+    assert!(helped(&["kib=65536", "built-input=1"], 100));
+    HEAD.kill_keepers(); // whose connection has the helper now
+    // Where this machine has much else to do, a round trip may last long enough for a helper now and then.
+    assert!((0..3).any(|_| !helped(&["input-kib=65536"], 20)));
     drop(slow);
     assert_clean(&[HEAD], &[OLD]);
 }
@@ -98,7 +101,7 @@ fn a_socket_that_the_remote_users_environment_names_is_used() {
     lab(&["restart-daemon", "w1", "--", &format!("--listen={socket}")]);
     HEAD.offload_with_our_hook(&[Machine::of(W1).with("daemon-socket", crate::machines::quoted(socket))]);
     let builds = HEAD.build("plain", &[]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    builds.assert_succeeded();
     lab(&["restart-daemon", "w1"]);
     assert_clean(&[HEAD], &[W1, W4]);
 }

@@ -85,6 +85,12 @@ impl Host {
         Building::start(self, Command::new(LAB).args(["sh", self.0]).args(environment).args(program).args(settings))
     }
 
+    /// Ends what keeps connections warm for the hooks of this host.
+    #[track_caller]
+    pub fn kill_keepers(&self) {
+        self.sh(&["sh", "-c", "for keeper in $(pgrep -f '[g]uix-offload keeper serve'); do kill -KILL $keeper; done"]);
+    }
+
     /// Checks every file and every database entry of this host's store.
     #[track_caller]
     pub fn verify_store(self) {
@@ -115,6 +121,15 @@ impl Drop for SlowLink {
     }
 }
 
+/// Restores what a test changed, also when it fails.
+pub struct Undo<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
 /// What `builds.scm` said.
 pub struct Builds {
     /// All builds were successful.
@@ -126,6 +141,11 @@ pub struct Builds {
 }
 
 impl Builds {
+    #[track_caller]
+    pub fn assert_succeeded(&self) {
+        assert!(self.succeeded, "{}{}", self.log, self.results);
+    }
+
     /// The outputs of the build of this name.
     #[track_caller]
     pub fn outputs(&self, name: &str) -> Vec<&str> {
@@ -145,8 +165,8 @@ pub struct Building {
 }
 
 impl Building {
-    /// No build takes longer, unless it says so: one that does hangs.
-    const PATIENCE: Duration = Duration::from_secs(90);
+    /// No build takes longer, unless it says so, not even beside other farms: one that does hangs.
+    const PATIENCE: Duration = Duration::from_secs(180);
 
     #[track_caller]
     fn start(host: Host, command: &mut Command) -> Building {

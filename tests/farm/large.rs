@@ -44,20 +44,23 @@ fn large_outputs_come_through_guile() {
 
 #[test]
 fn text_is_compressed_over_a_slow_link_which_is_remembered() {
+    // On a busy machine, another test's link may have been slow, too.
+    HEAD.kill_keepers();
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]);
     HEAD.offload_with_our_hook(&[Machine::of(W1)]);
     let received = || {
         let counters = W1.sh(&["cat", "/proc/net/dev"]);
         let line = counters.lines().find_map(|line| line.trim().strip_prefix("eth0:")).expect("the host's interface");
         line.split_whitespace().next().expect("bytes received").parse::<u64>().expect("a number")
     };
-    let history = || HEAD.sh(&["sh", "-c", "cat /var/guix/offload/w1:22/history"]);
+    let history = || HEAD.sh(&["sh", "-c", "cat /var/guix/offload/w1:22/history || true"]);
     let _link = SlowLink::new(W1, &["rate", "50"]);
     assert!(!history().contains("slow "), "{}", history());
     for first in [true, false] {
         let before = received();
         let build = || HEAD.build("plain", &["input-kib=65536", "input-text=1"]);
         let (builds, peak) = with_peak_memory("guix-offload", build);
-        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        builds.assert_succeeded();
         let bytes = received() - before;
         println!("of 64 MiB, {:.1} MiB; in {:.1} MiB of memory", bytes as f64 / MIB as f64, peak as f64 / MIB as f64);
         assert!((MIB..32 * MIB).contains(&peak), "{peak} bytes of memory");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tests on real Guix hosts. They run inside a farm and fail without one, so `cargo test` leaves them out (`test = false`
-//! in Cargo.toml); `make check` runs them, and so does
-//! `tests/lab/lab with-farm -- cargo test --offline --test farm -- --test-threads=1`.
+//! Tests on real Guix hosts. They run inside a farm and fail without one, so `cargo test` leaves them out (`test =
+//! false` in Cargo.toml); `make check` runs them, in several farms at once, and so does `tests/lab/lab with-farm --
+//! cargo test --offline --test farm -- --test-threads=1`.
 
 mod abi;
 mod afterwards;
@@ -12,6 +12,7 @@ mod commands;
 mod guile;
 mod hashes;
 mod hosts;
+mod keeper;
 mod killed;
 mod lab;
 mod large;

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Runs `work`, and returns the most memory that a hook, which is this program, had meanwhile, in bytes; 0: there was none.
+/// Runs `work`, and returns the most memory that a hook or its keeper, which are this program, had meanwhile, in bytes;
+/// 0: there was none.
 pub fn with_peak_memory<T>(program: &str, work: impl FnOnce() -> T) -> (T, u64) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -22,15 +23,17 @@ pub fn with_peak_memory<T>(program: &str, work: impl FnOnce() -> T) -> (T, u64) 
     })
 }
 
-/// The highest peak so far of the hooks that run now and are this program: `guix-offload`, or `guix` for the script. The
-/// farm's processes are all in this /proc.
+/// The highest peak so far of the hooks and keepers that run now and are this program: `guix-offload`, or `guix` for
+/// the script.
+/// The farm's processes are all in this /proc.
 pub fn peak_of_hooks(program: &str) -> u64 {
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let hooks = processes.filter(|process| {
         let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command);
         let mut arguments = command.split('\0');
-        arguments.any(|argument| argument.rsplit('/').next() == Some(program)) && arguments.next() == Some("offload")
+        arguments.any(|argument| argument.rsplit('/').next() == Some(program))
+            && matches!(arguments.next(), Some("offload" | "keeper"))
     });
     let peak = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -83,7 +83,12 @@ fn sessions() -> Vec<String> {
     String::from_utf8_lossy(&listed.stdout).lines().map(str::to_string).collect()
 }
 
-/// Nobody else is connected to the machine.
+/// Ends the sessions that earlier tests left, and sees that there are none.
+fn end_sessions() {
+    sessions().iter().for_each(|session| drop(W1.run(&["kill", "-KILL", session])));
+    await_no_session();
+}
+
 fn await_no_session() {
     let begun = Instant::now();
     while !sessions().is_empty() {
@@ -99,7 +104,7 @@ fn let_it_idle() {
 
 #[test]
 fn a_session_that_died_between_two_jobs_is_replaced() {
-    await_no_session();
+    end_sessions();
     let builds = Request::several("plain", &["count=6"]);
     let mut jobs = Jobs::new("60");
     jobs.run(&builds[0]);
@@ -134,7 +139,7 @@ fn a_session_that_died_between_two_jobs_is_replaced() {
 
 #[test]
 fn a_connection_is_closed_when_its_idle_limit_is_over() {
-    await_no_session();
+    end_sessions();
     let builds = Request::several("plain", &["count=2"]);
     let mut jobs = Jobs::new("1");
     for build in &builds {
@@ -147,7 +152,7 @@ fn a_connection_is_closed_when_its_idle_limit_is_over() {
 
 #[test]
 fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
-    await_no_session();
+    end_sessions();
     let builds = Request::several("plain", &["count=3"]);
     let mut jobs = Jobs::new("60");
     jobs.run(&builds[0]);
@@ -192,7 +197,7 @@ fn roots() -> usize {
 
 #[test]
 fn a_connection_that_waits_protects_nothing_on_the_machine() {
-    await_no_session();
+    end_sessions();
     W1.sh(&["guix", "gc"]); // removes what daemons that were killed protected
     for forwarding in ["yes", "no"] {
         configure_ssh(W1, &format!("AllowStreamLocalForwarding {forwarding}"));

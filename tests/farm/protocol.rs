@@ -75,6 +75,12 @@ fn a_malformed_machine_is_left_out_and_said_where() {
         assert!(ending.status == 0 && ending.said.ends_with("# decline\n"), "{}", ending.said);
         assert!(ending.said.contains(&format!("warning: /etc/guix/machines.scm:{place}: ")), "{}", ending.said);
         assert!(ending.said.contains("\nhint: "), "{}", ending.said);
+        // Where nobody else can build, the build fails by itself, and says why.
+        lab(&["restart-daemon", HEAD.0, Hook::Program.variable(), "--", "--max-jobs=0"]);
+        let builds = HEAD.build("plain", &["count=2"]);
+        assert!(!builds.succeeded && !builds.results.contains("unable to start any build"), "{}", builds.results);
+        let why = format!("error: no build machine can be used: /etc/guix/machines.scm:{place}: ");
+        assert!(builds.log.contains(&why), "{}", builds.log);
         // The good one beside it is used.
         HEAD.offload_through(Hook::Program, &[]);
         HEAD.write_machine_file(&good.replacen("(list", &format!("(list\n {text}"), 1));

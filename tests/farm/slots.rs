@@ -27,7 +27,7 @@ pub fn start_daemon(head: Host, name: &str, variable: &str) -> String {
 pub fn most_at_once(head: Host, builds: &[(Builds, usize)], machines: &[Host]) -> Vec<usize> {
     let mut spans: Vec<Vec<(f64, f64)>> = vec![Vec::new(); machines.len()];
     for (builds, count) in builds {
-        assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+        builds.assert_succeeded();
         for number in 0..*count {
             let name = format!("stamp-{number}");
             spans[machine_of(builds, &name, machines)].push(span(head, builds.outputs(&name)[0]));

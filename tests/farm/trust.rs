@@ -51,6 +51,7 @@ fn no_key_but_the_named_one_is_offered_and_no_other_file_of_ssh_is_read() {
 #[test]
 fn secrets_are_told_to_nobody() {
     let (trace, said) = ("/var/guix/offload-trace", "/var/guix/offload-said");
+    let decisions = "/var/guix/offload-log";
     // What could be quoted: a key that works, one that others can read, one that is damaged.
     let key = fs::read_to_string(HEAD.file(KEY)).unwrap();
     let (open, damaged) = ("/etc/guix/open_key", "/etc/guix/damaged_key");
@@ -61,14 +62,15 @@ fn secrets_are_told_to_nobody() {
     let mut log = String::new();
     for (private_key, succeeds) in [(KEY, true), (open, true), (damaged, false)] {
         HEAD.write_machines(&[Machine::of(W1).with("private-key", quoted(private_key))]);
-        let environment = [format!("GUIX={PROGRAM}"), format!("GUIX_OFFLOAD_TRACE={trace}")];
-        lab(&["restart-daemon", "head", &environment[0], &environment[1], "--", "--max-jobs=0"]);
+        let [tracing, logging] = [format!("GUIX_OFFLOAD_TRACE={trace}"), format!("GUIX_OFFLOAD_LOG={decisions}")];
+        lab(&["restart-daemon", "head", &format!("GUIX={PROGRAM}"), &tracing, &logging, "--", "--max-jobs=0"]);
         let builds = HEAD.build("outputs", &["input-kib=16"]);
         assert_eq!(builds.succeeded, succeeds, "{private_key}:\n{}{}", builds.log, builds.results);
         log += &(builds.log + &builds.results);
     }
     assert!(log.contains(&format!("run 'chmod 600 {open}'")) && log.contains(damaged), "{log}");
     assert!(fs::read_to_string(HEAD.file(trace)).unwrap().contains("\"phase\":\"build\""));
+    assert!(fs::read_to_string(HEAD.file(decisions)).unwrap().contains(": w1: chosen\n"));
     fs::write(HEAD.file(said), &log).unwrap();
 
     let private = key.lines().filter(|line| !line.contains("-----")).map(|line| line[..line.len().min(30)].to_string());
@@ -78,7 +80,7 @@ fn secrets_are_told_to_nobody() {
     });
     let secrets: Vec<String> = private.chain(signing).collect();
     assert!(secrets.len() >= 6 && secrets[0].starts_with("b3BlbnNzaC1rZXkt"));
-    for (host, files) in [(HEAD, &["/var/guix/offload", "/var/log", trace, said][..]), (W1, &["/var/log"])] {
+    for (host, files) in [(HEAD, &["/var/guix/offload", "/var/log", trace, decisions, said][..]), (W1, &["/var/log"])] {
         for secret in &secrets {
             let found = host.run(&[&["grep", "-rlF", "--", secret], files].concat());
             assert_eq!(
@@ -90,7 +92,9 @@ fn secrets_are_told_to_nobody() {
             );
         }
     }
-    fs::remove_file(HEAD.file(trace)).unwrap();
+    for name in [trace, decisions] {
+        fs::remove_file(HEAD.file(name)).unwrap();
+    }
     // All that is shared with other hooks is private to this user.
     let open = HEAD.sh(&["find", "/var/guix/offload", "-type", "f", "!", "-perm", "600"]);
     assert_eq!(open, "");
@@ -120,7 +124,8 @@ fn links_in_the_state_directory_are_refused() {
     HEAD.sh(&[
         "sh",
         "-c",
-        "cd /var/guix; mkdir -p offload; rm -rf offload/w1:22; mkdir /root/elsewhere; ln -s /root/elsewhere /var/guix/offload/w1:22",
+        "cd /var/guix; mkdir -p offload; rm -rf offload/w1:22; mkdir /root/elsewhere; \
+         ln -s /root/elsewhere /var/guix/offload/w1:22",
     ]);
     HEAD.offload_with_our_hook(&[Machine::of(W1)]);
     let builds = HEAD.build("plain", &[]);
@@ -133,6 +138,6 @@ fn links_in_the_state_directory_are_refused() {
     assert_eq!(HEAD.sh(&["ls", "/root/elsewhere"]), "");
     HEAD.sh(&["sh", "-c", "rm /var/guix/offload/w1:22; rmdir /root/elsewhere"]);
     let builds = HEAD.build("plain", &[]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    builds.assert_succeeded();
     assert_clean(&[HEAD], &[W1]);
 }

@@ -15,16 +15,30 @@ const W2: Host = Host("w2");
 /// More than any build here takes that does not wait for something that will not happen.
 const PROMPTLY: Duration = Duration::from_secs(6);
 
+/// These builds of `head` took so long, which is no longer than they may. If it is, what this machine has to do besides
+/// is taken into account: starting Guix takes 0.4 s when that is nothing.
+#[track_caller]
+fn assert_prompt(head: Host, elapsed: Duration, builds: &Builds) {
+    if elapsed < PROMPTLY {
+        return;
+    }
+    let begun = Instant::now();
+    head.build("plain", &["print=1"]);
+    let start = begun.elapsed();
+    let most = Duration::from_secs(4) + 5 * start;
+    assert!(elapsed < most, "{elapsed:?}, where Guix starts in {start:?}:\n{}", builds.log);
+}
+
 /// Builds on `head`, of whose machines the bad one is the faster.
 #[track_caller]
 fn build_on_the_other(head: Host, hook: Hook, bad: &Machine, good: Host) -> Builds {
     head.offload_through(hook, &[bad.clone().with("speed", "9.0"), Machine::of(good)]);
     let begun = Instant::now();
     let builds = head.build("plain", &[]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    builds.assert_succeeded();
     let went_to = format!(" {}\n", good.0);
     assert!(builds.log.lines().any(|l| l.starts_with("@ build-remote") && (l.to_string() + "\n").ends_with(&went_to)));
-    assert!(begun.elapsed() < PROMPTLY, "{:?}:\n{}", begun.elapsed(), builds.log);
+    assert_prompt(head, begun.elapsed(), &builds);
     builds
 }
 
@@ -35,7 +49,7 @@ fn fail_to_build(head: Host, hook: Hook, machine: &Machine) -> Builds {
     let begun = Instant::now();
     let builds = head.build("plain", &[]);
     assert!(!builds.succeeded && builds.results.starts_with("failed plain-0\nerror "), "{}", builds.results);
-    assert!(begun.elapsed() < PROMPTLY, "{:?}:\n{}", begun.elapsed(), builds.log);
+    assert_prompt(head, begun.elapsed(), &builds);
     builds
 }
 
@@ -139,7 +153,7 @@ fn overloaded_and_full_machines_postpone_the_build_until_one_is_not() {
         assert_eq!(said.matches(reason).count(), 1, "{reason} in\n{said}");
     }
     assert!(!said.contains("# postpone") && !said.contains("@ build-remote"), "{said}");
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    builds.assert_succeeded();
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -173,7 +187,7 @@ fn a_machine_in_back_off_is_waited_for_beside_one_that_is_misconfigured() {
     W2.sh(&["sh", "-c", sshd]);
     let builds = building.finish();
     W2.sh(&["sh", "-c", "kill $(cat /run/other-sshd.pid)"]);
-    assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+    builds.assert_succeeded();
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -182,10 +196,11 @@ fn where_no_machine_can_be_used_and_the_daemon_may_build_it_does() {
     let down = Machine::of(W1).with("port", "1");
     let misconfigured = Machine::of(W2).with("private-key", quoted("/etc/guix/not_mounted_yet"));
     for hook in Hook::ALL {
+        HEAD.kill_keepers(); // which may be connected with a key that was there
         for machines in [vec![down.clone()], vec![misconfigured.clone()], vec![down.clone(), misconfigured.clone()]] {
             HEAD.offload_through(hook, &machines);
             let builds = HEAD.build("plain", &["jobs=1", "count=2"]);
-            assert!(builds.succeeded, "{}{}", builds.log, builds.results);
+            builds.assert_succeeded();
             assert!(builds.log.matches("no build machine can be used now; building '").count() >= 2, "{}", builds.log);
             assert!(builds.log.contains("guix offload: skipping machine 'w"), "{}", builds.log);
             assert!(!builds.log.contains("@ build-remote"), "{}", builds.log);

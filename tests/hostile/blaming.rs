@@ -5,14 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use guix_offload::error::ErrorKind;
+use guix_offload::ground::error::ErrorKind;
 
+use crate::cases::with;
 use crate::double::says;
-use crate::lies::with;
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::harness::{Deaf, NAME, build, limits, machine};
 use crate::sshd::Sshd;
-use crate::telling::{Deaf, NAME, build, limits, machine};
-use crate::words::*;
+use crate::wire_bytes::*;
 
 const FAILED: &str = "build of `/gnu/store/x-asked.drv' failed";
 const KILLED: &str = "builder for `/gnu/store/x-asked.drv' failed due to signal 9 (Killed)\n";
@@ -53,7 +53,7 @@ fn what_fails_by_itself_is_not_blamed_on_the_machine() {
 }
 
 /// A server whose `sh` runs `filter` on what the real one says.
-fn server_that_says(directory: &Path, filter: &str) -> Sshd {
+pub fn server_that_says(directory: &Path, filter: &str) -> Sshd {
     let fake = directory.join("bin/sh");
     fs::create_dir_all(fake.parent().unwrap()).unwrap();
     fs::write(&fake, format!("#!/bin/sh\n/bin/sh \"$@\" | {filter}\n")).unwrap();

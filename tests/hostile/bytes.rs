@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use guix_offload::archive::Acl;
 use guix_offload::daemon::{Client, Export, Stream};
-use guix_offload::error::{Class, Error, ErrorKind};
+use guix_offload::ground::error::{Class, Error, ErrorKind};
 use guix_offload::store::{Database, Staging};
 
 use crate::alone;
 use crate::double::info;
-use crate::scene::Scene;
-use crate::telling::{peak, reset_peak};
-use crate::words::*;
+use crate::fixture::Scene;
+use crate::harness::{peak, reset_peak};
+use crate::wire_bytes::*;
 
 /// Says what it says, and then nothing.
 struct Said {
@@ -53,7 +53,12 @@ fn conversation(scene: &Scene) -> (Vec<u8>, usize) {
 }
 
 /// Retrieves the output from who says `bytes`.
-fn retrieve(scene: &Scene, acl: &Acl, database: &mut Database, bytes: Vec<u8>) -> guix_offload::error::Result<()> {
+fn retrieve(
+    scene: &Scene,
+    acl: &Acl,
+    database: &mut Database,
+    bytes: Vec<u8>,
+) -> guix_offload::ground::error::Result<()> {
     let output = scene.path("output");
     let mut client = Client::handshake(Box::new(Said { bytes, position: 0 }), &scene.directories.store)?;
     client.path_info(&output)?;

@@ -2,18 +2,18 @@
 //! Time limits of a build that no clock can count.
 
 use guix_offload::daemon::BuildOptions;
-use guix_offload::error::ErrorKind;
+use guix_offload::ground::error::ErrorKind;
 
 use crate::alone;
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::harness::{machine, tell_with};
 use crate::sshd::Sshd;
-use crate::telling::{machine, tell_with};
 
 #[test]
 fn limits_without_end_are_limits() {
     let _alone = alone();
     let (scene, sshd) = (Scene::new(), Sshd::start(&[]));
-    scene.register("asked.drv", b"derive", &crate::words::nar(crate::words::file(b"derive")));
+    scene.register("asked.drv", b"derive", &crate::wire_bytes::nar(crate::wire_bytes::file(b"derive")));
     for limit in [u64::MAX, i64::MAX as u64] {
         let options = BuildOptions {
             max_silent_time: limit,

@@ -7,22 +7,28 @@
 
 mod blaming;
 mod bytes;
+mod cases;
 mod collecting;
+#[path = "../support/daemon.rs"]
 mod double;
+#[path = "../support/host.rs"]
+mod fixture;
 #[path = "../support/forgeries.rs"]
 mod forgeries;
+mod harness;
+mod hosting;
 mod huge;
-mod lies;
 mod progress;
 mod refusing;
-mod scene;
 mod sending;
 #[path = "../support/sshd.rs"]
 #[allow(dead_code)] // the tests of `ssh` use more of it
 mod sshd;
-mod telling;
+mod stalling;
+mod steps;
 mod waiting;
-mod words;
+#[path = "../support/words.rs"]
+mod wire_bytes;
 
 /// Tests that look at the memory of the process run alone.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());

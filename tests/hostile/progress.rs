@@ -2,10 +2,10 @@
 //! What is told of a transfer, whose pieces are as small as a machine likes.
 
 use crate::alone;
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::harness::{machine, tell};
 use crate::sshd::Sshd;
-use crate::telling::{machine, tell};
-use crate::words::*;
+use crate::wire_bytes::*;
 
 /// An archive of many files has many tokens of 8 to 16 bytes, each of which is read by itself.
 #[test]

@@ -7,16 +7,16 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, UNIX_EPOCH};
 
-use guix_offload::error::{Class, ErrorKind};
-use guix_offload::offload::Engine;
+use guix_offload::build::engine::Engine;
+use guix_offload::ground::error::{Class, ErrorKind};
 
 use crate::alone;
+use crate::cases::{Lie, lies, with};
 use crate::double::{Answer, Machine, says, says_for_ever};
-use crate::lies::{Lie, lies, with};
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::harness::{NAME, Told, limited_to, machine, tell, tell_by};
 use crate::sshd::Sshd;
-use crate::telling::{NAME, Told, limited_to, machine, tell, tell_by};
-use crate::words::*;
+use crate::wire_bytes::*;
 
 /// A build of these takes a moment; a lie must not make it much more.
 const PROMPTLY: Duration = Duration::from_secs(20);

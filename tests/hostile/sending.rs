@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What is sent to a machine that does not want it.
 
-use guix_offload::error::{ErrorKind, Result};
-use guix_offload::observer::{Event, Observer};
+use guix_offload::ground::error::{ErrorKind, Result};
+use guix_offload::report::{Event, Observer};
 
 use crate::alone;
+use crate::cases::with;
 use crate::double::says;
-use crate::lies::with;
+use crate::harness::{build_of, limits, machine};
 use crate::refusing::scene;
 use crate::sshd::Sshd;
-use crate::telling::{build_of, limits, machine};
-use crate::words::*;
+use crate::wire_bytes::*;
 
 /// Size of the input, and what may be on its way, in windows and queues, when the answer comes. In bytes.
 const INPUT: usize = 64 << 20;

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use guix_offload::error::ErrorKind;
-use guix_offload::observer::{Event, Observer};
+use guix_offload::ground::error::ErrorKind;
+use guix_offload::report::{Event, Observer};
 
+use crate::cases::with;
 use crate::double::Answer;
-use crate::lies::with;
+use crate::harness::{Deaf, build, limits, machine};
 use crate::refusing::scene;
 use crate::sshd::Sshd;
-use crate::telling::{Deaf, build, limits, machine};
-use crate::words::*;
+use crate::wire_bytes::*;
 
 /// The shortest limit for silence, in seconds, and a time after which it is over for sure.
 const LIMIT: u64 = 1;
@@ -36,7 +36,7 @@ struct Slow;
 impl Observer for Slow {
     fn event(&mut self, _: &Event<'_>) {}
 
-    fn log(&mut self, _: &[u8]) -> guix_offload::error::Result<()> {
+    fn log(&mut self, _: &[u8]) -> guix_offload::ground::error::Result<()> {
         sleep(LONG);
         Ok(())
     }
@@ -55,14 +55,14 @@ fn a_slow_reader_of_the_log() {
     assert!(scene.database().is_valid(&scene.path("output")).unwrap());
 }
 
-/// Its end is noticed by a limit for silence that is shorter than the patience of keepalives; but it is the machine that
-/// failed.
+/// Its end is noticed by a limit for silence that is shorter than the patience of keepalives; but it is the machine
+/// that failed.
 fn a_dead_machine() {
     let scene = scene();
     let sshd = Arc::new(Sshd::start(&[]));
-    let stopped = Arc::clone(&sshd);
+    let stopped = Arc::downgrade(&sshd); // who answers outlives the test, and must not keep the server
     let dies: Answer = Arc::new(move |_| {
-        stopped.signal_connections(Signal::STOP);
+        stopped.upgrade().unwrap().signal_connections(Signal::STOP);
         sleep(Duration::from_secs(60));
         Ok(())
     });

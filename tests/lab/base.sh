@@ -45,8 +45,8 @@ make_base() { # VERSION SUITE PACKAGES OPTION...
   mv "$dir.new" "$dir"
 }
 
-# Runs a command in this checkout on the Debian of that Guix, with DIR as /opt/guix-offload, for what must be built there.
-# Rust and the crates are this machine's; but for DIR and /target, nothing that is written stays.
+# Runs a command in this checkout on the Debian of that Guix, with DIR as /opt/guix-offload, for what must be built
+# there. Rust and the crates are this machine's; but for DIR and /target, nothing that is written stays.
 run_on() { # VERSION DIR COMMAND...
   local lower source target; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd); target=$source/target/guix-$1
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a mount namespace"

@@ -10,6 +10,7 @@
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
 ;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
+;;;        another  COUNT independent builds, each of a file that is another each time; they say how many cores they have
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;;        graph    COUNT builds, each of up to KIB, that read and refer to up to four of the twenty before them, by SEED
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
@@ -181,6 +182,10 @@
      (map (lambda (i)
             (build (format #f "stamp-~a" i)
                    "read begin rest </proc/uptime; sleep $seconds; read end rest </proc/uptime; echo $begin $end >$out"))
+          (iota (number "count" 1))))
+    ('another
+     (map (lambda (i)
+            (build (format #f "another-~a" i) "echo cores $NIX_BUILD_CORES; dd if=/dev/urandom of=$out bs=64 count=1 2>/dev/null"))
           (iota (number "count" 1))))
     ('sleep
      (list (build "sleep" (string-append

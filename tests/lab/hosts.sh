@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # shellcheck shell=bash disable=SC2154
-# The hosts of a farm, each a directory of $state: its disk (an overlay), options, log. Sourced by `lab`; what a host does
-# itself, once it is on, is in `lab-host`.
+# The hosts of a farm, each a directory of $state: its disk (an overlay), options, log. Sourced by `lab`; what a host
+# does itself, once it is on, is in `lab-host`.
 
 host_dir() { [ -d "$state/$1/root" ] || die "no host named $1 in this farm"; echo "$state/$1"; }
 host_names() { local d; for d in "$state"/*/root; do d=${d%/root}; echo "${d##*/}"; done; }

@@ -39,7 +39,8 @@ table bridge cut-$1 {
 END
 }
 
-# The delay comes from a wire between the host's port and the switch, the rate from a token bucket at each end of the port.
+# The delay comes from a wire between the host's port and the switch, the rate from a token bucket at each end of the
+# port.
 link() { # HOST off | [delay MS] [rate MBIT]
   local host=$1 target delay='' rate='' i; shift
   target=$(pid "$host")

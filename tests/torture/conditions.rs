@@ -38,10 +38,11 @@ fn shrink(host: Host, place: &str, mib: u32) {
 
 /// There must be room for 100 MiB, or no build is given to it.
 pub fn small_machine_store(lane: &mut Lane) -> Undo {
-    let machine = lane.machine;
+    let (head, machine) = (lane.head, lane.machine);
     shrink(machine, "/gnu/store", 110);
     start_machine(machine);
     Undo::with(move || {
+        head.kill_keepers(); // whose connection protects what was built meanwhile
         shell(machine, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
         start_machine(machine);
     })
@@ -53,6 +54,7 @@ pub fn small_head_store(lane: &mut Lane) -> Undo {
     shrink(head, "/gnu/store", 64);
     start_head(head);
     Undo::with(move || {
+        head.kill_keepers();
         // What was built meanwhile.
         shell(head, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
         start_head(head);

@@ -45,6 +45,8 @@ pub enum Effect {
     Machine,
     /// The hook has failed, as guix-daemon says: the build has failed for now.
     Hook,
+    /// The keeper has failed, as its hook says: the build has failed for now, unless it is not needed any more.
+    Keeper,
     /// The daemon is gone, and its hook ends by itself.
     Daemon,
     /// This host has failed, which no other machine could change: the build has failed for now. With these words.
@@ -89,8 +91,9 @@ type Kill = (&'static str, &'static [(Phase, u64)], Strike, Effect);
 pub fn faults(short: bool) -> Vec<Fault> {
     let all: &'static [_] = &[SENDING, BUILDING, RETRIEVING, REGISTERING];
     let network: &'static [_] = &[SENDING, BUILDING, RETRIEVING];
-    let kills: [Kill; 6] = [
+    let kills: [Kill; 7] = [
         ("hook killed", all, kill_hook, Effect::Hook),
+        ("keeper killed", all, kill_keeper, Effect::Keeper),
         ("the head's guix-daemon killed", all, kill_head_daemon, Effect::Daemon),
         ("the machine's sshd session killed", network, kill_session, Effect::Machine),
         ("the machine's guix-daemon killed", &[SENDING, BUILDING], kill_machine_daemon, Effect::Machine),
@@ -179,7 +182,12 @@ pub fn faults(short: bool) -> Vec<Fault> {
 }
 
 fn kill_hook(lane: &Lane, _: &mut Random) -> Undo {
-    lane.kill(lane.head, "guix-offload");
+    lane.kill_ours(false);
+    Undo::nothing()
+}
+
+fn kill_keeper(lane: &Lane, _: &mut Random) -> Undo {
+    lane.kill_ours(true);
     Undo::nothing()
 }
 

@@ -125,6 +125,16 @@ impl Lane {
         });
     }
 
+    /// Kills the hooks on the head, or what keeps connections warm for them.
+    pub fn kill_ours(&self, keeper: bool) {
+        for process in self.processes(self.head, "guix-offload") {
+            let arguments = read_to_string(format!("/proc/{}/cmdline", process.as_raw_pid())).unwrap_or_default();
+            if arguments.split('\0').any(|argument| argument == "keeper") == keeper {
+                let _ = kill_process(process, Signal::KILL);
+            }
+        }
+    }
+
     /// The processes of this name on `host`.
     pub fn processes(&self, host: Host, name: &str) -> Vec<Pid> {
         let namespace = &self.init(host).2;

@@ -62,7 +62,9 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     let unharmed = ending.outcome == Outcome::Succeeded && ending.retried.is_none();
     let avoided = ending.log.contains(&format!("skipping machine '{}'", lane.machine.0));
     // Or the spare machine was the better choice at that time.
-    let missed = unharmed && (fault.phase != Phase::Never || fault.effect == Effect::Machine && !avoided);
+    // A hook that has all the outputs needs no keeper any more.
+    let needless = fault.effect == Effect::Keeper && fault.phase == Phase::Registering;
+    let missed = unharmed && !needless && (fault.phase != Phase::Never || fault.effect == Effect::Machine && !avoided);
     if missed {
         return None;
     }
@@ -82,8 +84,9 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
         );
     }
     drop(condition);
-    // What was killed leaves garbage, like any other that is killed: on the machine its daemon, here the hook.
-    if matches!(fault.effect, Effect::Hook | Effect::Daemon) {
+    // What was killed leaves garbage, like any other that is killed: on the machine its daemon, here the hook or the
+    // keeper.
+    if matches!(fault.effect, Effect::Hook | Effect::Keeper | Effect::Daemon) {
         collect_garbage(lane.head);
     }
     collect_garbage(lane.machine);
@@ -145,6 +148,7 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
             }
             Report { outcome: "succeeds", stores: 0, noticed: None }
         }
+        (Effect::Keeper, Outcome::Succeeded) => Report { outcome: "succeeds", stores: 0, noticed: None },
         (Effect::Machine, Outcome::Succeeded) => {
             assert!(with_spare, "{log}");
             let skipped = log.contains(&format!("skipping machine {machine}"));
@@ -175,12 +179,16 @@ fn judge(lane: &Lane, fault: &Fault, ending: &Ending, with_spare: bool, struck: 
                     assert!(status.contains(" - 256 "), "{status}");
                 }
                 Effect::Hook => assert!(status.contains(" - 9 "), "{status}\n{log}"),
+                Effect::Keeper => {
+                    assert!(line(log, "guix offload: error: ").contains("the keeper ended: "), "{log}");
+                    assert!(status.contains(" - 256 "), "{status}");
+                }
                 Effect::Daemon | Effect::Nothing(_) => panic!("a failure: {message}\n{log}"),
             }
             Report { outcome: "transient", stores: 0, noticed }
         }
         (Effect::Daemon, Outcome::Gone) => {
-            eventually(|| match lane.head.run(&["pgrep", "-x", "guix-offload"]).status.success() {
+            eventually(|| match lane.head.run(&["pgrep", "-f", "guix-offload offload"]).status.success() {
                 true => Err("the hook goes on".to_string()),
                 false => Ok(()),
             });

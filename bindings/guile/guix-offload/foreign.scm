@@ -44,6 +44,8 @@
             guix-offload-error-code
             guix-offload-error-machine
             guix-offload-error-hint
+            guix-offload-error-lines
+            guix-offload-error-warning-lines
             guix-offload-error-exit-status
             pointer->condition))
 
@@ -109,15 +111,20 @@ installed; else beside this module, should the installation have been moved; els
   (code        guix-offload-error-code)           ;symbol
   (machine     guix-offload-error-machine)        ;string | #f
   (hint        guix-offload-error-hint)           ;string | #f
-  (exit-status guix-offload-error-exit-status))   ;1 | 100 | 101, as a build hook would exit
+  (exit-status guix-offload-error-exit-status)    ;1 | 100 | 101, as a build hook would exit
+  (lines       guix-offload-error-lines)          ;string, as a build hook would report it
+  (warning     guix-offload-error-warning-lines)) ;string, as it would warn of it and go on
 
-(define (offload-condition code message machine hint status)
+(define (offload-condition code message machine hint status lines warning)
   (make-compound-condition
-   (condition (&guix-offload-error (code code) (machine machine) (hint hint) (exit-status status)))
+   (condition (&guix-offload-error (code code) (machine machine) (hint hint) (exit-status status)
+                                   (lines lines) (warning warning)))
    (condition (&message (message message)))))
 
 (define (fail code message hint)
-  (raise (offload-condition code message #f hint 1)))
+  (define (lines what)
+    (string-append "guix offload: " what ": " message "\n" (if hint (string-append "hint: " hint "\n") "")))
+  (raise (offload-condition code message #f hint 1 (lines "error") (lines "warning"))))
 
 (define (name-of names number)
   "The symbol that NAMES, a vector, has for NUMBER, a value of an enum: a newer library may have more of them."
@@ -421,6 +428,8 @@ raises something, which goes on when BODY is done: nothing may jump over the fra
 (define-foreign error-machine '* "guix_offload_error_machine" 'pointer)
 (define-foreign error-hint '* "guix_offload_error_hint" 'pointer)
 (define-foreign error-exit-status int32 "guix_offload_error_exit_status" 'pointer)
+(define-foreign error-lines '* "guix_offload_error_lines" 'pointer)
+(define-foreign error-warning-lines '* "guix_offload_error_warning_lines" 'pointer)
 (define-foreign error-free void "guix_offload_error_free" 'pointer)
 
 (define (pointer->condition error)
@@ -429,4 +438,6 @@ raises something, which goes on when BODY is done: nothing may jump over the fra
                      (pointer->text (error-message error))
                      (pointer->text (error-machine error))
                      (pointer->text (error-hint error))
-                     (error-exit-status error)))
+                     (error-exit-status error)
+                     (pointer->text (error-lines error))
+                     (pointer->text (error-warning-lines error))))

@@ -1,7 +1,7 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; Replaces Guix's (guix scripts offload) by ours in the process that loads this file: the directory above comes first in
-;; Guile's load path, and our module is loaded, so that nobody looks for Guix's any more.
+;; Replaces Guix's (guix scripts offload) by ours in the process that loads this file: the directory above comes first
+;; in Guile's load path, and our module is loaded, so that nobody looks for Guix's any more.
 ;;
 ;; It is loaded by its file name: looked up, the source might lose to a compiled module of Guix that is younger.  What
 ;; was compiled for another version of Guix may refer to what this one does not have, and is left alone.

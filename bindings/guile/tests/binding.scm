@@ -66,10 +66,16 @@
          (unbound (remove (lambda (name)
                             (or (string-contains bound (string-append "\"" name "\""))
                                 ;; The manual names functions too; and these a list of Scheme needs not.
-                                (member name '("guix_offload_machines_count"))))
+                                (member name '("guix_offload_machines_count"
+                                              "guix_offload_keeper_serve")))) ;for the program that is started
                           (delete-duplicates functions))))
     (for-each (lambda (name) (format #t "not bound: ~a~%" name)) unbound)
     (and (> (length functions) 100) (null? unbound))))
+
+(test-equal "without a keeper there is nothing to stop, and that is no failure"
+  '("no keeper is running\n" "{\"machines\": [], \"keeper\": null}\n" () #f)
+  (let ((report (keeper-status engine)))
+    (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
 
 (test-assert "the library has a version"
   (string-match "^[0-9]+\\.[0-9]+\\.[0-9]+$" (offload-version)))
@@ -319,16 +325,17 @@ and a thunk."
   'configuration
   (guix-offload-error-code (failure (offload-connect engine (away)))))
 
-(test-equal "a job fails, with events on the way"
-  '(#t done #t)
+(test-equal "a job fails, with events on the way, of which those on machines say what to do"
+  '(#t (#t) #t)
   (let*-values (((reply job) (start-job engine (list (away)) (make-request "x86_64-linux" %derivation)))
                 ((over?) (job-wait job 60000)))
-    (list over?
-          (let loop ((last #f))
-            (match (job-next-event job)
-              (#f (assq-ref last 'kind))
-              (event (loop event))))
-          (guix-offload-error? (failure (job-result job))))))
+    (let loop ((hinted '()))
+      (match (job-next-event job)
+        ((('kind . 'done) _ ...)
+         (list over? hinted (guix-offload-error? (failure (job-result job)))))
+        ((('kind . 'passed-over) rest ...)
+         (loop (cons (string? (assq-ref rest 'hint)) hinted)))
+        ((_ ...) (loop hinted))))))
 
 (test-equal "who waits for a job notices signals"
   '(#t #t)

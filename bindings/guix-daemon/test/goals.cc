@@ -7,6 +7,11 @@
 //                                      is silent for too long, one that is cancelled when the others are over
 //
 // Says "cancelled" on standard output and waits for a line of input there, "ok" at the end.
+//
+//   goals options ANOTHER FAIL         3 builds of mode `another`, one that fails: what their client asked for reaches
+//                                      the machine
+//
+// Says "kept MACHINE TREE", which a failed build left there, and "ok".
 
 #include <algorithm>
 #include <cstdio>
@@ -209,7 +214,8 @@ static void checkResults()
     for (auto& goal : goals) {
         bool plain = &goal < &failing();
         int expected = plain ? 0 : &goal == &failing() ? 100 << 8 : &goal == &silent() ? 101 << 8 : -1;
-        CHECK(goal.status == expected, goal.build.derivation + ": " + std::to_string(goal.status) + "\n" + goal.messages + goal.log);
+        CHECK(goal.status == expected,
+                  goal.build.derivation + ": " + std::to_string(goal.status) + "\n" + goal.messages + goal.log);
         for (auto& output : goal.build.outputs) CHECK(exists(output) == plain, output);
         auto line = "@ build-remote " + goal.build.derivation + " w";
         CHECK(goal.messages.find(line) != std::string::npos, goal.messages);
@@ -217,6 +223,45 @@ static void checkResults()
     CHECK(failing().log.find("about to fail\n") != std::string::npos, failing().log);
     CHECK(failing().messages.find("guix offload: error: ") != std::string::npos, failing().messages);
     CHECK(cancelled().log.find("1\n") != std::string::npos, cancelled().log);
+}
+
+static void run(Offloader& offloader, std::vector<Goal>& goals)
+{
+    Worker worker(offloader);
+    for (auto& goal : goals) CHECK(worker.tryBuildHook(goal), goal.build.derivation);
+    while (worker.busy()) worker.waitForInput();
+}
+
+// Each option is given to one build alone; the last one has none.
+static int checkOptions(const std::string& anotherFile, const std::string& failFile)
+{
+    auto goals = readGoals(anotherFile);
+    CHECK(goals.size() == 3, anotherFile);
+    goals.push_back(readGoals(failFile).at(0));
+    Goal &talking = goals[0], &repeated = goals[1], &plain = goals[2], &kept = goals[3];
+    talking.build.cores = 77;
+    talking.build.verbosity = 4;
+    repeated.build.rounds = 3;
+    kept.build.keepFailed = true;
+    Offloader offloader((OffloadDirectories()));
+    run(offloader, goals);
+
+    auto has = [](const std::string& text, const char* words) { return text.find(words) != std::string::npos; };
+    CHECK(talking.status == 0 && has(talking.log, "cores 77\n"), talking.messages + talking.log);
+    CHECK(talking.log.size() > plain.log.size() + 100, "the daemon says no more:\n" + talking.log);
+    CHECK(repeated.status == 100 << 8 && has(repeated.messages, "not the same each time"),
+              repeated.messages + repeated.log);
+    CHECK(plain.status == 0 && has(plain.log, "cores ") && !has(plain.log, "cores 77"), plain.messages + plain.log);
+    CHECK(kept.status == 100 << 8, kept.messages + kept.log);
+    const std::string hint = "\nhint: the tree of the failed build is on '";
+    auto at = kept.messages.find(hint);
+    CHECK(at != std::string::npos && !has(repeated.messages, hint.c_str()), kept.messages + repeated.messages);
+    std::string machine, tree;
+    std::istringstream rest(kept.messages.substr(at + hint.size()));
+    std::getline(rest, machine, '\'');
+    std::getline(rest, tree);
+    std::cout << "kept " << machine << tree.substr(1) << "\nok" << std::endl;
+    return 0;
 }
 
 static void handleChild(int)
@@ -228,8 +273,9 @@ static void handleChild(int)
 
 int main(int argc, char** argv)
 try {
-    CHECK(argc == 5, "usage: goals PLAIN FAIL SILENT CHATTY");
     CHECK(guix_offload::abi_matches(), "");
+    if (argc == 4 && std::string(argv[1]) == "options") return checkOptions(argv[2], argv[3]);
+    CHECK(argc == 5, "usage: goals PLAIN FAIL SILENT CHATTY");
     struct sigaction action = {};
     action.sa_handler = handleChild;
     sigfillset(&action.sa_mask);

@@ -11,7 +11,7 @@ use guix_offload_fuzz::targets::signature::SEPARATOR;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 /// Literals in here are machine files.
-const TEXTS: &str = include_str!("../../../src/machine_file/tests/texts.rs");
+const TEXTS: &str = include_str!("../../../src/machine/file/tests/texts.rs");
 const HOST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
 const DERIVATION: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
 

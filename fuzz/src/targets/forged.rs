@@ -8,8 +8,8 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 
 use guix_offload::archive::{Acl, verify};
-use guix_offload::error::ErrorKind;
-use guix_offload::store::StoreDir;
+use guix_offload::ground::error::ErrorKind;
+use guix_offload::ground::store_path::StoreDir;
 
 use super::request::assert_printable;
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use guix_offload::machine_file::read_plain;
+use guix_offload::machine::file::read_plain;
 
 use super::request::assert_printable;
 

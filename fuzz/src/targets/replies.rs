@@ -4,9 +4,9 @@
 use std::io::{self, Read, Write};
 
 use guix_offload::daemon::{BuildOptions, Client, Stream};
-use guix_offload::error::{ErrorKind, Result};
+use guix_offload::ground::error::{ErrorKind, Result};
+use guix_offload::ground::store_path::{StoreDir, StorePath};
 use guix_offload::remote::{Answer, Survey};
-use guix_offload::store::{StoreDir, StorePath};
 
 use super::bytes::Bytes;
 use super::request::assert_printable;

@@ -2,8 +2,8 @@
 //! What guix-daemon says to its build hook: any number of requests, then, after `# accept`, items.
 
 use guix_offload::daemon::BuildOptions;
-use guix_offload::hook::{parse_request, read_request, read_work};
-use guix_offload::store::StoreDir;
+use guix_offload::doors::hook::{parse_request, read_request, read_work};
+use guix_offload::ground::store_path::StoreDir;
 
 /// The first byte says how many requests are refused; the rest is what the daemon says.
 pub fn run(data: &[u8]) {

@@ -12,8 +12,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use guix_offload::archive::{Acl, ExportedItem, Visitor, read_item, verify};
-use guix_offload::error::{Error, ErrorKind, Result};
-use guix_offload::store::{Dump, Links, Restorer, StoreDir, remove_tree};
+use guix_offload::ground::error::{Error, ErrorKind, Result};
+use guix_offload::ground::store_path::StoreDir;
+use guix_offload::store::{Dump, Links, Restorer, remove_tree};
 use tempfile::TempDir;
 
 use super::request::assert_printable;

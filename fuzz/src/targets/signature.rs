@@ -4,8 +4,8 @@
 use std::cell::OnceCell;
 
 use guix_offload::archive::{Acl, verify};
-use guix_offload::error::ErrorKind;
-use guix_offload::store::StoreDir;
+use guix_offload::ground::error::ErrorKind;
+use guix_offload::ground::store_path::StoreDir;
 use tempfile::NamedTempFile;
 
 use super::request::assert_printable;

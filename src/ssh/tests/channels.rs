@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::sshd::Sshd;
 use super::{LONG, machine, session};
-use crate::error::{Error, ErrorKind};
-use crate::gcrypt::{Sha256, sha256};
+use crate::ground::error::{Error, ErrorKind};
+use crate::ground::gcrypt::{Sha256, sha256};
 use crate::ssh::Channel;
 
 /// Serves one connection at `path` by sending back what comes.
@@ -226,7 +226,8 @@ fn a_slow_reader_does_not_stall_others() {
 fn a_writer_that_is_not_read_does_not_stall_others() {
     let sshd = Sshd::start(&[]);
     let session = session(&machine(&sshd));
-    let stuck = session.exec("sleep 1000");
+    // Reads nothing, and ends with its session.
+    let stuck = session.exec("while kill -0 $PPID; do sleep 1; done");
     pass_deadline(&stuck);
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -288,7 +289,7 @@ fn assert_late(error: io::Error) {
 fn a_deadline_ends_a_read() {
     let sshd = Sshd::start(&[]);
     let session = session(&machine(&sshd));
-    let mut channel = session.exec("sleep 1000");
+    let mut channel = session.exec("exec cat >/dev/null");
     channel.wait_open().unwrap();
     let start = Instant::now();
     channel.set_deadline(Some(start + Duration::from_millis(100)));

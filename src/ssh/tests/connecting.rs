@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::sshd::{Sshd, generate_key};
 use super::{LONG, machine, machine_at, session};
-use crate::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind};
 use crate::machine::{BuildMachine, HostKey};
 use crate::ssh::Session;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::sshd::{Sshd, generate_key};
 use super::{LONG, machine_at};
-use crate::error::ErrorKind;
+use crate::ground::error::ErrorKind;
 use crate::ssh::Session;
 use crate::ssh::driver::Keepalive;
 

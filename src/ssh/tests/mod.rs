@@ -2,10 +2,10 @@
 //! Sessions and channels, against a real sshd.
 
 mod channels;
+mod closing;
 mod connecting;
+mod disconnects;
 pub(super) mod flooding;
-mod leaving;
-mod losing;
 
 #[path = "../../../tests/support/sshd.rs"]
 pub(crate) mod sshd;

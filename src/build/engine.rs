@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! One build from request to outcome: the engine behind every door of this library.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::site::{Common, Site};
+use crate::choose::history::Histories;
+use crate::choose::pool::Pool;
+use crate::choose::queue::{Place, Queue};
+use crate::choose::slot::Slots;
+use crate::choose::{Candidates, Choice, Lease, Resources};
+use crate::daemon::BuildOptions;
+use crate::ground::cancel::Cancel;
+use crate::ground::clock::{Clock, SystemClock};
+use crate::ground::directories::Directories;
+use crate::ground::error::Result;
+use crate::ground::store_path::StorePath;
+use crate::machine::{BuildMachine, Requirements};
+use crate::remote::{Connection, Connector, Limits, Ssh};
+use crate::report::log::{Log, Logged};
+use crate::report::phases::{self, PhaseTimer};
+use crate::report::{Event, Observer};
+
+/// How long a build may be expected to wait that is accepted all the same: guix-daemon asks again as late as this
+/// (`pollInterval` in Guix's `nix/libstore/globals.cc`).
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Of a build's time limits, the share that it may be expected to wait: guix-daemon counts that as the build's time.
+const WAIT_SHARE: u32 = 20;
+
+/// How many builds of this host may wait for a slot at once.
+const QUEUE_LENGTH: usize = 64;
+
+/// After how long without a build a connection lets a machine's collector have what builds needed and made there: a
+/// sequence of builds has the next one before, and would have its daemon's signing process started anew.
+const REST_AFTER: Duration = Duration::from_secs(2);
+
+/// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
+pub struct Engine {
+    pub(super) common: Arc<Common>,
+    idle_limit: Duration,
+}
+
+/// What is to be built.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What the build requires of a machine.
+    pub requirements: Requirements,
+    /// The derivation.
+    pub derivation: StorePath,
+}
+
+/// A build, once it is known what belongs to it.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The closure of all that the build needs.
+    pub inputs: Vec<StorePath>,
+    /// The outputs that are to become valid.
+    pub outputs: Vec<StorePath>,
+    /// Limits and trace.
+    pub options: BuildOptions,
+}
+
+/// What is asked about a build.
+#[derive(Clone, Copy)]
+pub struct Inquiry<'a> {
+    /// All machines there are.
+    pub machines: &'a [BuildMachine],
+    /// What is to be built.
+    pub request: &'a Request,
+    /// Limits and trace.
+    pub options: &'a BuildOptions,
+    /// Could this host do it as well?
+    pub could_build_here: &'a dyn Fn() -> bool,
+}
+
+/// What came of a request.
+pub enum Reply {
+    /// No machine can ever do this build, or none can now and this host can.
+    Decline,
+    /// No machine can do it now.
+    Postpone,
+    /// It will be done.
+    Accept(Box<Accepted>),
+}
+
+/// A build that was accepted: a machine is ready for it, or it has a place in the queue.
+pub struct Accepted {
+    pub(super) request: Request,
+    pub(super) candidates: Candidates,
+    pub(super) lease: Option<Box<Lease>>,
+    pub(super) place: Option<Place>,
+}
+
+impl Engine {
+    /// How long connections wait for the next build, unless something else is said.
+    pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+    /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::report::phases`]).
+    pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
+        Self::with_limits(directories, idle_limit, Limits::DEFAULT)
+    }
+
+    /// The same with other limits for how long a build waits for its machine.
+    pub fn with_limits(directories: Directories, idle_limit: Duration, limits: Limits) -> Result<Self> {
+        Self::with(directories, idle_limit, Arc::new(Ssh { limits }), Arc::new(SystemClock))
+    }
+
+    pub(super) fn with(
+        directories: Directories,
+        idle_limit: Duration,
+        connector: Arc<dyn Connector>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let rest = |remote: &mut Box<dyn Connection>| remote.let_go().is_ok();
+        let pool = Pool::with_rest(idle_limit, REST_AFTER.min(idle_limit), rest, Arc::clone(&clock));
+        let queue = Queue::new(&directories.offload_state());
+        let (histories, slots) = (Histories::new(&directories, &clock), Slots::default());
+        let resources = Arc::new(Resources { directories, histories, slots, queue, pool, connector, clock });
+        let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
+        let common = Common { resources, locals, trace, log };
+        Ok(Engine { common: Arc::new(common), idle_limit })
+    }
+
+    /// How long connections wait for the next build.
+    pub fn idle_limit(&self) -> Duration {
+        self.idle_limit
+    }
+
+    /// Where things are on this host.
+    pub fn directories(&self) -> &Directories {
+        &self.common.resources.directories
+    }
+
+    /// What is remembered of machines.
+    pub fn histories(&self) -> &Histories {
+        &self.common.resources.histories
+    }
+
+    /// How many builds of this host wait for a machine.
+    #[cfg(test)]
+    pub(super) fn count_waiting(&self) -> usize {
+        self.common.resources.queue.ahead_of(None).len()
+    }
+
+    /// Decides what to do with a build.
+    ///
+    /// Fails where every machine that could do the build is misconfigured, and this host could not: postponing would
+    /// hide that for ever.
+    pub fn ask(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Reply> {
+        let mut logged = Logged::new(observer, self.common.log.as_ref(), Some(&inquiry.request.derivation));
+        let reply = self.decide(inquiry, cancel, &mut logged);
+        match &reply {
+            Ok(Reply::Decline) => logged.detail(format_args!("is declined")),
+            Ok(Reply::Postpone) => logged.detail(format_args!("is postponed")),
+            Ok(Reply::Accept(accepted)) => match accepted.lease {
+                Some(_) => logged.detail(format_args!("is accepted, with a machine")),
+                None => logged.detail(format_args!("is accepted, to wait for a machine")),
+            },
+            Err(_) => logged.failed(&reply),
+        }
+        reply
+    }
+
+    /// See [`Engine::ask`].
+    fn decide(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Reply> {
+        let Inquiry { machines, request, options, could_build_here } = *inquiry;
+        let Some(mut accepted) = self.accept(machines, request)? else {
+            observer.detail(format_args!("none of {} machines can ever do it", machines.len()));
+            return Ok(Reply::Decline);
+        };
+        // guix-daemon does nothing else until it has its answer: so as few builds as possible make it wait for a
+        // machine.
+        if accepted.candidates.have_room_as_known()
+            && let Ok(place) = accepted.candidates.join_queue(|_| true)
+        {
+            observer.detail(format_args!("there is room, as other builds saw a moment ago"));
+            accepted.place = Some(place);
+            return Ok(Reply::Accept(Box::new(accepted)));
+        }
+        let observer = &mut PhaseTimer::new(observer, self.common.trace.as_ref(), &request.derivation, "", "choose");
+        match accepted.candidates.choose(|_| true, None, cancel, observer)? {
+            Choice::Machine(lease) => accepted.lease = Some(lease),
+            Choice::Busy => match place_in_queue(&accepted.candidates, options, observer) {
+                Some(place) => accepted.place = Some(place),
+                None => return Ok(Reply::Postpone),
+            },
+            Choice::Away | Choice::Misconfigured(_) if could_build_here() => {
+                observer.event(&Event::BuiltHere { derivation: &request.derivation });
+                return Ok(Reply::Decline);
+            }
+            Choice::NoRoom | Choice::Away => return Ok(Reply::Postpone),
+            Choice::Misconfigured(error) => return Err(error),
+        }
+        Ok(Reply::Accept(Box::new(accepted)))
+    }
+
+    /// Chooses a machine for what `requirements` says, for a caller who then does the steps one by one, of `derivation`
+    /// if that is known; `None`: no machine can ever do it.
+    pub fn choose(
+        &self,
+        machines: &[BuildMachine],
+        requirements: &Requirements,
+        derivation: Option<&StorePath>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Choice>> {
+        let Some(mut candidates) = self.candidates(machines, requirements)? else {
+            return Ok(None);
+        };
+        let mut logged = Logged::new(observer, self.common.log.as_ref(), derivation);
+        let mut choose = |observer: &mut dyn Observer| candidates.choose(|_| true, None, cancel, observer).map(Some);
+        match derivation {
+            Some(derivation) => {
+                choose(&mut PhaseTimer::new(&mut logged, self.common.trace.as_ref(), derivation, "", "choose"))
+            }
+            None => choose(&mut logged),
+        }
+    }
+
+    /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
+    /// ever do it.
+    pub fn accept(&self, machines: &[BuildMachine], request: &Request) -> Result<Option<Accepted>> {
+        let candidates = self.candidates(machines, &request.requirements)?;
+        Ok(candidates.map(|candidates| {
+            let request = request.clone();
+            Accepted { request, candidates, lease: None, place: None }
+        }))
+    }
+
+    /// Can one of `machines` do a build that requires this, ever?
+    pub fn has_candidates(machines: &[BuildMachine], requirements: &Requirements) -> bool {
+        machines.iter().any(|machine| is_candidate(machine, requirements))
+    }
+
+    fn candidates(&self, machines: &[BuildMachine], requirements: &Requirements) -> Result<Option<Candidates>> {
+        let matching: Vec<_> = machines.iter().filter(|m| is_candidate(m, requirements)).cloned().collect();
+        if matching.is_empty() {
+            return Ok(None);
+        }
+        Candidates::new(&self.common.resources, matching).map(Some)
+    }
+
+    /// The machine of a `lease`, to work on. `cancel` stops what is done there.
+    pub fn site(&self, lease: Lease, cancel: &Cancel) -> Site {
+        Site::of(&self.common, lease, cancel)
+    }
+
+    /// Connects to `machine`, to work on it without a slot.
+    pub fn connect(&self, machine: &BuildMachine, cancel: &Cancel) -> Result<Site> {
+        Site::connect(&self.common, machine, cancel)
+    }
+}
+
+/// Can `machine` do a build that requires this, ever?
+fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
+    machine.parallel_builds > 0 && machine.matches(requirements)
+}
+
+/// A place in the queue for a build that one of `candidates` is to do; `None`: it could not begin soon.
+fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
+    let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
+    let longest = limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min);
+    let (expected, waiting) = (candidates.expected_wait(), candidates.count_waiting());
+    observer.detail(format_args!("{waiting} builds wait for its machines, it would for {expected:?}, of {longest:?}"));
+    if expected.is_none_or(|wait| wait > longest) || waiting >= QUEUE_LENGTH {
+        return None;
+    }
+    candidates.join_queue(|_| true).ok() // a queue that cannot be written is no place to wait in
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! One build from request to outcome.
+
+pub mod engine;
+pub mod local_guix;
+mod run;
+pub mod site;
+#[cfg(test)]
+mod tests;
+pub mod transfer;

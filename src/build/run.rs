@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A build that was accepted: it waits for a machine, is tried there, and again on others.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::engine::{Accepted, Engine, Request, Work};
+use super::site::{Site, Task};
+use crate::choose::queue::Place;
+use crate::choose::{Candidates, Choice, Lease};
+use crate::daemon::BuildOptions;
+use crate::ground::cancel::Cancel;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::report::log::Logged;
+use crate::report::phases::PhaseTimer;
+use crate::report::{Event, Observer};
+use crate::store::Registrar;
+
+/// How long an accepted build waits before it tries machines again that were all down or overloaded.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a build that a machine has failed goes on while no other can be used at all, and how long in all it rests
+/// for collectors that do not leave it what it needs.
+const GIVE_UP: Duration = Duration::from_secs(10 * 60);
+
+/// How many machines may fail a build before it is given up.
+const MAX_ATTEMPTS: usize = 5;
+
+/// How long a build waits when the collectors of all machines took what it needs. Each time twice as long, ...
+const FIRST_RESPITE: Duration = Duration::from_secs(1);
+/// ... but not longer than this.
+const LONGEST_RESPITE: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Does a build that was accepted: sends those of its inputs that the machine lacks, builds, and makes the outputs
+    /// valid in the local store.
+    ///
+    /// A failure that is the machine's, not the build's, has the build tried on another machine. One whose collector
+    /// takes what was sent is tried again, a while later, for ten minutes.
+    pub fn run(&self, accepted: Accepted, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
+        self.run_for(accepted, work, None, cancel, observer)
+    }
+
+    /// As [`Engine::run`]; with a `registrar`, that one makes the outputs valid.
+    pub fn run_for(
+        &self,
+        accepted: Accepted,
+        work: Work,
+        registrar: Option<&mut dyn Registrar>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let derivation = accepted.request.derivation.clone();
+        let mut logged = Logged::new(observer, self.common.log.as_ref(), Some(&derivation));
+        let result = self.try_machines(accepted, work, registrar, cancel, &mut logged);
+        logged.failed(&result);
+        result
+    }
+
+    fn try_machines(
+        &self,
+        accepted: Accepted,
+        work: Work,
+        mut registrar: Option<&mut dyn Registrar>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Accepted { request: Request { derivation, .. }, mut candidates, mut lease, mut place } = accepted;
+        let Work { inputs: mut items, outputs, options } = work;
+        if !items.contains(&derivation) {
+            items.push(derivation.clone());
+        }
+        let (machine, phase) = match &lease {
+            Some(lease) => (lease.remote.machine().name.clone(), "query"),
+            None => (String::new(), "choose"),
+        };
+        let observer = &mut PhaseTimer::new(observer, self.common.trace.as_ref(), &derivation, &machine, phase);
+        let (mut failed, mut failure) = (HashSet::new(), None);
+        let mut excused = HashSet::new();
+        let (mut collected, mut respite, mut rested) = (HashSet::new(), FIRST_RESPITE, Duration::ZERO);
+        loop {
+            let lease = match lease.take() {
+                Some(lease) => lease,
+                None => {
+                    let waited = self.wait_for_machine(&mut candidates, &failed, place.take(), cancel, observer);
+                    // What a machine did to this build matters more than that no other could be had.
+                    waited.map_err(|error| match (error.kind(), failure.take()) {
+                        (ErrorKind::Cancelled, _) | (_, None) => error,
+                        (_, Some(failure)) => failure,
+                    })?
+                }
+            };
+            let (candidate, reused) = (lease.candidate, lease.reused);
+            let mut site = self.site(*lease, cancel);
+            let registrar: Option<&mut dyn Registrar> = match &mut registrar {
+                Some(registrar) => Some(&mut **registrar),
+                None => None,
+            };
+            let task = Task { derivation: &derivation, items: &items, outputs: &outputs, options: &options };
+            let Err(error) = site.work(&task, registrar, observer) else {
+                release_after(site, &options);
+                observer.event(&Event::Done { derivation: &derivation });
+                return Ok(());
+            };
+            cancel.check()?;
+            if !error.is_machines_fault() {
+                release_after(site, &options);
+                return Err(error);
+            }
+            // An old connection may have failed by itself, once; but whom to trust does not depend on it, nor whether a
+            // daemon moves that was waited for long enough.
+            let is_excuse = reused && error.kind() != ErrorKind::Untrusted && !site.has_stalled();
+            if !is_excuse || !excused.insert(candidate) {
+                failed.insert(candidate);
+            }
+            if error.kind() == ErrorKind::Collected {
+                collected.insert(candidate);
+            }
+            let exhausted = failed.len() >= candidates.count().min(MAX_ATTEMPTS);
+            if exhausted && (failed.is_disjoint(&collected) || rested >= GIVE_UP) {
+                return Err(error);
+            }
+            observer.event(&Event::Retrying { machine: &site.machine().name, reason: &error });
+            failure = Some(error);
+            if exhausted {
+                failed.retain(|candidate| !collected.contains(candidate));
+                drop(site);
+                observer.detail(format_args!("rests for {respite:?}, as collectors take what it needs"));
+                self.common.resources.clock.sleep(respite, cancel)?;
+                rested += respite;
+                respite = (respite * 2).min(LONGEST_RESPITE);
+            }
+        }
+    }
+
+    /// Waits until some machine that has not failed this build is ready for it, at its `place` in the queue or at the
+    /// end.
+    fn wait_for_machine(
+        &self,
+        candidates: &mut Candidates,
+        failed: &HashSet<usize>,
+        mut place: Option<Place>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Box<Lease>> {
+        let clock = &self.common.resources.clock;
+        let mut last_hope = clock.now();
+        let mut waiting_since: Option<Instant> = None;
+        loop {
+            let eligible = |index| !failed.contains(&index);
+            let pause = match candidates.choose(eligible, place.as_ref(), cancel, observer)? {
+                Choice::Machine(lease) => return Ok(lease),
+                Choice::Misconfigured(error) => return Err(error),
+                Choice::Busy => {
+                    last_hope = clock.now();
+                    // Without a place it waits all the same, if behind all others.
+                    place = place.or_else(|| candidates.join_queue(eligible).ok());
+                    observer.event(&Event::Queued);
+                    let since = *waiting_since.get_or_insert_with(|| clock.now());
+                    candidates.turn(eligible).wait(place.as_ref(), since, cancel)?;
+                    continue;
+                }
+                Choice::NoRoom | Choice::Away if !failed.is_empty() && clock.now() - last_hope > GIVE_UP => {
+                    let minutes = GIVE_UP.as_secs() / 60;
+                    return Err(Error::new(ErrorKind::Unavailable, format!("no machine was usable for {minutes} min")));
+                }
+                Choice::NoRoom | Choice::Away => RETRY_INTERVAL,
+            };
+            observer.event(&Event::Queued);
+            clock.sleep(pause, cancel)?;
+        }
+    }
+}
+
+/// Releases `site` after a build with these `options`, some of which have what it made protected no longer.
+fn release_after(site: Site, options: &BuildOptions) {
+    if options.stay() { drop(site) } else { site.release() }
+}

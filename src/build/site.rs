@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A machine at work for this host: whatever door a build comes in by, it is connected to, sent to, built on, retrieved
+//! from and released here.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::local_guix::LocalGuix;
+use super::transfer;
+use crate::choose::pool::Pool;
+use crate::choose::slot::Lock;
+use crate::choose::{Lease, Resources, guard};
+use crate::daemon::BuildOptions;
+use crate::ground::cancel::{Cancel, Guard};
+use crate::ground::error::{ErrorKind, Result};
+use crate::ground::store_path::StorePath;
+use crate::machine::BuildMachine;
+use crate::remote::{Connecting, Connection, Line, build_all_rounds};
+use crate::report::log::{Log, Logged};
+use crate::report::phases::PhaseTimer;
+use crate::report::{Event, Observer};
+use crate::store::Registrar;
+
+/// For how long a connection may protect anything on a machine if there is no pause between builds.
+const LONGEST_PROTECTION: Duration = Duration::from_secs(30);
+
+/// What all sites of a process share. Any thread.
+pub struct Common {
+    /// What machines are chosen with.
+    pub resources: Arc<Resources>,
+    /// Connections to this host's own Guix, to use again.
+    pub locals: Pool<LocalGuix>,
+    /// Where phases are noted, if they are.
+    pub trace: Option<File>,
+    /// What tells how builds were decided about, if that is asked for.
+    pub log: Option<Log>,
+}
+
+impl Common {
+    /// This host's own Guix, as an earlier build left it, or anew.
+    fn local(&self, cancel: &Cancel) -> Result<LocalGuix> {
+        if let Some((mut local, _)) = self.locals.take(LocalGuix::is_usable) {
+            let guard = local.guard(cancel);
+            let answers = local.answers();
+            drop(guard);
+            if answers {
+                return Ok(local);
+            }
+        }
+        LocalGuix::connect(&self.resources.directories, cancel)
+    }
+
+    /// Keeps a connection for the next build, if it is good for one. Unless that comes soon, what it protected on the
+    /// machine is not any more.
+    fn keep(&self, mut remote: Box<dyn Connection>) {
+        let long = remote.protects_for() > LONGEST_PROTECTION;
+        if remote.is_usable() && (!long || remote.let_go().is_ok()) {
+            self.resources.pool.put(remote);
+        }
+    }
+}
+
+/// A build, for a machine.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    /// The derivation.
+    pub derivation: &'a StorePath,
+    /// The closure of all that the build needs, with the derivation.
+    pub items: &'a [StorePath],
+    /// The outputs that are to become valid.
+    pub outputs: &'a [StorePath],
+    /// How the machine's daemon is to build.
+    pub options: &'a BuildOptions,
+}
+
+/// A machine that is connected to, and maybe a build slot on it. Used by one thread at a time. Dropping it closes the
+/// connection and frees the slot.
+pub struct Site {
+    common: Arc<Common>,
+    pub(super) remote: Box<dyn Connection>,
+    slot: Option<Lock>,
+    /// Since when the slot is taken, or the last build over that it was taken for.
+    since: Instant,
+    cancel: Cancel,
+    guard: Guard,
+}
+
+impl Site {
+    /// The machine that was chosen. `cancel` stops what is done there.
+    pub fn of(common: &Arc<Common>, lease: Lease, cancel: &Cancel) -> Self {
+        let Lease { remote, slot, since, guard, .. } = lease;
+        Site { common: Arc::clone(common), remote, slot: Some(slot), since, cancel: cancel.clone(), guard }
+    }
+
+    /// Connects to `machine`, without a slot, as what is remembered of it says.
+    pub fn connect(common: &Arc<Common>, machine: &BuildMachine, cancel: &Cancel) -> Result<Self> {
+        cancel.check()?;
+        let Resources { histories, connector, directories, clock, .. } = &*common.resources;
+        let history = histories.of(machine);
+        let Connecting { line, wait } = connector.start(machine, &directories.store, history.address())?;
+        let guard = guard(cancel, line);
+        let mut remote = wait().or_else(|error| cancel.check().and(Err(error)))?;
+        if remote.address() != history.address() {
+            histories.note_address(machine, remote.address());
+        }
+        remote.set_slow_link(history.slow_link());
+        let (common, since, cancel) = (Arc::clone(common), clock.now(), cancel.clone());
+        Ok(Site { common, remote, slot: None, since, cancel, guard })
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &BuildMachine {
+        self.remote.machine()
+    }
+
+    /// The line to the machine, with which to cut everything off from another thread.
+    pub fn line(&self) -> Arc<dyn Line> {
+        self.remote.line()
+    }
+
+    /// Was the machine given up because no byte moved?
+    pub fn has_stalled(&self) -> bool {
+        self.remote.has_stalled()
+    }
+
+    /// Frees the slot; the connection is kept for the next build, if it is good for one.
+    pub fn release(self) {
+        let Site { common, remote, slot, guard, .. } = self;
+        drop(guard);
+        common.keep(remote);
+        drop(slot); // not sooner: whoever takes it finds the connection
+    }
+
+    /// Sends those of the items that the machine lacks; returns them.
+    pub fn send(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
+        self.timed(task, "query", observer, |site, local, observer| site.send_from(local, task, observer))
+    }
+
+    /// Builds, once it is seen that what the machine signs is trusted here.
+    pub fn build(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
+        self.timed(task, "build", observer, |site, local, observer| {
+            local.require_receptive()?;
+            site.remote.require_trust(&local.acl()?, task.derivation)?;
+            site.build_there(task, observer)
+        })
+    }
+
+    /// Brings the outputs in and makes them valid.
+    pub fn retrieve(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
+        self.timed(task, "inspect", observer, |site, local, observer| site.retrieve_into(local, task, None, observer))
+    }
+
+    /// Sends, builds and retrieves; with a `registrar`, that one makes the outputs valid.
+    pub fn work(
+        &mut self,
+        task: &Task,
+        registrar: Option<&mut dyn Registrar>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.with_local(observer, |site, local, observer| {
+            local.require_receptive()?;
+            site.send_from(local, task, observer)?;
+            site.remote.require_trust(&local.acl()?, task.derivation)?;
+            let mut built = site.build_there(task, observer);
+            // The machine's collector may have taken an input all the same: that is no reason to go elsewhere yet.
+            let refused = built.as_ref().is_err_and(|error| error.kind() == ErrorKind::Daemon);
+            if refused && transfer::have_gone(&mut *site.remote, task.items) {
+                site.send_from(local, task, observer)?;
+                built = site.build_there(task, observer).map_err(|error| {
+                    let gone = error.kind() == ErrorKind::Daemon && transfer::have_gone(&mut *site.remote, task.items);
+                    if gone { transfer::collected(site.remote.machine(), error) } else { error }
+                });
+            }
+            built?;
+            observer.event(&Event::Built);
+            site.cancel.check()?;
+            site.retrieve_into(local, task, registrar, observer)
+        })
+    }
+
+    /// Does `step`, one of those that a caller does one by one, as the `phase` of that name.
+    fn timed<T>(
+        &mut self,
+        task: &Task,
+        phase: &'static str,
+        observer: &mut dyn Observer,
+        step: impl FnOnce(&mut Site, &mut LocalGuix, &mut dyn Observer) -> Result<T>,
+    ) -> Result<T> {
+        let (common, name) = (Arc::clone(&self.common), self.machine().name.clone());
+        let mut logged = Logged::new(observer, common.log.as_ref(), Some(task.derivation));
+        let mut timer = PhaseTimer::new(&mut logged, common.trace.as_ref(), task.derivation, &name, phase);
+        let result = self.with_local(&mut timer, step);
+        if result.is_ok() {
+            timer.end();
+        }
+        logged.failed(&result);
+        result
+    }
+
+    /// Does `step` with this host's own Guix, which is kept for the next one. A failure that says that the machine is
+    /// not to be trusted is remembered.
+    fn with_local<T>(
+        &mut self,
+        observer: &mut dyn Observer,
+        step: impl FnOnce(&mut Site, &mut LocalGuix, &mut dyn Observer) -> Result<T>,
+    ) -> Result<T> {
+        self.cancel.check()?;
+        let local = self.common.local(&self.cancel);
+        let mut local = local.or_else(|error| self.cancel.check().and(Err(error)))?;
+        let guard = local.guard(&self.cancel);
+        self.remote.tell_of_stalls(observer.aside());
+        let result = step(self, &mut local, observer);
+        self.remote.tell_of_stalls(None);
+        drop(guard);
+        if local.is_usable() {
+            self.common.locals.put(local);
+        }
+        let result = result.or_else(|error| self.cancel.check().and(Err(error)));
+        if let Err(error) = &result
+            && error.kind() == ErrorKind::Untrusted
+        {
+            self.common.resources.histories.note_distrust(self.machine(), error);
+        }
+        result
+    }
+
+    fn send_from(&mut self, local: &mut LocalGuix, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
+        let known = self.remote.slow_link();
+        let sent = transfer::send_files(local, &mut *self.remote, task.items, task.outputs, observer)?;
+        if let Some(rate) = self.remote.slow_link().filter(|_| known.is_none()) {
+            self.common.resources.histories.note_slow_link(self.machine(), rate);
+        }
+        self.cancel.check()?;
+        Ok(sent)
+    }
+
+    fn build_there(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
+        let Task { derivation, outputs, options, .. } = task;
+        observer.event(&Event::Building { machine: &self.machine().name, derivation });
+        let built = build_all_rounds(&mut *self.remote, derivation, outputs, options, &mut |text| observer.log(text));
+        built.map_err(|error| match error.is_machines_fault() {
+            true => error.context(format!("building '{derivation}' on '{}'", self.machine().name)),
+            false => error,
+        })
+    }
+
+    fn retrieve_into(
+        &mut self,
+        local: &mut LocalGuix,
+        task: &Task,
+        registrar: Option<&mut dyn Registrar>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let remote = &mut *self.remote;
+        transfer::retrieve_files(local, remote, task.derivation, task.outputs, registrar, &self.cancel, observer)?;
+        let Resources { histories, clock, .. } = &*self.common.resources;
+        if self.slot.is_some() {
+            let now = clock.now();
+            histories.note_build(self.machine(), now - self.since);
+            self.since = now;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is sent to a machine, how, and in how many round trips.
+
+use super::words::{file, nar};
+use super::*;
+use crate::build::local_guix::LocalGuix;
+use crate::build::transfer::send_files;
+use crate::choose::{Choice, Lease};
+use crate::store::{source_path, text_item};
+
+/// Makes a text of that name valid whose name follows from it, and refers to nothing.
+fn text(host: &Host, name: &str, length: usize) -> StorePath {
+    let contents = format!("{name}{}", "x".repeat(length));
+    let (path, nar) = text_item(&host.scene.directories.store, name, &contents).unwrap();
+    host.scene.register_as(&path, contents.as_bytes(), &nar, &[]);
+    host.world.doubles.name(std::slice::from_ref(&path));
+    path
+}
+
+/// The same of a source.
+fn source(host: &Host, name: &str, length: usize) -> StorePath {
+    let contents = "x".repeat(length);
+    let nar = nar(file(contents.as_bytes()));
+    let path = source_path(&host.scene.directories.store, name, &nar);
+    host.scene.register_as(&path, contents.as_bytes(), &nar, &[]);
+    host.world.doubles.name(std::slice::from_ref(&path));
+    path
+}
+
+/// Makes an item of that name valid whose name follows from nothing, and which refers to these.
+fn built(host: &Host, name: &str, length: usize, references: &[&StorePath]) -> StorePath {
+    let (path, contents) = (host.scene.path(name), "x".repeat(length));
+    host.scene.register_as(&path, contents.as_bytes(), &nar(file(contents.as_bytes())), references);
+    path
+}
+
+/// More texts than are asked about in one flight.
+fn many(host: &Host) -> Vec<StorePath> {
+    let long = "long".repeat(45);
+    (0..70).map(|number| text(host, &format!("{long}-{number:02}"), 1)).collect()
+}
+
+/// What came of sending.
+struct Sent {
+    result: Result<Vec<StorePath>>,
+    notes: Notes,
+    steps: Vec<Step>,
+    /// How many items came at once, each time.
+    batches: Vec<usize>,
+    lease: Box<Lease>,
+}
+
+impl Sent {
+    fn round_trips(&self) -> Vec<Step> {
+        self.steps.iter().copied().filter(|step| step.is_round_trip()).collect()
+    }
+}
+
+/// Sends `items` to the host's machine.
+fn send(host: &Host, items: &[StorePath]) -> Sent {
+    let (cancel, mut notes) = (Cancel::default(), Notes::default());
+    let requirements = request(&host.derivation).requirements;
+    let choice = host.world.engine.choose(&host.machines, &requirements, None, &cancel, &mut notes).unwrap();
+    let Some(Choice::Machine(mut lease)) = choice else { panic!("no machine") };
+    let mut local = LocalGuix::connect(&host.scene.directories, &cancel).unwrap();
+    let doubles = &host.world.doubles;
+    doubles.take_steps(|_| true);
+    let result = send_files(&mut local, &mut *lease.remote, items, &[], &mut notes);
+    let steps = doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
+    Sent { result, notes, steps, batches: doubles.take_batches(), lease }
+}
+
+#[test]
+fn what_a_machine_has_is_asked_for_in_one_round_trip_and_not_sent() {
+    let host = Host::new(&["m"]);
+    let items: Vec<_> = (0..20).map(|number| text(&host, &format!("t{number}"), 10)).collect();
+    host.world.doubles.give("m", &items);
+    let sent = send(&host, &items);
+    assert!(sent.result.unwrap().is_empty() && sent.notes.sending.is_empty() && sent.batches.is_empty());
+    assert_eq!(sent.steps, [Step::Protect, Step::Protect, Step::Missing]);
+}
+
+#[test]
+fn a_large_closure_takes_a_second_question_about_what_nothing_else_protects() {
+    let host = Host::new(&["m"]);
+    let items = many(&host);
+    host.world.doubles.give("m", &items[1..]);
+    let sent = send(&host, &items);
+    assert_eq!(sent.round_trips(), [Step::Missing, Step::Missing, Step::FinishAdding]);
+    assert_eq!((sent.notes.sending.len(), sent.result.unwrap().as_slice()), (1, &items[..1]));
+}
+
+#[test]
+fn a_closure_that_a_collector_eats_meanwhile_is_given_up() {
+    let host = Host::new(&["m"]);
+    let items = many(&host);
+    host.world.doubles.give("m", &items);
+    let (doubles, eaten, count) =
+        (Arc::clone(&host.world.doubles), items.clone(), Arc::new(parking_lot::Mutex::new(0)));
+    host.world.doubles.act(move |_, step, _| {
+        if step == Step::Missing {
+            let mut count = count.lock();
+            doubles.take("m", &eaten[*count]);
+            *count += 1;
+        }
+        Ok(())
+    });
+    let sent = send(&host, &items);
+    let error = sent.result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Collected, "{error}");
+    assert_eq!(sent.steps.iter().filter(|step| **step == Step::Missing).count(), 10, "five times two");
+}
+
+#[test]
+fn small_items_are_made_again_in_batches() {
+    let host = Host::new(&["m"]);
+    let items: Vec<_> = (0..13).map(|number| text(&host, &format!("t{number}"), 100 << 10)).collect();
+    let sent = send(&host, &items);
+    assert_eq!(sent.batches, [6, 6, 1], "until there are 512 KiB");
+    use Step::*;
+    // The next one is on its way before the answer to the one before it is waited for.
+    let trips = [Missing, Expect, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
+    assert_eq!(sent.steps[2..], trips);
+    assert_eq!(sent.result.unwrap(), items);
+    assert!(items.iter().all(|item| host.world.doubles.has("m", item)));
+}
+
+#[test]
+fn large_sources_are_made_again_whole_where_there_is_the_memory() {
+    let sizes = [600 << 10, 700 << 10];
+    let host = Host::new(&["m"]);
+    let items = sizes.map(|size| source(&host, &format!("s{size}"), size));
+    let sent = send(&host, &items);
+    assert_eq!(sent.round_trips(), [Step::Missing, Step::AddNar, Step::AddNar]);
+    assert_eq!((sent.result.unwrap(), sent.batches), (items.to_vec(), vec![1, 1]));
+    let host = Host::new(&["small"]);
+    let items = sizes.map(|size| source(&host, &format!("s{size}"), size));
+    let sent = send(&host, &items);
+    assert_eq!((sent.round_trips(), sent.batches), (vec![Step::Missing, Step::Import], vec![2]));
+    assert_eq!(sent.result.unwrap().len(), 2);
+}
+
+#[test]
+fn a_link_that_shows_to_be_slow_has_the_rest_imported_and_is_remembered() {
+    let host = Host::new(&["slow"]);
+    let items = [600 << 10, 700 << 10].map(|size| source(&host, &format!("s{size}"), size));
+    let sent = send(&host, &items);
+    // What protected what is there was the connection before.
+    use Step::*;
+    let expected = [Protect, Protect, Missing, AddNar, Protect, Protect, Missing, AddNar, AddNar, Expect];
+    assert_eq!(sent.steps, expected);
+    assert_eq!(sent.lease.remote.slow_link(), Some(1e6));
+    assert_eq!(sent.result.unwrap().len(), 2);
+    drop(sent.lease);
+    let histories = host.world.engine.histories();
+    assert_eq!(histories.of(&host.machines[0]).slow_link(), None, "nobody built there yet");
+    let work = Work {
+        inputs: vec![source(&host, "more", 800 << 10)],
+        outputs: vec![host.output.clone()],
+        options: BuildOptions::default(),
+    };
+    host.world.engine.run(host.accept(), work, &Cancel::default(), &mut Notes::default()).unwrap();
+    assert_eq!(histories.of(&host.machines[0]).slow_link(), Some(1e6));
+}
+
+#[test]
+fn what_does_not_follow_from_its_contents_is_imported_in_one_bundle_after_what_it_refers_to() {
+    let host = Host::new(&["m"]);
+    let library = built(&host, "library", 1000, &[]);
+    let program = built(&host, "program", 1000, &[&library]);
+    // A text that refers to what is imported can only come after it.
+    let contents = format!("run {program}");
+    let bytes = nar(file(contents.as_bytes()));
+    let script = host.scene.path("script");
+    host.scene.register_as(&script, contents.as_bytes(), &bytes, &[&program]);
+    let alone = text(&host, "alone", 1000);
+    let items = [script.clone(), program.clone(), alone.clone(), library.clone()];
+    let sent = send(&host, &items);
+    assert_eq!(sent.round_trips(), [Step::Missing, Step::FinishAdding, Step::Import]);
+    assert_eq!(sent.batches, [1, 3]);
+    assert_eq!(sent.result.unwrap(), [alone, library, program, script]);
+}
+
+#[test]
+fn before_much_is_sent_it_is_seen_whether_it_is_let_in() {
+    for (length, welcomed) in [((8 << 20) - 1000, false), (8 << 20, true)] {
+        let host = Host::new(&["m"]);
+        let items = [built(&host, "large", length, &[])];
+        let sent = send(&host, &items);
+        let imports = sent.steps.iter().filter(|step| **step == Step::Import).count();
+        assert_eq!(imports, 1 + usize::from(welcomed), "{length}");
+        sent.result.unwrap();
+    }
+    // It is not: nothing of it is sent.
+    let host = Host::new(&["m"]);
+    let items = [built(&host, "large", 8 << 20, &[])];
+    host.world.doubles.act(|_, step, _| match step {
+        Step::Import => Err(Error::new(ErrorKind::Daemon, "unauthorized public key: (public-key)")),
+        _ => Ok(()),
+    });
+    let sent = send(&host, &items);
+    assert_eq!(sent.result.unwrap_err().kind(), ErrorKind::Untrusted);
+    assert!(sent.batches.is_empty());
+}
+
+#[test]
+fn what_is_gone_when_what_refers_to_it_comes_is_sent_again_once() {
+    for times in 1..=3 {
+        let host = Host::new(&["m"]);
+        let items: Vec<_> = ["one", "two", "three"].iter().map(|name| built(&host, name, 10, &[])).collect();
+        host.world.doubles.give("m", &items[1..]);
+        let (doubles, there, count) =
+            (Arc::clone(&host.world.doubles), items.clone(), Arc::new(parking_lot::Mutex::new(0)));
+        host.world.doubles.act(move |_, step, _| {
+            let mut count = count.lock();
+            if step == Step::Import && *count < times {
+                *count += 1;
+                there.get(*count).inspect(|item| doubles.take("m", item));
+                return Err(Error::new(ErrorKind::Daemon, "path is not valid"));
+            }
+            Ok(())
+        });
+        let sent = send(&host, &items);
+        let imports = sent.steps.iter().filter(|step| **step == Step::Import).count();
+        match times {
+            1 => {
+                assert_eq!(sent.result.unwrap().len(), 2);
+                assert_eq!((imports, sent.notes.sending.len()), (2, 2));
+            }
+            _ => {
+                let error = sent.result.unwrap_err();
+                assert_eq!((error.kind(), imports), (ErrorKind::Collected, 2), "{error}");
+            }
+        }
+    }
+    // Refused for another reason, and nothing is gone.
+    let host = Host::new(&["m"]);
+    let items = [built(&host, "one", 10, &[])];
+    host.world.doubles.act(|_, step, _| match step {
+        Step::Import => Err(Error::new(ErrorKind::Daemon, "it is full")),
+        _ => Ok(()),
+    });
+    let sent = send(&host, &items);
+    assert_eq!(sent.round_trips(), [Step::Missing, Step::Import, Step::Missing]);
+    assert_eq!(sent.result.unwrap_err().kind(), ErrorKind::Daemon);
+}
+
+#[test]
+fn what_is_not_valid_here_is_no_machines_fault() {
+    let host = Host::new(&["m"]);
+    let sent = send(&host, &[host.scene.path("nowhere")]);
+    assert_eq!(sent.result.unwrap_err().kind(), ErrorKind::Store);
+    assert!(sent.lease.remote.is_usable());
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a machine lacks, so that what it has stays there until the build is over.
+//!
+//! A collector there may run at any time, and takes what nobody has protected. A daemon protects what it is told to,
+//! valid or not, until the connection ends; so an item that is protected first and asked for then stays what the answer
+//! says. It answers what is small enough to be read at once in one round trip ([`FLIGHT`]); a large closure it is asked
+//! about first, and of what it has, it protects those items then that no other refers to, and is asked about them
+//! again: an item is there as long as one that refers to it.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+
+use crate::build::local_guix::LocalGuix;
+use crate::daemon::{FLIGHT, size_of_asking};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
+use crate::machine::BuildMachine;
+use crate::remote::Connection;
+use crate::store::ValidPath;
+
+/// How often a machine may take items just after it said that it has them.
+const TRIES: usize = 5;
+
+/// What is sent within a moment: so many items ...
+const FEW: usize = 16;
+/// ... of so many bytes.
+const LITTLE: u64 = 2 << 20;
+
+/// Those of `items`, a closure, that `remote` lacks. What it has, and `outputs`, which may come to be, is protected
+/// there until the connection to its daemon ends. If not `warily`, what will be sent within a moment protects what it
+/// refers to.
+pub fn missing(
+    local: &LocalGuix,
+    remote: &mut dyn Connection,
+    items: &[StorePath],
+    outputs: &[StorePath],
+    warily: bool,
+) -> Result<Vec<ValidPath>> {
+    let infos = |missing: &[StorePath]| missing.iter().map(|item| local.info(item)).collect::<Result<Vec<_>>>();
+    if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
+        remote.protect(outputs)?;
+        remote.protect(items)?;
+        return infos(&remote.missing(items)?);
+    }
+    for _ in 0..TRIES {
+        let lacking = remote.missing(items)?;
+        let missing = infos(&lacking)?;
+        let absent: HashSet<_> = lacking.iter().collect();
+        let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
+        // What is sent within a moment comes with its references, or is refused.
+        let soon = !warily && missing.len() <= FEW && missing.iter().map(|item| item.nar_size).sum::<u64>() <= LITTLE;
+        let heads = local.heads(&present, if soon { &missing } else { &[] })?;
+        remote.protect(outputs)?;
+        remote.protect(&heads)?;
+        if remote.missing(&heads)?.is_empty() {
+            return Ok(missing);
+        }
+    }
+    Err(collected(remote.machine(), "it takes items faster than they can be protected"))
+}
+
+/// The collector of `machine` does not leave a build what it needs: with what can be done about that.
+pub fn collected(machine: &BuildMachine, what: impl Display) -> Error {
+    let name = &machine.name;
+    let message = format!("the garbage collector of '{name}' takes what the build needs: {what}");
+    Error::new(ErrorKind::Collected, message).on_machine(name).hint(format!(
+        "see that '{name}' does not collect garbage all the time: when guix gc is run there, and by whom"
+    ))
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Moving store items: to a machine before a build, from it afterwards.
+
+mod ask;
+mod retrieve;
+mod seldom;
+mod send;
+mod welcome;
+
+use std::io::{self, Read};
+
+use crate::report::{Event, Observer};
+
+pub use ask::collected;
+pub use retrieve::retrieve_files;
+pub use send::{have_gone, import_files, send_files};
+
+/// A stream that reports how much was read, of it and others before.
+struct Counted<'a, R: Read> {
+    inner: R,
+    bytes: &'a mut u64,
+    observer: &'a mut dyn Observer,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        *self.bytes += length as u64;
+        self.observer.event(&Event::Transferred { bytes: *self.bytes });
+        Ok(length)
+    }
+}

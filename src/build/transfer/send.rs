@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Sending the inputs of a build to a machine that lacks them.
+//!
+//! Items whose names follow from their contents, derivations above all, are made again there, which takes neither a
+//! signature nor its verification: small ones in batches, large sources one by one, if the daemon there has the memory.
+//! All others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+
+use super::Counted;
+use super::ask::{self, collected};
+use super::seldom::Seldom;
+use super::welcome::{self, explain_refused};
+use crate::archive::bundle;
+use crate::build::local_guix::LocalGuix;
+use crate::daemon::Contents;
+use crate::daemon::{Addition, Additions};
+use crate::ground::error::{Context, Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
+use crate::remote::Connection;
+use crate::report::{Event, Observer};
+use crate::store::{self, Export, ValidPath};
+
+/// Largest item of a batch, as a nar, in bytes.
+const SMALL: u64 = 512 << 10;
+
+/// How much is a batch, as nars, in bytes: it is in our memory, and the one before it, too.
+const BATCH: u64 = 512 << 10;
+
+/// How much it takes, as nars in bytes, to see first whether it is let in.
+const MUCH: u64 = 8 << 20;
+
+/// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent. All of them, and
+/// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
+///
+/// If something that was there is gone when what refers to it comes, all is asked for again, once, at once. The second
+/// time it is [`ErrorKind::Collected`].
+pub fn send_files(
+    local: &mut LocalGuix,
+    remote: &mut dyn Connection,
+    items: &[StorePath],
+    outputs: &[StorePath],
+    observer: &mut dyn Observer,
+) -> Result<Vec<StorePath>> {
+    let machine = remote.machine().name.clone();
+    let context = || format!("sending files to '{machine}'");
+    let (mut sent, mut again) = (Vec::new(), false);
+    let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
+    loop {
+        let order = announce(missing, remote, observer);
+        if order.is_empty() {
+            return Ok(sent);
+        }
+        let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
+        match sending.send(&order, &mut sent) {
+            Ok(true) => return Ok(sent),
+            Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,
+            Err(error) if error.kind() == ErrorKind::Daemon && remote.is_usable() => {
+                missing = ask::missing(local, remote, items, outputs, true).context(asking)?;
+                let known: HashSet<_> = order.iter().map(|item| &item.path).collect();
+                if missing.iter().all(|item| known.contains(&item.path)) {
+                    return Err(error).context(context);
+                }
+                if again {
+                    return Err(collected(remote.machine(), error)).context(context);
+                }
+                again = true;
+            }
+            Err(error) => return Err(error).context(context),
+        }
+    }
+}
+
+/// Has something of `items`, all of which `remote` had or was sent, gone from there?
+pub fn have_gone(remote: &mut dyn Connection, items: &[StorePath]) -> bool {
+    remote.is_usable() && remote.missing(items).is_ok_and(|missing| !missing.is_empty())
+}
+
+/// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
+pub fn import_files(
+    local: &mut LocalGuix,
+    remote: &mut dyn Connection,
+    items: &[StorePath],
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let missing = ask::missing(local, remote, items, &[], false).context(asking)?;
+    let order = announce(missing, remote, observer);
+    let machine = remote.machine().name.clone();
+    let order: Vec<_> = order.iter().collect();
+    let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
+    sending.expect(&order);
+    sending.import(&order).context(|| format!("sending files to '{machine}'"))
+}
+
+fn asking() -> &'static str {
+    "asking what is missing"
+}
+
+/// The items that `remote` lacks, each after what it refers to.
+fn announce(missing: Vec<ValidPath>, remote: &dyn Connection, observer: &mut dyn Observer) -> Vec<ValidPath> {
+    let order = references_first(missing);
+    if !order.is_empty() {
+        let bytes = order.iter().map(|item| item.nar_size).sum();
+        observer.event(&Event::Sending { machine: &remote.machine().name, items: order.len(), bytes });
+    }
+    order
+}
+
+/// `items`, each after those that it refers to.
+fn references_first(items: Vec<ValidPath>) -> Vec<ValidPath> {
+    let mut order = Vec::with_capacity(items.len());
+    let names: Vec<_> = items.iter().map(|item| item.path.clone()).collect();
+    let mut left: HashMap<StorePath, ValidPath> = items.into_iter().map(|item| (item.path.clone(), item)).collect();
+    // Depth first, with a stack of our own: an item, and how many of its references were looked at. It goes from there
+    // to `order` after all that it refers to.
+    let mut stack: Vec<(ValidPath, usize)> = Vec::new();
+    for name in names {
+        stack.extend(left.remove(&name).map(|item| (item, 0)));
+        while let Some((item, seen)) = stack.last_mut() {
+            match item.references.get(*seen) {
+                Some(next) => {
+                    *seen += 1;
+                    let next = left.remove(next);
+                    stack.extend(next.map(|item| (item, 0)));
+                }
+                None => order.extend(stack.pop().map(|(item, _)| item)),
+            }
+        }
+    }
+    order
+}
+
+struct Sending<'a> {
+    local: &'a LocalGuix,
+    remote: &'a mut dyn Connection,
+    observer: &'a mut dyn Observer,
+    /// Bytes of nars and what goes with them so far.
+    sent: u64,
+}
+
+/// Items that were made again there, and those that were not; whether all were tried.
+struct Made<'i> {
+    made: Vec<&'i ValidPath>,
+    rest: Vec<&'i ValidPath>,
+    all: bool,
+}
+
+/// A batch on its way.
+type Batch<'i> = (Option<Additions>, Vec<&'i ValidPath>);
+
+impl Sending<'_> {
+    /// Sends `items`, each of which comes after what it refers to, and appends them to `sent` in the order sent.
+    /// `false`: another connection to the daemon there took the place of the one that protected what is there; all is
+    /// to be asked for again.
+    fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
+        self.require_welcome(items)?;
+        let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
+        let Made { made, rest, all } = self.add_large_sources(items)?;
+        note(&made);
+        if all {
+            self.expect(&rest);
+            let Made { made, rest, .. } = self.add_small_items(rest)?;
+            note(&made);
+            self.import(&rest)?;
+            note(&rest);
+        }
+        Ok(all)
+    }
+
+    /// Before much is sent, some of which must be signed, sees whether that is let in.
+    fn require_welcome(&mut self, items: &[ValidPath]) -> Result<()> {
+        if items.iter().map(|item| item.nar_size).sum::<u64>() < MUCH {
+            return Ok(());
+        }
+        for item in items {
+            let large = item.nar_size > SMALL;
+            if item.deriver.is_some() || large && !store::is_source(item, &self.local.directories().store)? {
+                return welcome::require_welcome(self.local, self.remote);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the machine get ready for `items`.
+    fn expect(&mut self, items: &[&ValidPath]) {
+        self.remote.prepare_to_receive(items.len(), items.iter().map(|item| item.nar_size).sum());
+    }
+
+    /// Has those of `items` made again there that are large sources, until one shows that the link is slow.
+    fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Made<'i>> {
+        let (mut made, mut rest) = (Vec::new(), Vec::new());
+        for item in items {
+            let large = item.nar_size > SMALL && self.remote.prefers_whole_items(item.nar_size);
+            if !large || !store::is_source(item, &self.local.directories().store)? {
+                rest.push(item);
+                continue;
+            }
+            let dump = self.local.dump(item)?;
+            let mut nar = Counted { inner: dump, bytes: &mut self.sent, observer: self.observer };
+            let Some(name) = self.remote.add_nar(item.path.name(), &mut nar)? else {
+                return Ok(Made { made, rest, all: false });
+            };
+            self.check(item, &name)?;
+            made.push(item);
+        }
+        Ok(Made { made, rest, all: true })
+    }
+
+    /// Has those of `items` made again there that are small and whose names follow from their contents, unless they
+    /// refer to others.
+    fn add_small_items<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Made<'i>> {
+        let (mut made, mut rest) = (Vec::new(), Vec::new());
+        let mut others = HashSet::new();
+        let (mut batch, mut size, mut before) = (Vec::new(), 0, Batch::default());
+        for item in items {
+            let small = (1..=SMALL).contains(&item.nar_size);
+            if small && item.deriver.is_none() && !item.references.iter().any(|reference| others.contains(reference)) {
+                let nar = self.local.nar(item)?;
+                if let Some(contents) = store::contents(item, nar, &self.local.directories().store)? {
+                    batch.push((item, contents));
+                    made.push(item);
+                    size += item.nar_size;
+                    if size >= BATCH {
+                        let next = self.begin(std::mem::take(&mut batch))?;
+                        self.finish(std::mem::replace(&mut before, next))?;
+                        size = 0;
+                    }
+                    continue;
+                }
+            }
+            others.insert(&item.path);
+            rest.push(item);
+        }
+        let last = self.begin(batch)?;
+        self.finish(before)?;
+        self.finish(last)?;
+        Ok(Made { made, rest, all: true })
+    }
+
+    /// Has a batch made again, without waiting for it: so the next one is read meanwhile.
+    fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, Contents)>) -> Result<Batch<'i>> {
+        let additions: Vec<_> = batch
+            .iter()
+            .map(|(item, contents)| Addition { name: item.path.name(), contents, references: &item.references })
+            .collect();
+        Ok((self.remote.begin_adding(&additions)?, batch.into_iter().map(|(item, _)| item).collect()))
+    }
+
+    fn finish(&mut self, (additions, items): Batch) -> Result<()> {
+        let Some(additions) = additions else { return Ok(()) };
+        for (made, item) in self.remote.finish_adding(additions)?.iter().zip(items) {
+            self.check(item, made)?;
+            self.sent += item.nar_size;
+            self.observer.event(&Event::Transferred { bytes: self.sent });
+        }
+        Ok(())
+    }
+
+    /// Fails unless what was made of `item` is it.
+    fn check(&self, item: &ValidPath, made: &StorePath) -> Result<()> {
+        if *made == item.path {
+            return Ok(());
+        }
+        self.local.verify(item)?; // it may be our fault
+        let machine = &self.remote.machine().name;
+        let message = format!("the daemon of '{machine}' made '{made}' of what is '{}' here", item.path);
+        Err(Error::new(ErrorKind::Protocol, message).on_machine(machine))
+    }
+
+    /// Has `items` imported there.
+    fn import(&mut self, items: &[&ValidPath]) -> Result<()> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut bundle = Bundle {
+            local: self.local,
+            items: items.iter(),
+            export: None,
+            framing: Framing::default(),
+            sent: self.sent,
+            observer: self.observer,
+            failure: None,
+        };
+        let imported = self.remote.import(&mut bundle);
+        let imported = imported.map_err(|error| explain_refused(error, self.local, self.remote.machine()));
+        // What went wrong here came up during the import, but says nothing of the machine.
+        match bundle.failure {
+            Some(failure) => Err(failure),
+            None => imported,
+        }
+    }
+}
+
+/// The bundle of `items`, made as it is read.
+struct Bundle<'a, 'i> {
+    local: &'i LocalGuix,
+    items: std::slice::Iter<'i, &'i ValidPath>,
+    /// The item that is being read.
+    export: Option<Export<'i>>,
+    framing: Framing,
+    sent: u64,
+    observer: &'a mut dyn Observer,
+    /// What went wrong here.
+    failure: Option<Error>,
+}
+
+/// The number before each item and at the end.
+#[derive(Default)]
+struct Framing {
+    bytes: [u8; 8],
+    /// How much of it is still to be read.
+    left: usize,
+    ended: bool,
+}
+
+impl Bundle<'_, '_> {
+    fn next_bytes(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let Framing { bytes, left, ended } = &mut self.framing;
+            if *left > 0 {
+                let length = buffer.len().min(*left);
+                buffer[..length].copy_from_slice(&bytes[bytes.len() - *left..][..length]);
+                *left -= length;
+                return Ok(length);
+            }
+            if let Some(export) = &mut self.export {
+                match export.read(buffer).map_err(|error| Error::io(ErrorKind::Store, "reading the store", error))? {
+                    0 => self.export = None,
+                    length => return Ok(length),
+                }
+            } else if *ended {
+                return Ok(0);
+            } else {
+                let next = self.items.next();
+                self.framing =
+                    Framing { bytes: next.map_or(bundle::END, |_| bundle::ITEM), left: 8, ended: next.is_none() };
+                self.export = next.map(|item| self.local.export(item)).transpose()?;
+            }
+        }
+    }
+}
+
+impl Read for Bundle<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.next_bytes(buffer).inspect_err(|error| self.failure = Some(error.clone()))?;
+        self.sent += length as u64;
+        self.observer.event(&Event::Transferred { bytes: self.sent });
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+#[path = "send_tests.rs"]
+mod tests;

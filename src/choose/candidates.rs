@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The machines that can do a build: what is known of them, and of their slots, without asking them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::queue::{Place, Waiting};
+use super::slot::{Lock, LockDirectory, SharedSlots};
+use super::turn::{self, Turn};
+use super::{Resources, forecast};
+use crate::ground::error::Result;
+use crate::machine::BuildMachine;
+use crate::machine::suitability::is_overloaded;
+
+/// How long a build that waits sees a slot free before it takes it although others came first: they had their chance,
+/// and their processes may have been stopped.
+const OVERTAKE: Duration = Duration::from_secs(2);
+
+/// The machines that can do a build, and their slots.
+pub struct Candidates {
+    pub(super) resources: Arc<Resources>,
+    pub(super) machines: Vec<BuildMachine>,
+    slots: Vec<SharedSlots>,
+    /// Since when a slot of each has been free that others, who came first, do not take.
+    untaken: Vec<Option<Instant>>,
+    pub(super) random: fastrand::Rng,
+}
+
+impl Candidates {
+    /// Takes `machines`, all of which match what the build requires.
+    pub fn new(resources: &Arc<Resources>, machines: Vec<BuildMachine>) -> Result<Self> {
+        let state = resources.directories.offload_state();
+        let slots = machines.iter().map(|machine| resources.slots.of(&state, machine)).collect::<Result<_>>()?;
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let random = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
+        let untaken = vec![None; machines.len()];
+        Ok(Candidates { resources: Arc::clone(resources), machines, slots, untaken, random })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.machines.len()
+    }
+
+    /// Those of them for which `eligible` holds.
+    fn eligible(&self, eligible: impl Fn(usize) -> bool) -> impl Iterator<Item = &BuildMachine> {
+        self.machines.iter().enumerate().filter(move |(index, _)| eligible(*index)).map(|(_, machine)| machine)
+    }
+
+    /// The turn of a build that one of those can do for which `eligible` holds, and that are not left alone for what
+    /// was found earlier.
+    pub fn turn(&self, eligible: impl Fn(usize) -> bool) -> Turn<'_> {
+        let left_alone = |machine: &BuildMachine| self.resources.histories.of(machine).setback().is_some();
+        let machines = self.eligible(eligible).filter(|machine| !left_alone(machine)).collect();
+        Turn::new(machines, &self.resources)
+    }
+
+    /// How many builds that wait can be done by one of them.
+    pub fn count_waiting(&self) -> usize {
+        turn::count_ahead(&self.resources.queue, None, self.machines.iter())
+    }
+
+    /// How long a build that joins the queue now waits for a slot, as far as can be told; `None`: there is no telling.
+    pub fn expected_wait(&self) -> Option<Duration> {
+        let state = self.resources.directories.offload_state();
+        let slots = |machine: &BuildMachine| {
+            let history = self.resources.histories.of(machine);
+            let left_alone = history.setback().is_some();
+            let taken_for = LockDirectory::taken_for(&state, machine).ok().filter(|_| !left_alone)?;
+            Some(forecast::Slots { count: machine.parallel_builds, taken_for, build_time: history.build_time() })
+        };
+        let slots: Vec<_> = self.machines.iter().filter_map(slots).collect();
+        forecast::expected_wait(self.count_waiting(), &slots)
+    }
+
+    /// Has one of them a slot for one more build, as far as is known from what other builds of this host saw a moment
+    /// ago?
+    pub fn have_room_as_known(&self) -> bool {
+        let state = self.resources.directories.offload_state();
+        let free = |machine: &BuildMachine| {
+            let load = self.resources.histories.of(machine).fresh_load()?;
+            let taken = LockDirectory::count_taken(&state, machine).ok()?;
+            let free = machine.parallel_builds.saturating_sub(taken) as usize;
+            (!is_overloaded(machine, load)).then_some(free)
+        };
+        // In this order: a build takes its slot, and then leaves the queue.
+        let waiting = self.count_waiting();
+        waiting < self.machines.iter().filter_map(free).sum()
+    }
+
+    /// Joins the queue, for a build that those candidates can do for which `eligible` holds.
+    pub fn join_queue(&self, eligible: impl Fn(usize) -> bool) -> Result<Place> {
+        self.resources.queue.join(&self.eligible(eligible).cloned().collect::<Vec<_>>())
+    }
+
+    /// Takes a slot of a candidate, unless builds that are `ahead` in the queue will take all that are free.
+    pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Lock>> {
+        let machine = &self.machines[index];
+        let rivals = ahead.iter().filter(|waiting| waiting.wants(machine)).count();
+        if !waits && rivals >= machine.parallel_builds as usize {
+            return Ok(None);
+        }
+        let Some(slot) = self.slots[index].lock().try_take()? else {
+            self.untaken[index] = None;
+            return Ok(None);
+        };
+        if rivals > 0 {
+            let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine)?;
+            let free = machine.parallel_builds.saturating_sub(taken) as usize;
+            let now = self.resources.clock.now();
+            let since = *self.untaken[index].get_or_insert(now);
+            if rivals > free && !(waits && now.saturating_duration_since(since) > OVERTAKE) {
+                return Ok(None);
+            }
+        }
+        self.untaken[index] = None;
+        Ok(Some(slot))
+    }
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The choice among candidates: they are tried in turn, each a moment after the one before it, until one is ready.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::history::{History, SetbackKind};
+use super::queue::Place;
+use super::slot::Lock;
+use super::{Candidates, Choice, Lease, Resources, guard, order};
+use crate::archive::Acl;
+use crate::ground::cancel::{Cancel, Guard};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::failpoint;
+use crate::ground::thread;
+use crate::machine::BuildMachine;
+use crate::machine::suitability;
+use crate::remote::{Connecting, Connection, Line};
+use crate::report::{Event, Observer};
+
+/// How long the best machine may take to answer before the next one is tried beside it, unless it is known to take
+/// longer. Each one after it gets half of what the one before it got, ...
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long at most a machine is waited for that is known to take long.
+const LONGEST_HEAD_START: Duration = Duration::from_secs(3);
+
+/// ... but not less than this: so ten dead machines before a good one cost two thirds of a second.
+const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
+
+/// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
+pub const CLOCK_TOLERANCE: i64 = 2;
+
+/// How old the answer of a machine may be that is still connected since the last build.
+const PROBE_LIFETIME: Duration = Duration::from_secs(30);
+
+/// How long a connection may have been idle that is taken to be alive without asking.
+const ASSUME_ALIVE_FOR: Duration = Duration::from_secs(1);
+
+/// How long the machine of any other may take to answer before it is connected to anew.
+const IDLE_PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A machine that is being connected to.
+struct Attempt {
+    begun: Instant,
+    line: Arc<dyn Line>,
+    slot: Lock,
+    guard: Guard,
+}
+
+/// Those that are under way. Dropping them gives them up.
+#[derive(Default)]
+struct Attempts(HashMap<usize, Attempt>);
+
+impl Drop for Attempts {
+    fn drop(&mut self) {
+        for Attempt { line, .. } in self.0.values() {
+            line.leave(Error::new(ErrorKind::Cancelled, "no machine is chosen any more"));
+        }
+    }
+}
+
+/// What an attempt at the machine of that index came to.
+type Outcome = (usize, Result<Box<dyn Connection>>);
+
+/// What is learnt while choosing.
+#[derive(Default)]
+struct ChoiceSummary {
+    busy: bool,
+    no_room: bool,
+    away: bool,
+    misconfigured: Option<Error>,
+    /// Machines that are left alone for what was found earlier, and why.
+    left_alone: Vec<(usize, Error)>,
+}
+
+impl ChoiceSummary {
+    fn add(&mut self, kind: SetbackKind, reason: &Error) {
+        match kind {
+            SetbackKind::NoRoom => self.no_room = true,
+            SetbackKind::Away => self.away = true,
+            SetbackKind::Misconfigured => {
+                self.misconfigured.get_or_insert_with(|| reason.clone());
+            }
+        }
+    }
+
+    fn verdict(self) -> Choice {
+        match self {
+            ChoiceSummary { busy: true, .. } => Choice::Busy,
+            ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
+            ChoiceSummary { misconfigured: Some(error), away: false, .. } => Choice::Misconfigured(error),
+            _ => Choice::Away,
+        }
+    }
+}
+
+impl fmt::Display for ChoiceSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ChoiceSummary { busy, no_room, away, misconfigured, .. } = self;
+        let seen = [(*busy, "busy"), (*no_room, "full or overloaded"), (*away, "away")];
+        let seen = seen.into_iter().chain([(misconfigured.is_some(), "misconfigured")]);
+        let words: Vec<_> = seen.filter(|(seen, _)| *seen).map(|(_, word)| word).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// Machines in the order in which they are tried, to be shown.
+struct Ranking<'a> {
+    order: &'a [usize],
+    machines: &'a [BuildMachine],
+    histories: &'a [History],
+}
+
+impl fmt::Display for Ranking<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, &index) in self.order.iter().enumerate() {
+            let BuildMachine { name, speed, .. } = &self.machines[index];
+            write!(f, "{}{name} (speed {speed}", if number > 0 { ", then " } else { "" })?;
+            if let Some(load) = self.histories[index].recent_load() {
+                write!(f, ", load {load:.2}")?;
+            }
+            f.write_str(")")?;
+        }
+        if self.order.is_empty() { f.write_str("no machine: all are left alone") } else { Ok(()) }
+    }
+}
+
+/// What became of an idle connection.
+enum Idle {
+    Usable(Box<dyn Connection>, Guard),
+    /// Its machine has no room.
+    NoRoom(Error),
+    /// There is none, or it was lost.
+    Gone,
+}
+
+impl Candidates {
+    /// Chooses among those candidates for which `eligible` holds, for the build with this `place` in the queue, or a
+    /// new one. An idle connection is used again.
+    pub fn choose(
+        &mut self,
+        eligible: impl Fn(usize) -> bool,
+        place: Option<&Place>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Choice> {
+        let resources = Arc::clone(&self.resources);
+        let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
+        let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
+        let known_load = |index: usize| histories[index].recent_load();
+        let order = order::order(&self.machines, known_load, &mut self.random);
+        let mut findings = ChoiceSummary::default();
+        let mut order = order.into_iter().filter(|&index| eligible(index)).collect::<Vec<_>>();
+        order.retain(|&index| {
+            let setback = histories[index].setback();
+            if let Some(setback) = setback {
+                let reason = setback.reason.clone().on_machine(&self.machines[index].name);
+                findings.add(setback.kind, &reason);
+                findings.left_alone.push((index, reason));
+            }
+            setback.is_none()
+        });
+        observer.detail(format_args!(
+            "may go to {}",
+            Ranking { order: &order, machines: &self.machines, histories: &histories }
+        ));
+        let ahead = queue.ahead_of(place);
+        let mut order = order.into_iter().peekable();
+
+        let (answers, inbox) = mpsc::channel::<Outcome>();
+        let mut attempts = Attempts::default();
+        let mut next_start = clock.now();
+        let mut head_start = HEAD_START;
+        loop {
+            cancel.check()?;
+            while attempts.0.is_empty() || clock.now() >= next_start {
+                let Some(index) = order.next() else { break };
+                let Some(slot) = self.take_slot(index, &ahead, place.is_some())? else {
+                    let name = &self.machines[index].name;
+                    observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
+                    findings.busy = true;
+                    continue;
+                };
+                let since = clock.now();
+                observer.event(&Event::SlotTaken { slot: slot.name() });
+                match self.idle_connection(index, cancel, observer) {
+                    Idle::Usable(remote, guard) => {
+                        observer.detail(format_args!("{}: an idle connection is used again", remote.machine().name));
+                        self.cancel_others(attempts, clock.now(), observer);
+                        let lease = Lease { remote, candidate: index, reused: true, slot, since, guard };
+                        return Ok(chosen(lease, observer));
+                    }
+                    Idle::NoRoom(reason) => {
+                        findings.add(SetbackKind::NoRoom, &reason);
+                        continue;
+                    }
+                    Idle::Gone => {}
+                }
+                match self.start_connecting(index, &histories[index], &answers) {
+                    Ok(line) => {
+                        observer.detail(format_args!("{}: is connected to", self.machines[index].name));
+                        let guard = guard(cancel, Arc::clone(&line));
+                        attempts.0.insert(index, Attempt { begun: since, line, slot, guard });
+                        let usual = histories[index].answered().unwrap_or_default();
+                        next_start = clock.now() + head_start.max((usual * 2).min(LONGEST_HEAD_START));
+                        head_start = (head_start / 2).max(SHORTEST_HEAD_START);
+                    }
+                    Err(error) => self.note_failure(index, error, &mut findings, observer)?,
+                }
+            }
+            if attempts.0.is_empty() {
+                break;
+            }
+            let answer = if order.peek().is_none() {
+                inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_timeout(next_start.saturating_duration_since(clock.now()))
+            };
+            let Ok((index, result)) = answer else {
+                next_start = clock.now(); // the head start is over
+                continue;
+            };
+            cancel.check()?;
+            let Some(Attempt { begun, slot, guard, .. }) = attempts.0.remove(&index) else { continue };
+            if let Ok(remote) = &result
+                && remote.address() != histories[index].address()
+            {
+                memory.note_address(&self.machines[index], remote.address());
+            }
+            match result {
+                Ok(mut remote) => match self.check_suitability(index, &*remote, Some(clock.now() - begun), observer) {
+                    Ok(()) => {
+                        self.cancel_others(attempts, begun, observer);
+                        remote.set_slow_link(histories[index].slow_link());
+                        let lease = Lease { remote, candidate: index, reused: false, slot, since: begun, guard };
+                        return Ok(chosen(lease, observer));
+                    }
+                    Err(reason) => {
+                        findings.add(SetbackKind::NoRoom, &reason);
+                        // It was no fault of the connection's: the next build that there is room for has it.
+                        drop(guard);
+                        if remote.is_usable() {
+                            pool.put(remote);
+                        }
+                    }
+                },
+                Err(error) => self.note_failure(index, error, &mut findings, observer)?,
+            }
+        }
+        for (index, reason) in &findings.left_alone {
+            observer.event(&Event::PassedOver { machine: &self.machines[*index].name, reason });
+        }
+        observer.detail(format_args!("no machine can be used now: {findings}"));
+        Ok(findings.verdict())
+    }
+
+    /// Gives up `attempts`, as the machine is chosen that was tried at `begun`. Those tried before that were too slow.
+    fn cancel_others(&self, mut attempts: Attempts, begun: Instant, observer: &mut dyn Observer) {
+        for (index, Attempt { begun: tried, line, slot, guard }) in attempts.0.drain() {
+            drop(slot); // first: others may use it
+            let (machine, waited) = (&self.machines[index], self.resources.clock.now() - tried);
+            line.leave(Error::new(ErrorKind::Cancelled, "another machine was chosen"));
+            drop(guard);
+            if tried < begun {
+                let ms = waited.as_millis();
+                let message = format!("it has not answered for {ms} ms, and another machine has");
+                let reason = Error::new(ErrorKind::Unavailable, message).on_machine(&machine.name);
+                observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+                self.resources.histories.note_unanswered(machine, waited, &reason);
+            }
+        }
+    }
+
+    /// Looks for a connection to a candidate that is idle and whose machine is still suitable.
+    fn idle_connection(&self, index: usize, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
+        let pool = &self.resources.pool;
+        loop {
+            let Some((mut remote, idle)) = pool.take(|remote| *remote.machine() == self.machines[index]) else {
+                return Idle::Gone;
+            };
+            if !remote.is_usable() {
+                continue;
+            }
+            let guard = guard(cancel, remote.line());
+            // A connection can be lost without a sign: then a new one says whether the machine is away.
+            let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
+            if !alive || remote.probe_again(PROBE_LIFETIME).is_err() {
+                return Idle::Gone;
+            }
+            return match self.check_suitability(index, &*remote, None, observer) {
+                Ok(()) => Idle::Usable(remote, guard),
+                Err(reason) => {
+                    drop(guard);
+                    pool.put(remote);
+                    Idle::NoRoom(reason)
+                }
+            };
+        }
+    }
+
+    /// Starts to connect to a candidate, whose answer will go to `answers`: first at the address that its `history`
+    /// has. One that is distrusted has to show first that its archives would be let in by now.
+    fn start_connecting(
+        &self,
+        index: usize,
+        history: &History,
+        answers: &mpsc::Sender<Outcome>,
+    ) -> Result<Arc<dyn Line>> {
+        let (machine, directories) = (self.machines[index].clone(), self.resources.directories.clone());
+        let (distrusted, answers) = (history.is_distrusted(), answers.clone());
+        let Connecting { line, wait } =
+            self.resources.connector.start(&machine, &directories.store, history.address())?;
+        thread::spawn("guix-offload-connect", move || {
+            let established = catch_unwind(AssertUnwindSafe(|| {
+                failpoint::hit("connect");
+                let mut remote = wait()?;
+                if remote.is_daemon_at(&directories.daemon_socket) {
+                    return Err(is_this_host(&machine));
+                }
+                // A list that cannot be read is no fault of this machine's: that is found out before any build.
+                if distrusted && let Ok(acl) = Acl::load(&directories.acl_file()) {
+                    remote.require_trust_by_text(&Arc::new(acl))?;
+                }
+                Ok(remote)
+            }))
+            .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
+            // Nobody listens any more when another machine was faster.
+            let _ = answers.send((index, established));
+        })?;
+        Ok(line)
+    }
+
+    /// Looks at what a candidate says of itself; if it was connected to for that, after how long. Fails if it has no
+    /// room.
+    fn check_suitability(
+        &self,
+        index: usize,
+        remote: &dyn Connection,
+        after: Option<Duration>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (machine, probe) = (&self.machines[index], remote.probe());
+        self.resources.histories.note_answer(machine, probe.load, after);
+        observer.event(&Event::Load { machine: &machine.name, load: probe.load });
+        if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
+            observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });
+        }
+        let Err(unsuitable) = suitability::check_suitability(machine, probe) else {
+            return Ok(());
+        };
+        let reason = Error::new(ErrorKind::Unavailable, unsuitable.to_string()).on_machine(&machine.name);
+        observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+        self.resources.histories.note_setback(machine, SetbackKind::NoRoom, &reason);
+        Err(reason)
+    }
+
+    /// Says why a candidate that failed is passed over, and remembers it. Fails if it was this process that failed.
+    fn note_failure(
+        &self,
+        index: usize,
+        error: Error,
+        findings: &mut ChoiceSummary,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        if error.kind() == ErrorKind::Exhausted {
+            return Err(error);
+        }
+        let machine = &self.machines[index];
+        observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
+        let kind = SetbackKind::of(&error);
+        self.resources.histories.note_setback(machine, kind, &error);
+        findings.add(kind, &error);
+        Ok(())
+    }
+}
+
+/// The error for a machine whose daemon is the one that asks.
+fn is_this_host(machine: &BuildMachine) -> Error {
+    let name = &machine.name;
+    Error::new(ErrorKind::Configuration, format!("'{name}' is this host itself, which cannot offload to itself"))
+        .hint(format!("take '{name}' out of the machine file"))
+        .on_machine(name)
+}
+
+fn chosen(lease: Lease, observer: &mut dyn Observer) -> Choice {
+    observer.event(&Event::Chosen { machine: &lease.remote.machine().name });
+    Choice::Machine(Box::new(lease))
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The queue of the builds of this host that wait for a build slot: who came first takes the first slot that is free.
+//!
+//! It is kept in `STATE/offload/.queue`, for all processes of this host:
+//!
+//! ```text
+//! waiting     a line for each build, oldest first: TICKET NAME:PORT NAME:PORT..., the machines that can do it
+//! lock        byte 0 is locked by whoever changes `waiting`, byte TICKET by the process of the build that waits
+//! ```
+//!
+//! `waiting` is only ever replaced as a whole, so it is read without a lock. A line whose byte nobody holds is that of
+//! a build that is over, however it ended; whoever joins next removes it.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use crate::choose::slot::lock::{self, Range};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::state_dir::StateDir;
+use crate::machine::BuildMachine;
+
+/// How long a process may take to change the queue, before the others do without.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Larger than the list of any queue, in bytes.
+const MAX_SIZE: u64 = 16 << 20;
+
+/// The queue, as the builds of one process see it. Any thread.
+pub struct Queue {
+    directory: StateDir,
+    /// The file `lock`: one for all builds of the process, however many wait.
+    file: OnceCell<File>,
+    /// The tickets of this process, which its own locks do not show.
+    ours: Mutex<HashSet<u64>>,
+}
+
+/// A build that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    ticket: u64,
+    machines: Vec<String>,
+}
+
+impl Waiting {
+    /// Can `machine` do it?
+    pub fn wants(&self, machine: &BuildMachine) -> bool {
+        let name = name_of(machine);
+        self.machines.contains(&name)
+    }
+}
+
+/// A place in the queue. Dropping it leaves the queue.
+pub struct Place {
+    queue: Arc<Queue>,
+    ticket: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.ours.lock().remove(&self.ticket);
+        if let Some(file) = self.queue.file.get() {
+            // Should it fail, the place is free when the process ends.
+            let _ = lock::unlock(file, Range::Byte(self.ticket));
+        }
+    }
+}
+
+impl Queue {
+    /// The queue of the builds whose state is in `state` (`STATE/offload`). Opens nothing yet.
+    pub fn new(state: &Path) -> Arc<Self> {
+        let directory = StateDir::named(state, ".queue");
+        Arc::new(Queue { directory, file: OnceCell::new(), ours: Mutex::default() })
+    }
+
+    /// Joins the queue at its end, for a build that `machines` can do.
+    pub fn join(self: &Arc<Self>, machines: &[BuildMachine]) -> Result<Place> {
+        let file = self.file()?;
+        let mut ours = self.ours.lock();
+        let changing = Changing::begin(file)
+            .io_context(ErrorKind::Store, || format!("locking '{}'", self.directory.path("lock").display()))?;
+        let mut waiting = self.read();
+        waiting.retain(|one| ours.contains(&one.ticket) || is_held(file, one.ticket));
+        let ticket = waiting.last().map_or(1, |last| last.ticket + 1);
+        waiting.push(Waiting { ticket, machines: machines.iter().map(name_of).collect() });
+        let what = || format!("writing '{}'", self.directory.path("waiting").display());
+        if !lock::try_lock(file, Range::Byte(ticket)).io_context(ErrorKind::Store, what)? {
+            return Err(Error::new(ErrorKind::Store, "a place in the queue of builds that is free is locked"));
+        }
+        if let Err(error) = self.write(&waiting) {
+            let _ = lock::unlock(file, Range::Byte(ticket));
+            return Err(error).io_context(ErrorKind::Store, what);
+        }
+        drop(changing);
+        ours.insert(ticket);
+        drop(ours);
+        Ok(Place { queue: Arc::clone(self), ticket })
+    }
+
+    /// The builds that wait and came before the one with `place`, oldest first; all of them for one without a place.
+    ///
+    /// A queue that cannot be read is empty: builds then take slots in any order.
+    pub fn ahead_of(&self, place: Option<&Place>) -> Vec<Waiting> {
+        let mut waiting = self.read();
+        if waiting.is_empty() {
+            return waiting;
+        }
+        let Ok(file) = self.file() else { return Vec::new() };
+        waiting.retain(|one| {
+            place.is_none_or(|place| one.ticket < place.ticket)
+                && (self.ours.lock().contains(&one.ticket) || is_held(file, one.ticket))
+        });
+        waiting
+    }
+
+    fn file(&self) -> Result<&File> {
+        self.file.get_or_try_init(|| {
+            let opened = self.directory.create().and_then(|()| self.directory.open());
+            opened
+                .and_then(|directory| directory.open("lock", OFlags::RDWR | OFlags::CREATE))
+                .io_context(ErrorKind::Store, || format!("opening '{}'", self.directory.path("lock").display()))
+        })
+    }
+
+    fn read(&self) -> Vec<Waiting> {
+        let opened = self.directory.open().and_then(|open| open.open("waiting", OFlags::RDONLY | OFlags::NONBLOCK));
+        let mut text = String::new();
+        match opened.map(|file| file.take(MAX_SIZE).read_to_string(&mut text)) {
+            Ok(Ok(_)) => parse(&text),
+            _ => Vec::new(),
+        }
+    }
+
+    fn write(&self, waiting: &[Waiting]) -> std::io::Result<()> {
+        let directory = self.directory.open()?;
+        let text: String = waiting.iter().map(|one| format!("{} {}\n", one.ticket, one.machines.join(" "))).collect();
+        let mut file = directory.open("waiting.new", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        file.write_all(text.as_bytes())?;
+        directory.rename("waiting.new", "waiting")
+    }
+}
+
+/// The right to change the queue, for as long as it lives.
+struct Changing<'a>(&'a File);
+
+impl<'a> Changing<'a> {
+    fn begin(file: &'a File) -> std::io::Result<Self> {
+        let begun = Instant::now();
+        while !lock::try_lock(file, Range::Byte(0))? {
+            if begun.elapsed() > CHANGE_TIMEOUT {
+                return Err(std::io::Error::other("another process has it locked"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Changing(file))
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let _ = lock::unlock(self.0, Range::Byte(0));
+    }
+}
+
+/// Does another process hold this ticket? If the kernel does not say, nobody is held up.
+fn is_held(file: &File, ticket: u64) -> bool {
+    lock::is_locked(file, Range::Byte(ticket)).unwrap_or(false)
+}
+
+/// `NAME:PORT`, without the blanks that separate names.
+fn name_of(machine: &BuildMachine) -> String {
+    format!("{}:{}", machine.name.replace(char::is_whitespace, "_"), machine.port)
+}
+
+/// Reads the list. Lines that are none of it are left out, and so are tickets out of order.
+fn parse(text: &str) -> Vec<Waiting> {
+    let mut waiting: Vec<Waiting> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let ticket = words.next().and_then(|word| word.parse().ok()).filter(|&ticket| {
+            (1..i64::MAX as u64).contains(&ticket) && waiting.last().is_none_or(|last| last.ticket < ticket)
+        });
+        if let Some(ticket) = ticket {
+            waiting.push(Waiting { ticket, machines: words.map(str::to_string).collect() });
+        }
+    }
+    waiting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::machine;
+
+    fn tickets(waiting: &[Waiting]) -> Vec<u64> {
+        waiting.iter().map(|one| one.ticket).collect()
+    }
+
+    #[test]
+    fn who_came_first_is_first_whichever_process_it_is_of() {
+        let state = tempfile::tempdir().unwrap();
+        let (one, other) = (Queue::new(state.path()), Queue::new(state.path()));
+        assert!(one.ahead_of(None).is_empty());
+        let first = one.join(&[machine("a"), machine("b")]).unwrap();
+        let second = other.join(&[machine("b")]).unwrap();
+        let third = one.join(&[machine("a")]).unwrap();
+        assert_eq!(tickets(&one.ahead_of(Some(&third))), [1, 2]);
+        assert_eq!(tickets(&other.ahead_of(Some(&second))), [1]);
+        assert!(one.ahead_of(Some(&first)).is_empty());
+        let all = other.ahead_of(None);
+        assert_eq!(tickets(&all), [1, 2, 3]);
+        assert!(all[0].wants(&machine("a")) && !all[1].wants(&machine("a")));
+
+        drop(first);
+        assert_eq!(tickets(&other.ahead_of(None)), [2, 3]);
+        drop(other); // its place keeps it
+        assert_eq!(tickets(&one.ahead_of(Some(&third))), [2]);
+        drop(second);
+        assert!(one.ahead_of(Some(&third)).is_empty());
+        let fourth = one.join(&[machine("a")]).unwrap();
+        assert_eq!(tickets(&one.ahead_of(Some(&fourth))), [3]);
+        let text = std::fs::read_to_string(state.path().join(".queue/waiting")).unwrap();
+        assert_eq!(text, "3 a:22\n4 a:22\n", "who joins removes those that have left");
+    }
+
+    #[test]
+    fn hundreds_join_and_leave_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let queue = Queue::new(state.path());
+                    for _ in 0..25 {
+                        let place = queue.join(&[machine("m")]).unwrap();
+                        let ahead = tickets(&queue.ahead_of(Some(&place)));
+                        assert!(ahead.len() < 8 && !ahead.contains(&place.ticket), "{ahead:?}");
+                    }
+                });
+            }
+        });
+        assert!(Queue::new(state.path()).ahead_of(None).is_empty());
+    }
+
+    #[test]
+    fn damage_is_an_empty_queue() {
+        let state = tempfile::tempdir().unwrap();
+        let queue = Queue::new(state.path());
+        let place = queue.join(&[machine("m")]).unwrap();
+        let file = state.path().join(".queue/waiting");
+        for text in ["", "\n", "x m:22\n", "0 m:22\n", "99999999999999999999 m:22\n", "5 m:22\n"] {
+            std::fs::write(&file, text).unwrap();
+            assert!(queue.ahead_of(None).is_empty(), "{text:?}");
+        }
+        std::fs::write(&file, b"\xff\xfe").unwrap();
+        assert!(queue.ahead_of(None).is_empty());
+        drop(place);
+        queue.join(&[machine("m")]).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_place_of_its_files_is_not_followed() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join(".queue")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/target", state.path().join(".queue/lock")).unwrap();
+        let queue = Queue::new(state.path());
+        assert!(queue.join(&[machine("m")]).is_err() && queue.ahead_of(None).is_empty());
+    }
+}

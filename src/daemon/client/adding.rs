@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Adding items: many requests may be on their way before the first is answered.
+
+use std::io::Read;
+
+use super::Client;
+use crate::daemon::request::{Addition, Contents, Operation, addition_of_nar};
+use crate::daemon::wire::{broken, lost, read_text};
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
+use crate::ground::words::read_fully;
+
+/// How much of a nar is written at once, in bytes.
+pub(super) const WRITE_SIZE: usize = 256 << 10;
+
+/// Items that the daemon was asked to make, and did not answer yet.
+#[must_use]
+pub struct Additions {
+    operation: Operation,
+    count: usize,
+    /// The requests that are still to be sent, each after the answer to the one before it.
+    requests: Option<Vec<Vec<u8>>>,
+}
+
+#[cfg(test)]
+impl Additions {
+    /// So many, for a double that does not ask a daemon.
+    pub(crate) fn of(count: usize) -> Self {
+        Additions { operation: Operation::AddTextToStore, count, requests: None }
+    }
+}
+
+impl Client {
+    /// Adds a text file that refers to nothing, as [`Client::begin_adding`] does, and returns its name.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
+        let contents = &Contents::Text(text.into());
+        let begun = self.begin_adding(&[Addition { name, contents, references: &[] }])?;
+        let mut names = begun.map_or(Ok(Vec::new()), |additions| self.finish_adding(additions))?;
+        names.pop().ok_or_else(|| broken("the daemon named nothing"))
+    }
+
+    /// Begins to add `items`, in this order; `None`: there are none. They are protected from the garbage collector for
+    /// as long as the connection is open. More may be begun before this is finished, which the daemon then has at hand,
+    /// and must be finished in the same order.
+    pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+        let Some(first) = items.first() else { return Ok(None) };
+        let operation = first.operation();
+        let begun = std::mem::take(&mut self.adding); // stays so if this breaks off
+        if begun == 0 {
+            self.start(operation)?;
+            if self.stream.get_ref().has_peer() {
+                self.dispatch(&[])?;
+            }
+        }
+        let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
+        let submitted = self.stream.get_mut().submit(&requests);
+        let one_by_one = submitted.is_none();
+        submitted.unwrap_or(Ok(())).map_err(lost)?;
+        self.adding = begun + 1;
+        Ok(Some(Additions { operation, count: items.len(), requests: one_by_one.then_some(requests) }))
+    }
+
+    /// Finishes what was begun, and returns the items' names. The first one that fails is the error; those after it are
+    /// tried all the same.
+    pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
+        let begun = std::mem::take(&mut self.adding); // as above
+        if begun == 0 {
+            self.start(additions.operation)?; // fails: what was begun before it broke off
+        }
+        let others = begun.saturating_sub(1);
+        let mut answers = Vec::with_capacity(additions.count);
+        for index in 0..additions.count {
+            if let Some(requests) = &additions.requests {
+                self.dispatch(&requests[index])?;
+            }
+            let answer = self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name"));
+            match answer {
+                Err(error) if self.unfinished.is_some() => return Err(error),
+                answer => answers.push(answer),
+            }
+            self.unfinished = Some(additions.operation);
+        }
+        self.adding = others;
+        if others == 0 {
+            self.finish();
+        }
+        answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
+    }
+
+    /// Adds the item called `name` that is made of the nar which `nar` reads, and returns its name. The daemon holds
+    /// all of it in memory. Protected as what [`Client::begin_adding`] adds.
+    pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<StorePath> {
+        self.start(Operation::AddToStore)?;
+        self.dispatch(&[])?;
+        self.send(&addition_of_nar(name))?;
+        let mut buffer = vec![0; WRITE_SIZE];
+        loop {
+            let read = read_fully(nar, &mut buffer);
+            let length = read.map_err(|error| Error::io(ErrorKind::Store, format!("reading '{name}'"), error))?;
+            self.send(&buffer[..length])?;
+            if length < buffer.len() {
+                break;
+            }
+        }
+        self.wait_quietly()?;
+        let name = read_text(&mut self.stream, "a store file name")?;
+        self.finish();
+        self.parse_path(&name)
+    }
+}

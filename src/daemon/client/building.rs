@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Building, and how it is done.
+
+use serde::{Deserialize, Serialize};
+
+use super::Client;
+use crate::daemon::request::{Operation, put_paths};
+use crate::ground::error::Result;
+use crate::ground::store_path::StorePath;
+use crate::ground::words::{put_number, put_string};
+
+/// Modes of building.
+const NORMAL: u64 = 0;
+const CHECK: u64 = 2;
+
+/// How the daemon is to build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildOptions {
+    /// Seconds without output after which a build is killed; 0: no limit.
+    pub max_silent_time: u64,
+    /// Seconds after which a build is killed; 0: no limit.
+    pub timeout: u64,
+    /// Whether lines for machines (`@ build-started …`) appear in the log.
+    pub print_build_trace: bool,
+    /// How many cores a build may use, 0: all; `None`: what that daemon is set to.
+    pub cores: Option<u32>,
+    /// How often each build is done, all with the same result; `None`: what that daemon is set to.
+    pub rounds: Option<u32>,
+    /// Whether outputs that are valid are built again, and compared with.
+    pub check: bool,
+    /// Whether the tree of a build that fails is kept.
+    pub keep_failed: bool,
+    /// How much the daemon says, besides what builders do; 0: errors only.
+    pub verbosity: u32,
+}
+
+impl BuildOptions {
+    /// Whether each build is done more than once.
+    pub fn repeats(&self) -> bool {
+        self.rounds.is_some_and(|rounds| rounds > 1)
+    }
+
+    /// Whether they go on to count for later builds of the connection, which cannot take them back.
+    pub fn stay(&self) -> bool {
+        self.cores.is_some() || self.rounds.is_some()
+    }
+}
+
+impl Client {
+    /// Sets how this connection's builds are done, and whether the daemon may hand them on to other machines. One that
+    /// may starts its build hook for every build, which takes some 100 ms even if there are no such machines.
+    pub fn set_options(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
+        self.set_options_later(options, offload)?;
+        self.settle()
+    }
+
+    /// As [`Client::set_options`], but travels with the next request, and fails with it.
+    pub fn set_options_later(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
+        self.checks = options.check;
+        self.postpone(Operation::SetOptions, &options_arguments(options, offload))
+    }
+
+    /// Begins to build `derivation`: the answers to what travelled with that are there, and [`Client::finish_build`] is
+    /// to follow.
+    pub fn begin_build(&mut self, derivation: &StorePath) -> Result<()> {
+        let mut arguments = Vec::new();
+        put_paths(&mut arguments, std::slice::from_ref(derivation));
+        put_number(&mut arguments, if self.checks { CHECK } else { NORMAL });
+        self.begin(Operation::BuildPaths, &arguments)
+    }
+
+    /// Waits for the build that was begun, handing its log to `log` as it comes. An error of `log` breaks the
+    /// connection.
+    pub fn finish_build(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.wait(log)?;
+        self.acknowledge()
+    }
+}
+
+pub(super) fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8> {
+    let mut arguments = Vec::new();
+    for value in [
+        u64::from(options.keep_failed),
+        0, // keep-going
+        0, // fallback
+        u64::from(options.verbosity),
+        // Nobody that a build is handed on to would be told how often to do it.
+        u64::from(offload && !options.repeats()),
+        0, // verbosity of builds
+        0, // type of log
+        u64::from(options.print_build_trace),
+        u64::from(!options.repeats()), // use substitutes, which nobody built here
+    ] {
+        put_number(&mut arguments, value);
+    }
+    let mut settings = vec![("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+    settings.extend(options.cores.map(|cores| ("build-cores", cores.into())));
+    settings.extend(options.rounds.map(|rounds| ("build-repeat", u64::from(rounds).saturating_sub(1))));
+    put_number(&mut arguments, settings.len() as u64);
+    for (name, value) in settings {
+        put_string(&mut arguments, name);
+        put_string(&mut arguments, value.to_string());
+    }
+    arguments
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The greeting: both sides say what they are and which version of the protocol they speak.
+
+use super::building::options_arguments;
+use super::{BuildOptions, Client, request};
+use crate::daemon::Stream;
+use crate::daemon::request::Operation;
+use crate::daemon::wire::{broken, lost, read_number};
+use crate::ground::error::{Context, Result};
+use crate::ground::store_path::StoreDir;
+use crate::ground::words::put_number;
+
+pub(super) const CLIENT_MAGIC: u64 = 0x6e69_7863;
+pub(super) const SERVER_MAGIC: u64 = 0x6478_696f;
+/// The version that this client speaks: 1.0x63, that of Guix 1.2.0; nothing that came later is used.
+pub(super) const CLIENT_VERSION: u64 = 0x163;
+/// The oldest that Guix's own client accepts: minor 0x61, of 2017.
+const OLDEST_MINOR: u64 = 0x61;
+
+impl Client {
+    /// Greets the daemon at the other end of `stream`, whose store is `store`.
+    pub fn handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.greet(&[]).context(|| "greeting the daemon")?;
+        Ok(client)
+    }
+
+    /// As [`Client::handshake`], and has the daemon log errors only, whatever it was started with.
+    pub fn quiet_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.greet(&quiet()).and_then(|()| client.wait_quietly()).context(|| "greeting the daemon")?;
+        Ok(client)
+    }
+
+    /// As [`Client::quiet_handshake`], with a daemon that is known from another connection: it is not waited for before
+    /// the first request.
+    pub fn later_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.greet_blindly()?;
+        Ok(client)
+    }
+
+    /// Connects to the daemon anew where there is a peer that does so, as [`Client::later_handshake`] greets it;
+    /// `false`: there is none. What was protected is not any more.
+    pub fn restart(&mut self) -> Result<bool> {
+        self.check_idle()?;
+        let Some(restarted) = self.stream.get_mut().restart() else { return Ok(false) };
+        restarted.map_err(lost)?;
+        self.later.clear();
+        self.owed.clear();
+        self.greet_blindly()?;
+        Ok(true)
+    }
+
+    fn greet_blindly(&mut self) -> Result<()> {
+        self.greeting = true;
+        self.send(&[CLIENT_MAGIC.to_le_bytes().to_vec(), hello(), quiet()].concat()).context(|| "greeting the daemon")
+    }
+
+    /// Reads the daemon's side of the greeting.
+    pub(super) fn finish_greeting(&mut self) -> Result<()> {
+        self.read_version()?;
+        self.wait_quietly()?;
+        self.wait_quietly() // for the answer to what travelled with the greeting
+    }
+
+    /// Greets the daemon. The answer to `request`, which travels with the greeting, is still to be read.
+    fn greet(&mut self, request: &[u8]) -> Result<()> {
+        // The version could be sent at once, too; but a daemon reads it only after its own, and any server that is
+        // not guix-daemon is better told apart by its first word.
+        self.send(&CLIENT_MAGIC.to_le_bytes())?;
+        self.read_version()?;
+        self.send(&[hello(), request.to_vec()].concat())?;
+        self.wait_quietly()
+    }
+
+    fn read_version(&mut self) -> Result<()> {
+        let magic = read_number(&mut self.stream)?;
+        if magic != SERVER_MAGIC {
+            return Err(broken(format!("what answers is not guix-daemon (it says {magic:#x})")));
+        }
+        self.version = read_number(&mut self.stream)?;
+        if self.version & 0xff00 != CLIENT_VERSION & 0xff00 || self.version & 0xff < OLDEST_MINOR {
+            return Err(broken(format!("guix-daemon speaks version {:#x} of its protocol, not 1.x", self.version))
+                .hint("use a guix-daemon of version 1.2.0 or later there"));
+        }
+        Ok(())
+    }
+}
+
+/// Returns what a client sends once it knows the daemon's version.
+fn hello() -> Vec<u8> {
+    let mut hello = Vec::new();
+    put_number(&mut hello, CLIENT_VERSION);
+    put_number(&mut hello, 0); // no processor affinity
+    put_number(&mut hello, 0); // no space reserved for the garbage collector
+    hello
+}
+
+/// The request that has a daemon log errors only.
+fn quiet() -> Vec<u8> {
+    let options = BuildOptions::default();
+    request(Operation::SetOptions, &options_arguments(&options, false))
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What is done with one machine that is connected to.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::retrieve::retrieve_through_daemon;
+use super::{MachineState, Note, Report};
+use crate::build::local_guix::LocalGuix;
+use crate::build::transfer;
+use crate::choose::CLOCK_TOLERANCE;
+use crate::ground::cancel::Cancel;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::{StorePath, base32};
+use crate::machine::suitability::Unsuitable;
+use crate::remote::{Remote, explain_untrusted};
+use crate::report::{Event, Observer};
+
+/// Asks the machine how it is doing.
+pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
+    report.state = Some(MachineState { probe: *remote.probe(), survey: remote.survey()? });
+    note_oddities(report, remote);
+    Ok(())
+}
+
+/// Sends the machine a small item, and brings one from there.
+pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories) -> Result<()> {
+    status(report, remote, directories)?;
+    if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
+        return Err(Error::new(ErrorKind::Unavailable, full.to_string())
+            .hint(format!("free some space there: {} guix gc -F 1G", report.machine.shell(&report.machine.user))));
+    }
+    let name = report.machine.name.clone();
+    let theirs = remote.add_text("import-test", &nonce(&name)?)?;
+    report.checks_passed.push(format!("Guix is usable on '{name}' (test returned \"{theirs}\")"));
+    let version = report.state.as_ref().map_or("", |state| &state.survey.guix_version);
+    if !version.is_empty() {
+        report.checks_passed.push(format!("'{name}' is running GNU Guix {version}"));
+    }
+
+    let mut local = LocalGuix::connect(directories, &Cancel::default())?;
+    let host = rustix::system::uname();
+    let ours = local.add_text("export-test", &nonce(&host.nodename().to_string_lossy())?)?;
+    remote.add_temp_root(&ours)?;
+    send(&mut local, remote, &ours, directories)?;
+    report.checks_passed.push(format!("'{name}' successfully imported '{ours}'"));
+
+    retrieve_through_daemon(directories, &mut local, remote, &theirs)
+        .map_err(|error| explain_untrusted(error, &report.machine))?;
+    report.checks_passed.push(format!("successfully imported '{theirs}' from '{name}'"));
+    Ok(())
+}
+
+/// Notes problems that do not prevent builds.
+fn note_oddities(report: &mut Report, remote: &Remote) {
+    let unsuitable = report.unsuitable();
+    let Some(state) = &report.state else { return };
+    let name = &report.machine.name;
+    let mut note = |text: String, hint: &str| {
+        report.notes.push(Note { text, hint: Some(hint.to_string()).filter(|hint| !hint.is_empty()) });
+    };
+    if let Some(offset) = state.probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
+        note(
+            format!("machine '{name}' is {} seconds behind", offset.unsigned_abs()),
+            "set its clock: files from here seem to come from the future there",
+        );
+    }
+    if remote.is_relayed() {
+        note(
+            format!(
+                "the SSH server of '{name}' does not forward sockets, so a Guile process relays there, which is slower"
+            ),
+            "allow it in sshd_config there: 'AllowStreamLocalForwarding yes', no 'DisableForwarding'; and no \
+             'restrict' \
+             before the key in authorized_keys",
+        );
+    }
+    if state.survey.guix_version.is_empty() {
+        note(
+            format!(
+                "'guix' is not in the PATH of non-interactive SSH sessions of user {} on '{name}'",
+                report.machine.user
+            ),
+            "builds work, but large files may be sent slowly; set PATH in ~/.bashrc or with SetEnv in sshd_config \
+             there",
+        );
+    }
+    if let Some(busy @ Unsuitable::Overloaded { .. }) = unsuitable {
+        note(format!("machine '{name}' gets no builds now: {busy}"), "");
+    }
+}
+
+/// Makes the machine import `item`, and checks that it did.
+fn send(local: &mut LocalGuix, remote: &mut Remote, item: &StorePath, directories: &Directories) -> Result<()> {
+    let machine = remote.machine().clone();
+    transfer::import_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Daemon => {
+                error.hint(format!("see what the daemon on '{}' says, and whether its store has space", machine.name))
+            }
+            ErrorKind::Store => error.hint(format!(
+                "if this host has no key pair yet ('{}'), make one, as root: guix archive --generate-key",
+                directories.configuration.join("signing-key.pub").display()
+            )),
+            _ => error,
+        }
+    })?;
+    match remote.missing(std::slice::from_ref(item))?.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(Error::new(ErrorKind::Daemon, format!("'{item}' was not properly imported on '{}'", machine.name)))
+        }
+    }
+}
+
+/// A text that was in no store before, so that an item of it has to be sent.
+fn nonce(name: &str) -> Result<String> {
+    let mut random = [0u8; 20];
+    getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Internal, || "asking for random bytes")?;
+    Ok(format!("{name}-{}", base32(&random)))
+}
+
+/// Ignores a transfer.
+struct Unseen;
+
+impl Observer for Unseen {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn log(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_nonces_are_the_same() {
+        assert_ne!(nonce("h").unwrap(), nonce("h").unwrap());
+    }
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! All build machines at once: are they usable (`guix offload test`), and how are they doing (`guix offload status`)?
+//!
+//! Every machine is looked at in a thread of its own, so that the whole takes as long as the slowest one. One that
+//! fails is a [`Report`] that says so; the others go on.
+//!
+//! - [`check`]: what is done with one machine
+//! - [`text`], [`json`]: reports for people, and for programs
+
+mod check;
+pub mod json;
+mod retrieve;
+pub mod text;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::choose::slot::LockDirectory;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::failpoint;
+use crate::ground::thread;
+use crate::machine::BuildMachine;
+use crate::machine::suitability::{Probe, Unsuitable, check_suitability};
+use crate::remote::{Remote, Survey};
+use crate::ssh::Session;
+
+/// How long all of it may take, as a rule. Each step of connecting has limits of its own, which are shorter; this is
+/// for daemons that wait, such as for a garbage collection.
+pub const TIME_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long machines that were cut off for that may take to notice.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The report on one machine.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The machine.
+    pub machine: BuildMachine,
+    /// Its state; `None` if it could not be connected to.
+    pub state: Option<MachineState>,
+    /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
+    pub slots_taken: Option<u32>,
+    /// The checks that it passed, in sentences without a stop.
+    pub checks_passed: Vec<String>,
+    /// Oddities of a machine that is usable.
+    pub notes: Vec<Note>,
+    /// Why it is not usable, or not reachable.
+    pub failure: Option<Error>,
+}
+
+/// The state of a machine that was reached.
+#[derive(Clone, Debug)]
+pub struct MachineState {
+    /// The figures that count when it is to get a build.
+    pub probe: Probe,
+    /// The kind of machine.
+    pub survey: Survey,
+}
+
+/// Something worth knowing, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A clause without a stop.
+    pub text: String,
+    /// A sentence, or a command to run.
+    pub hint: Option<String>,
+}
+
+impl Report {
+    fn new(machine: BuildMachine, directories: &Directories) -> Self {
+        let slots_taken = LockDirectory::count_taken(&directories.offload_state(), &machine).ok();
+        Report { machine, state: None, slots_taken, checks_passed: Vec::new(), notes: Vec::new(), failure: None }
+    }
+
+    /// Why the machine, which was connected to, gets no builds now; `None`: it does, or it is not known.
+    pub fn unsuitable(&self) -> Option<Unsuitable> {
+        self.state.as_ref().and_then(|state| check_suitability(&self.machine, &state.probe).err())
+    }
+}
+
+/// Tests each of `machines`: that it can be connected to and has a usable Guix, and that store items can be sent there
+/// and brought from there. Leaves two small items in the local store and there, as garbage.
+///
+/// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
+/// takes longer than `limit` has failed; the others go on.
+pub fn test(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
+    examine(directories, machines, limit, check::test)
+}
+
+/// Asks each of `machines` how it is doing. Otherwise as [`test()`], but nothing is changed anywhere.
+pub fn status(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
+    examine(directories, machines, limit, check::status)
+}
+
+/// Looks at a machine that is connected to, and writes down what it finds.
+type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
+
+fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration, check: Check) -> Vec<Report> {
+    let machines = distinct(machines);
+    let (answers, inbox) = mpsc::channel::<(usize, Report)>();
+    let mut sessions: Vec<Option<Session>> = Vec::new();
+    let mut reports: Vec<Option<Report>> = Vec::new();
+    for (index, machine) in machines.iter().enumerate() {
+        let started = Remote::start(machine).and_then(|session| {
+            let (machine, directories, answers) = ((*machine).clone(), directories.clone(), answers.clone());
+            let ours = session.clone();
+            thread::spawn("guix-offload-farm", move || {
+                // Nobody listens any more when the time is over.
+                let _ = answers.send((index, examine_one(machine, session, &directories, check)));
+            })?;
+            Ok(ours)
+        });
+        let failed = |error| Report { failure: Some(error), ..Report::new((*machine).clone(), directories) };
+        reports.push(started.as_ref().err().cloned().map(failed));
+        sessions.push(started.ok());
+    }
+    drop(answers);
+
+    let overdue = |machine: &BuildMachine| {
+        let message = format!("'{}' took longer than {} s", machine.name, limit.as_secs());
+        Error::new(ErrorKind::Unavailable, message)
+            .hint("its daemon, or the one here, may be busy with a garbage collection; try again later")
+            .on_machine(&machine.name)
+    };
+    let mut until = Instant::now() + limit;
+    let mut cut_off = false;
+    loop {
+        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok((index, report)) => {
+                sessions[index] = None;
+                reports[index] = Some(report);
+            }
+            Err(RecvTimeoutError::Timeout) if !cut_off => {
+                cut_off = true;
+                until = Instant::now() + GRACE;
+                for (session, machine) in sessions.iter().zip(&machines) {
+                    if let Some(session) = session {
+                        session.abort(overdue(machine));
+                    }
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    let late = |machine: &BuildMachine| Report {
+        failure: Some(overdue(machine)),
+        ..Report::new(machine.clone(), directories)
+    };
+    reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect()
+}
+
+/// The machines, each once: one may be listed again for another system.
+fn distinct(machines: &[BuildMachine]) -> Vec<&BuildMachine> {
+    let mut distinct: Vec<&BuildMachine> = Vec::new();
+    for machine in machines {
+        if !distinct.iter().any(|other| (&other.name, other.port) == (&machine.name, machine.port)) {
+            distinct.push(machine);
+        }
+    }
+    distinct
+}
+
+fn examine_one(machine: BuildMachine, session: Session, directories: &Directories, check: Check) -> Report {
+    let mut report = Report::new(machine, directories);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        failpoint::hit("farm");
+        let mut remote = Remote::establish(session, &report.machine, &directories.store)?;
+        check(&mut report, &mut remote, directories)
+    }))
+    .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
+    report.failure = result.err().map(|error| error.on_machine(&report.machine.name));
+    report
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::machine::tests::machine;
+
+    /// Reports about three machines: a good one, one that is full, and one that is away.
+    pub fn reports() -> Vec<Report> {
+        let report = |name: &str, state, slots_taken, failure| {
+            let machine = BuildMachine { parallel_builds: 4, ..machine(name) };
+            Report { machine, state, slots_taken, checks_passed: vec![], notes: vec![], failure }
+        };
+        let state = |free_space| MachineState {
+            probe: Probe { load: 0.25, free_space, memory: 0, clock_offset: Some(-3) },
+            survey: Survey {
+                kernel: "Linux 6.1.0".into(),
+                architecture: "x86_64".into(),
+                host_name: "w".into(),
+                cores: 8,
+                guix_version: "1.5.0".into(),
+            },
+        };
+        let away = Error::new(ErrorKind::Unavailable, "cannot connect to 'away'").hint("check that it is up");
+        let mut good = report("good", Some(state(3 << 30)), Some(1), None);
+        good.checks_passed.push("'good' is running GNU Guix 1.5.0".into());
+        good.notes.push(Note { text: "machine 'good' is 3 seconds behind".into(), hint: None });
+        vec![good, report("full", Some(state(1 << 20)), Some(0), None), report("away", None, None, Some(away))]
+    }
+
+    #[test]
+    fn a_machine_is_looked_at_once_however_often_it_is_listed() {
+        let other_port = BuildMachine { port: 2222, ..machine("a") };
+        let other_system = BuildMachine { systems: vec!["i686-linux".into()], ..machine("a") };
+        let machines = [machine("a"), other_system, other_port.clone(), machine("b")];
+        assert_eq!(distinct(&machines), [&machine("a"), &other_port, &machine("b")]);
+    }
+
+    #[test]
+    fn every_machine_that_fails_says_so_in_its_place() {
+        let state = tempfile::tempdir().unwrap();
+        let mut directories = Directories::from_environment().unwrap();
+        directories.state = state.path().into();
+        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT);
+        for (report, name) in reports.iter().zip(["one", "two"]) {
+            assert_eq!(report.machine.name, name);
+            let failure = report.failure.as_ref().unwrap();
+            assert_eq!((failure.kind(), failure.machine()), (ErrorKind::Configuration, Some(name)), "{failure}");
+            assert!(failure.to_string().contains("/nonexistent/key"), "{failure}");
+        }
+        assert_eq!(reports.len(), 2);
+    }
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Retrieving a small item by way of the local daemon, for a caller who has no locks on outputs, nor, as the daemon may
+//! be the only one to have, a store that can be written to.
+
+use std::io::Read;
+
+use crate::archive::{self, Unseen, bundle};
+use crate::build::local_guix::LocalGuix;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StorePath;
+use crate::remote::Remote;
+
+/// Largest item that is retrieved, as a bundle item in bytes.
+const MAX_ITEM: usize = 1 << 20;
+
+/// Brings the item `item`, without references, from `remote` into the store.
+///
+/// The archive is verified here too, as [`crate::build::transfer::retrieve_files`] does.
+pub fn retrieve_through_daemon(
+    directories: &Directories,
+    local: &mut LocalGuix,
+    remote: &mut Remote,
+    item: &StorePath,
+) -> Result<()> {
+    let retrieving = || format!("retrieving '{item}'");
+    let acl = local.acl()?;
+    let mut archive = bundle::ITEM.to_vec();
+    let mut export = remote.export(item).context(retrieving)?;
+    let length = (&mut export)
+        .take(MAX_ITEM as u64 + 1)
+        .read_to_end(&mut archive)
+        .io_context(ErrorKind::Protocol, retrieving)?;
+    if length > MAX_ITEM {
+        return Err(Error::new(ErrorKind::Protocol, format!("'{item}' is larger than {MAX_ITEM} bytes")));
+    }
+    let mut rest = &archive[bundle::ITEM.len()..];
+    let found = archive::read_item(&mut rest, &directories.store, &mut Unseen).context(retrieving)?;
+    archive::verify(found.signature.as_deref(), &found.signed_hash, &acl, &found.path)?;
+    if found.path != *item || !rest.is_empty() {
+        return Err(Error::new(ErrorKind::Untrusted, format!("'{}' came instead of '{item}'", found.path)));
+    }
+    archive.extend_from_slice(&bundle::END);
+    local.import(item, &archive)
+}

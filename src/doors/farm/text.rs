@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Reports for people. Lines that people know from Guix, and that programs look for, are as there.
+
+use std::fmt::Write;
+
+use super::{MachineState, Report};
+use crate::ground::error::{self, Error, ErrorKind};
+use crate::machine::suitability::Unsuitable;
+use crate::report::lines::{self, PREFIX};
+use crate::report::table::table;
+
+/// Returns the result of a test: lines for standard error.
+pub fn test(reports: &[Report]) -> String {
+    let mut text = String::new();
+    for report in reports {
+        for passed in &report.checks_passed {
+            line(&mut text, passed, None);
+        }
+        problems(&mut text, report);
+    }
+    let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+    match (failed, reports.len()) {
+        (0, 1) => line(&mut text, "the build machine is usable", None),
+        (0, all) => line(&mut text, &format!("all {all} build machines are usable"), None),
+        (_, 1) => line(&mut text, "error: the build machine cannot be used", None),
+        (failed, all) => line(&mut text, &format!("error: {failed} of {all} build machines cannot be used"), None),
+    }
+    text
+}
+
+/// How machines are doing: a table, then about each machine what the table has no room for.
+pub fn status(reports: &[Report]) -> String {
+    let mut rows =
+        vec![["machine", "state", "slots", "load", "cores", "free space", "clock", "guix"].map(str::to_string)];
+    rows.extend(reports.iter().map(row));
+    let mut text = table(&rows);
+    for report in reports {
+        text.push('\n');
+        match &report.state {
+            Some(state) => details(&mut text, report, state),
+            None => writeln!(text, "{}", report.machine.name).unwrap_or_default(),
+        }
+        let mut about = String::new();
+        problems(&mut about, report);
+        for line in about.lines() {
+            let line = line.strip_prefix(PREFIX).unwrap_or(line);
+            writeln!(text, "  {line}").unwrap_or_default();
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, message: &str, hint: Option<&str>) {
+    let message = error::line(format!("{PREFIX}{message}"));
+    *text += &lines::text(&[message].into_iter().chain(hint.map(lines::hint)).collect::<Vec<_>>());
+}
+
+/// Notes and failure of a machine.
+fn problems(text: &mut String, report: &Report) {
+    for note in &report.notes {
+        line(text, &format!("warning: {}", note.text), note.hint.as_deref());
+    }
+    if let Some(error) = &report.failure {
+        // A daemon's complaint about a key has many lines.
+        let described = lines::describe(&error.clone().on_machine(&report.machine.name));
+        let message = described.split_whitespace().collect::<Vec<_>>().join(" ");
+        line(text, &format!("error: {message}"), error.hint_text());
+    }
+}
+
+/// Returns a word, or a few, on whether the machine gets builds.
+pub fn state(report: &Report) -> &'static str {
+    match (&report.state, report.unsuitable()) {
+        (None, _) => match report.failure.as_ref().map(Error::kind) {
+            Some(ErrorKind::Configuration) => "misconfigured",
+            Some(ErrorKind::Authentication) => "refused",
+            Some(ErrorKind::HostKey) => "host key differs",
+            Some(ErrorKind::NoGuix) => "no Guix",
+            Some(ErrorKind::Unavailable | ErrorKind::Protocol) => "unreachable",
+            _ => "failed",
+        },
+        (_, Some(Unsuitable::Overloaded { .. })) => "overloaded",
+        (_, Some(Unsuitable::LowOnSpace { .. })) => "low on space",
+        (_, None) if report.failure.is_some() => "failed",
+        (_, None) => "ready",
+    }
+}
+
+fn row(report: &Report) -> [String; 8] {
+    let unknown = || "-".to_string();
+    let slots = match report.slots_taken {
+        Some(taken) => format!("{taken}/{}", report.machine.parallel_builds),
+        None => format!("?/{}", report.machine.parallel_builds),
+    };
+    let (name, condition) = (report.machine.name.clone(), state(report).to_string());
+    let Some(MachineState { probe, survey }) = &report.state else {
+        return [name, condition, slots, unknown(), unknown(), unknown(), unknown(), unknown()];
+    };
+    let said = |text: String, is: bool| if is { text } else { unknown() };
+    [
+        name,
+        condition,
+        slots,
+        format!("{:.2}", probe.load),
+        said(survey.cores.to_string(), survey.cores > 0),
+        size(probe.free_space),
+        probe.clock_offset.map_or_else(unknown, |offset| format!("{offset:+} s")),
+        said(survey.guix_version.clone(), !survey.guix_version.is_empty()),
+    ]
+}
+
+/// The lines of `guix offload status`.
+fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &MachineState) {
+    writeln!(
+        text,
+        "{}\n  kernel: {}\n  architecture: {}\n  host name: {}\n  normalized load: {:.2}\n  free disk space: {}\n  \
+         time difference: {} s",
+        report.machine.name,
+        survey.kernel,
+        survey.architecture,
+        survey.host_name,
+        probe.load,
+        size(probe.free_space),
+        probe.clock_offset.map_or_else(|| "unknown".to_string(), |offset| offset.to_string()),
+    )
+    .unwrap_or_default();
+}
+
+/// A number of bytes with a unit, as Guix prints it.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choose::history::SetbackKind;
+    use crate::doors::farm::tests::reports;
+
+    #[test]
+    fn a_table_has_a_row_for_every_machine_and_then_what_it_has_no_room_for() {
+        let text = status(&reports());
+        let expected = "\
+machine  state         slots  load  cores  free space  clock  guix
+good     ready         1/4    0.25  8      3.00 GiB    -3 s   1.5.0
+full     low on space  0/4    0.25  8      1.00 MiB    -3 s   1.5.0
+away     unreachable   ?/4    -     -      -           -      -
+
+good
+  kernel: Linux 6.1.0
+  architecture: x86_64
+  host name: w
+  normalized load: 0.25
+  free disk space: 3.00 GiB
+  time difference: -3 s
+  warning: machine 'good' is 3 seconds behind
+";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("\naway\n  error: cannot connect to 'away'\n  hint: check that it is up\n"), "{text}");
+    }
+
+    /// `docs/machines-not-used.md` says of each kind of error what it means, and of all of them.
+    #[test]
+    fn the_manual_tells_of_each_reason_what_it_is() {
+        const MANUAL: &str = include_str!("../../../docs/machines-not-used.md");
+        let kinds = [
+            ErrorKind::Unavailable,
+            ErrorKind::Protocol,
+            ErrorKind::Daemon,
+            ErrorKind::Collected,
+            ErrorKind::Configuration,
+            ErrorKind::Authentication,
+            ErrorKind::HostKey,
+            ErrorKind::NoGuix,
+            ErrorKind::Untrusted,
+            ErrorKind::Internal,
+        ];
+        // What else can go wrong is said by whom it concerns.
+        let elsewhere = |kind| match kind {
+            ErrorKind::InvalidArgument
+            | ErrorKind::Store
+            | ErrorKind::BuildFailed
+            | ErrorKind::TimedOut
+            | ErrorKind::Cancelled
+            | ErrorKind::Exhausted => true,
+            ErrorKind::Unavailable
+            | ErrorKind::Protocol
+            | ErrorKind::Daemon
+            | ErrorKind::Collected
+            | ErrorKind::Configuration
+            | ErrorKind::Authentication
+            | ErrorKind::HostKey
+            | ErrorKind::NoGuix
+            | ErrorKind::Untrusted
+            | ErrorKind::Internal => false,
+        };
+        let word = |cell: &str| cell.trim().trim_matches('`').to_string();
+        let rows: Vec<Vec<String>> = MANUAL
+            .lines()
+            .filter(|line| line.starts_with("| ") && line.contains(" | `"))
+            .map(|line| line.trim_matches('|').split('|').map(word).collect())
+            .filter(|cells: &Vec<String>| cells.len() == 4 && cells[1] != "kind")
+            .collect();
+        let mut told = 0;
+        for row in &rows {
+            let [_, kind, is, says] = &row[..] else { panic!("{row:?}") };
+            if kind == "-" {
+                assert_eq!(is, "passing", "{row:?}");
+                assert!(["ready", "overloaded", "low on space"].contains(&says.as_str()), "{row:?}");
+                continue;
+            }
+            let kind = *kinds.iter().find(|known| format!("{known:?}") == *kind).unwrap_or_else(|| panic!("{row:?}"));
+            let error = Error::new(kind, "why");
+            let expected = match SetbackKind::of(&error) {
+                SetbackKind::NoRoom => "passing",
+                SetbackKind::Away => "away",
+                SetbackKind::Misconfigured => "misconfigured",
+            };
+            assert_eq!(is, expected, "{row:?}");
+            assert_eq!(says, state(&Report { failure: Some(error), ..reports().remove(2) }), "{row:?}");
+            assert!(!elsewhere(kind));
+            told += 1;
+        }
+        assert_eq!(told, kinds.len(), "{rows:?}");
+        for class in ["passing", "away", "misconfigured"] {
+            assert!(MANUAL.lines().any(|line| line.starts_with(&format!("| {class} | "))), "what doors do: {class}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_cannot_be_used_says_which_way() {
+        for (kind, expected) in [
+            (ErrorKind::Configuration, "misconfigured"),
+            (ErrorKind::Authentication, "refused"),
+            (ErrorKind::HostKey, "host key differs"),
+            (ErrorKind::NoGuix, "no Guix"),
+            (ErrorKind::Unavailable, "unreachable"),
+            (ErrorKind::Protocol, "unreachable"),
+            (ErrorKind::Internal, "failed"),
+        ] {
+            let away = reports().remove(2);
+            assert_eq!(state(&Report { failure: Some(Error::new(kind, "why")), ..away }), expected);
+        }
+    }
+
+    #[test]
+    fn a_test_says_what_passed_and_what_failed() {
+        assert_eq!(
+            test(&reports()),
+            "guix offload: 'good' is running GNU Guix 1.5.0\n\
+             guix offload: warning: machine 'good' is 3 seconds behind\n\
+             guix offload: error: cannot connect to 'away'\n\
+             hint: check that it is up\n\
+             guix offload: error: 1 of 3 build machines cannot be used\n"
+        );
+        assert_eq!(test(&reports()[1..2]), "guix offload: the build machine is usable\n");
+        assert!(test(&reports()[2..]).ends_with("guix offload: error: the build machine cannot be used\n"));
+    }
+}

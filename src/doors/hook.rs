@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The build hook: the line protocol that guix-daemon speaks with `guix offload` (Guix's `nix/libstore/build.cc`,
+//! `tryBuildHook`).
+//!
+//! ```text
+//! daemon: WANTS-LOCAL SYSTEM DERIVATION FEATURE,FEATURE...
+//! hook:   any lines for the user, then "# accept", "# decline" or "# postpone"
+//! ```
+//!
+//! WANTS-LOCAL is 1 if the daemon could start a build by itself. After a refusal it may ask again on the same stream,
+//! about another derivation. After `# accept` it sends two lines, the items that the build needs and the outputs that
+//! are missing, each item followed by a space; the hook builds, and its exit status is the outcome: 0, or that of the
+//! error's [`crate::ground::error::Class`].
+//!
+//! A hook that ends without a reply ends all builds of the client. So one that cannot decide leaves the build to the
+//! daemon, if that can do it, and else accepts it, to fail it alone.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::event::PollFlags;
+
+use crate::archive::{Acl, KeyPair};
+use crate::build::engine::{Accepted, Engine, Inquiry, Reply, Request, Work};
+use crate::daemon::BuildOptions;
+use crate::doors::parent::{Parent, Room};
+use crate::ground::cancel::Cancel;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::file_identity::FileIdentity;
+use crate::ground::store_path::{StoreDir, StorePath};
+use crate::ground::thread;
+use crate::ground::wake::Wake;
+use crate::machine::file::{self, LoadOptions, Loaded};
+use crate::machine::{BuildMachine, Requirements};
+use crate::report::console::Console;
+use crate::report::told;
+use crate::report::{Event, Observer};
+
+/// Longest request, in bytes.
+const MAX_REQUEST: u64 = 64 << 10;
+/// Longest list of items, in bytes: some half a million items.
+const MAX_ITEMS: u64 = 64 << 20;
+
+/// What a hook is told when it is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which machines there are.
+    pub machines: Machines,
+    /// Limits and trace of the builds.
+    pub build: BuildOptions,
+}
+
+/// The machine file, or what it returned to a caller who evaluated it.
+#[derive(Clone, Debug)]
+pub struct Machines {
+    file: PathBuf,
+    /// What the file was when it was named.
+    version: Option<FileIdentity>,
+    evaluated: Option<Vec<BuildMachine>>,
+}
+
+impl Machines {
+    /// Those that `file` returns.
+    pub fn in_file(file: PathBuf) -> Self {
+        Machines { version: FileIdentity::of(&file), file, evaluated: None }
+    }
+
+    /// Takes `machines` for what the file returns, as long as it is what it was when it was named.
+    pub fn set_evaluated(&mut self, machines: Vec<BuildMachine>) {
+        self.evaluated = Some(machines);
+    }
+
+    /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended. `state` is
+    /// where offloading keeps its state (`STATE/offload`), among it what Guile made of the file.
+    fn load(&self, state: &Path) -> Result<Option<Loaded>> {
+        match &self.evaluated {
+            Some(machines) if FileIdentity::of(&self.file) == self.version => {
+                Ok(Some(Loaded { machines: machines.clone(), ..Loaded::default() }))
+            }
+            _ => {
+                let options = LoadOptions { cache: Some(state.into()), ..LoadOptions::default() };
+                file::load(&self.file, &options)
+            }
+        }
+    }
+}
+
+/// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
+/// exit with. Replies and messages go to `output`, the build's log to `log`. All errors are reported there.
+///
+/// If nobody reads `output` any more, the daemon is gone, and its locks on the outputs with it: the build is cancelled.
+pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: File, log: File) -> Result<u8> {
+    let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
+    let (cancel, done) = (Cancel::default(), Arc::new(Wake::new()?));
+    let directories = builder.directories().clone();
+    let mut hook = Hook { options: options.clone(), directories, builder, cancel: cancel.clone(), built: false };
+    let finished = Arc::clone(&done);
+    // In a thread of our own, because there a pipe without a reader raises no signal.
+    let worker = thread::spawn("guix-offload", move || {
+        let mut reporter = Console::new(output, log, hook.options.build.max_silent_time);
+        let result = catch_unwind(AssertUnwindSafe(|| hook.converse(&mut BufReader::new(input), &mut reporter)))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the hook panicked")));
+        finished.raise();
+        if let Err(error) = &result {
+            reporter.error(error);
+        }
+        if hook.built {
+            reporter.await_readers();
+        }
+        result.map_or_else(|error| error.class().exit_status(), |()| 0)
+    })?;
+    while !done.is_raised() {
+        let events = done.sleep(watched.as_fd(), PollFlags::ERR, None)?;
+        if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+            cancel.cancel();
+            break;
+        }
+    }
+    worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))
+}
+
+/// Who decides about builds and does them, for one hook.
+pub trait Builder: Send {
+    /// Where things are on this host.
+    fn directories(&self) -> &Directories;
+
+    /// As [`Engine::ask`].
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer>;
+
+    /// Does the build that was accepted, as [`Engine::run`].
+    fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()>;
+}
+
+/// What a hook replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// No machine can ever do this build, or none can now and this host can.
+    Decline,
+    /// No machine can do it now.
+    Postpone,
+    /// It will be done.
+    Accept,
+}
+
+/// The hook's process itself.
+pub struct InProcess {
+    engine: Arc<Engine>,
+    accepted: Option<Box<Accepted>>,
+}
+
+impl InProcess {
+    /// Works with `engine`.
+    pub fn new(engine: Arc<Engine>) -> Self {
+        InProcess { engine, accepted: None }
+    }
+}
+
+impl Builder for InProcess {
+    fn directories(&self) -> &Directories {
+        self.engine.directories()
+    }
+
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer> {
+        Ok(match self.engine.ask(inquiry, cancel, observer)? {
+            Reply::Decline => Answer::Decline,
+            Reply::Postpone => Answer::Postpone,
+            Reply::Accept(accepted) => {
+                self.accepted = Some(accepted);
+                Answer::Accept
+            }
+        })
+    }
+
+    fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
+        let accepted = self.accepted.take().ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was accepted"))?;
+        self.engine.run(*accepted, work, cancel, observer)
+    }
+}
+
+/// A hook at work.
+struct Hook {
+    options: Options,
+    directories: Directories,
+    builder: Box<dyn Builder>,
+    cancel: Cancel,
+    /// Whether there was a build, and so a log.
+    built: bool,
+}
+
+/// What the daemon asks.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// What is to be built.
+    pub request: Request,
+    /// Whether the daemon could start a build by itself.
+    pub wants_local: bool,
+}
+
+impl Question {
+    /// Could the daemon, this process's `parent`, do this build by itself, if only once it is done with another?
+    fn could_build_here(&self, parent: &Parent) -> bool {
+        builds_here(&self.request.requirements.system, native_system()) && (self.wants_local || parent.builds())
+    }
+}
+
+/// The system type of this host, in Guix's words; empty: Guix knows none.
+fn native_system() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86_64-linux",
+        "x86" => "i686-linux",
+        "aarch64" => "aarch64-linux",
+        "arm" => "armhf-linux",
+        "powerpc64" => "powerpc64le-linux",
+        "riscv64" => "riscv64-linux",
+        _ => "",
+    }
+}
+
+/// Does a daemon on a host of the type `native` build for `system`? As `canBuildLocally` in Guix's
+/// `nix/libstore/build.cc`.
+fn builds_here(system: &str, native: &str) -> bool {
+    system == native || matches!((system, native), ("i686-linux", "x86_64-linux") | ("armhf-linux", "aarch64-linux"))
+}
+
+impl Hook {
+    fn converse(&mut self, input: &mut impl BufRead, reporter: &mut Console) -> Result<()> {
+        let store = &self.directories.store.clone();
+        let parent = Parent::of_this_process();
+        while let Some(line) = read_request(input)? {
+            let question = parse_request(&line, store);
+            let could_build_here = || question.as_ref().is_ok_and(|question| question.could_build_here(&parent));
+            let decided = match &question {
+                Ok(question) => self.decide(question, &parent, &could_build_here, reporter),
+                Err(error) => Err(Undecided::Failed(error.clone())),
+            };
+            match decided {
+                Ok(Answer::Decline) => reporter.say("# decline"),
+                Ok(Answer::Postpone) => reporter.say("# postpone"),
+                Ok(Answer::Accept) => {
+                    reporter.say("# accept");
+                    let work = read_work(input, store, &self.options.build)?;
+                    self.built = true;
+                    return self.builder.run(work, &self.cancel, reporter);
+                }
+                Err(Undecided::End(error)) => return Err(error),
+                Err(Undecided::Failed(error)) if error.kind() == ErrorKind::Exhausted => {
+                    reporter.error(&error);
+                    reporter.say("# postpone");
+                }
+                Err(Undecided::Failed(error)) if could_build_here() => {
+                    reporter.error(&error);
+                    reporter.say("guix offload: it is built here instead");
+                    reporter.say("# decline");
+                }
+                Err(Undecided::Failed(error)) => {
+                    reporter.say("# accept");
+                    read_line(input, MAX_ITEMS)?;
+                    read_line(input, MAX_ITEMS)?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        Question { request, .. }: &Question,
+        parent: &Parent,
+        could_build_here: &dyn Fn() -> bool,
+        reporter: &mut Console,
+    ) -> Result<Answer, Undecided> {
+        let Some(loaded) = self.options.machines.load(&self.directories.offload_state())? else {
+            return Ok(Answer::Decline);
+        };
+        self.tell(&loaded, reporter);
+        let machines = loaded.machines;
+        if !Engine::has_candidates(&machines, &request.requirements) {
+            // Declined, a build that nobody can do would end the request of the client, without a reason.
+            return match loaded.left_out.into_iter().next() {
+                Some(error) if !could_build_here() => Err(error.context("no build machine can be used").into()),
+                _ => Ok(Answer::Decline),
+            };
+        }
+        match parent.room() {
+            Room::Enough => {}
+            Room::Full { scarce: true } | Room::Spent { .. } if could_build_here() => {
+                reporter.event(&Event::BuiltHere { derivation: &request.derivation });
+                return Ok(Answer::Decline);
+            }
+            Room::Full { .. } => return Ok(Answer::Postpone),
+            Room::Spent { open, limit } => {
+                let message = format!(
+                    "guix-daemon has {open} of at most {limit} files open, one for each build of this request that was \
+                     offloaded, and can offload no more"
+                );
+                let hint = "run the same command again, which goes on from here; or allow builds here, with --max-jobs";
+                return Err(Undecided::End(Error::new(ErrorKind::Exhausted, message).hint(hint)));
+            }
+        }
+        let inquiry = Inquiry { machines: &machines, request, options: &self.options.build, could_build_here };
+        let answer = self.builder.ask(&inquiry, &self.cancel, reporter);
+        let answer = answer.map_err(|error| match self.cancel.check() {
+            Ok(()) => Undecided::Failed(error),
+            Err(cancelled) => Undecided::End(cancelled),
+        })?;
+        if answer == Answer::Accept {
+            self.check_this_host(could_build_here)?;
+        }
+        Ok(answer)
+    }
+
+    /// Fails if something is wrong with this host's keys, before that costs a build which it could do by itself.
+    fn check_this_host(&self, could_build_here: &dyn Fn() -> bool) -> Result<()> {
+        let directories = &self.directories;
+        Acl::load(&directories.acl_file())?;
+        // Without a key it goes on where it must: the build may need nothing that is signed here.
+        if could_build_here() {
+            KeyPair::load(&directories.configuration)?;
+        }
+        Ok(())
+    }
+}
+
+impl Hook {
+    /// Says what is wrong in the machine file, and once a day what is odd in it.
+    fn tell(&self, loaded: &Loaded, reporter: &mut Console) {
+        let state = self.directories.offload_state();
+        loaded.left_out.iter().for_each(|error| reporter.warning(error));
+        for warning in loaded.warnings.iter().filter(|warning| told::is_due(&state, warning)) {
+            reporter.warning(warning);
+        }
+    }
+}
+
+/// Why there is no reply to a question.
+enum Undecided {
+    /// Something is wrong with what concerns this build.
+    Failed(Error),
+    /// The conversation is over.
+    End(Error),
+}
+
+impl From<Error> for Undecided {
+    fn from(error: Error) -> Self {
+        Undecided::Failed(error)
+    }
+}
+
+/// Reads the line of the next request; `None`: there are no more.
+pub fn read_request(input: &mut impl BufRead) -> Result<Option<String>> {
+    read_line(input, MAX_REQUEST)
+}
+
+/// Reads what the daemon sends after `# accept`.
+pub fn read_work(input: &mut impl BufRead, store: &StoreDir, options: &BuildOptions) -> Result<Work> {
+    let mut items = || -> Result<Vec<StorePath>> {
+        let line = read_line(input, MAX_ITEMS)?
+            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
+        line.split_ascii_whitespace().map(|item| store.parse(item)).collect()
+    };
+    Ok(Work { inputs: items()?, outputs: items()?, options: options.clone() })
+}
+
+/// Reads a line of at most `limit` bytes, without its newline; `None` at the end of the stream.
+fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
+    let mut bytes = Vec::new();
+    input
+        .take(limit)
+        .read_until(b'\n', &mut bytes)
+        .io_context(ErrorKind::InvalidArgument, || "reading a request of the daemon")?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |what: &str| {
+        let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
+        Err(Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {shown:?}: {what}")))
+    };
+    match bytes.strip_suffix(b"\n").map(std::str::from_utf8) {
+        None if bytes.len() as u64 == limit => invalid("it is too long"),
+        None => invalid("it has no end"),
+        Some(Err(_)) => invalid("it is not UTF-8"),
+        Some(Ok(line)) => Ok(Some(line.to_string())),
+    }
+}
+
+/// Takes the line of a request apart.
+pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
+    let invalid =
+        |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
+    let words: Vec<&str> = line.split(' ').collect();
+    let [wants_local, system, derivation, features] = words[..] else {
+        return Err(invalid("expected 'WANTS-LOCAL SYSTEM DERIVATION FEATURES'"));
+    };
+    if !matches!(wants_local, "0" | "1") {
+        return Err(invalid("WANTS-LOCAL is neither 0 nor 1"));
+    }
+    if system.is_empty() || !system.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
+    {
+        return Err(invalid("SYSTEM is not a system type"));
+    }
+    let derivation = store.parse(derivation).map_err(|error| invalid(&error.to_string()))?;
+    if !derivation.is_derivation() {
+        return Err(invalid("DERIVATION is not a derivation"));
+    }
+    let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_string).collect();
+    let request = Request { requirements: Requirements { system: system.to_string(), features }, derivation };
+    Ok(Question { request, wants_local: wants_local == "1" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::tests::machine;
+
+    const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        let question = parse_request(&format!("1 x86_64-linux {DRV} kvm,big"), &store).unwrap();
+        assert!(question.wants_local);
+        let request = question.request;
+        assert_eq!(request.requirements.system, "x86_64-linux");
+        assert_eq!(request.requirements.features, ["kvm", "big"]);
+        assert_eq!(request.derivation.as_str(), DRV);
+        let plain = parse_request(&format!("0 i686-linux {DRV} "), &store).unwrap();
+        assert!(plain.request.requirements.features.is_empty() && !plain.wants_local);
+    }
+
+    #[test]
+    fn a_malformed_request_says_what_is_wrong() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        for (line, complaint) in [
+            ("".to_string(), "expected"),
+            (format!("1 x86_64-linux {DRV}"), "expected"),
+            (format!("2 x86_64-linux {DRV} "), "WANTS-LOCAL"),
+            (format!("1 X86 {DRV} "), "SYSTEM"),
+            ("1 x86_64-linux /etc/passwd ".to_string(), "not in /gnu/store"),
+            (format!("1 x86_64-linux {} ", DRV.trim_end_matches(".drv")), "not a derivation"),
+        ] {
+            let error = parse_request(&line, &store).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_builds_for_its_own_system_and_the_smaller_one_that_its_processor_runs() {
+        assert!(builds_here("x86_64-linux", "x86_64-linux") && builds_here("i686-linux", "x86_64-linux"));
+        assert!(builds_here("armhf-linux", "aarch64-linux") && !builds_here("x86_64-linux", "i686-linux"));
+        assert!(!builds_here("aarch64-linux", "x86_64-linux"));
+        assert!(native_system().ends_with("-linux"));
+    }
+
+    #[test]
+    fn machines_that_the_caller_evaluated_count_until_the_file_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("machines.scm");
+        std::fs::write(&file, "(list)").unwrap();
+        let mut machines = Machines::in_file(file.clone());
+        let loaded = |machines: &Machines| machines.load(directory.path()).unwrap().map(|loaded| loaded.machines);
+        assert_eq!(loaded(&machines), Some(vec![]));
+        machines.set_evaluated(vec![machine("m")]);
+        assert_eq!(loaded(&machines), Some(vec![machine("m")]));
+        std::fs::write(&file, "(list) ").unwrap();
+        assert_eq!(loaded(&machines), Some(vec![]));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(loaded(&machines), None);
+    }
+
+    #[test]
+    fn lines_are_limited_and_ended() {
+        assert_eq!(read_line(&mut &b""[..], 10).unwrap(), None);
+        assert_eq!(read_line(&mut &b"ab\ncd"[..], 10).unwrap().as_deref(), Some("ab"));
+        for (bytes, complaint) in [(&b"ab"[..], "no end"), (b"abcdefghijk\n", "too long"), (b"\xff\n", "UTF-8")] {
+            let error = read_line(&mut &bytes[..], 10).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The hook's side: the keeper as one that decides about builds and does them.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt;
+
+use crate::build::engine::{Engine, Inquiry, Work};
+use crate::doors::hook::{Answer, Builder, InProcess};
+use crate::doors::keeper::message::{FromHook, FromKeeper, receive, send};
+use crate::doors::keeper::place::{self, Place};
+use crate::doors::keeper::report::KeeperReport;
+use crate::ground::cancel::{Cancel, Guard};
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StorePath;
+use crate::report::{Observer, lines};
+use crate::store::{self, Database, ValidPath};
+
+/// How long a keeper may take to take notice of a hook.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long another keeper is looked for when one ends at the moment at which it is needed: it makes room.
+const CHANGE_OVER: Duration = Duration::from_secs(1);
+
+/// How long it has for that each time.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Asks the keeper of `directories` what it is doing; `None`: there is none.
+pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
+    match tell(directories, &FromHook::Inspect)? {
+        None => Ok(None),
+        Some(FromKeeper::Report(report)) => Ok(Some(report)),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// Has the keeper of `directories` end once the builds that it has accepted are done; `false`: there is none.
+pub fn retire(directories: &Directories) -> Result<bool> {
+    match tell(directories, &FromHook::Retire)? {
+        None => Ok(false),
+        Some(FromKeeper::Retires) => Ok(true),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// Says one thing to the keeper and returns the answer; `None`: there is no keeper.
+fn tell(directories: &Directories, message: &FromHook) -> Result<Option<FromKeeper>> {
+    let doing = || "asking the keeper";
+    let stream = match Place::of(directories).connect_to_look_after() {
+        Ok(stream) => stream,
+        Err(error) if place::is_absence(&error) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let hint = "do that as root, or as the user that guix-daemon runs as";
+            return Err(error).io_context(ErrorKind::Unavailable, doing).map_err(|error| error.hint(hint));
+        }
+        Err(error) => return Err(error).io_context(ErrorKind::Unavailable, doing),
+    };
+    stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
+    let answer = send(&mut &stream, message).and_then(|()| receive(&mut &stream));
+    let unanswered = |error: Error| match error.kind() {
+        ErrorKind::Unavailable => {
+            let process = sockopt::socket_peercred(&stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
+            let message =
+                format!("the keeper, process {process}, does not answer within {} s", WELCOME_TIMEOUT.as_secs());
+            Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, stop it: kill {process}"))
+        }
+        _ => error.hint("it may be of another version: it ends by itself once its builds are done"),
+    };
+    answer.map(Some).map_err(unanswered)
+}
+
+/// A hook's keeper, or, if that fails, the hook itself. One build.
+pub struct WithKeeper {
+    /// The program to start as the keeper.
+    program: PathBuf,
+    here: InProcess,
+    directories: Directories,
+    connection: Option<Connection>,
+    failed: bool,
+}
+
+impl WithKeeper {
+    /// Starts nothing yet. `program` is started as the keeper if there is none; `engine` does what no keeper does.
+    pub fn new(program: PathBuf, engine: Arc<Engine>) -> Self {
+        let directories = engine.directories().clone();
+        WithKeeper { program, here: InProcess::new(engine), directories, connection: None, failed: false }
+    }
+
+    fn connection(&mut self) -> Result<&Connection> {
+        if self.connection.is_none() {
+            let (place, begun) = (Place::of(&self.directories), Instant::now());
+            let hello = FromHook::Hello(place::identity(&self.directories, &self.program)?);
+            let connection = loop {
+                let stream = place.connect_or_start(&self.program, &self.directories)?;
+                match Connection::greet(stream, &hello) {
+                    Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
+                    result => break result?,
+                }
+            };
+            self.connection = Some(connection);
+        }
+        self.connection.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no connection"))
+    }
+}
+
+impl Builder for WithKeeper {
+    fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer> {
+        if !self.failed {
+            let asked =
+                self.connection().map_err(Failure::OfKeeper).and_then(|keeper| keeper.ask(inquiry, cancel, observer));
+            match asked {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::OfBuild(error)) => return Err(error),
+                Err(Failure::OfKeeper(error)) => {
+                    cancel.check()?;
+                    (self.connection, self.failed) = (None, true);
+                    if let Some(say) = observer.aside() {
+                        let warning = error.context("this build goes on without the keeper");
+                        lines::of_warning(&warning).iter().for_each(|line| say(line));
+                    }
+                }
+            }
+        }
+        self.here.ask(inquiry, cancel, observer)
+    }
+
+    fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
+        let Some(keeper) = self.connection.take() else {
+            return self.here.run(work, cancel, observer);
+        };
+        keeper.run(work, &self.directories, cancel, observer).map_err(|failure| match failure {
+            Failure::OfBuild(error) => error,
+            Failure::OfKeeper(error) => cancel
+                .check()
+                .err()
+                .unwrap_or_else(|| error.context("the keeper ended").hint("run the same command again")),
+        })
+    }
+}
+
+/// Whose failure it is.
+enum Failure {
+    OfBuild(Error),
+    OfKeeper(Error),
+}
+
+/// A connection to the keeper that has welcomed this hook.
+struct Connection(UnixStream);
+
+impl Connection {
+    fn greet(stream: UnixStream, hello: &FromHook) -> Result<Self> {
+        let limited = stream.set_read_timeout(Some(WELCOME_TIMEOUT));
+        limited.io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
+        send(&mut &stream, hello)?;
+        match receive(&mut &stream)? {
+            FromKeeper::Welcome => {}
+            other => return Err(unexpected(&other)),
+        }
+        stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
+        Ok(Connection(stream))
+    }
+
+    fn say(&self, message: &FromHook) -> Result<(), Failure> {
+        send(&mut &self.0, message).map_err(Failure::OfKeeper)
+    }
+
+    /// The next message that is not for the user.
+    fn hear(&self, observer: &mut dyn Observer) -> Result<FromKeeper, Failure> {
+        loop {
+            match receive(&mut &self.0).map_err(Failure::OfKeeper)? {
+                FromKeeper::Told(told) => told.to(observer),
+                FromKeeper::Log(text) => observer.log(&text).map_err(Failure::OfBuild)?,
+                FromKeeper::Aside(line) => {
+                    if let Some(say) = observer.aside() {
+                        say(&line);
+                    }
+                }
+                FromKeeper::Failed(error) => return Err(Failure::OfBuild(error)),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Hangs up when cancelled.
+    fn guard(&self, cancel: &Cancel) -> Result<Guard, Failure> {
+        let stream = self.0.try_clone().io_context(ErrorKind::Exhausted, || "duplicating the keeper's socket");
+        let stream = stream.map_err(Failure::OfKeeper)?;
+        Ok(cancel.guard(move |_| {
+            let _ = stream.shutdown(Shutdown::Both);
+        }))
+    }
+
+    fn ask(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer, Failure> {
+        let Inquiry { machines, request, options, could_build_here } = *inquiry;
+        let _guard = self.guard(cancel)?;
+        self.say(&FromHook::Ask {
+            machines: machines.to_vec(),
+            requirements: request.requirements.clone(),
+            derivation: request.derivation.clone(),
+            options: options.clone(),
+        })?;
+        loop {
+            match self.hear(observer)? {
+                FromKeeper::CouldBuildHere => self.say(&FromHook::BuildsHere(could_build_here()))?,
+                FromKeeper::Declined => return Ok(Answer::Decline),
+                FromKeeper::Postponed => return Ok(Answer::Postpone),
+                FromKeeper::Accepted => return Ok(Answer::Accept),
+                other => return Err(Failure::OfKeeper(unexpected(&other))),
+            }
+        }
+    }
+
+    fn run(
+        &self,
+        Work { inputs, outputs, .. }: Work,
+        directories: &Directories,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Failure> {
+        let _guard = self.guard(cancel)?;
+        self.say(&FromHook::Work { inputs, outputs })?;
+        loop {
+            let (directory, items) = match self.hear(observer)? {
+                FromKeeper::MakeValid { directory, items } => (directory, items),
+                FromKeeper::Done => return Ok(()),
+                other => return Err(Failure::OfKeeper(unexpected(&other))),
+            };
+            let made = make_valid(directories, &directory, &items, cancel);
+            let all_is_done = made.is_ok();
+            let said = self.say(&FromHook::MadeValid(made));
+            if all_is_done {
+                // What was made valid stays so, whatever becomes of the keeper.
+                let _ = said.and_then(|()| self.hear(observer));
+                return Ok(());
+            }
+            said?; // The keeper may try another machine.
+        }
+    }
+}
+
+fn make_valid(
+    directories: &Directories,
+    directory: &StorePath,
+    items: &[ValidPath],
+    cancel: &Cancel,
+) -> Result<Vec<StorePath>> {
+    let mut database = Database::open(directories, cancel)?;
+    store::install(directories, directory, items, &mut database)
+}
+
+fn unexpected(message: &FromKeeper) -> Error {
+    Error::new(ErrorKind::Protocol, format!("the keeper says {message:?} where that makes no sense"))
+}

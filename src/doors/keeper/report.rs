@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a keeper is doing, for people and, in JSON, for programs:
+//!
+//! ```text
+//! {"process": ..., "version": ..., "seconds": ...,
+//!  "builds": [{"derivation": ..., "phase": ..., "machine": ..., "seconds": ..., "phaseSeconds": ...,
+//!              "bytes": ..., "bytesInAll": ..., "candidates": [...]}],
+//!  "leftAlone": [{"machine": ..., "seconds": ..., "error": {"text": ..., "hint": ...}}]}
+//! ```
+//!
+//! Every key is always there; what is not known is `null`. Keys may be added.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ground::error::{Error, line};
+use crate::ground::store_path::StorePath;
+use crate::report::json::{array, object, or_null, remark, string};
+use crate::report::table::table;
+use crate::report::{Event, lines};
+
+/// What a build is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// A machine is looked for.
+    Choosing,
+    /// All machines are busy.
+    Waiting,
+    /// A machine is asked what it lacks.
+    Querying,
+    /// That is sent.
+    Sending,
+    /// The machine builds.
+    Building,
+    /// The machine is asked what the outputs are.
+    Inspecting,
+    /// The outputs are fetched.
+    Retrieving,
+    /// They are made valid here.
+    Registering,
+}
+
+impl Phase {
+    /// Returns the word for it, which [`crate::report::phases`] has as a verb.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Choosing => "choosing",
+            Phase::Waiting => "waiting",
+            Phase::Querying => "querying",
+            Phase::Sending => "sending",
+            Phase::Building => "building",
+            Phase::Inspecting => "inspecting",
+            Phase::Retrieving => "retrieving",
+            Phase::Registering => "registering",
+        }
+    }
+}
+
+/// A build, followed from event to event.
+#[derive(Clone, Debug)]
+pub struct Activity {
+    derivation: StorePath,
+    candidates: Vec<String>,
+    machine: Option<String>,
+    phase: Phase,
+    begun: Instant,
+    phase_begun: Instant,
+    bytes: Option<(u64, u64)>,
+}
+
+impl Activity {
+    /// Begins with a build of `derivation` on one of `candidates`.
+    pub fn new(derivation: StorePath, candidates: Vec<String>) -> Self {
+        let (machine, phase, begun) = (None, Phase::Choosing, Instant::now());
+        Activity { derivation, candidates, machine, phase, begun, phase_begun: begun, bytes: None }
+    }
+
+    /// Takes notice of what happened.
+    pub fn note(&mut self, event: &Event<'_>) {
+        match *event {
+            Event::Queued => self.enter(Phase::Waiting),
+            Event::Chosen { machine } => {
+                self.machine = Some(machine.into());
+                self.enter(Phase::Querying);
+            }
+            Event::Sending { bytes, .. } => {
+                self.enter(Phase::Sending);
+                self.bytes = Some((0, bytes));
+            }
+            Event::Building { .. } => self.enter(Phase::Building),
+            Event::Built => self.enter(Phase::Inspecting),
+            Event::Retrieving { bytes, .. } => {
+                self.enter(Phase::Retrieving);
+                self.bytes = Some((0, bytes));
+            }
+            Event::Transferred { bytes } => self.bytes = self.bytes.map(|(_, all)| (bytes, all)),
+            Event::Received => self.enter(Phase::Registering),
+            Event::Retrying { .. } => {
+                self.machine = None;
+                self.enter(Phase::Choosing);
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if phase != self.phase {
+            (self.phase, self.phase_begun, self.bytes) = (phase, Instant::now(), None);
+        }
+    }
+
+    /// Returns what there is to say of it now.
+    pub fn report(&self) -> BuildReport {
+        BuildReport {
+            derivation: self.derivation.clone(),
+            candidates: self.candidates.clone(),
+            machine: self.machine.clone(),
+            phase: self.phase,
+            age: self.begun.elapsed(),
+            phase_age: self.phase_begun.elapsed(),
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// A build, as it is at a moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BuildReport {
+    /// What is built.
+    pub derivation: StorePath,
+    /// The machines that could do it.
+    pub candidates: Vec<String>,
+    /// The one that does it; `None`: none as yet.
+    pub machine: Option<String>,
+    /// What it is at, ...
+    pub phase: Phase,
+    /// ... since when the keeper knows of it, ...
+    pub age: Duration,
+    /// ... and since when it is at that.
+    pub phase_age: Duration,
+    /// How much was sent or retrieved, and of how much.
+    pub bytes: Option<(u64, u64)>,
+}
+
+/// A machine that gets no builds for a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftAlone {
+    /// Its name.
+    pub machine: String,
+    /// Why.
+    pub reason: Error,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// A keeper, as it is at a moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeeperReport {
+    /// The number of its process.
+    pub process: u32,
+    /// The version of its library.
+    pub version: String,
+    /// How long it has run.
+    pub age: Duration,
+    /// The builds that it does or has accepted, in the order in which they came.
+    pub builds: Vec<BuildReport>,
+    /// Machines of which it knows that get no builds.
+    pub left_alone: Vec<LeftAlone>,
+}
+
+/// Returns a report for people.
+pub fn text(keeper: Option<&KeeperReport>) -> String {
+    let Some(keeper) = keeper else { return "no keeper is running\n".into() };
+    let KeeperReport { process, version, builds, .. } = keeper;
+    let builds_in_all = match builds.len() {
+        0 => "no build".into(),
+        1 => "1 build".into(),
+        count => format!("{count} builds"),
+    };
+    let mut text = format!("keeper {process}, version {version}, runs for {}: {builds_in_all}\n", seconds(keeper.age));
+    if !builds.is_empty() {
+        text.push('\n');
+        let mut rows = vec![["build", "since", "phase", "since", "machine", "moved"].map(str::to_string)];
+        rows.extend(builds.iter().map(row));
+        text += &table(&rows);
+    }
+    for LeftAlone { machine, reason, time } in &keeper.left_alone {
+        text += "\n";
+        text += &line(format!("{machine} is left alone for another {}: {}", seconds(*time), lines::describe(reason)));
+        text += "\n";
+        text += &reason.hint_text().map(|hint| line(format!("  hint: {hint}")) + "\n").unwrap_or_default();
+    }
+    text
+}
+
+fn row(build: &BuildReport) -> [String; 6] {
+    let none = || "-".to_string();
+    let machine = match (&build.machine, build.phase) {
+        (Some(machine), _) => machine.clone(),
+        (None, Phase::Waiting) => format!("one of {}", build.candidates.join(", ")),
+        (None, _) => none(),
+    };
+    let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+    let moved = |(bytes, all)| format!("{:.1} of {:.1} MiB", mib(bytes), mib(all));
+    [
+        build.derivation.as_str().into(),
+        seconds(build.age),
+        build.phase.word().into(),
+        seconds(build.phase_age),
+        line(machine),
+        build.bytes.map_or_else(none, moved),
+    ]
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs())
+}
+
+impl KeeperReport {
+    /// Returns a report for programs, an object.
+    pub fn json(&self) -> String {
+        let whole = |time: Duration| time.as_secs().to_string();
+        let build = |build: &BuildReport| {
+            object(&[
+                ("derivation", string(build.derivation.as_str())),
+                ("phase", string(build.phase.word())),
+                ("machine", or_null(build.machine.as_deref().map(string))),
+                ("seconds", whole(build.age)),
+                ("phaseSeconds", whole(build.phase_age)),
+                ("bytes", or_null(build.bytes.map(|(moved, _)| moved.to_string()))),
+                ("bytesInAll", or_null(build.bytes.map(|(_, all)| all.to_string()))),
+                ("candidates", array(build.candidates.iter().map(|name| string(name)))),
+            ])
+        };
+        let left_alone = |LeftAlone { machine, reason, time }: &LeftAlone| {
+            let error = remark(&reason.to_string(), reason.hint_text());
+            object(&[("machine", string(machine)), ("seconds", whole(*time)), ("error", error)])
+        };
+        object(&[
+            ("process", self.process.to_string()),
+            ("version", string(&self.version)),
+            ("seconds", whole(self.age)),
+            ("builds", array(self.builds.iter().map(build))),
+            ("leftAlone", array(self.left_alone.iter().map(left_alone))),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ground::error::ErrorKind;
+    use crate::ground::store_path::StoreDir;
+
+    fn derivation() -> StorePath {
+        StoreDir::new("/gnu/store").unwrap().parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap()
+    }
+
+    #[test]
+    fn a_build_is_followed_from_phase_to_phase() {
+        let (machine, derivation) = ("w1", &derivation());
+        let reason = &Error::new(ErrorKind::Unavailable, "gone");
+        let mut activity = Activity::new(derivation.clone(), vec!["w1".into(), "w2".into()]);
+        let mut after = |event: Event| {
+            activity.note(&event);
+            let report = activity.report();
+            (report.phase.word(), report.machine.is_some(), report.bytes)
+        };
+        assert_eq!(after(Event::Load { machine, load: 0.5 }), ("choosing", false, None));
+        assert_eq!(after(Event::Queued), ("waiting", false, None));
+        assert_eq!(after(Event::Chosen { machine }), ("querying", true, None));
+        assert_eq!(after(Event::Sending { machine, items: 1, bytes: 9 }), ("sending", true, Some((0, 9))));
+        assert_eq!(after(Event::Transferred { bytes: 5 }), ("sending", true, Some((5, 9))));
+        assert_eq!(after(Event::Building { machine, derivation }), ("building", true, None));
+        assert_eq!(after(Event::Built), ("inspecting", true, None));
+        assert_eq!(after(Event::Retrieving { machine, items: 1, bytes: 7 }), ("retrieving", true, Some((0, 7))));
+        assert_eq!(after(Event::Received), ("registering", true, None));
+        assert_eq!(after(Event::Retrying { machine, reason }), ("choosing", false, None));
+    }
+
+    fn report() -> KeeperReport {
+        let mut waiting = Activity::new(derivation(), vec!["w1".into(), "w2".into()]);
+        waiting.note(&Event::Queued);
+        let mut sending = Activity::new(derivation(), vec!["w1".into()]);
+        sending.note(&Event::Chosen { machine: "w1" });
+        sending.note(&Event::Sending { machine: "w1", items: 1, bytes: 3 << 20 });
+        sending.note(&Event::Transferred { bytes: 1 << 20 });
+        let reason = Error::new(ErrorKind::Unavailable, "cannot connect to 'w3'").hint("check\nthat").on_machine("w3");
+        KeeperReport {
+            process: 42,
+            version: "1.2".into(),
+            age: Duration::from_secs(7),
+            builds: vec![sending.report(), waiting.report()],
+            left_alone: vec![LeftAlone { machine: "w3".into(), reason, time: Duration::from_secs(5) }],
+        }
+    }
+
+    #[test]
+    fn people_see_what_is_where_and_what_waits_for_what() {
+        let drv = format!("/gnu/store/{}-x.drv", "a".repeat(32));
+        let expected = format!(
+            "keeper 42, version 1.2, runs for 7 s: 2 builds\n\n\
+             build{:46}since  phase    since  machine        moved\n\
+             {drv}  0 s    sending  0 s    w1             1.0 of 3.0 MiB\n\
+             {drv}  0 s    waiting  0 s    one of w1, w2  -\n\n\
+             w3 is left alone for another 5 s: cannot connect to 'w3'\n  hint: check that\n",
+            ""
+        );
+        assert_eq!(text(Some(&report())), expected);
+        assert_eq!(text(None), "no keeper is running\n");
+        let idle = KeeperReport { builds: vec![], left_alone: vec![], ..report() };
+        assert_eq!(text(Some(&idle)), "keeper 42, version 1.2, runs for 7 s: no build\n");
+    }
+
+    #[test]
+    fn programs_see_the_same() {
+        let drv = format!("\"derivation\": \"/gnu/store/{}-x.drv\"", "a".repeat(32));
+        let reason = "{\"text\": \"cannot connect to 'w3'\", \"hint\": \"check that\"}";
+        let expected = format!(
+            "{{\"process\": 42, \"version\": \"1.2\", \"seconds\": 7, \"builds\": [\
+             {{{drv}, \"phase\": \"sending\", \"machine\": \"w1\", \"seconds\": 0, \"phaseSeconds\": 0, \
+             \"bytes\": 1048576, \"bytesInAll\": 3145728, \"candidates\": [\"w1\"]}}, \
+             {{{drv}, \"phase\": \"waiting\", \"machine\": null, \"seconds\": 0, \"phaseSeconds\": 0, \
+             \"bytes\": null, \"bytesInAll\": null, \"candidates\": [\"w1\", \"w2\"]}}], \
+             \"leftAlone\": [{{\"machine\": \"w3\", \"seconds\": 5, \"error\": {reason}}}]}}"
+        );
+        assert_eq!(report().json(), expected);
+    }
+}

@@ -1,0 +1,585 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The keeper's side: hooks come in, each is served by a thread, and the keeper ends when it is of no use any more.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::build::engine::{Engine, Inquiry, Reply, Request, Work};
+use crate::doors::keeper::message::{FromHook, FromKeeper, Identity, Told, receive, send};
+use crate::doors::keeper::place::{Given, Place, identity, require_own_or_root};
+use crate::doors::keeper::report::{Activity, KeeperReport, LeftAlone};
+use crate::ground::cancel::Cancel;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::file_identity::FileIdentity;
+use crate::ground::store_path::StorePath;
+use crate::ground::thread;
+use crate::ground::wake::Wake;
+use crate::machine::{BuildMachine, Requirements};
+use crate::report::{Aside, Event, Observer};
+use crate::store::{Received, Registrar};
+
+/// How often it is looked whether the keeper is still in its place.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long it is waited for a descriptor.
+const RESPITE: Duration = Duration::from_millis(50);
+
+/// How long a hook may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves hooks that connect to what was `given`, until none has come for `idle_limit`, or `program`, which this is, or
+/// its `library` was replaced, or the place is not ours any more.
+pub fn serve(
+    given: Given,
+    directories: Directories,
+    program: PathBuf,
+    library: Option<PathBuf>,
+    idle_limit: Duration,
+) -> Result<()> {
+    allow_all_descriptors();
+    let listener = UnixListener::from(given.listener);
+    listener.set_nonblocking(true).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
+    let place = Place::of(&directories);
+    let engine = Engine::new(directories, idle_limit)?;
+    let keeper = Arc::new(Keeper {
+        identity: identity(engine.directories(), &program)?,
+        engine,
+        begun: Instant::now(),
+        machines: Mutex::default(),
+        hooks: Mutex::default(),
+        changed: Wake::new()?,
+        retires: AtomicBool::new(false),
+    });
+    let files = Files::of(std::iter::once(program).chain(library));
+    let own_socket = place.socket_identity();
+    let mut idle_since = Instant::now();
+    let mut lock = Some(given.lock);
+    loop {
+        let idle = keeper.hooks.lock().is_empty();
+        if !idle {
+            idle_since = Instant::now();
+        }
+        let lost = own_socket.is_none() || place.socket_identity() != own_socket;
+        let of_no_use = lost || !files.are_unchanged() || keeper.retires.load(Ordering::SeqCst);
+        if of_no_use || idle && idle_since.elapsed() >= idle_limit {
+            if let Some(lock) = lock.take() {
+                retire(&place, lost, lock);
+                // Who connected just before.
+                keeper.accept_all(&listener);
+                continue;
+            }
+            if idle {
+                return Ok(());
+            }
+        }
+        let until = Instant::now() + if idle { LOOK.min(idle_limit) } else { LOOK };
+        keeper.wait(&listener, until)?;
+        keeper.accept_all(&listener);
+    }
+}
+
+/// Allows this process as many descriptors as it may have: for a hook that waits it takes a few, for one that builds
+/// some sixteen.
+fn allow_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Makes room for another keeper.
+fn retire(place: &Place, lost: bool, lock: OwnedFd) {
+    if !lost {
+        place.remove_socket();
+    }
+    drop(lock);
+}
+
+/// The files that this program consists of, as they were when it was started.
+struct Files(Vec<(Option<FileIdentity>, PathBuf)>);
+
+impl Files {
+    fn of(files: impl Iterator<Item = PathBuf>) -> Self {
+        Files(files.map(|file| (FileIdentity::of(&file), file)).collect())
+    }
+
+    fn are_unchanged(&self) -> bool {
+        self.0.iter().all(|(identity, file)| FileIdentity::of(file) == *identity)
+    }
+}
+
+struct Keeper {
+    engine: Engine,
+    identity: Identity,
+    begun: Instant,
+    /// Those that the last hook had.
+    machines: Mutex<Vec<BuildMachine>>,
+    hooks: Mutex<Hooks>,
+    /// Raised when a hook comes or goes.
+    changed: Wake,
+    /// Whether somebody came whose keeper this is not, though it is in the same place.
+    retires: AtomicBool,
+}
+
+#[derive(Default)]
+struct Hooks {
+    connected: HashMap<u64, Connected>,
+    next: u64,
+}
+
+#[derive(Clone)]
+struct Connected {
+    stream: Arc<UnixStream>,
+    cancel: Cancel,
+    /// Whether it has hung up, and its build was cancelled.
+    gone: bool,
+    activity: SharedActivity,
+}
+
+/// What is done for a hook; `None`: nothing.
+type SharedActivity = Arc<Mutex<Option<Activity>>>;
+
+impl Hooks {
+    fn is_empty(&self) -> bool {
+        self.connected.is_empty()
+    }
+}
+
+impl Keeper {
+    /// Waits until a hook connects, comes or goes, or until `until`; cancels the builds of those that have hung up.
+    fn wait(&self, listener: &UnixListener, until: Instant) -> Result<()> {
+        self.changed.clear();
+        let hooks = self.hooks.lock().connected.clone();
+        let hooks: Vec<_> = hooks.into_iter().filter(|(_, hook)| !hook.gone).collect();
+        let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
+        watched.extend(hooks.iter().map(|(_, hook)| PollFd::new(&hook.stream, PollFlags::RDHUP)));
+        self.changed.sleep_beside(&mut watched, Some(until))?;
+        for ((number, hook), watched) in hooks.iter().zip(&watched[1..]) {
+            if !watched.revents().is_empty() {
+                hook.cancel.cancel();
+                if let Some(hook) = self.hooks.lock().connected.get_mut(number) {
+                    hook.gone = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept_all(self: &Arc<Self>, listener: &UnixListener) {
+        loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // For want of a descriptor: some hook will be done soon.
+                Err(_) => return std::thread::sleep(RESPITE),
+            };
+            // Whoever else comes is not told why. Hooks of root take no keeper but their own.
+            if require_own_or_root(&stream).is_ok() {
+                let _ = self.admit(stream); // for want of a thread; the hook goes on by itself
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+        let (stream, cancel, activity) = (Arc::new(stream), Cancel::default(), SharedActivity::default());
+        let number = {
+            let mut hooks = self.hooks.lock();
+            hooks.next += 1;
+            let number = hooks.next;
+            let (stream, cancel, activity) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activity));
+            hooks.connected.insert(number, Connected { stream, cancel, gone: false, activity });
+            number
+        };
+        let here = Here { keeper: Arc::clone(self), number };
+        thread::spawn("guix-offload", move || {
+            let hook = Hook { voice: Voice { stream, writing: Arc::default(), activity }, cancel };
+            // A panic is one hook's trouble: its connection ends.
+            let _ = catch_unwind(AssertUnwindSafe(|| hook.serve(&here.keeper)));
+            drop(here);
+        })
+        .map(|_| ())
+    }
+
+    /// What it is doing.
+    fn report(&self) -> KeeperReport {
+        let mut builds: Vec<_> = {
+            let hooks = self.hooks.lock();
+            hooks.connected.values().filter_map(|hook| hook.activity.lock().as_ref().map(Activity::report)).collect()
+        };
+        builds.sort_by_key(|build| Reverse(build.age));
+        let mut left_alone: Vec<LeftAlone> = Vec::new();
+        for machine in self.machines.lock().iter() {
+            if left_alone.iter().any(|other| other.machine == machine.name) {
+                continue; // listed again, for another system
+            }
+            let history = self.engine.histories().of(machine);
+            left_alone.extend(history.setback().map(|setback| LeftAlone {
+                machine: machine.name.clone(),
+                reason: setback.reason.clone(),
+                time: history.time_left(setback),
+            }));
+        }
+        KeeperReport {
+            process: std::process::id(),
+            version: self.identity.version.clone(),
+            age: self.begun.elapsed(),
+            builds,
+            left_alone,
+        }
+    }
+
+    fn retire(&self) {
+        self.retires.store(true, Ordering::SeqCst);
+        self.changed.raise();
+    }
+
+    /// A build of `derivation` is asked for.
+    fn begin(&self, machines: &[BuildMachine], requirements: &Requirements, derivation: &StorePath) -> Activity {
+        let mut known = self.machines.lock();
+        if *known != machines {
+            *known = machines.to_vec();
+        }
+        let candidates = machines.iter().filter(|machine| machine.matches(requirements));
+        Activity::new(derivation.clone(), candidates.map(|machine| machine.name.clone()).collect())
+    }
+}
+
+/// A hook is among those that are connected for as long as this lives.
+struct Here {
+    keeper: Arc<Keeper>,
+    number: u64,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        let gone = self.keeper.hooks.lock().connected.remove(&self.number);
+        if let Some(hook) = gone {
+            let _ = hook.stream.shutdown(Shutdown::Both);
+        }
+        self.keeper.changed.raise();
+    }
+}
+
+/// A hook that is connected.
+struct Hook {
+    voice: Voice,
+    cancel: Cancel,
+}
+
+impl Hook {
+    fn serve(&self, keeper: &Keeper) -> Result<()> {
+        let doing = || "the keeper's socket";
+        self.voice.stream.set_nonblocking(false).io_context(ErrorKind::Unavailable, doing)?;
+        self.voice.stream.set_read_timeout(Some(HELLO_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
+        match self.hear()? {
+            FromHook::Hello(identity) if identity == keeper.identity => {}
+            FromHook::Hello(_) => {
+                keeper.retire();
+                return Ok(());
+            }
+            FromHook::Inspect => return self.voice.say(&FromKeeper::Report(keeper.report())),
+            FromHook::Retire => {
+                keeper.retire();
+                return self.voice.say(&FromKeeper::Retires);
+            }
+            other => return Err(unexpected(&other)),
+        }
+        self.voice.stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)?;
+        self.voice.say(&FromKeeper::Welcome)?;
+        let mut accepted = None;
+        loop {
+            match self.hear()? {
+                FromHook::Ask { machines, requirements, derivation, options } => {
+                    drop(accepted.take());
+                    *self.voice.activity.lock() = Some(keeper.begin(&machines, &requirements, &derivation));
+                    let request = Request { requirements, derivation };
+                    let could_build_here = || self.could_build_here().unwrap_or(false);
+                    let could_build_here = &could_build_here;
+                    let inquiry =
+                        Inquiry { machines: &machines, request: &request, options: &options, could_build_here };
+                    let reply = keeper.engine.ask(&inquiry, &self.cancel, &mut self.voice.clone());
+                    if !matches!(reply, Ok(Reply::Accept(_))) {
+                        *self.voice.activity.lock() = None;
+                    }
+                    self.voice.say(&match reply {
+                        Ok(Reply::Decline) => FromKeeper::Declined,
+                        Ok(Reply::Postpone) => FromKeeper::Postponed,
+                        Ok(Reply::Accept(ready)) => {
+                            accepted = Some((ready, options));
+                            FromKeeper::Accepted
+                        }
+                        Err(error) => FromKeeper::Failed(error),
+                    })?;
+                }
+                FromHook::Work { inputs, outputs } => {
+                    let (accepted, options) =
+                        accepted.take().ok_or_else(|| Error::new(ErrorKind::Protocol, "no build was accepted"))?;
+                    let work = Work { inputs, outputs, options };
+                    let mut registrar = AtHook(self);
+                    let observer = &mut self.voice.clone();
+                    let result = keeper.engine.run_for(*accepted, work, Some(&mut registrar), &self.cancel, observer);
+                    *self.voice.activity.lock() = None;
+                    self.voice.say(&result.map_or_else(FromKeeper::Failed, |()| FromKeeper::Done))?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    fn hear(&self) -> Result<FromHook> {
+        receive(&mut &*self.voice.stream)
+    }
+
+    fn could_build_here(&self) -> Result<bool> {
+        self.voice.say(&FromKeeper::CouldBuildHere)?;
+        match self.hear()? {
+            FromHook::BuildsHere(could) => Ok(could),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Has the hook make outputs valid, as it holds the locks on them.
+struct AtHook<'a>(&'a Hook);
+
+impl Registrar for AtHook<'_> {
+    fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>> {
+        let (directory, items) = (received.path.clone(), received.items.to_vec());
+        self.0.voice.say(&FromKeeper::MakeValid { directory, items })?;
+        match self.0.hear()? {
+            FromHook::MadeValid(made) => made,
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Speaks to a hook, from any thread.
+#[derive(Clone)]
+struct Voice {
+    stream: Arc<UnixStream>,
+    /// Held while something is said.
+    writing: Arc<Mutex<()>>,
+    activity: SharedActivity,
+}
+
+impl Voice {
+    fn say(&self, message: &FromKeeper) -> Result<()> {
+        let _writing = self.writing.lock();
+        send(&mut &*self.stream, message)
+    }
+}
+
+/// Tells the hook what is going on.
+impl Observer for Voice {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Some(activity) = self.activity.lock().as_mut() {
+            activity.note(event);
+        }
+        let _ = self.say(&FromKeeper::Told(Told::from(event))); // a hook that is gone is noticed elsewhere
+    }
+
+    fn aside(&self) -> Option<Aside> {
+        let voice = self.clone();
+        Some(Arc::new(move |line| {
+            let _ = voice.say(&FromKeeper::Aside(line.into()));
+        }))
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.say(&FromKeeper::Log(text.to_vec())).map_err(|_| Error::new(ErrorKind::Cancelled, "the hook ended"))
+    }
+}
+
+fn unexpected(message: &FromHook) -> Error {
+    Error::new(ErrorKind::Protocol, format!("a hook says {message:?} where that makes no sense"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::JoinHandle;
+
+    use super::*;
+    use crate::doors::keeper::client::{inspect, retire};
+    use crate::ground::error::ErrorKind;
+    use crate::ground::store_path::StoreDir;
+
+    /// A keeper in a thread, which has what the first hook would give it.
+    struct Scene {
+        scratch: tempfile::TempDir,
+        directories: Directories,
+        keeper: Option<JoinHandle<Result<()>>>,
+    }
+
+    impl Scene {
+        fn new(idle_limit: Duration) -> Self {
+            let scratch = tempfile::tempdir().unwrap();
+            let at = |name: &str| scratch.path().join(name);
+            let directories = Directories {
+                store: StoreDir::new("/gnu/store").unwrap(),
+                database: at("db"),
+                configuration: at("etc"),
+                daemon_socket: at("daemon"),
+                state: at("state"),
+            };
+            let place = at("state/offload/.keeper");
+            std::fs::create_dir_all(&place).unwrap();
+            let listener = UnixListener::bind(place.join("socket")).unwrap().into();
+            let lock = std::fs::File::create(place.join("lock")).unwrap().into();
+            std::fs::write(at("program"), "").unwrap();
+            let (program, theirs) = (at("program"), directories.clone());
+            let keeper =
+                Some(std::thread::spawn(move || serve(Given { listener, lock }, theirs, program, None, idle_limit)));
+            Scene { scratch, directories, keeper }
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.scratch.path().join(name)
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.at("state/offload/.keeper/socket")).unwrap()
+        }
+
+        fn greet(&self) -> UnixStream {
+            let stream = self.connect();
+            send(&mut &stream, &FromHook::Hello(identity(&self.directories, &self.at("program")).unwrap())).unwrap();
+            assert!(matches!(receive(&mut &stream), Ok(FromKeeper::Welcome)));
+            stream
+        }
+
+        fn has_socket(&self) -> bool {
+            self.at("state/offload/.keeper/socket").exists()
+        }
+
+        /// Waits for the keeper to end.
+        fn join(&mut self) {
+            let keeper = self.keeper.take().unwrap();
+            let begun = Instant::now();
+            while !keeper.is_finished() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "the keeper stays");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            keeper.join().unwrap().unwrap();
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[track_caller]
+    fn await_end(stream: &UnixStream) {
+        let ended = receive::<FromKeeper>(&mut &*stream).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::Unavailable, "{ended}");
+    }
+
+    #[test]
+    fn it_ends_once_no_hook_has_come_for_a_while() {
+        let mut scene = Scene::new(SHORT);
+        let hook = scene.greet();
+        std::thread::sleep(3 * SHORT);
+        assert!(scene.has_socket(), "a hook is there");
+        drop(hook);
+        scene.join();
+        assert!(!scene.has_socket());
+    }
+
+    #[test]
+    fn it_makes_room_when_its_program_is_replaced_and_finishes_what_has_begun() {
+        let mut scene = Scene::new(LONG);
+        let old = scene.greet();
+        std::fs::write(scene.at("new"), "new").unwrap();
+        std::fs::rename(scene.at("new"), scene.at("program")).unwrap();
+        // Whoever comes is a reason to look.
+        drop(scene.connect());
+        let begun = Instant::now();
+        while scene.has_socket() {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // This one is still served: nothing can do a build of no machine.
+        let ask = FromHook::Ask {
+            machines: Vec::new(),
+            requirements: crate::machine::Requirements { system: "s".into(), features: Vec::new() },
+            derivation: scene.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap(),
+            options: crate::daemon::BuildOptions::default(),
+        };
+        send(&mut &old, &ask).unwrap();
+        assert!(matches!(receive(&mut &old), Ok(FromKeeper::Declined)));
+        drop(old);
+        scene.join();
+    }
+
+    #[test]
+    fn it_says_what_it_does_and_ends_when_told_to() {
+        let mut scene = Scene::new(LONG);
+        let hook = scene.greet();
+        let report = inspect(&scene.directories).unwrap().unwrap();
+        assert_eq!((report.process, report.builds.len(), report.left_alone.len()), (std::process::id(), 0, 0));
+        assert!(retire(&scene.directories).unwrap());
+        let begun = Instant::now();
+        while inspect(&scene.directories).unwrap().is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it lets others in");
+        }
+        assert!(!retire(&scene.directories).unwrap());
+        drop(hook);
+        scene.join();
+    }
+
+    #[test]
+    fn it_ends_with_its_place() {
+        let mut scene = Scene::new(LONG);
+        drop(scene.greet());
+        std::fs::remove_dir_all(scene.at("state")).unwrap();
+        scene.join();
+        // Also if it was gone before the keeper looked.
+        let mut scene = Scene::new(LONG);
+        std::fs::remove_dir_all(scene.at("state")).unwrap();
+        scene.join();
+    }
+
+    #[test]
+    fn whoever_differs_is_not_served_and_has_it_make_room() {
+        let namespace: fn(&mut Identity) = |other| other.namespaces[0] = "mnt:[1]".into();
+        let program: fn(&mut Identity) = |other| other.program = "/elsewhere/libexec/guix-offload".into();
+        for differ in [namespace, program] {
+            let mut scene = Scene::new(LONG);
+            let stream = scene.connect();
+            let mut other = identity(&scene.directories, &scene.at("program")).unwrap();
+            differ(&mut other);
+            send(&mut &stream, &FromHook::Hello(other)).unwrap();
+            await_end(&stream);
+            scene.join();
+            assert!(!scene.has_socket());
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_ends_one_connection() {
+        let scene = Scene::new(LONG);
+        let nonsense: [&dyn Fn(&UnixStream); 3] = [
+            &|stream| send(&mut &*stream, &FromHook::BuildsHere(true)).unwrap(),
+            &|stream| std::io::Write::write_all(&mut &*stream, &[0xff; 64]).unwrap(),
+            &|stream| stream.shutdown(Shutdown::Write).unwrap(),
+        ];
+        for speak in nonsense {
+            let (before, after) = (scene.connect(), scene.greet());
+            speak(&before);
+            await_end(&before);
+            speak(&after);
+            await_end(&after);
+            scene.greet();
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The process that keeps connections warm for the hooks of this host.
+
+use std::ffi::{CStr, OsStr, c_int};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::net::sockopt;
+
+use super::engine::guix_offload_engine;
+use super::error::guix_offload_error;
+use super::farm::guix_offload_report;
+use super::handle::{self, Out};
+use super::{descriptor, export};
+use crate::build::engine::Engine;
+use crate::doors::keeper::place::{Given, VARIABLE};
+use crate::doors::keeper::{client, report, server};
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind};
+use crate::report::log;
+
+/// Where the program is that can be started as the keeper: `../libexec/guix-offload`, seen from the library. `None`: it
+/// is not there, or no keeper is wanted.
+pub(super) fn program() -> Option<PathBuf> {
+    // A keeper has no standard error that anybody would see.
+    if std::env::var_os(VARIABLE).is_some_and(|value| value == "no") || log::is_to_stderr() {
+        return None;
+    }
+    let program = library()?.parent()?.parent()?.join("libexec/guix-offload");
+    program.is_file().then_some(program)
+}
+
+/// The file that this code was loaded from.
+fn library() -> Option<PathBuf> {
+    // SAFETY: `Dl_info` is plain data for which all zeros is a valid value.
+    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+    let code = library as fn() -> Option<PathBuf> as *const std::ffi::c_void;
+    // SAFETY: `info` outlives the call, which writes to it.
+    if unsafe { libc::dladdr(code, &mut info) } == 0 || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the loader's name of a file that stays loaded, as we are in it.
+    let name = unsafe { CStr::from_ptr(info.dli_fname) };
+    std::fs::canonicalize(OsStr::from_bytes(name.to_bytes())).ok()
+}
+
+export! {
+    /// Does the builds of the hooks that connect to the listening socket `listener`. Blocks until no hook has come for
+    /// a minute, or, if the library or the program was replaced, until the builds that have begun are done. Holds
+    /// `lock` open for as long as hooks may come. Takes both descriptors.
+    ///
+    /// For a program that `guix_offload_hook_serve` starts, as "../libexec/guix-offload keeper serve" seen from the
+    /// library, with the socket as its standard input and the lock as its standard output. No other thread may run in
+    /// it.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a descriptor is not open or `listener` is no listening socket, and
+    /// with `GUIX_OFFLOAD_UNAVAILABLE` if that program is not there.
+    pub fn guix_offload_keeper_serve(
+        listener: c_int,
+        lock: c_int,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let socket = descriptor::duplicate(listener, "listener")?;
+        descriptor::duplicate(lock, "lock")?;
+        if !sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "argument 'listener' is no listening socket"));
+        }
+        // SAFETY: both are open, and the caller gives them away.
+        let given = unsafe {
+            Given { listener: OwnedFd::from_raw_fd(listener), lock: OwnedFd::from_raw_fd(lock) }
+        };
+        let program = program().ok_or_else(|| Error::new(ErrorKind::Unavailable, "the keeper's program is gone"))?;
+        server::serve(given, Directories::from_environment()?, program, library(), Engine::IDLE_LIMIT)
+    }
+}
+
+export! {
+    /// Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing: which builds
+    /// are where, since when and in what phase, how many bytes of how many have moved, what waits for which machines,
+    /// and which machines are left alone for how long. The report is about no machine; its text and its JSON say it.
+    /// Waits for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
+    ///
+    /// That no keeper is running is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with
+    /// `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if it is one of a
+    /// version that does not understand the question.
+    pub fn guix_offload_keeper_status(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?;
+        let keeper = client::inspect(engine.share().directories())?;
+        out.give(guix_offload_report::new(Vec::new(), keeper.as_ref(), &report::text(keeper.as_ref())));
+        Ok(())
+    }
+}
+
+export! {
+    /// Ends the keeper of this host and user, once the builds that it has accepted are done. Sets `*stopped` to 1,
+    /// or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Errors as with
+    /// `guix_offload_keeper_status`.
+    pub fn guix_offload_keeper_stop(
+        engine: *const guix_offload_engine,
+        stopped: *mut i32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(stopped, "stopped")?;
+        let engine = handle::borrow(engine, "engine")?;
+        out.set(client::retire(engine.share().directories())?.into());
+        Ok(())
+    }
+}

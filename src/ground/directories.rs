@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Where Guix keeps things on this machine.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::ground::error::Result;
+use crate::ground::store_path::StoreDir;
+
+/// The directories of one Guix installation, as guix-daemon, and so its hook, sees them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directories {
+    /// The store, usually `/gnu/store`.
+    pub store: StoreDir,
+    /// Mutable state, usually `/var/guix`.
+    pub state: PathBuf,
+    /// Where `db.sqlite` is, usually `/var/guix/db`.
+    pub database: PathBuf,
+    /// Where `acl`, `machines.scm` and the signing key are, usually `/etc/guix`.
+    pub configuration: PathBuf,
+    /// The socket of the local daemon.
+    pub daemon_socket: PathBuf,
+}
+
+impl Directories {
+    /// The directories that the environment names, with the defaults of Guix (`guix/config.scm`) for the others.
+    pub fn from_environment() -> Result<Self> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let directory =
+            |name: &str, default: PathBuf| variable(name).filter(|v| !v.is_empty()).map_or(default, PathBuf::from);
+        let state = directory("GUIX_STATE_DIRECTORY", "/var/guix".into());
+        let socket = variable("GUIX_DAEMON_SOCKET").filter(|v| !v.is_empty());
+        Ok(Directories {
+            store: StoreDir::new(&variable("NIX_STORE_DIR").unwrap_or_else(|| "/gnu/store".into()))?,
+            database: directory("GUIX_DATABASE_DIRECTORY", state.join("db")),
+            configuration: directory("GUIX_CONFIGURATION_DIRECTORY", "/etc/guix".into()),
+            daemon_socket: match socket {
+                // Guix takes a file name or a URI; only those of Unix-domain sockets can be the hook's own daemon.
+                Some(name) => name.strip_prefix("file://").or(name.strip_prefix("unix://")).unwrap_or(&name).into(),
+                None => state.join("daemon-socket/socket"),
+            },
+            state,
+        })
+    }
+
+    /// The environment from which [`Directories::from_environment`] makes these.
+    pub fn variables(&self) -> [(&'static str, OsString); 5] {
+        [
+            ("NIX_STORE_DIR", self.store.as_str().into()),
+            ("GUIX_STATE_DIRECTORY", self.state.clone().into()),
+            ("GUIX_DATABASE_DIRECTORY", self.database.clone().into()),
+            ("GUIX_CONFIGURATION_DIRECTORY", self.configuration.clone().into()),
+            ("GUIX_DAEMON_SOCKET", self.daemon_socket.clone().into()),
+        ]
+    }
+
+    /// The machine file that Guix reads when none is named.
+    pub fn machine_file(&self) -> PathBuf {
+        self.configuration.join("machines.scm")
+    }
+
+    /// The list of keys whose archives may enter the store.
+    pub fn acl_file(&self) -> PathBuf {
+        self.configuration.join("acl")
+    }
+
+    /// Where build slots and what is known about machines are kept.
+    pub fn offload_state(&self) -> PathBuf {
+        self.state.join("offload")
+    }
+}
+
+/// Returns the hint where this process may not use a file: to let the process's user do `what` with it, by a command
+/// which is made of that user's number.
+pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
+    let user = rustix::process::geteuid().as_raw();
+    format!("let the user of guix-daemon (number {user}) {what}, and enter the directories above: {}", command(user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_guix() {
+        let d = Directories::from_variables(|_| None).unwrap();
+        assert_eq!(d.store.as_str(), "/gnu/store");
+        assert_eq!(d.database, PathBuf::from("/var/guix/db"));
+        assert_eq!(d.machine_file(), PathBuf::from("/etc/guix/machines.scm"));
+        assert_eq!(d.daemon_socket, PathBuf::from("/var/guix/daemon-socket/socket"));
+    }
+
+    #[test]
+    fn their_variables_make_the_same_again() {
+        let d = Directories::from_variables(|n| (n == "GUIX_STATE_DIRECTORY").then(|| "/s".into())).unwrap();
+        let variables = d.variables();
+        let find = |n: &str| variables.iter().find(|(name, _)| *name == n).map(|(_, value)| value.clone());
+        let again = Directories::from_variables(|n| find(n)?.into_string().ok()).unwrap();
+        assert_eq!(again, d);
+    }
+
+    #[test]
+    fn the_state_directory_moves_what_is_below_it() {
+        let d = Directories::from_variables(|n| (n == "GUIX_STATE_DIRECTORY").then(|| "/s".into())).unwrap();
+        assert_eq!(d.database, PathBuf::from("/s/db"));
+        assert_eq!(d.daemon_socket, PathBuf::from("/s/daemon-socket/socket"));
+    }
+}

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What all other floors stand on.
+
+pub mod cancel;
+pub mod clock;
+pub mod directories;
+pub mod error;
+pub(crate) mod failpoint;
+pub mod file_identity;
+pub(crate) mod gcrypt;
+pub mod spawn;
+pub mod state_dir;
+pub mod store_path;
+pub(crate) mod thread;
+pub(crate) mod wake;
+pub mod words;

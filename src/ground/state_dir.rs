@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The files that hooks of this host share, in the directories of `STATE/offload`: build slots, and what is remembered
+//! of machines.
+//!
+//! Files are made with mode 0600. No link is followed, to a file or to a directory, from `offload` downwards: whoever
+//! could plant one there must not choose which file is locked or replaced. What is above may be a link, as the
+//! administrator likes.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{Mode, OFlags, mkdirat, open, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A directory of files, not open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    /// `STATE/offload`.
+    state: PathBuf,
+    name: String,
+}
+
+impl StateDir {
+    /// The one called `name`.
+    pub fn named(state: &Path, name: impl Into<String>) -> Self {
+        StateDir { state: state.into(), name: name.into() }
+    }
+
+    /// Its name, or that of the file `name` in it if that is not empty.
+    pub fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.state.join(&self.name) } else { self.state.join(&self.name).join(name) }
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> io::Result<OpenStateDir> {
+        let (parent, name) = self.split();
+        let state = open(parent, DIRECTORY, Mode::empty())?;
+        let state = self.enter(state.as_fd(), name)?;
+        self.enter(state.as_fd(), &self.name).map(OpenStateDir)
+    }
+
+    /// Creates it, and those above it, where they are missing.
+    pub fn create(&self) -> io::Result<()> {
+        let (parent, name) = self.split();
+        std::fs::create_dir_all(parent)?;
+        let mut above = open(parent, DIRECTORY, Mode::empty())?;
+        for name in [name, &self.name] {
+            match mkdirat(&above, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => above = self.enter(above.as_fd(), name)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn split(&self) -> (&Path, &str) {
+        let name = self.state.file_name().and_then(|name| name.to_str()).unwrap_or(".");
+        (self.state.parent().unwrap_or(Path::new("/")), name)
+    }
+
+    fn enter(&self, above: BorrowedFd, name: &str) -> io::Result<OwnedFd> {
+        openat(above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR | Errno::LOOP => {
+                io::Error::other(format!("'{name}' is a link or no directory, and links are not followed there"))
+            }
+            error => error.into(),
+        })
+    }
+}
+
+/// A directory of files.
+pub struct OpenStateDir(OwnedFd);
+
+impl AsFd for OpenStateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl OpenStateDir {
+    /// Opens the file `name` with `flags`; if they create it, with mode 0600.
+    pub fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR).map_err(|error| match error {
+            Errno::LOOP => io::Error::other("it is a link, and links are not followed there"),
+            error => error.into(),
+        })?;
+        Ok(file.into())
+    }
+
+    /// Replaces the file `name` as a whole, or makes it.
+    pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let fresh = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let written = self
+            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+            .and_then(|mut file| file.write_all(content))
+            .and_then(|()| self.rename(&fresh, name));
+        if written.is_err() {
+            let _ = self.remove(&fresh);
+        }
+        written
+    }
+
+    /// Renames the file `from` to `to`, which it replaces.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.0, from, &self.0, to)?)
+    }
+
+    /// Removes the file `name`.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.0, name, rustix::fs::AtFlags::empty())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn files_are_private() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = StateDir::named(&scratch.path().join("var/offload"), "m:22");
+        assert_eq!(directory.open().err().unwrap().kind(), io::ErrorKind::NotFound);
+        directory.create().unwrap();
+        directory.create().unwrap();
+        directory.open().unwrap().open("0", OFlags::RDWR | OFlags::CREATE).unwrap();
+        assert_eq!(fs::metadata(directory.path("0")).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir_all(at("elsewhere/m:22")).unwrap();
+        fs::write(at("elsewhere/m:22/0"), "kept").unwrap();
+        let refused = |result: io::Result<()>| {
+            let error = result.expect_err("a link was followed").to_string();
+            assert!(error.contains("links are not followed"), "{error}");
+        };
+        let try_all = |directory: &StateDir| {
+            refused(directory.create());
+            refused(directory.open().map(|_| ()));
+        };
+
+        fs::create_dir(at("one")).unwrap();
+        symlink(at("elsewhere"), at("one/offload")).unwrap();
+        try_all(&StateDir::named(&at("one/offload"), "m:22"));
+        fs::create_dir_all(at("two/offload")).unwrap();
+        symlink(at("elsewhere/m:22"), at("two/offload/m:22")).unwrap();
+        try_all(&StateDir::named(&at("two/offload"), "m:22"));
+
+        fs::create_dir_all(at("three/offload/m:22")).unwrap();
+        symlink(at("elsewhere/m:22/0"), at("three/offload/m:22/0")).unwrap();
+        symlink(at("elsewhere/m:22/new"), at("three/offload/m:22/1")).unwrap();
+        let open = StateDir::named(&at("three/offload"), "m:22").open().unwrap();
+        for flags in [OFlags::RDONLY, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, OFlags::RDWR | OFlags::CREATE] {
+            refused(open.open("0", flags).map(|_| ()));
+            refused(open.open("1", flags).map(|_| ()));
+        }
+        assert_eq!(fs::read(at("elsewhere/m:22/0")).unwrap(), b"kept");
+        assert!(!at("elsewhere/m:22/new").exists());
+
+        // What is above may be a link.
+        symlink(at("three"), at("four")).unwrap();
+        StateDir::named(&at("four/offload"), "m:22").open().unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What Guile made of a machine file, for hooks that come after: each is a new process, and starting Guile takes longer
+//! than all else that a hook does for a build that it declines.
+//!
+//! `STATE/offload/.machines/HASH`, where HASH is that of the machine file's name, has a line
+//!
+//! ```text
+//! guix-offload-machines KEY MILLISECONDS        ; when it was evaluated, since the epoch
+//! ```
+//!
+//! and then what the child printed, files that it depends on included. KEY is the SHA-256 of all that is known before:
+//! text, name and identity of the file, the evaluating program, the interpreters, the environment, the working
+//! directory. Only what this user wrote, and nobody else may write, is read. What failed is never kept.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
+
+use crate::ground::gcrypt;
+use crate::ground::state_dir::StateDir;
+
+/// Longest data that are kept, in bytes.
+const MAX_SIZE: usize = 1 << 20;
+
+const MAGIC: &str = "guix-offload-machines";
+
+/// The place where the result of one machine file is kept.
+pub(super) struct Slot {
+    directory: StateDir,
+    name: String,
+    key: String,
+}
+
+impl Slot {
+    /// Returns the place for the machine file `file`. `state` is where offloading keeps its state (`STATE/offload`);
+    /// `facts` are all that is known before. `None`: they cannot be hashed.
+    pub fn new(state: &Path, file: &str, facts: &[&[u8]]) -> Option<Self> {
+        let lengths: Vec<u8> = facts.iter().flat_map(|fact| fact.len().to_le_bytes()).collect();
+        let key = hash(&[&lengths[..], &facts.concat()].concat())?;
+        let name = hash(file.as_bytes())?[..32].to_string();
+        Some(Slot { directory: StateDir::named(state, ".machines"), name, key })
+    }
+
+    /// When the file was evaluated, and what the child printed.
+    pub fn read(&self) -> Option<(SystemTime, Vec<u8>)> {
+        let file = self.directory.open().ok()?.open(&self.name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
+        let metadata = file.metadata().ok()?;
+        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0;
+        if !is_ours || !metadata.is_file() {
+            return None;
+        }
+        let mut content = Vec::new();
+        file.take(2 * MAX_SIZE as u64).read_to_end(&mut content).ok()?;
+        let end = content.iter().position(|byte| *byte == b'\n')?;
+        let header = std::str::from_utf8(&content[..end]).ok()?.strip_prefix(MAGIC)?;
+        let at = header.strip_prefix(' ')?.strip_prefix(&*self.key)?.strip_prefix(' ')?.parse().ok()?;
+        let at = UNIX_EPOCH.checked_add(Duration::from_millis(at))?;
+        Some((at, content.split_off(end + 1)))
+    }
+
+    /// Keeps `output`. What cannot be written is not kept: nobody waits for that.
+    pub fn write(&self, at: SystemTime, output: &[u8]) {
+        let Ok(at) = at.duration_since(UNIX_EPOCH) else { return };
+        if output.len() <= MAX_SIZE {
+            let header = format!("{MAGIC} {} {}\n", self.key, at.as_millis());
+            let content = [header.as_bytes(), output].concat();
+            let _ = self.directory.create().and_then(|()| self.directory.open()?.replace(&self.name, &content));
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> Option<String> {
+    Some(gcrypt::sha256(bytes).ok()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_private_and_ours() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = scratch.path().join("offload");
+        let slot = Slot::new(&state, "m.scm", &[b"text"]).unwrap();
+        let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert!(slot.read().is_none());
+        slot.write(now, b"(end 0)\n");
+        assert_eq!(slot.read(), Some((now, b"(end 0)\n".to_vec())));
+        slot.write(now, b"(end 1)\n");
+        assert_eq!(slot.read(), Some((now, b"(end 1)\n".to_vec())));
+        assert_eq!(fs::read_dir(state.join(".machines")).unwrap().count(), 1);
+
+        let file = state.join(".machines").join(&slot.name);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+        // The test runs as root.
+        chown(&file, Some(65534), None).unwrap();
+        assert!(slot.read().is_none(), "somebody else's");
+        chown(&file, Some(0), None).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o620)).unwrap();
+        assert!(slot.read().is_none(), "somebody else may have written it");
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        assert!(slot.read().is_some());
+        fs::rename(&file, scratch.path().join("kept")).unwrap();
+        symlink(scratch.path().join("kept"), &file).unwrap();
+        assert!(slot.read().is_none(), "a link");
+    }
+
+    #[test]
+    fn every_fact_counts() {
+        let scratch = tempfile::tempdir().unwrap();
+        let slot = |facts: &[&[u8]]| Slot::new(scratch.path(), "m.scm", facts).unwrap();
+        slot(&[b"a", b"b"]).write(SystemTime::now(), b"");
+        assert!(slot(&[b"a", b"b"]).read().is_some());
+        for facts in [&[&b"a"[..], b"c"][..], &[b"ab", b""], &[b"a", b"b", b""], &[]] {
+            assert!(slot(facts).read().is_none(), "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_or_damaged_is_not_read() {
+        let scratch = tempfile::tempdir().unwrap();
+        let slot = Slot::new(scratch.path(), "m.scm", &[b"text"]).unwrap();
+        slot.write(SystemTime::now(), &vec![b' '; MAX_SIZE + 1]);
+        assert!(slot.read().is_none());
+        slot.write(SystemTime::now(), b"(end 0)\n");
+        let file = scratch.path().join(".machines").join(&slot.name);
+        let content = fs::read(&file).unwrap();
+        for damaged in [&b""[..], b"\n", b"guix-offload-machines", &content[..30], &content[1..]] {
+            fs::write(&file, damaged).unwrap();
+            assert!(slot.read().is_none());
+        }
+    }
+}

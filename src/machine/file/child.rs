@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Runs a program to its end, within a time limit, and collects what it prints, within a size limit.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+
+use crate::ground::spawn::spawn;
+
+/// How much of standard error is kept, in bytes: its end.
+const STDERR_KEPT: usize = 8 << 10;
+
+/// How much a pipe holds, in bytes, where nobody has changed that.
+const PIPE_CAPACITY: usize = 64 << 10;
+
+/// The outcome of a program.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub stdout: Vec<u8>,
+    /// The end of its standard error.
+    pub stderr: String,
+    /// Why it was killed, if it was.
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a program was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    TookTooLong,
+    PrintedTooMuch,
+}
+
+/// Runs `command`, as [`spawn`] does, with `input` as its standard input until it closes its standard output,
+/// but not beyond `deadline`, nor when that output gets longer than `max_output` bytes. Then the program is killed,
+/// with its process group.
+///
+/// Its exit status is not asked for: a host process may reap all its children in a SIGCHLD handler, as guix-daemon
+/// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be
+/// started.
+pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
+    let (mut stdout, stdout_writer) = io::pipe()?;
+    let (mut stderr, stderr_writer) = io::pipe()?;
+    let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer.into(), stderr_writer.into()])?;
+    let program = Group::led_by(number)?;
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let mut stderr_is_open = true;
+    let stopped = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break Some(Stopped::TookTooLong);
+        }
+        let (has_output, has_errors) = wait(&stdout, stderr_is_open.then_some(&stderr), left)?;
+        if has_errors {
+            stderr_is_open = read_some(&mut stderr, &mut errors)?;
+            errors.drain(..errors.len().saturating_sub(STDERR_KEPT));
+        }
+        if has_output && !read_some(&mut stdout, &mut output)? {
+            break None;
+        }
+        if output.len() > max_output {
+            break Some(Stopped::PrintedTooMuch);
+        }
+    };
+    drop(program);
+    // What the program said before it ended, which fills a pipe at most; not what a process that it left behind may go
+    // on to say.
+    while stderr_is_open
+        && errors.len() <= STDERR_KEPT + PIPE_CAPACITY
+        && wait(&stderr, None::<&File>, Duration::ZERO)?.0
+    {
+        stderr_is_open = read_some(&mut stderr, &mut errors)?;
+    }
+    errors.drain(..errors.len().saturating_sub(STDERR_KEPT));
+    Ok(Finished { stdout: output, stderr: String::from_utf8_lossy(&errors).into_owned(), stopped })
+}
+
+/// A child process and the group that it leads: both end when this is dropped.
+///
+/// Not by its number alone: as soon as the host process has reaped it, its number may be somebody else's.
+struct Group {
+    number: Pid,
+    /// None: it was over, and reaped, before we could look.
+    leader: Option<OwnedFd>,
+}
+
+impl Group {
+    fn led_by(number: i32) -> io::Result<Self> {
+        let number = Pid::from_raw(number).ok_or_else(|| io::Error::other("it has no process number"))?;
+        let leader = match pidfd_open(number, PidfdFlags::empty()) {
+            Ok(leader) => Some(leader),
+            Err(Errno::SRCH) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Group { number, leader })
+    }
+
+    /// Is the leader still running, or not reaped yet? Then its number is its own.
+    fn has_its_number(&self) -> bool {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.leader.as_ref().is_some_and(|leader| waitid(WaitId::PidFd(leader.as_fd()), look).is_ok())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.has_its_number() {
+            let _ = kill_process_group(self.number, Signal::KILL); // Fails only if nobody is left.
+        }
+        if let Some(leader) = &self.leader {
+            let _ = waitid(WaitId::PidFd(leader.as_fd()), WaitIdOptions::EXITED); // Fails if it was reaped.
+        }
+    }
+}
+
+/// A file without a name that holds `bytes`: unlike a pipe, it needs nobody to write while the other side reads.
+fn file_in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("machines.scm", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Waits until one of two streams has something to read, or ends, but no longer than `limit`: which of them does?
+fn wait(one: &impl AsFd, other: Option<&impl AsFd>, limit: Duration) -> io::Result<(bool, bool)> {
+    let mut polled = vec![PollFd::new(one, PollFlags::IN)];
+    polled.extend(other.map(|other| PollFd::new(other, PollFlags::IN)));
+    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+    match poll(&mut polled, Some(&limit)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ready = |i: usize| polled.get(i).is_some_and(|stream| !stream.revents().is_empty());
+    Ok((ready(0), ready(1)))
+}
+
+/// Appends what `stream` has to `bytes`; false at its end. A read after `wait` does not block.
+fn read_some(stream: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = [0; 16 << 10];
+    let length = stream.read(&mut buffer)?;
+    bytes.extend_from_slice(&buffer[..length]);
+    Ok(length > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, seconds: f64, max_output: usize) -> Finished {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("PATH", "/usr/bin:/bin");
+        run(&command, b"input", Instant::now() + Duration::from_secs_f64(seconds), max_output).unwrap()
+    }
+
+    #[test]
+    fn streams_are_collected() {
+        let finished = shell("cat; echo warning >&2", 20.0, 100);
+        assert_eq!(finished.stdout, b"input");
+        assert_eq!(finished.stderr, "warning\n");
+        assert_eq!(finished.stopped, None);
+    }
+
+    #[test]
+    fn the_whole_group_is_killed_when_the_time_is_up() {
+        let started = Instant::now();
+        let finished = shell("sleep 60 & echo $!; wait", 0.3, 100);
+        assert_eq!(finished.stopped, Some(Stopped::TookTooLong));
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let sleeper = String::from_utf8(finished.stdout).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", sleeper.trim())).unwrap_or_default();
+        // It has been sent the signal; it may take a moment to go, and init another one to reap it.
+        while !state().is_empty() && !state().contains(") Z ") {
+            assert!(started.elapsed() < Duration::from_secs(20), "{}", state());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn output_is_limited_and_errors_keep_their_end() {
+        let finished = shell("yes", 20.0, 100_000);
+        assert_eq!(finished.stopped, Some(Stopped::PrintedTooMuch));
+        assert!(finished.stdout.len() < 200_000);
+        let finished = shell("yes | head -c 1000000 >&2; echo end >&2", 20.0, 100);
+        assert_eq!(finished.stopped, None);
+        assert!(finished.stderr.ends_with("y\nend\n") && finished.stderr.len() == STDERR_KEPT);
+    }
+
+    #[test]
+    fn a_process_left_behind_does_not_hold_us() {
+        let started = Instant::now();
+        let finished = shell("sleep 60 >&- & echo done", 30.0, 100);
+        assert_eq!(finished.stdout, b"done\n");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+
+    /// The tests' own process must not reap the children of other tests, so this one starts itself in another one.
+    #[test]
+    fn a_host_that_reaps_all_its_children_does_no_harm() {
+        const INSIDE: &str = "GUIX_OFFLOAD_TEST_REAPS";
+        if std::env::var_os(INSIDE).is_none() {
+            let name = std::thread::current().name().unwrap().to_string();
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &name, "--nocapture"])
+                .env(INSIDE, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        std::thread::spawn(|| {
+            loop {
+                // As `waitpid(-1, ...)` in a handler of SIGCHLD, but sooner.
+                if rustix::process::wait(rustix::process::WaitOptions::empty()).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for _ in 0..50 {
+            assert_eq!(shell("cat", 20.0, 100).stdout, b"input");
+        }
+        assert_eq!(shell("sleep 60", 0.1, 100).stopped, Some(Stopped::TookTooLong));
+        let missing = run(&Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();
+        let group = Group::led_by(child.id() as i32).unwrap();
+        assert!(group.has_its_number());
+        let started = Instant::now();
+        while std::fs::exists(format!("/proc/{}", child.id())).unwrap() {
+            assert!(started.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        assert!(!group.has_its_number(), "its number may be somebody else's by now");
+        assert!(child.wait().is_err());
+    }
+}

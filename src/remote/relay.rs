@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A process on the build machine that stands between us and the daemon there: it relays where the SSH server forwards
+//! no sockets, and feeds large imports to the daemon without a network round trip for every 32 KiB.
+//!
+//! It is a Guile program, `relay.scm`, run by `guile` or else `guix repl`, both of which read it from standard input.
+//! What it reads then (integers as in [`crate::daemon`]):
+//!
+//! ```text
+//! integer 0 or 1, integer LENGTH, LENGTH bytes   once: whether there may be something to decompress, and the socket's
+//!                                          name; the answer is a line, MARK and "ready", or "ready zstd" if it can
+//! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
+//! integer 1, integer LENGTH, LENGTH bytes,
+//!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes (at
+//!                                          most 32768), and zero bytes up to a multiple of 8, as the daemon wants it;
+//!                                          or integer 2^64-1, FRAGMENT*, integer 0: CHUNKs, as a zstd frame in pieces,
+//!                                          each of which is integer LENGTH, LENGTH bytes
+//! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; more may follow at once
+//! integer 3, integer 0                     the daemon is to be connected to anew
+//! ```
+//!
+//! What it writes is what the daemon writes, less the READ frames of imports. An answer that comes before the end of an
+//! import, which is a refusal, ends it: what is on its way is discarded. READ frames begin as soon as the daemon has
+//! the request: so the helper gets it with the announcement that an import follows, not before.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::time::Instant;
+
+use zstd::stream::write::Encoder;
+
+use super::compression::CompressionPolicy;
+use super::early::Early;
+use crate::daemon::Stream;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::words::{padding, put_number, read_fully};
+use crate::ssh::Channel;
+
+const PROGRAM: &str = include_str!("relay.scm");
+
+/// The beginning of the program's own lines; `guix repl` prints others before.
+const MARK: &str = "guix-offload-relay: ";
+/// Most that may come before its line, in bytes.
+const MAX_PREAMBLE: u64 = 64 << 10;
+
+/// Size of the pieces of an import, in bytes: what the daemon asks for at once.
+const CHUNK: usize = 32 << 10;
+
+/// So many of them are handed to the connection at once, or compressed.
+const GROUP: usize = 16;
+
+/// Comes before chunks that are compressed.
+const COMPRESSED: u64 = u64::MAX;
+
+/// Size of the buffer for reading ahead, in bytes.
+const READ_AHEAD: usize = 128 << 10;
+
+const BYTES: u64 = 0;
+const IMPORT: u64 = 1;
+const REQUEST: u64 = 2;
+const RECONNECT: u64 = 3;
+
+/// The program that Guile runs first if imports may be compressed: where it has nothing to undo that, Guix's own takes
+/// its place, which takes longer to start. In double quotes of the shell.
+const FOR_COMPRESSED: &str = concat!(
+    "(or (false-if-exception (resolve-interface (quote (zstd)))) ",
+    r#"(false-if-exception (execlp \"guix\" \"guix\" \"repl\" \"-t\" \"machine\")))"#,
+);
+
+/// A connection to the daemon through the helper.
+pub struct Relay {
+    channel: BufReader<Channel>,
+    /// How an import begins.
+    policy: CompressionPolicy,
+    /// Bytes that came during an import.
+    early: Early,
+}
+
+impl Relay {
+    /// Starts whichever Guile there is, in a way that is the same to every login shell. Imports may be `compressed`.
+    pub fn command(compressed: bool) -> String {
+        let first = if compressed { FOR_COMPRESSED } else { "" };
+        format!(
+            "sh -c 'if command -v guile >/dev/null 2>&1; \
+             then exec guile --no-auto-compile -q -c \"{first}(primitive-eval (read))\"; \
+             else exec guix repl -t machine; fi'"
+        )
+    }
+
+    /// Makes the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
+    /// `policy` is how imports begin.
+    pub fn start(channel: Channel, socket: &str, policy: CompressionPolicy) -> Result<Self> {
+        let mut relay =
+            Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), policy, early: Early::default() };
+        relay.introduce(socket).map_err(|error| match relay.complaint() {
+            Some(complaint) => error.context(complaint),
+            None => error,
+        })?;
+        Ok(relay)
+    }
+
+    /// Whether imports may be compressed: that is wanted, and the helper can undo it.
+    pub fn compresses(&self) -> bool {
+        self.policy.may_compress()
+    }
+
+    fn introduce(&mut self, socket: &str) -> Result<()> {
+        let mut hello: Vec<u8> =
+            PROGRAM.lines().skip_while(|l| l.starts_with(';')).collect::<Vec<_>>().join("\n").into();
+        put_number(&mut hello, u64::from(self.compresses()));
+        put_number(&mut hello, socket.len() as u64);
+        hello.extend_from_slice(socket.as_bytes());
+        let channel = self.channel.get_mut();
+        channel.write_all(&hello).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+        let mut preamble = (&mut self.channel).take(MAX_PREAMBLE);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let length =
+                preamble.read_until(b'\n', &mut line).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+            if length == 0 {
+                return Err(Error::new(ErrorKind::NoGuix, "neither 'guile' nor 'guix repl' could be run there")
+                    .hint("make sure that 'guix' is in the PATH of non-interactive SSH sessions of that user"));
+            }
+            let text = String::from_utf8_lossy(&line);
+            match text.trim_end().split_once(MARK) {
+                Some((_, "ready zstd")) => return Ok(()),
+                Some((_, "ready")) => {
+                    self.policy = CompressionPolicy::new(None);
+                    return Ok(());
+                }
+                Some((_, problem)) => {
+                    return Err(Error::new(ErrorKind::Unavailable, format!("the helper {problem}"))
+                        .hint("make sure that guix-daemon runs there, and that 'daemon-socket' names its socket"));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The last line that the helper said on its standard error.
+    fn complaint(&self) -> Option<String> {
+        let said = self.channel.get_ref().stderr();
+        let text = String::from_utf8_lossy(&said);
+        text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!("the helper says '{}'", line.trim()))
+    }
+}
+
+impl Read for Relay {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.early.read(buffer) {
+            0 => self.channel.read(buffer),
+            length => Ok(length),
+        }
+    }
+}
+
+/// Each write is one message: callers write whole requests.
+impl Write for Relay {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(BYTES, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.channel.get_mut().flush()
+    }
+}
+
+impl Stream for Relay {
+    fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
+        Some(self.send(IMPORT, request).and_then(|()| self.feed_chunks(archive)))
+    }
+
+    fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
+        Some(requests.iter().try_for_each(|request| self.send(REQUEST, request)))
+    }
+
+    fn restart(&mut self) -> Option<io::Result<()>> {
+        Some(self.send(RECONNECT, &[]))
+    }
+
+    fn has_peer(&self) -> bool {
+        true
+    }
+}
+
+impl Relay {
+    fn send(&mut self, kind: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(16 + bytes.len());
+        put_number(&mut message, kind);
+        put_number(&mut message, bytes.len() as u64);
+        message.extend_from_slice(bytes);
+        self.channel.get_mut().write_all(&message)
+    }
+
+    /// Takes what came meanwhile, without waiting; returns whether the import is answered.
+    fn is_answered(&mut self) -> io::Result<bool> {
+        while !self.channel.buffer().is_empty() || self.channel.get_ref().is_readable() {
+            let bytes = self.channel.fill_buf()?;
+            let length = bytes.len();
+            self.early.push(bytes);
+            self.channel.consume(length);
+            if length == 0 || self.early.is_answered() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Feeds an import, to the end of `archive` or until it is answered.
+    fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
+        let mut channel = self.channel.get_ref().clone();
+        let mut policy = self.policy.clone();
+        let mut compressor: Option<Encoder<Fragments>> = None;
+        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
+        let mut more = true;
+        while more && !self.is_answered()? {
+            group.clear();
+            while more && group.len() < GROUP * (8 + CHUNK) {
+                more = put_chunk(archive, &mut group)?;
+            }
+            match (policy.level(), &mut compressor) {
+                (Some(_), Some(compressor)) => compressor.write_all(&group)?,
+                (Some(level), none) => none.insert(compress(&mut channel, level)?).write_all(&group)?,
+                (None, compressor) => {
+                    end_compressed(compressor.take())?;
+                    channel.write_all(&group)?;
+                }
+            }
+            policy.note(group.len(), Instant::now());
+        }
+        end_compressed(compressor)?;
+        channel.write_all(&0u64.to_le_bytes())
+    }
+}
+
+/// Begins chunks that are compressed, as one stream.
+fn compress(channel: &mut Channel, level: i32) -> io::Result<Encoder<'static, Fragments>> {
+    channel.write_all(&COMPRESSED.to_le_bytes())?;
+    Encoder::new(Fragments(channel.clone()), level)
+}
+
+fn end_compressed(compressor: Option<Encoder<Fragments>>) -> io::Result<()> {
+    let Some(compressor) = compressor else { return Ok(()) };
+    let Fragments(mut channel) = compressor.finish()?;
+    channel.write_all(&0u64.to_le_bytes())
+}
+
+/// Writes FRAGMENTs.
+struct Fragments(Channel);
+
+impl Write for Fragments {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty() {
+            self.0.write_all(&(bytes.len() as u64).to_le_bytes())?;
+            self.0.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Appends the next chunk of `archive` to `group`, if there is one; returns whether there may be more.
+fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<bool> {
+    let start = group.len();
+    group.resize(start + 8 + CHUNK, 0);
+    let length = read_fully(archive, &mut group[start + 8..])?;
+    if length == 0 {
+        group.truncate(start);
+        return Ok(false);
+    }
+    group[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
+    group.truncate(start + 8 + length);
+    group.resize(start + 8 + length + padding(length as u64), 0);
+    Ok(length == CHUNK)
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Streams from and to a machine.
+
+use std::io::{self, Read};
+
+use super::{Limits, blame};
+use crate::ground::error::Error;
+use crate::ground::store_path::StoreDir;
+use crate::ssh::Channel;
+
+/// A stream of a machine, the errors of which say what is wrong with its store.
+pub struct Explained<'a, R: Read> {
+    pub inner: R,
+    pub machine: &'a str,
+    pub store: &'a StoreDir,
+}
+
+impl<R: Read> Read for Explained<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => blame::explain(error, self.machine, self.store).into(),
+            Err(error) => error,
+        })
+    }
+}
+
+/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once
+/// all of them are on their way, more.
+pub struct Patient<R: Read> {
+    inner: R,
+    channel: Channel,
+    limits: Limits,
+    bytes: u64,
+}
+
+impl<R: Read> Patient<R> {
+    /// Gives the machine this much time from now on.
+    pub fn new(inner: R, channel: &Channel, limits: Limits) -> Self {
+        channel.set_deadline(None);
+        channel.set_stall_limit(Some(limits.idle));
+        Patient { inner, channel: channel.clone(), limits, bytes: 0 }
+    }
+}
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.bytes += length as u64;
+        if length == 0 && !buffer.is_empty() {
+            self.channel.set_answer_limit(Some(self.limits.of_import(self.bytes)));
+        }
+        Ok(length)
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! JSON (RFC 8259), written.
+
+/// Returns `text` as a string of JSON, quotes included. Control characters are escaped.
+pub fn string(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\0'..='\u{1f}' | '\u{7f}' => quoted += &format!("\\u{:04x}", u32::from(character)),
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Returns `value`, which is JSON, or null.
+pub fn or_null(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "null".into())
+}
+
+/// Returns an array of `values`, which are JSON.
+pub fn array(values: impl IntoIterator<Item = String>) -> String {
+    format!("[{}]", values.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// Returns an object with these members, the values of which are JSON.
+pub fn object(members: &[(&str, String)]) -> String {
+    let members: Vec<String> = members.iter().map(|(key, value)| format!("{}: {value}", string(key))).collect();
+    format!("{{{}}}", members.join(", "))
+}
+
+/// Returns an object of what is said, and what to do about it.
+pub fn remark(text: &str, hint: Option<&str>) -> String {
+    object(&[("text", string(text)), ("hint", or_null(hint.map(string)))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_quoted() {
+        assert_eq!(string("a\"b\\c\n\u{e9}\u{200b}"), "\"a\\\"b\\\\c\\u000a\u{e9}\u{200b}\"");
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! How the layers below tell whoever asked for a build what is going on.
+
+pub mod console;
+pub mod json;
+pub mod lines;
+pub mod log;
+pub mod phases;
+pub(crate) mod said;
+pub mod table;
+pub(crate) mod told;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::ground::error::{Error, Result};
+use crate::ground::store_path::StorePath;
+
+/// Shows a line to whoever asked for a build. Any thread may call it.
+pub type Aside = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Something that happened to a build, in the order in which it can happen.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A build slot was taken.
+    SlotTaken {
+        /// The slot's lock file.
+        slot: &'a Path,
+    },
+    /// A machine said how loaded it is.
+    Load {
+        /// The machine's name.
+        machine: &'a str,
+        /// Load, normalised by the number of cores.
+        load: f64,
+    },
+    /// A machine's clock is behind ours, so files there may seem to come from the future.
+    ClockBehind {
+        /// The machine's name.
+        machine: &'a str,
+        /// By how much, in seconds.
+        seconds: u64,
+    },
+    /// A machine cannot take the build.
+    PassedOver {
+        /// The machine's name.
+        machine: &'a str,
+        /// Why.
+        reason: &'a Error,
+    },
+    /// No machine can be used now; this host, which can do the build as well, does it.
+    BuiltHere {
+        /// What is built.
+        derivation: &'a StorePath,
+    },
+    /// All machines are busy; the build waits for one. Happens again and again while it waits.
+    Queued,
+    /// This machine will do the build.
+    Chosen {
+        /// The machine's name.
+        machine: &'a str,
+    },
+    /// Store items are about to be sent.
+    Sending {
+        /// The machine's name.
+        machine: &'a str,
+        /// How many.
+        items: usize,
+        /// Size of their nars, in bytes.
+        bytes: u64,
+    },
+    /// The machine has everything; the build begins.
+    Building {
+        /// The machine's name.
+        machine: &'a str,
+        /// What is built.
+        derivation: &'a StorePath,
+    },
+    /// The build succeeded.
+    Built,
+    /// Its outputs are about to be retrieved.
+    Retrieving {
+        /// The machine's name.
+        machine: &'a str,
+        /// How many.
+        items: usize,
+        /// Size of their nars, in bytes.
+        bytes: u64,
+    },
+    /// Bytes moved since sending or retrieving began, both out of those announced.
+    Transferred {
+        /// Bytes so far.
+        bytes: u64,
+    },
+    /// An output arrived whole, with a valid signature.
+    Verified {
+        /// The output.
+        item: &'a StorePath,
+    },
+    /// All outputs arrived; they are about to be registered.
+    Received,
+    /// The machine failed, not the build: another one is tried.
+    Retrying {
+        /// The machine's name.
+        machine: &'a str,
+        /// What happened.
+        reason: &'a Error,
+    },
+    /// All outputs are valid in the local store.
+    Done {
+        /// What was built.
+        derivation: &'a StorePath,
+    },
+}
+
+/// Receives the events and the log of a build, in the thread that does the work.
+pub trait Observer {
+    /// Receives `event`.
+    fn event(&mut self, event: &Event<'_>);
+
+    /// Receives a piece of the build's log, as the builder wrote it. An error ends the build.
+    fn log(&mut self, text: &[u8]) -> Result<()>;
+
+    /// Takes note of a detail of what was decided, which only a log of it all is for.
+    fn detail(&mut self, text: fmt::Arguments<'_>) {
+        let _ = text;
+    }
+
+    /// Returns a function that shows lines while this observer is lent to somebody who waits; `None` if there is none.
+    fn aside(&self) -> Option<Aside> {
+        None
+    }
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Tables for people.
+
+use std::fmt::Write;
+
+/// Returns `rows` as lines, with columns that are as wide as their widest cell.
+pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            write!(line, "{cell:width$}  ").unwrap_or_default();
+        }
+        writeln!(text, "{}", line.trim_end()).unwrap_or_default();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let rows = [["a", "\u{e9}\u{e9}\u{e9}", "b"], ["aa", "c", ""]].map(|row| row.map(str::to_string));
+        assert_eq!(table(&rows), "a   \u{e9}\u{e9}\u{e9}  b\naa  c\n");
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! Looking after the keeper: what it says of its builds, and that it can be stopped in their midst.
+
+use crate::afterwards::{assert_clean, eventually};
+use crate::lab::Host;
+use crate::machines::{Machine, PROGRAM, quoted};
+
+const HEAD: Host = Host("head");
+const UHEAD: Host = Host("uhead");
+const W1: Host = Host("w1");
+
+/// What `guix-offload` says.
+#[track_caller]
+fn say(arguments: &[&str]) -> String {
+    let output = HEAD.run(&[&[PROGRAM], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn it_says_which_build_is_where_and_ends_after_it_when_told_to() {
+    HEAD.kill_keepers();
+    // Nobody listens at the second one.
+    let away = Machine::of(W1).with("name", quoted("127.0.0.1")).with("port", "1").with("speed", "9.");
+    HEAD.offload_with_our_hook(&[Machine::of(W1), away]);
+    assert_eq!(say(&["keeper", "status"]), "no keeper is running\n");
+    let mut build = HEAD.start_build("sleep", &["seconds=15"]);
+    build.wait_for("@ build-remote");
+
+    let text = say(&["keeper", "status"]);
+    let building = text.lines().find(|line| line.contains("-sleep")).unwrap_or_else(|| panic!("no build in {text}"));
+    assert!(building.contains(" building ") && building.contains(" w1"), "{text}");
+    assert!(text.contains(": 1 build\n"), "{text}");
+    assert!(text.contains("127.0.0.1 is left alone for another "), "{text}");
+    let json = say(&["keeper", "status", "--json"]);
+    assert!(json.contains("\"phase\": \"building\", \"machine\": \"w1\", "), "{json}");
+    // The machines are asked, too; one of them is not there.
+    let status = HEAD.run(&[PROGRAM, "status"]);
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(status.contains("\nw1 ") && status.contains("\nkeeper ") && status.contains(" building "), "{status}");
+
+    assert_eq!(say(&["keeper", "stop"]), "guix offload: the keeper ends once its builds are done\n");
+    eventually(|| match &*say(&["keeper", "status"]) {
+        "no keeper is running\n" => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(say(&["keeper", "stop"]), "guix offload: no keeper is running\n");
+    // The old one does its build, a new one the next.
+    assert!(HEAD.build("plain", &[]).succeeded);
+    build.finish().assert_succeeded();
+    eventually(|| match HEAD.sh(&["pgrep", "-fc", "[g]uix-offload keeper serve"]).trim() {
+        "1" => Ok(()),
+        count => Err(format!("{count} keepers run")),
+    });
+    assert_clean(&[HEAD], &[W1]);
+}
+
+#[test]
+fn root_looks_after_the_keeper_of_another_user_and_nobody_else_does() {
+    UHEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    assert!(UHEAD.build("plain", &[]).succeeded);
+    let status = UHEAD.run(&[PROGRAM, "keeper", "status"]);
+    assert!(String::from_utf8_lossy(&status.stdout).starts_with("keeper "), "{status:?}");
+    let refused = UHEAD.run(&["setpriv", "--reuid=nobody", "--clear-groups", PROGRAM, "keeper", "status"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("hint: do that as root, or as the user"), "{said}");
+    // One that does not answer is named.
+    UHEAD.sh(&["sh", "-c", "kill -STOP $(pgrep -f '[g]uix-offload keeper serve')"]);
+    let hung = UHEAD.run(&[PROGRAM, "keeper", "stop"]);
+    let said = String::from_utf8_lossy(&hung.stderr).into_owned();
+    assert!(!hung.status.success() && said.contains(", does not answer within 5 s\nhint: if that lasts"), "{said}");
+    UHEAD.sh(&["sh", "-c", "kill -CONT $(pgrep -f '[g]uix-offload keeper serve')"]);
+    assert_clean(&[UHEAD], &[W1]);
+}

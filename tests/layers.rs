@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The floors of the house: a file imports from its own floor and from those below it, never from one above. So there
+//! is no circle among them either.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From top to bottom, as in the table of `src/lib.rs`.
+const FLOORS: [&str; 12] =
+    ["ffi", "doors", "build", "choose", "remote", "ssh", "store", "daemon", "archive", "machine", "report", "ground"];
+
+fn height(floor: &str) -> Option<usize> {
+    FLOORS.iter().rev().position(|one| *one == floor)
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// Tests may look anywhere.
+fn is_test(file: &Path) -> bool {
+    file.iter().any(|part| matches!(part.to_str(), Some("tests" | "tests.rs")))
+        || file.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_tests.rs"))
+}
+
+/// The floors that `source` names, each with its line.
+fn imports(source: &str) -> Vec<(usize, String)> {
+    let code = source.lines().enumerate().take_while(|(_, line)| !line.trim_start().starts_with("#[cfg(test)]"));
+    let code = code.filter(|(_, line)| !line.trim_start().starts_with("//"));
+    code.flat_map(|(at, line)| {
+        let named = line.split("crate::").skip(1).map(|rest| {
+            let end = rest.find(|char: char| !char.is_ascii_lowercase() && char != '_').unwrap_or(rest.len());
+            rest[..end].to_string()
+        });
+        named.map(move |name| (at + 1, name)).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+/// What `file`, of the floor `floor`, imports from above.
+fn upward(floor: &str, file: &Path, source: &str) -> Vec<String> {
+    let own = height(floor).unwrap_or_else(|| panic!("{} is on no floor", file.display()));
+    let above = imports(source).into_iter().filter(|(_, name)| height(name).is_none_or(|height| height > own));
+    above.map(|(line, name)| format!("{}:{line}: {floor} imports {name}", file.display())).collect()
+}
+
+#[test]
+fn no_file_imports_from_a_floor_above_its_own() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for file in sources(&root) {
+        let below = file.strip_prefix(&root).unwrap();
+        if below == Path::new("lib.rs") || is_test(below) {
+            continue;
+        }
+        let floor = below.iter().next().unwrap().to_str().unwrap();
+        found.extend(upward(floor, below, &fs::read_to_string(&file).unwrap()));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn every_floor_is_a_folder_and_on_the_map() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let map = fs::read_to_string(root.join("lib.rs")).unwrap();
+    for floor in FLOORS {
+        assert!(root.join(floor).join("mod.rs").exists(), "{floor}");
+        assert!(map.contains(&format!("| [`{floor}`]")), "{floor} is not in the table of src/lib.rs");
+        assert!(map.contains(&format!("pub mod {floor};")), "{floor}");
+    }
+    let rooms = fs::read_dir(&root).unwrap().count();
+    assert_eq!(rooms, FLOORS.len() + 1, "there is something else in src/");
+}
+
+#[test]
+fn an_import_from_above_is_found() {
+    let file = Path::new("store/dump.rs");
+    assert_eq!(upward("store", file, "use crate::ground::error::Error;\nuse crate::archive::nar;\n"), [""; 0]);
+    let above =
+        upward("store", file, "// crate::ffi\nfn f() { crate::choose::history::now() }\n#[cfg(test)]\ncrate::ffi");
+    assert_eq!(above, ["store/dump.rs:2: store imports choose"]);
+    assert_eq!(upward("store", file, "use crate::nowhere;").len(), 1);
+}
