@@ -6,6 +6,9 @@
 #   make bench      offloaded builds, timed against the stock script
 #   make bench-memory  the memory that both take for files of 4 GiB
 #   make check      every test; what .ci/run runs
+#   make quick      those that need neither root nor a farm
+#   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
+#   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
 #   make doc        the documentation of the Rust code, into target/doc
@@ -29,7 +32,8 @@ stage   := $(CURDIR)/target/stage
 prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
 
-guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm guix/scripts/offload.scm
+guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm \
+                 guix/scripts/offload.scm
 
 # Which compile the modules, each for its own version, if they are there.
 guiles := guile-2.2 guile-3.0
@@ -42,14 +46,14 @@ packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev lib
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
-.PHONY: all library setup install check torture doc demo bench bench-memory fuzz clean lab-clean
+.PHONY: all library setup packages install check torture doc demo bench bench-memory fuzz clean lab-clean
 all: $(release)/guix-offload $(release)/verbs
 
 library:
 	$(CARGO) build --release --lib
 
 # Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
-$(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c
+$(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/keeper.c
 $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/guix-offload.h
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
@@ -106,29 +110,103 @@ staged-new:
 there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
   make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
 
-setup:
+setup: packages
+	@$(lab) base
+
+packages:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
 	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(packages); }
-	@$(lab) base
 
-# The tests of tests/farm run inside the farm, which has no way out to the network: everything is compiled before.
-check: setup
+# Most tests wait, for time limits and for answers, so steps go on side by side. What one says is shown as a whole when
+# it ends; after one has failed, no other begins. The tests of tests/farm share the hosts of their farm and run one at a
+# time, but here are several farms, each with a share of the tests. A farm has no way out to the network: all is
+# fetched and compiled before.
+check: packages
 	$(CARGO) fmt --check
+	$(CARGO) fetch --locked
+	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture
+	@echo "all steps of make check have passed"
+
+.PHONY: lint quick farm
+lint:
+	$(CARGO) fmt --check
+	$(MAKE) --no-print-directory check-lint
+
+# The unit tests of those floors that start no program but Python, less those that say in their names that they need root.
+quick:
+	$(CARGO) fmt --check
+	$(CARGO) test --lib -- archive:: build:: choose:: daemon:: doors:: ground:: report:: --skip needs_root
+	$(CARGO) test --test layers --test width --test limits --test dependencies --test header
+	@echo "make quick leaves out the floors ffi, machine, remote, ssh and store, and tests whose names say needs_root"
+
+farm: setup
+	$(MAKE) check-staged
+	$(MAKE) staged-old staged-new
+	$(CARGO) test --test farm --no-run
+	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- \
+	  $(CARGO) test --offline --test farm -- --test-threads=1 $(ONLY)
+
+shards   := $(addprefix check-farm-,1 2)
+programs := $(target)/tests
+in_farm   = LAB_FARM=$(subst -,,$(@:check-%=%)) LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 \
+            exec $(lab) with-farm
+began     = @date '+== $@ began at %T'
+passed    = @date '+== $@ passed at %T'
+
+.PHONY: check-base check-lint check-built check-staged check-unit check-torture check-c $(shards)
+staged-old staged-new: | check-base
+check-base:
+	$(began)
+	$(lab) base
+	$(passed)
+
+check-lint:
+	$(began)
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test farm --test torture -- -D warnings
-	$(CARGO) test
-	$(MAKE) cxx-test
-	$(CARGO) test --test farm --test torture --no-run
 	$(MAKE) doc
+	$(passed)
+
+# With a link to each program that runs in a farm: there, cargo would wait for whatever else is compiled.
+check-built: check-lint
+	$(began)
+	$(CARGO) test --no-run
+	$(CARGO) test --test farm --test torture --no-run
+	mkdir -p $(programs) && >$(programs)/queue
+	$(CARGO) test --test farm --test torture --no-run --message-format=json 2>/dev/null | \
+	  sed -n 's|.*"executable":"\([^"]*/\([a-z]*\)-[0-9a-f]*\)".*|ln -sf \1 $(programs)/\2|p' | sh -ex
+	$(passed)
+
+check-staged:
+	$(began)
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
-	$(MAKE) staged-old
-	$(MAKE) staged-new
-	$(MAKE) -C c-tests -j2 --output-sync all farm
+	$(MAKE) -C c-tests farm
+	$(passed)
+
+$(shards): check-farm-%: check-built check-staged staged-old staged-new
+	$(began)
+	$(in_farm) -- tests/lab/shard $(programs)/queue $(programs)/farm
+	$(passed)
+
+check-torture: check-built check-staged
+	$(began)
+	$(in_farm) $(torture_farm) -- $(programs)/torture
+	$(passed)
+
+check-unit: check-built
+	$(began)
+	RUST_TEST_THREADS=4 $(CARGO) test
+	$(passed)
+
+# Last of those that compile: its library has one more function, and takes the place of the one that the tests are for.
+check-c: check-unit check-staged
+	$(began)
+	$(MAKE) cxx-test
+	$(MAKE) -C c-tests all
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h
-	LAB_INSTALL=$(stage) LAB_INSTALL_OLD=$(stage)-1.2.0 $(lab) with-farm -- $(CARGO) test --offline --test farm -- --test-threads=1
-	LAB_INSTALL=$(stage) $(lab) with-farm $(torture_farm) -- $(CARGO) test --offline --test torture
+	$(passed)
 
 # Lanes of a head and two machines each; see tests/torture/main.rs.
 torture_farm := a2head ahead aw as bhead:unprivileged bw bs chead cw cs:user=builder dhead dw ds ehead ew es
