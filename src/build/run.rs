@@ -148,14 +148,14 @@ impl Engine {
         let mut waiting_since: Option<Instant> = None;
         loop {
             let eligible = |index| !failed.contains(&index);
-            let pause = match candidates.choose(eligible, place.as_ref(), cancel, observer)? {
+            let away = match candidates.choose(eligible, place.as_ref(), cancel, observer)? {
                 Choice::Machine(lease) => return Ok(lease),
                 Choice::Misconfigured(error) => return Err(error),
                 Choice::Busy => {
                     last_hope = clock.now();
                     // Without a place it waits all the same, if behind all others.
                     place = place.or_else(|| candidates.join_queue(eligible).ok());
-                    observer.event(&Event::Queued);
+                    observer.event(&Event::Queued { away: false });
                     let since = *waiting_since.get_or_insert_with(|| clock.now());
                     candidates.turn(eligible).wait(place.as_ref(), since, cancel)?;
                     continue;
@@ -164,10 +164,11 @@ impl Engine {
                     let minutes = GIVE_UP.as_secs() / 60;
                     return Err(Error::new(ErrorKind::Unavailable, format!("no machine was usable for {minutes} min")));
                 }
-                Choice::NoRoom | Choice::Away => RETRY_INTERVAL,
+                Choice::NoRoom => false,
+                Choice::Away => true,
             };
-            observer.event(&Event::Queued);
-            clock.sleep(pause, cancel)?;
+            observer.event(&Event::Queued { away });
+            clock.sleep(RETRY_INTERVAL, cancel)?;
         }
     }
 }

@@ -109,8 +109,6 @@ struct State {
     /// Bytes of log in `events`.
     log: usize,
     result: Option<Result<()>>,
-    /// Whether it was said that the job waits.
-    queued: bool,
     cancelled: bool,
 }
 
@@ -229,23 +227,22 @@ struct EventQueue {
     said: Said,
     /// The lines about a build that is done.
     done: String,
+    /// Whether it was told that it waits: as machines are busy, and as none answers.
+    queued: [bool; 2],
 }
 
 impl EventQueue {
     fn new(shared: Arc<Shared>) -> Self {
-        EventQueue { shared, said: Said::default(), done: String::new() }
+        EventQueue { shared, said: Said::default(), done: String::new(), queued: [false; 2] }
     }
 
     fn push(&self, state: &mut State, event: JobEvent, lines: String) {
-        let queued = event == JobEvent::Queued;
         match (state.events.back_mut().map(|last| &mut last.event), &event) {
-            (_, JobEvent::Queued) if state.queued => return,
             // Of progress, only the latest counts.
             (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
             (Some(JobEvent::Log(last)), JobEvent::Log(text)) if last.len() < LOG_PIECE => last.extend_from_slice(text),
             _ => state.events.push_back(Told { event, lines }),
         }
-        state.queued |= queued;
         self.shared.ready.raise();
     }
 
@@ -265,7 +262,8 @@ impl Observer for EventQueue {
     fn event(&mut self, event: &Event<'_>) {
         let said = || lines::text(&lines::of_event(event));
         let happened = match *event {
-            Event::Queued => JobEvent::Queued,
+            Event::Queued { away } if std::mem::replace(&mut self.queued[usize::from(away)], true) => return,
+            Event::Queued { .. } => JobEvent::Queued,
             Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.into()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
@@ -338,7 +336,7 @@ mod tests {
                 let reason = Error::new(ErrorKind::Unavailable, text);
                 reporter.event(&Event::PassedOver { machine, reason: &reason });
             }
-            reporter.event(&Event::Queued);
+            reporter.event(&Event::Queued { away: false });
         }
         let events = &shared.state.lock().events;
         assert!(events.len() < 500, "{} events", events.len());

@@ -26,7 +26,7 @@ pub struct guix_offload_job {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum guix_offload_event_type {
-    /// No machine is free; the job waits.
+    /// No machine can take the job now; it waits.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /// A machine cannot take the job: machine, text, hint. Each reason comes once, whatever the numbers in it.
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,

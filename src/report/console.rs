@@ -31,7 +31,8 @@ pub struct Console {
     /// After how long without a message there has to be another one.
     patience: Option<Duration>,
     spoke: Instant,
-    queued: bool,
+    /// Whether it was said that the build waits: as machines are busy, and as none answers.
+    queued: [bool; 2],
 }
 
 /// A transfer that is under way, shown on a terminal.
@@ -47,7 +48,7 @@ impl Console {
     pub fn new(messages: File, log: File, max_silent_time: u64) -> Self {
         let patience = (max_silent_time > 0).then(|| Duration::from_secs(max_silent_time) / 3);
         let (said, spoke) = (Said::default(), Instant::now());
-        Console { messages, log, said, transfer: None, patience, spoke, queued: false }
+        Console { messages, log, said, transfer: None, patience, spoke, queued: [false; 2] }
     }
 
     /// Returns whether it is time to say something, if only that all is well.
@@ -150,8 +151,8 @@ impl Observer for Console {
     fn event(&mut self, event: &Event<'_>) {
         match *event {
             Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
-            Event::Queued if self.queued && !self.is_overdue() => return,
-            Event::Queued => self.queued = true,
+            Event::Queued { away } if self.queued[usize::from(away)] && !self.is_overdue() => return,
+            Event::Queued { away } => self.queued[usize::from(away)] = true,
             Event::Transferred { bytes } if self.transfer.is_some() || !self.is_overdue() => return self.draw(bytes),
             _ => {}
         }
@@ -262,15 +263,18 @@ mod tests {
             file.read_to_string(&mut text).unwrap();
             text.lines().count()
         };
-        reporter.event(&Event::Queued);
-        reporter.event(&Event::Queued);
+        reporter.event(&Event::Queued { away: false });
+        reporter.event(&Event::Queued { away: false });
         reporter.event(&Event::Transferred { bytes: 1 });
         assert_eq!(said(&mut file), 1);
         reporter.spoke -= Duration::from_secs(1);
-        reporter.event(&Event::Queued);
+        reporter.event(&Event::Queued { away: false });
         assert_eq!(said(&mut file), 2);
         reporter.spoke -= Duration::from_secs(1);
         reporter.event(&Event::Transferred { bytes: 1 });
         assert_eq!(said(&mut file), 3);
+        // Why it waits is another reason now.
+        reporter.event(&Event::Queued { away: true });
+        assert_eq!(said(&mut file), 4);
     }
 }

@@ -30,7 +30,8 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         Event::BuiltHere { derivation } => {
             vec![format!("{PREFIX}no build machine can be used now; building '{derivation}' here")]
         }
-        Event::Queued => vec![format!("{PREFIX}all build machines are busy, waiting for a build slot")],
+        Event::Queued { away: false } => vec![format!("{PREFIX}all build machines are busy, waiting for a build slot")],
+        Event::Queued { away: true } => vec![format!("{PREFIX}no build machine can be reached, waiting for one")],
         Event::Sending { machine, items, bytes } => {
             vec![format!("{PREFIX}sending {} to '{machine}'...", amount(items, bytes))]
         }
@@ -63,9 +64,10 @@ pub fn of_warning(error: &Error) -> Vec<String> {
     with_hint(format!("{PREFIX}warning: {}", describe(error)), error)
 }
 
-/// Returns what is said while `machine` answers and `seconds` have gone by without a byte of what is waited for.
+/// Returns what is said while the connection to `machine` stands and `seconds` have gone by without a byte of what is
+/// waited for.
 pub fn of_stall(machine: &str, seconds: u64) -> String {
-    line(format!("{PREFIX}'{machine}' answers, but no byte has moved for {seconds} s; waiting"))
+    line(format!("{PREFIX}no byte has moved for {seconds} s between here and '{machine}'; waiting"))
 }
 
 /// Returns the line that says what to do about something.
@@ -115,7 +117,8 @@ pub(crate) mod tests {
             Event::ClockBehind { machine, seconds: 7 },
             Event::PassedOver { machine, reason },
             Event::BuiltHere { derivation },
-            Event::Queued,
+            Event::Queued { away: false },
+            Event::Queued { away: true },
             Event::Chosen { machine },
             Event::Sending { machine, items: 1, bytes: 1 },
             Event::Building { machine, derivation },
@@ -136,7 +139,7 @@ pub(crate) mod tests {
         let reason = Error::new(ErrorKind::Daemon, NASTY).hint(NASTY).on_machine(NASTY);
         let mut lines: Vec<String> = events(NASTY, &derivation, &reason).iter().flat_map(of_event).collect();
         lines.extend([of_error(&reason), of_warning(&reason), vec![of_stall(NASTY, 30), hint(NASTY)]].concat());
-        assert_eq!(lines.len(), 22, "{lines:?}");
+        assert_eq!(lines.len(), 23, "{lines:?}");
         for line in &lines {
             assert!(!line.contains(char::is_control) && !line.starts_with('#'), "{line:?}");
             assert!(!line.starts_with('@') || line.starts_with("@ build-remote /gnu/store/"), "{line:?}");

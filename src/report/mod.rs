@@ -54,8 +54,11 @@ pub enum Event<'a> {
         /// What is built.
         derivation: &'a StorePath,
     },
-    /// All machines are busy; the build waits for one. Happens again and again while it waits.
-    Queued,
+    /// No machine can take the build now, which waits for one. Happens again and again while it waits.
+    Queued {
+        /// Whether none answers, rather than some being busy.
+        away: bool,
+    },
     /// This machine will do the build.
     Chosen {
         /// The machine's name.

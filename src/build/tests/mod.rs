@@ -137,7 +137,7 @@ impl Observer for Notes {
             Event::Retrying { machine, reason } => self.retried.push((machine.into(), reason.clone())),
             Event::PassedOver { machine, reason } => self.passed_over.push((machine.into(), reason.clone())),
             Event::Sending { items, bytes, .. } => self.sending.push((items, bytes)),
-            Event::Queued => self.queued += 1,
+            Event::Queued { .. } => self.queued += 1,
             _ => {}
         }
         if let Some(at_event) = &mut self.at_event {

@@ -2,7 +2,7 @@
 //! What a hook and the keeper say to each other. Both are of one version, so no form of it is for ever.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -112,7 +112,7 @@ pub enum Told {
     ClockBehind(String, u64),
     PassedOver(String, Error),
     BuiltHere(StorePath),
-    Queued,
+    Queued(bool),
     Chosen(String),
     Sending(String, usize, u64),
     Building(String, StorePath),
@@ -133,7 +133,7 @@ impl From<&Event<'_>> for Told {
             Event::ClockBehind { machine, seconds } => Told::ClockBehind(machine.into(), seconds),
             Event::PassedOver { machine, reason } => Told::PassedOver(machine.into(), reason.clone()),
             Event::BuiltHere { derivation } => Told::BuiltHere(derivation.clone()),
-            Event::Queued => Told::Queued,
+            Event::Queued { away } => Told::Queued(away),
             Event::Chosen { machine } => Told::Chosen(machine.into()),
             Event::Sending { machine, items, bytes } => Told::Sending(machine.into(), items, bytes),
             Event::Building { machine, derivation } => Told::Building(machine.into(), derivation.clone()),
@@ -157,7 +157,7 @@ impl Told {
             Told::ClockBehind(machine, seconds) => Event::ClockBehind { machine, seconds: *seconds },
             Told::PassedOver(machine, reason) => Event::PassedOver { machine, reason },
             Told::BuiltHere(derivation) => Event::BuiltHere { derivation },
-            Told::Queued => Event::Queued,
+            Told::Queued(away) => Event::Queued { away: *away },
             Told::Chosen(machine) => Event::Chosen { machine },
             Told::Sending(machine, items, bytes) => Event::Sending { machine, items: *items, bytes: *bytes },
             Told::Building(machine, derivation) => Event::Building { machine, derivation },
@@ -188,7 +188,10 @@ pub fn send(to: &mut impl Write, message: &impl Serialize) -> Result<()> {
 pub fn receive<M: DeserializeOwned>(from: &mut impl Read) -> Result<M> {
     let doing = || "the keeper's socket";
     let mut length = [0; 4];
-    from.read_exact(&mut length).io_context(ErrorKind::Unavailable, doing)?;
+    from.read_exact(&mut length).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Unavailable, "the keeper's socket was closed"),
+        _ => Error::io(ErrorKind::Unavailable, doing(), error),
+    })?;
     let length = u32::from_ne_bytes(length);
     if length > MAX_MESSAGE {
         return Err(Error::new(
@@ -243,7 +246,7 @@ mod tests {
             Event::ClockBehind { machine, seconds: 3 },
             Event::PassedOver { machine, reason },
             Event::BuiltHere { derivation: item },
-            Event::Queued,
+            Event::Queued { away: true },
             Event::Chosen { machine },
             Event::Sending { machine, items: 2, bytes: 5 },
             Event::Building { machine, derivation: item },

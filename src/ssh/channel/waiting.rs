@@ -57,10 +57,10 @@ impl ChannelEnd {
 
     fn stalled(&self, time: Duration) -> Error {
         let (machine, seconds) = (&self.machine, time.as_secs());
-        let message = format!("'{machine}' answers, but no byte has moved for {seconds} s on {}", self.target);
+        let message = format!("no byte has moved for {seconds} s between here and '{machine}' on {}", self.target);
         Error::new(ErrorKind::Unavailable, message).on_machine(machine).hint(format!(
-            "guix-daemon or a disk of '{machine}' may be stuck, or a garbage collection be under way: see 'ps' and \
-             'dmesg' there"
+            "if the network is not cut, guix-daemon or a disk of '{machine}' may be stuck, or a garbage collection be \
+             under way: see 'ps' and 'dmesg' there"
         ))
     }
 }
