@@ -82,7 +82,7 @@ impl ChoiceSummary {
         match kind {
             SetbackKind::NoRoom => self.no_room = true,
             SetbackKind::Away => self.away = true,
-            SetbackKind::Misconfigured => {
+            SetbackKind::Misconfigured | SetbackKind::ThisHost => {
                 self.misconfigured.get_or_insert_with(|| reason.clone());
             }
         }
@@ -232,6 +232,10 @@ impl Candidates {
                 memory.note_address(&self.machines[index], remote.address());
             }
             match result {
+                Ok(remote) if remote.is_daemon_at(&resources.directories.daemon_socket) => {
+                    let reason = suitability::this_host(&self.machines[index]);
+                    self.pass_over(index, SetbackKind::ThisHost, &reason, &mut findings, observer);
+                }
                 Ok(mut remote) => match self.check_suitability(index, &*remote, Some(clock.now() - begun), observer) {
                     Ok(()) => {
                         self.cancel_others(attempts, begun, observer);
@@ -318,9 +322,6 @@ impl Candidates {
             let established = catch_unwind(AssertUnwindSafe(|| {
                 failpoint::hit("connect");
                 let mut remote = wait()?;
-                if remote.is_daemon_at(&directories.daemon_socket) {
-                    return Err(is_this_host(&machine));
-                }
                 // A list that cannot be read is no fault of this machine's: that is found out before any build.
                 if distrusted && let Ok(acl) = Acl::load(&directories.acl_file()) {
                     remote.require_trust_by_text(&Arc::new(acl))?;
@@ -369,21 +370,23 @@ impl Candidates {
         if error.kind() == ErrorKind::Exhausted {
             return Err(error);
         }
-        let machine = &self.machines[index];
-        observer.event(&Event::PassedOver { machine: &machine.name, reason: &error });
-        let kind = SetbackKind::of(&error);
-        self.resources.histories.note_setback(machine, kind, &error);
-        findings.add(kind, &error);
+        self.pass_over(index, SetbackKind::of(&error), &error, findings, observer);
         Ok(())
     }
-}
 
-/// The error for a machine whose daemon is the one that asks.
-fn is_this_host(machine: &BuildMachine) -> Error {
-    let name = &machine.name;
-    Error::new(ErrorKind::Configuration, format!("'{name}' is this host itself, which cannot offload to itself"))
-        .hint(format!("take '{name}' out of the machine file"))
-        .on_machine(name)
+    fn pass_over(
+        &self,
+        index: usize,
+        kind: SetbackKind,
+        reason: &Error,
+        findings: &mut ChoiceSummary,
+        observer: &mut dyn Observer,
+    ) {
+        let machine = &self.machines[index];
+        observer.event(&Event::PassedOver { machine: &machine.name, reason });
+        self.resources.histories.note_setback(machine, kind, reason);
+        findings.add(kind, reason);
+    }
 }
 
 fn chosen(lease: Lease, observer: &mut dyn Observer) -> Choice {

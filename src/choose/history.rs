@@ -40,6 +40,8 @@ const BUILDS: usize = 8;
 const FIRST_BACK_OFF: u64 = 5;
 /// How long it is left alone at most, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
+/// How long the head itself, in its own list, is left alone, in seconds: another host may get that name.
+const THIS_HOST_BACK_OFF: u64 = 60 * 60;
 /// How often in a row others may answer before a machine that has never answered is left alone.
 const UNANSWERED: u32 = 2;
 /// The file's name in the machine's directory.
@@ -60,6 +62,8 @@ pub enum SetbackKind {
     NoRoom,
     /// Something is wrong that waiting does not mend.
     Misconfigured,
+    /// It is the host that asks.
+    ThisHost,
 }
 
 impl SetbackKind {
@@ -88,8 +92,13 @@ pub struct Setback {
 impl Setback {
     /// How long the machine is left alone after it, in seconds.
     fn back_off(&self) -> u64 {
-        let doublings = if self.kind == SetbackKind::NoRoom { 0 } else { (self.count - 1).min(16) };
-        (FIRST_BACK_OFF << doublings).min(LONGEST_BACK_OFF)
+        match self.kind {
+            SetbackKind::ThisHost => THIS_HOST_BACK_OFF,
+            SetbackKind::NoRoom => FIRST_BACK_OFF,
+            SetbackKind::Away | SetbackKind::Misconfigured => {
+                (FIRST_BACK_OFF << (self.count - 1).min(16)).min(LONGEST_BACK_OFF)
+            }
+        }
     }
 }
 

@@ -85,19 +85,20 @@ fn a_machine_that_answered_a_moment_ago_is_there_unless_something_was_wrong_sinc
 
 #[test]
 fn the_back_off_grows_and_ends_but_not_for_want_of_room() {
-    for (kind, expected) in [
+    for (kind, back_offs) in [
         (SetbackKind::Away, [5, 10, 20, 40, 60, 60]),
         (SetbackKind::Misconfigured, [5, 10, 20, 40, 60, 60]),
         (SetbackKind::NoRoom, [5; 6]),
+        (SetbackKind::ThisHost, [3600; 6]),
     ] {
         let (scene, machine) = scene();
-        for expected in expected {
+        for expected in back_offs {
             scene.histories.note_setback(&machine, kind, &failure("gone"));
             assert_eq!(scene.back_off(&machine), expected, "{kind:?}");
         }
         scene.histories.note_answer(&machine, 0.5, None);
         scene.histories.note_setback(&machine, kind, &failure("gone"));
-        assert_eq!(scene.back_off(&machine), 5, "{kind:?}: an answer does not begin it anew");
+        assert_eq!(scene.back_off(&machine), back_offs[0], "{kind:?}: an answer does not begin it anew");
     }
     let (scene, machine) = scene();
     let worst = History::parse("setback away 4294967295 1000 0\n");

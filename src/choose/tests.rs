@@ -338,6 +338,14 @@ fn a_machine_that_is_this_host_is_not_offloaded_to() {
     let mut scene = scene_of(&[machine("localhost")]);
     let Ok(Choice::Misconfigured(error)) = choose(&mut scene).0 else { panic!("it is used") };
     assert_eq!(error.kind(), ErrorKind::Configuration);
+    // That does not change from one minute to the next, and was said.
+    assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 1);
+    scene.clock.turn(Duration::from_secs(3599));
+    assert!(matches!(choose(&mut scene).0, Ok(Choice::Misconfigured(_))));
+    assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 0);
+    scene.clock.turn(Duration::from_secs(1));
+    assert!(matches!(choose(&mut scene).0, Ok(Choice::Misconfigured(_))));
+    assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 1);
 }
 
 #[test]

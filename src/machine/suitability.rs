@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::BuildMachine;
+use crate::ground::error::{Error, ErrorKind};
 
 /// Space that a machine's store must have free to get a build, in bytes. Guix's `%minimum-disk-space`.
 pub const MINIMUM_FREE_SPACE: u64 = 100 << 20;
@@ -54,6 +55,14 @@ pub fn check_suitability(machine: &BuildMachine, probe: &Probe) -> Result<(), Un
 /// Is `load`, as in [`Probe::load`], too much for `machine` to get another build?
 pub fn is_overloaded(machine: &BuildMachine, load: f64) -> bool {
     machine.overload_threshold.is_some_and(|threshold| load.is_nan() || load >= threshold)
+}
+
+/// Returns the error for `machine`, whose daemon is the one that asks.
+pub fn this_host(machine: &BuildMachine) -> Error {
+    let name = &machine.name;
+    Error::new(ErrorKind::Configuration, format!("'{name}' is this host itself, which cannot offload to itself"))
+        .hint(format!("take '{name}' out of the machine file"))
+        .on_machine(name)
 }
 
 impl fmt::Display for Unsuitable {

@@ -23,8 +23,12 @@ use crate::ground::error::{Error, ErrorKind};
 pub(super) const MAX_TEXT: usize = 2000;
 
 /// The kinds of setback.
-const KIND_WORDS: [(&str, SetbackKind); 3] =
-    [("away", SetbackKind::Away), ("no-room", SetbackKind::NoRoom), ("misconfigured", SetbackKind::Misconfigured)];
+const KIND_WORDS: [(&str, SetbackKind); 4] = [
+    ("away", SetbackKind::Away),
+    ("no-room", SetbackKind::NoRoom),
+    ("misconfigured", SetbackKind::Misconfigured),
+    ("this-host", SetbackKind::ThisHost),
+];
 
 /// The kinds of error that are remembered as themselves. Of all others it is only remembered that there was one.
 const ERROR_WORDS: [(&str, ErrorKind); 7] = [

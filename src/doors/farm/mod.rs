@@ -22,7 +22,7 @@ use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
 use crate::ground::thread;
 use crate::machine::BuildMachine;
-use crate::machine::suitability::{Probe, Unsuitable, check_suitability};
+use crate::machine::suitability::{Probe, Unsuitable, check_suitability, this_host};
 use crate::remote::{Remote, Survey};
 use crate::ssh::Session;
 
@@ -167,6 +167,9 @@ fn examine_one(machine: BuildMachine, session: Session, directories: &Directorie
     let result = catch_unwind(AssertUnwindSafe(|| {
         failpoint::hit("farm");
         let mut remote = Remote::establish(session, &report.machine, &directories.store)?;
+        if remote.is_daemon_at(&directories.daemon_socket) {
+            return Err(this_host(&report.machine));
+        }
         check(&mut report, &mut remote, directories)
     }))
     .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));

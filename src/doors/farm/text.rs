@@ -218,7 +218,7 @@ good
             let expected = match SetbackKind::of(&error) {
                 SetbackKind::NoRoom => "passing",
                 SetbackKind::Away => "away",
-                SetbackKind::Misconfigured => "misconfigured",
+                SetbackKind::Misconfigured | SetbackKind::ThisHost => "misconfigured",
             };
             assert_eq!(is, expected, "{row:?}");
             assert_eq!(says, state(&Report { failure: Some(error), ..reports().remove(2) }), "{row:?}");
