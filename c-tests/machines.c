@@ -12,7 +12,7 @@ static guix_offload_machine *new_machine(const char *name)
 static void accessors_of_no_list(void)
 {
     guix_offload_machines_free(NULL);
-    CHECK(guix_offload_machines_count(NULL) == 0);
+    CHECK(guix_offload_machines_count(NULL) == 0 && guix_offload_machines_left_out(NULL) == 0);
     CHECK(guix_offload_machines_get(NULL, 0) == NULL);
 }
 
@@ -112,6 +112,13 @@ static void a_malformed_machine_is_left_out_and_reported(void)
     CHECK(guix_offload_error_code(problem) == GUIX_OFFLOAD_CONFIGURATION);
     CHECK(guix_offload_machines_problem(machines, 1) == NULL);
     CHECK(guix_offload_machines_problem(NULL, 0) == NULL);
+    CHECK(guix_offload_machines_left_out(machines) == 1);
+    guix_offload_machines_free(machines);
+    write_file(file, "(list (build-machine (name \"a\") (systems '(\"x86_64_linux\"))\n"
+                     "  (user \"u\") (host-key \"" HOST_KEY "\") (private-key \"/key\")))\n", 0600);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    CHECK(guix_offload_machines_count(machines) == 1 && guix_offload_machines_left_out(machines) == 0);
+    CHECK(guix_offload_machines_problem(machines, 0) != NULL);
     guix_offload_machines_free(machines);
     CHECK(unlink(file) == 0);
 }

@@ -473,10 +473,17 @@ const guix_offload_machine *guix_offload_machines_get(const guix_offload_machine
 /**
  * Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
  * more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
- * Guix does not know. Each has a hint. It belongs to the list, and lives until that is freed.
+ * Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs to
+ * the list, and lives until that is freed.
  */
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);
+
+/**
+ * Returns how many problems, the first ones, are about what was left out: malformed machines, or a result that is
+ * no list of machines. The others are about machines that are used all the same. 0 if `machines` is NULL.
+ */
+size_t guix_offload_machines_left_out(const guix_offload_machines *machines);
 
 /**
  * Returns 1 if the file that the list was loaded from would return the same machines now, else 0. For a caller who
@@ -884,7 +891,7 @@ const char *guix_offload_items_get(const guix_offload_items *items, size_t index
  */
 typedef enum {
     /**
-     * No machine is free; the job waits.
+     * No machine can take the job now; it waits.
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**

@@ -35,7 +35,7 @@ static int matches(const regex_t *pattern, const char *name)
 }
 
 /* Makes *MACHINES the machines of FILE, each once, whose names match PATTERN, an extended regular expression, unless
-   that is NULL.  Says what is wrong with others, and adds their number to *MALFORMED.  */
+   that is NULL.  Says what is wrong in FILE, and adds the number of machines that it leaves out to *MALFORMED.  */
 static guix_offload_status load(guix_offload_machines **machines, size_t *malformed, const char *file,
                                 const regex_t *pattern, guix_offload_error **error)
 {
@@ -47,7 +47,7 @@ static guix_offload_status load(guix_offload_machines **machines, size_t *malfor
     for (size_t i = 0; (problem = guix_offload_machines_problem(all, i)) != NULL; i++) {
         if (!matches(pattern, guix_offload_error_machine(problem)))
             continue;
-        ++*malformed;
+        *malformed += i < guix_offload_machines_left_out(all);
         fputs(guix_offload_error_warning_lines(problem), stderr);
     }
     if (status == GUIX_OFFLOAD_OK)
@@ -101,6 +101,21 @@ static int select_machines(struct selection *selection, int count, char **argume
     return 0;
 }
 
+/* Says why no machine of SELECTION can be asked; MALFORMED of them are left out.  */
+static int nothing_to_ask(const struct selection *selection, size_t malformed)
+{
+    if (malformed > 0) {
+        fputs("guix offload: error: no other build machine is selected\n", stderr);
+        return 1;
+    }
+    if (selection->pattern != NULL)
+        fprintf(stderr, "guix offload: error: no build machine of '%s' matches '%s'\n", selection->file,
+                selection->pattern);
+    else
+        fprintf(stderr, "guix offload: error: '%s' has no build machine\n", selection->file);
+    return MISUSE;
+}
+
 /* Asks all machines of SELECTION at once; DOING says so to the user.  The answer goes to OUTPUT.  */
 static int ask_all(const struct selection *selection, question *ask, const char *doing, FILE *output)
 {
@@ -116,18 +131,15 @@ static int ask_all(const struct selection *selection, question *ask, const char 
         fprintf(stderr, "guix offload: error: '%s' is not a regular expression\n", selection->pattern);
         return MISUSE;
     }
-    status = guix_offload_engine_new(&engine, &error) == GUIX_OFFLOAD_OK
-        && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
-           == GUIX_OFFLOAD_OK ? 0 : fail(error);
-    count = guix_offload_machines_count(machines);
-    if (status == 0 && count == 0) {
-        if (selection->pattern != NULL)
-            fprintf(stderr, "guix offload: error: no build machine of '%s' matches '%s'\n", selection->file,
-                    selection->pattern);
-        else
-            fprintf(stderr, "guix offload: error: '%s' has no usable build machine\n", selection->file);
+    status = guix_offload_engine_new(&engine, &error) == GUIX_OFFLOAD_OK ? 0 : fail(error);
+    if (status == 0 && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
+                       != GUIX_OFFLOAD_OK) {
+        fail(error);
         status = MISUSE;
     }
+    count = guix_offload_machines_count(machines);
+    if (status == 0 && count == 0)
+        status = nothing_to_ask(selection, malformed);
     if (status == 0) {
         if (!selection->json)
             fprintf(stderr, "guix offload: %s %zu build machine%s defined in '%s'...\n", doing, count,

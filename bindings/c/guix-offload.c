@@ -87,7 +87,8 @@ int help(FILE *output)
           "      guix-daemon runs.\n"
           "  guix-offload --help | --version\n\n"
           "Each of these may follow 'offload'.  All other commands are handed on to guix.\n"
-          "The exit status is 1 if a machine cannot be used, 2 if the command line is wrong.\n", output);
+          "The exit status is 1 if a machine cannot be used, 2 if the command line or FILE\n"
+          "is wrong, or selects no machine.\n", output);
     return output == stdout ? 0 : MISUSE;
 }
 

@@ -235,6 +235,8 @@ public:
             problems.emplace_back(*problem);
         return problems;
     }
+    // How many of them, the first ones, are about what was left out.
+    std::size_t left_out() const noexcept { return guix_offload_machines_left_out(handle_.get()); }
     guix_offload_machines* get() const noexcept { return handle_.get(); }
 
 private:

@@ -164,19 +164,23 @@
 (define-foreign machines-add int "guix_offload_machines_add" 'machines 'machine 'out)
 (define-foreign machines-get '* "guix_offload_machines_get" 'machines size_t)
 (define-foreign machines-problem '* "guix_offload_machines_problem" 'machines size_t)
+(define-foreign machines-left-out size_t "guix_offload_machines_left_out" 'machines)
 (define-foreign machines-are-current int "guix_offload_machines_are_current" 'machines)
 
-(define-typed (load-machines file #:key (report (const #t)))
+(define-typed (load-machines file #:key (report (const #t)) (warn report))
   "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
 evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
-says why.  The second value is a thunk that tells whether FILE would return the same now."
-  ((file 'string) (report 'procedure))
-  (let ((machines (call-for-handle 'machines machines-free machines-load file)))
-    (for-each report
-              (collect (lambda (index)
-                         (let ((problem (machines-problem machines index)))
-                           (and (not (null-pointer? problem))
-                                (pointer->condition problem))))))
+says why.  WARN is called with one for what is odd in a machine that is used all the same.  The second value is a thunk
+that tells whether FILE would return the same now."
+  ((file 'string) (report 'procedure) (warn 'procedure))
+  (let* ((machines (call-for-handle 'machines machines-free machines-load file))
+         (problems (collect (lambda (index)
+                              (let ((problem (machines-problem machines index)))
+                                (and (not (null-pointer? problem))
+                                     (pointer->condition problem))))))
+         (left-out (machines-left-out machines)))
+    (for-each report (list-head problems left-out))
+    (for-each warn (list-tail problems left-out))
     (values (collect (lambda (index)
                        (make-handle 'machine (machines-get machines index) #:owner machines)))
             (lambda ()

@@ -16,6 +16,8 @@ use crate::machine::{BuildMachine, Requirements};
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
     problems: Vec<guix_offload_error>,
+    /// How many of those, the first ones, are about machines that were left out.
+    left_out: usize,
     /// What it depends on, if it was loaded from a file.
     inputs: Option<Inputs>,
 }
@@ -40,7 +42,7 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let none = guix_offload_machines { list: Vec::new(), problems: Vec::new(), inputs: None };
+        let none = guix_offload_machines { list: Vec::new(), problems: Vec::new(), left_out: 0, inputs: None };
         Out::new(machines, "machines")?.give(none);
         Ok(())
     }
@@ -64,6 +66,7 @@ export! {
         let missing = || Loaded { inputs: Some(Inputs::of_file(file, None)), ..Loaded::default() };
         let loaded = file::load(file, &LoadOptions::default())?.unwrap_or_else(missing);
         out.give(guix_offload_machines {
+            left_out: loaded.left_out.len(),
             list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
             problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
             inputs: loaded.inputs,
@@ -118,13 +121,22 @@ export! {
 export! {
     /// Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
     /// more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
-    /// Guix does not know. Each has a hint. It belongs to the list, and lives until that is freed.
+    /// Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs to
+    /// the list, and lives until that is freed.
     pub fn guix_offload_machines_problem(
         machines: *const guix_offload_machines,
         index: usize
     ) -> *const guix_offload_error {
         let machines = handle::borrow(machines, "machines").ok();
         machines.and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
+    }
+}
+
+export! {
+    /// Returns how many problems, the first ones, are about what was left out: malformed machines, or a result that is
+    /// no list of machines. The others are about machines that are used all the same. 0 if `machines` is NULL.
+    pub fn guix_offload_machines_left_out(machines: *const guix_offload_machines) -> usize {
+        handle::borrow(machines, "machines").map_or(0, |machines| machines.left_out)
     }
 }
 

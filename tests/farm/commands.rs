@@ -272,6 +272,7 @@ fn the_command_line_is_checked() {
     HEAD.offload_to(&[W1]);
     let machines = "/etc/guix/machines.scm";
     std::fs::write(HEAD.file("/srv/empty.scm"), "(list)").unwrap();
+    std::fs::write(HEAD.file("/srv/broken.scm"), "(car '())").unwrap();
     for (arguments, complaint) in [
         (&[machines, "w[1"][..], "'w[1' is not a regular expression"),
         (&["a", "b", "c"], "arguments"),
@@ -279,7 +280,9 @@ fn the_command_line_is_checked() {
         (&["/srv/none.scm"], "machine file '/srv/none.scm': No such file or directory"),
         (&["--bogus"], "unknown option '--bogus'"),
         (&[machines, "-v"], "unknown option '-v'"),
-        (&["/srv/empty.scm"], "'/srv/empty.scm' has no usable build machine"),
+        (&["/srv/empty.scm"], "'/srv/empty.scm' has no build machine"),
+        (&["/srv"], "/srv: the machine file is a directory"),
+        (&["/srv/broken.scm"], "/srv/broken.scm:1:"),
     ] {
         for (program, command) in [(C, "test"), (C, "status"), (GUILE, "test")] {
             let output = HEAD.run(&[program, &[command], arguments].concat());

@@ -166,7 +166,7 @@
            `(("unknown option '--bogus'" ,%file "--bogus")
              ("unknown option '-j'" "-j")
              ("machine file '.*none': No such file" ,none)
-             ("'.*scm' has no usable build machine" ,%file)
+             ("'.*scm' has no build machine" ,%file)
              ("no build machine of '.*scm' matches 'x'" ,%file "x")
              ("'\\[' is not a regular expression" ,%file "[")
              ("machine file '--json': No such file" "--" "--json")))))

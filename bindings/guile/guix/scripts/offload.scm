@@ -140,22 +140,33 @@
       (setenv "GUILE_LOAD_PATH" (string-join %load-path ":"))
       (setenv "GUILE_LOAD_COMPILED_PATH" (string-join %load-compiled-path ":")))))
 
-(define (machine-handles file)
-  "The machines that FILE returns, as the library has them; there are none if it does not exist.  What is wrong with
-others, which are left out, is said."
+(define* (machine-handles file #:key (leave-out (const #t)))
+  "The machines that FILE returns, as the library has them; there are none if it does not exist.  What is wrong is said.
+LEAVE-OUT is called with the condition for each machine that is left out."
+  (define (say condition)
+    (warning (G_ "~a~%") (condition-message condition))
+    (show-hint condition))
   (offer-this-guile!)
   (load-machines file
-                 #:report
-                 (lambda (condition)
-                   (warning (G_ "~a~%") (condition-message condition))
-                   (show-hint condition))))
+                 #:report (lambda (condition)
+                            (say condition)
+                            (leave-out condition))
+                 #:warn say))
 
-(define (distinct-machine-handles file pred)
-  "The machines in FILE that satisfy PRED; those that are listed again, as for another system, only once."
+(define (distinct-machine-handles file selected?)
+  "The machines in FILE whose names are SELECTED?; those that are listed again, as for another system, only once.  The
+second value is true if a machine that is selected was left out."
+  (define left-out? #f)
+  (define (leave-out condition)
+    (let ((name (guix-offload-error-machine condition)))
+      (when (or (not name) (selected? name))
+        (set! left-out? #t))))
   (define (same? one other)
     (and (equal? (machine-name one) (machine-name other))
          (equal? (machine-port one) (machine-port other))))
-  (delete-duplicates (filter pred (machine-handles file)) same?))
+  (let ((handles (machine-handles file #:leave-out leave-out)))
+    (values (delete-duplicates (filter (compose selected? machine-name) handles) same?)
+            left-out?)))
 
 (define (handle->machine handle)
   "The record of a machine that the library has."
@@ -178,11 +189,11 @@ others, which are left out, is said."
   (when (guix-offload-error-hint condition)
     (format (current-error-port) (G_ "hint: ~a~%") (guix-offload-error-hint condition))))
 
-(define (leave-with-hint condition)
-  "Exit with what the library says in CONDITION, as a build hook would."
+(define* (leave-with-hint condition #:optional (status (guix-offload-error-exit-status condition)))
+  "Exit with what the library says in CONDITION, and STATUS, by default that of a build hook."
   (report-error (G_ "~a~%") (condition-message condition))
   (show-hint condition)
-  (exit (guix-offload-error-exit-status condition)))
+  (exit status))
 
 (define-syntax-rule (with-offload-errors exp ...)
   "Evaluate EXP..., and exit with what the library says, and its hint, if it fails."
@@ -210,38 +221,57 @@ others, which are left out, is said."
     (report-error (G_ format) argument ...)
     (exit 2)))
 
-(define* (selected-machines file pred doing #:key pattern quiet?)
-  "The machines in FILE that satisfy PRED, each once, of which there must be some.  DOING says to the user what is done
-with them, unless QUIET?."
-  (define machines (distinct-machine-handles file pred))
-  (match machines
-    (()
-     (if pattern
-         (misuse "no build machine of '~a' matches '~a'~%" file pattern)
-         (misuse "'~a' has no usable build machine~%" file)))
-    ((_ ...)
-     (unless quiet?
-       (let ((count (length machines)))
-         (info (G_ "~a ~a build machine~a defined in '~a'...~%") doing count (if (= 1 count) "" "s") file)))
-     machines)))
+(define* (call-with-selected-machines file selected? doing proc #:key pattern quiet?)
+  "Call PROC with the machines in FILE whose names are SELECTED?, each once, of which there must be some, and return true
+if none that it returns a report on failed and none was left out.  DOING says to the user what is done with them, unless
+QUIET?."
+  (define-values (machines left-out?)
+    (catch-misuse (lambda () (distinct-machine-handles file selected?))))
+  (cond
+   ((pair? machines)
+    (unless quiet?
+      (let ((count (length machines)))
+        (info (G_ "~a ~a build machine~a defined in '~a'...~%") doing count (if (= 1 count) "" "s") file)))
+    (let ((report (proc machines)))
+      (and (zero? (report-failures report))
+           (not left-out?))))
+   (left-out?
+    (report-error (G_ "no other build machine is selected~%"))
+    #f)
+   (pattern
+    (misuse "no build machine of '~a' matches '~a'~%" file pattern))
+   (else
+    (misuse "'~a' has no build machine~%" file))))
 
-(define* (check-machine-availability machine-file pred #:key json? pattern)
-  "Test the machines in MACHINE-FILE that satisfy PRED, which stands for PATTERN, all at once, and say what came of it,
-for people, or if JSON? for programs.  Return true if all are usable."
-  (let* ((machines (selected-machines machine-file pred "testing" #:pattern pattern #:quiet? json?))
-         (report (test-machines (make-engine) machines)))
-    (if json?
-        (display (report-json report))
-        (display (report-text report) (current-error-port)))
-    (zero? (report-failures report))))
+(define (catch-misuse thunk)
+  "Call THUNK, and exit as for a wrong command line with what the library says if it fails."
+  (guard (c ((guix-offload-error? c)
+             (leave-with-hint c 2)))
+    (thunk)))
 
-(define* (check-machine-status machine-file pred #:key json? pattern)
-  "Show how the machines in MACHINE-FILE that satisfy PRED, which stands for PATTERN, are doing, for people, or if JSON?
-for programs.  Return true if all are reachable."
-  (let* ((machines (selected-machines machine-file pred "getting status of" #:pattern pattern #:quiet? json?))
-         (report (machines-status (make-engine) machines)))
-    (display (if json? (report-json report) (report-text report)))
-    (zero? (report-failures report))))
+(define* (check-machine-availability machine-file selected? #:key json? pattern)
+  "Test the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, all at once, and say what came
+of it, for people, or if JSON? for programs.  Return true if all are usable."
+  (call-with-selected-machines
+   machine-file selected? "testing"
+   (lambda (machines)
+     (let ((report (test-machines (make-engine) machines)))
+       (if json?
+           (display (report-json report))
+           (display (report-text report) (current-error-port)))
+       report))
+   #:pattern pattern #:quiet? json?))
+
+(define* (check-machine-status machine-file selected? #:key json? pattern)
+  "Show how the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, are doing, for people, or if
+JSON? for programs.  Return true if all are reachable."
+  (call-with-selected-machines
+   machine-file selected? "getting status of"
+   (lambda (machines)
+     (let ((report (machines-status (make-engine) machines)))
+       (display (if json? (report-json report) (report-text report)))
+       report))
+   #:pattern pattern #:quiet? json?))
 
 (define (call-with-selection arguments proc)
   "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
@@ -265,8 +295,8 @@ for programs.  Return true if all are reachable."
                    (lambda _
                      (misuse "'~a' is not a regular expression~%" regexp)))))
          (proc (existing file)
-               (lambda (machine)
-                 (regexp-exec rx (machine-name machine)))
+               (lambda (name)
+                 (regexp-exec rx name))
                #:json? json? #:pattern regexp)))
       (_
        (misuse "wrong number of arguments~%"))))
@@ -300,7 +330,8 @@ This is what guix-daemon runs.  For people there are:
   guix offload status [FILE [REGEXP]] [--json]
       show how they are doing
 
-The exit status is 1 if a machine cannot be used, 2 if the command line is wrong.\n"))))
+The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
+is wrong, or selects no machine.\n"))))
 
 (define (show-version)
   (leave-on-EPIPE
