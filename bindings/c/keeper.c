@@ -47,7 +47,7 @@ static int stop(const guix_offload_engine *engine)
 
     if (guix_offload_keeper_stop(engine, &stopped, &error) != GUIX_OFFLOAD_OK)
         return fail(error);
-    fputs(stopped ? "guix offload: the keeper ends once its builds are done\n"
+    fputs(stopped ? "guix offload: the keeper ends once its builds are done; it shows no status any more\n"
                   : "guix offload: no keeper is running\n", stderr);
     return 0;
 }
@@ -63,7 +63,16 @@ int keeper(int count, char **arguments)
         return serve();
     if (count > 0 && (is_help(command) || is_help(option)))
         return help(stdout);
-    if (!(count == 1 + json && strcmp(command, "status") == 0) && !(count == 1 && strcmp(command, "stop") == 0))
+    if (count > 0 && strcmp(command, "status") != 0 && strcmp(command, "stop") != 0) {
+        fprintf(stderr, "guix offload: error: unknown command 'keeper %s'; see 'guix-offload --help'\n", command);
+        return MISUSE;
+    }
+    if (count > 1 && (!json || strcmp(command, "stop") == 0)) {
+        fprintf(stderr, "guix offload: error: unknown option '%s' of 'keeper %s'; see 'guix-offload --help'\n", option,
+                command);
+        return MISUSE;
+    }
+    if (count != 1 + json)
         return usage();
     if (guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK)
         return fail(error);

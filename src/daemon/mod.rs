@@ -16,6 +16,7 @@ mod wire;
 pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
 pub use local_stream::LocalStream;
 pub use request::{Addition, Contents, size_of_asking};
+pub use wire::CLOSED;
 
 pub(crate) use client::FLIGHT;
 

@@ -23,10 +23,13 @@ pub fn broken(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
 
+/// The words for a connection that the daemon has ended.
+pub const CLOSED: &str = "the daemon closed the connection";
+
 /// Returns the error for a failed read or write of the connection. A connection that ends is the machine's fault.
 pub fn lost(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Unavailable, "the daemon closed the connection"),
+        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Unavailable, CLOSED),
         _ => Error::io(ErrorKind::Unavailable, "connection to the daemon", error),
     }
 }

@@ -77,7 +77,11 @@ impl Directories {
 /// which is made of that user's number.
 pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
     let user = rustix::process::geteuid().as_raw();
-    format!("let the user of guix-daemon (number {user}) {what}, and enter the directories above: {}", command(user))
+    format!(
+        "run this as root, or as the user that guix-daemon runs as; if that is user {user}, let it {what}, and enter the \
+         directories above: {}",
+        command(user)
+    )
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use super::{Remote, probe};
+use crate::daemon;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::store;
@@ -89,9 +90,15 @@ pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) 
 }
 
 /// Returns `error`, in words that say so where the daemon of the machine `name` found its `store` damaged: it would
-/// answer the same again and again.
+/// answer the same again and again. A daemon that ended the connection has said why to its own log only.
 pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
     let text = error.to_string();
+    if error.kind() == ErrorKind::Unavailable && text.contains(daemon::CLOSED) {
+        return error.hint(format!(
+            "if this comes again, see what guix-daemon on '{name}' logs, and whether it still has the 'guix' that it runs \
+             to sign"
+        ));
+    }
     let damaged =
         [&format!("getting attributes of path `{}/", store.as_str()), "hash of path `", "in phase mountIntoChroot: "];
     if error.kind() != ErrorKind::Daemon || !damaged.iter().any(|words| text.contains(words)) {
@@ -185,6 +192,8 @@ mod tests {
             assert!(error.to_string().contains("store of 'w1'") && error.to_string().ends_with(text), "{error}");
             assert!(error.hint_text().is_some_and(|hint| hint.contains("--verify=contents,repair")), "{error}");
         }
+        let closed = explain(Error::new(ErrorKind::Unavailable, daemon::CLOSED), "w1", &store);
+        assert!(closed.hint_text().is_some_and(|hint| hint.contains("guix-daemon on 'w1' logs")), "{closed:?}");
         for text in ["getting attributes of path `/etc/guix/signing-key.sec'", "path `/gnu/store/x-a' is not valid"] {
             assert_eq!(explained(text).to_string(), text);
         }

@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::fs::{Mode, OFlags};
 
+use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::HostKey;
 
@@ -40,7 +41,7 @@ pub fn read(path: &Path) -> Result<String> {
                 "create it with 'ssh-keygen -t ed25519 -N \"\" -f {name}', or name another in the machine file"
             )),
             PermissionDenied => reject(format!("cannot be read by user {user}, as whom this process runs"))
-                .hint(format!("run 'chown {user} {name}', and let that user search the directories above it")),
+                .hint(for_daemons_user("read it", |user| format!("chown {user} {name}"))),
             _ => Error::io(ErrorKind::Configuration, format!("opening the private key {name}"), error),
         }
     })?;
@@ -195,7 +196,7 @@ mod tests {
         let path = directory.key(&["-t", "ed25519", "-N", ""]);
         let (message, hint) = as_user(65534, || rejection(&path));
         assert!(message.contains("cannot be read by user 65534"), "{message}");
-        assert!(hint.contains("chown 65534 "), "{hint}");
+        assert!(hint.contains("if that is user 65534, let it read it") && hint.contains("chown 65534 "), "{hint}");
     }
 
     #[test]

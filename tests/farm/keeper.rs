@@ -39,7 +39,10 @@ fn it_says_which_build_is_where_and_ends_after_it_when_told_to() {
     let status = String::from_utf8_lossy(&status.stdout);
     assert!(status.contains("\nw1 ") && status.contains("\nkeeper ") && status.contains(" building "), "{status}");
 
-    assert_eq!(say(&["keeper", "stop"]), "guix offload: the keeper ends once its builds are done\n");
+    assert_eq!(
+        say(&["keeper", "stop"]),
+        "guix offload: the keeper ends once its builds are done; it shows no status any more\n"
+    );
     eventually(|| match &*say(&["keeper", "status"]) {
         "no keeper is running\n" => Ok(()),
         other => Err(other.to_string()),

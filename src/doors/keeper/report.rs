@@ -25,7 +25,7 @@ use crate::report::{Event, lines};
 pub enum Phase {
     /// A machine is looked for.
     Choosing,
-    /// All machines are busy.
+    /// No machine can take it now.
     Waiting,
     /// A machine is asked what it lacks.
     Querying,
@@ -79,7 +79,7 @@ impl Activity {
     /// Takes notice of what happened.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Queued => self.enter(Phase::Waiting),
+            Event::Queued { .. } => self.enter(Phase::Waiting),
             Event::Chosen { machine } => {
                 self.machine = Some(machine.into());
                 self.enter(Phase::Querying);
@@ -198,7 +198,10 @@ fn row(build: &BuildReport) -> [String; 6] {
     let none = || "-".to_string();
     let machine = match (&build.machine, build.phase) {
         (Some(machine), _) => machine.clone(),
-        (None, Phase::Waiting) => format!("one of {}", build.candidates.join(", ")),
+        (None, Phase::Waiting) => match &build.candidates[..] {
+            [only] => only.clone(),
+            several => format!("one of {}", several.join(", ")),
+        },
         (None, _) => none(),
     };
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
@@ -268,7 +271,7 @@ mod tests {
             (report.phase.word(), report.machine.is_some(), report.bytes)
         };
         assert_eq!(after(Event::Load { machine, load: 0.5 }), ("choosing", false, None));
-        assert_eq!(after(Event::Queued), ("waiting", false, None));
+        assert_eq!(after(Event::Queued { away: false }), ("waiting", false, None));
         assert_eq!(after(Event::Chosen { machine }), ("querying", true, None));
         assert_eq!(after(Event::Sending { machine, items: 1, bytes: 9 }), ("sending", true, Some((0, 9))));
         assert_eq!(after(Event::Transferred { bytes: 5 }), ("sending", true, Some((5, 9))));
@@ -281,7 +284,7 @@ mod tests {
 
     fn report() -> KeeperReport {
         let mut waiting = Activity::new(derivation(), vec!["w1".into(), "w2".into()]);
-        waiting.note(&Event::Queued);
+        waiting.note(&Event::Queued { away: false });
         let mut sending = Activity::new(derivation(), vec!["w1".into()]);
         sending.note(&Event::Chosen { machine: "w1" });
         sending.note(&Event::Sending { machine: "w1", items: 1, bytes: 3 << 20 });

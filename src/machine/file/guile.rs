@@ -275,8 +275,12 @@ fn outcome(
             let lacking = key == "unbound-variable" || message.contains("no code for module");
             let cause = if lacking { Cause::Lacking } else { Cause::File };
             match key.as_str() {
-                "quit" => fail(place.error("the file calls 'exit'").hint(last_words(&finished.stderr)), Cause::File),
-                _ => fail(place.error(shortened(&message)), cause),
+                "quit" => fail(place.error("the file calls 'exit'").hint("take that out of the file"), Cause::File),
+                _ if lacking => {
+                    let hint = "correct the file there, or install for this Guile what it needs";
+                    fail(place.error(shortened(&message)).hint(hint), cause)
+                }
+                _ => fail(place.error(shortened(&message)).hint("correct the file there"), cause),
             }
         }
         _ => fail(

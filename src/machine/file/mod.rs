@@ -127,7 +127,7 @@ fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathB
                 loaded.warnings.append(&mut fields::doubts(&form, &machine));
                 loaded.machines.push(machine);
             }
-            Err(error) => loaded.left_out.push(error.until_then("it is left out")),
+            Err(error) => loaded.left_out.push(error.until_then("no build goes there")),
         }
     }
     let untold = loaded.left_out.len().saturating_sub(MAX_TOLD);

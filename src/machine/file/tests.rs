@@ -177,8 +177,8 @@ fn a_machine_that_is_malformed_is_left_out_and_the_others_are_used() {
 #[test]
 fn an_account_or_a_port_in_the_name_is_refused_with_the_field_to_use() {
     for (name, hint) in [
-        ("root__w1", "use (user \"root\") and (name \"w1\"); until then, it is left out"),
-        ("w1:2222", "use (port 2222) and (name \"w1\"); until then, it is left out"),
+        ("root__w1", "use (user \"root\") and (name \"w1\"); until then, no build goes there"),
+        ("w1:2222", "use (port 2222) and (name \"w1\"); until then, no build goes there"),
     ] {
         let file = text(&format!("(list (build-machine (name {name:?}) @))"));
         let loaded = read_plain(Path::new("m.scm"), file.as_bytes()).unwrap();
