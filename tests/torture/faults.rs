@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What is done to a build, and what must come of it.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
+
 use crate::conditions::*;
 use crate::crowd;
 use crate::lab::lab;
-use crate::lane::{Kind, Lane, limit, start_head, start_machine};
+use crate::lane::{Kind, Lane, limit, signal, start_head, start_machine};
 use crate::random::Random;
 use crate::run::Report;
 
@@ -26,6 +30,8 @@ pub struct Fault {
     pub long: bool,
     /// It is run so often at most.
     pub most: usize,
+    /// By when it has to be noticed.
+    pub noticed_within: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +83,12 @@ impl Drop for Undo {
     }
 }
 
+/// A dead network has to be noticed by then; anything else but what is stuck is noticed sooner.
+const NOTICED_WITHIN: Duration = Duration::from_secs(90);
+
+/// As what does not move has to be: three minutes, and what it takes to see that.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(195);
+
 /// How long the phases of a usual build take, in ms, or a little less.
 const SENDING: (Phase, u64) = (Phase::Sending, 1000);
 const BUILDING: (Phase, u64) = (Phase::Building, 1000);
@@ -111,6 +123,7 @@ pub fn faults(short: bool) -> Vec<Fault> {
         scenario: None,
         long: false,
         most: usize::MAX,
+        noticed_within: NOTICED_WITHIN,
     };
     let mut faults = Vec::new();
     for (name, moments, strike, effect) in kills {
@@ -134,6 +147,27 @@ pub fn faults(short: bool) -> Vec<Fault> {
         effect: Effect::Machine,
         ..usual
     });
+
+    // What does not move is waited for longer than what is dead.
+    let stuck: [(&str, Condition, (Phase, u64), Strike); 3] = [
+        ("the machine's guix-daemon stopped while sending", usual.condition, SENDING, stop_machine_daemon),
+        ("the machine's guix-daemon stopped while retrieving", usual.condition, RETRIEVING, stop_machine_daemon),
+        ("disk of the machine frozen while importing", freezable_machine_store, SENDING, freeze),
+    ];
+    for (name, condition, (phase, within), strike) in stuck {
+        faults.push(Fault {
+            name: name.into(),
+            condition,
+            phase,
+            within,
+            strike,
+            effect: Effect::Machine,
+            long: true,
+            most: 3,
+            noticed_within: GIVEN_UP_WITHIN,
+            ..usual
+        });
+    }
 
     // No file that could have had its room on the disk before.
     let full: [(&str, Condition, (Phase, u64), Effect); 3] = [
@@ -206,6 +240,13 @@ fn kill_machine_daemon(lane: &Lane, _: &mut Random) -> Undo {
     lane.kill(lane.machine, "guix-daemon");
     let machine = lane.machine;
     Undo::with(move || start_machine(machine))
+}
+
+/// Its SSH server lives on.
+fn stop_machine_daemon(lane: &Lane, _: &mut Random) -> Undo {
+    let processes = lane.processes(lane.machine, "guix-daemon");
+    signal(&processes, Signal::STOP);
+    Undo::with(move || signal(&processes, Signal::CONT))
 }
 
 fn reboot(lane: &Lane, _: &mut Random) -> Undo {

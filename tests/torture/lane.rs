@@ -120,9 +120,7 @@ impl Lane {
     /// Kills every process of this name on `host`, at once: `lab sh` takes too long to hit a moment. There may be none
     /// any more.
     pub fn kill(&self, host: Host, name: &str) {
-        self.processes(host, name).iter().for_each(|process| {
-            let _ = kill_process(*process, Signal::KILL);
-        });
+        signal(&self.processes(host, name), Signal::KILL);
     }
 
     /// Kills the hooks on the head, or what keeps connections warm for them.
@@ -181,6 +179,13 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         [self.machine, self.spare].iter().for_each(|host| drop(lab(&["link", host.0, "off"])));
+    }
+}
+
+/// Sends a signal to processes, some of which may be gone.
+pub fn signal(processes: &[Pid], signal: Signal) {
+    for process in processes {
+        let _ = kill_process(*process, signal);
     }
 }
 

@@ -12,9 +12,6 @@ use crate::lab::Host;
 use crate::lane::{Kind, Lane};
 use crate::random::Random;
 
-/// A dead network has to be noticed by then; anything else is noticed sooner.
-const NOTICED_WITHIN: Duration = Duration::from_secs(90);
-
 /// How often a run is begun anew because its moment came when all was over.
 const MAX_MISSES: usize = 5;
 
@@ -94,7 +91,7 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     if number % 5 == 4 {
         [lane.head, lane.spare].iter().for_each(|host| collect_garbage(*host));
     }
-    if let Some(noticed) = report.noticed.take_if(|noticed| *noticed > NOTICED_WITHIN) {
+    if let Some(noticed) = report.noticed.take_if(|noticed| *noticed > fault.noticed_within) {
         panic!("it took {noticed:?} to be noticed:\n{}", ending.log);
     }
     Some(Report { stores, ..report })
