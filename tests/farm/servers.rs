@@ -2,6 +2,8 @@
 //! SSH servers as they are: that let in few at a time, shut out who leaves too soon, are not OpenSSH, have an address
 //! that nobody answers, or an account that runs no commands.
 
+use std::time::{Duration, Instant};
+
 use crate::afterwards::assert_clean;
 use crate::hosts::configure_ssh;
 use crate::lab::{Builds, Host, SlowLink, lab};
@@ -69,6 +71,18 @@ fn no_connection_ends_before_it_has_logged_in() {
     }
     assert_untroubled(&builds, &machines);
     assert_clean(&[HEAD], &machines);
+}
+
+#[test]
+fn a_machine_with_a_round_trip_of_two_and_a_half_seconds_is_reached() {
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let link = SlowLink::new(W1, &["delay", "1250"]);
+    let begun = Instant::now();
+    let status = HEAD.run(&["/opt/guix-offload/bin/guix-offload", "status"]);
+    drop(link);
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(status.status.success() && said.contains("ready"), "{said}{}", String::from_utf8_lossy(&status.stderr));
+    assert!(begun.elapsed() > Duration::from_secs(10), "it was not so far away: {:?}", begun.elapsed());
 }
 
 #[test]

@@ -141,25 +141,29 @@ fn answers_in_two_parts_come_quickly() {
     // acknowledged, which takes the kernel 40 ms if left alone.
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        while stream.read_exact(&mut [0; 8]).is_ok() {
+        let mut parts = [0];
+        while stream.read_exact(&mut parts).is_ok() {
             stream.write_all(&[0; 8]).unwrap();
-            thread::sleep(Duration::from_millis(1));
-            stream.write_all(&[0; 8]).unwrap();
+            if parts == [2] {
+                thread::sleep(Duration::from_millis(1));
+                stream.write_all(&[0; 8]).unwrap();
+            }
         }
     });
     let session = session(&machine(&sshd));
     let mut channel = session.open_socket(path.to_str().unwrap());
     pass_deadline(&channel);
-    let mut times: Vec<Duration> = (0..51)
-        .map(|_| {
-            let start = Instant::now();
-            channel.write_all(&[0; 8]).unwrap();
-            channel.read_exact(&mut [0; 16]).unwrap();
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    assert!(times[25] < Duration::from_millis(20), "median {:?}", times[25]);
+    let mut ask = |parts: u8| {
+        let start = Instant::now();
+        channel.write_all(&[parts]).unwrap();
+        channel.read_exact(&mut [0; 16][..usize::from(parts) * 8]).unwrap();
+        start.elapsed()
+    };
+    // Beside answers in one part, which take as long as everything does on a machine that has much else to do.
+    let (mut one, mut two): (Vec<_>, Vec<_>) = (0..51).map(|_| (ask(1), ask(2))).unzip();
+    one.sort();
+    two.sort();
+    assert!(two[25] < one[25] + Duration::from_millis(20), "medians {:?} and {:?}", one[25], two[25]);
     channel.close_write().unwrap();
     server.join().unwrap();
 }
