@@ -31,10 +31,10 @@ use crate::doors::parent::{Parent, Room};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::event_fd::EventFd;
 use crate::ground::file_identity::FileIdentity;
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::ground::thread;
-use crate::ground::wake::Wake;
 use crate::machine::file::{self, LoadOptions, Loaded};
 use crate::machine::{BuildMachine, Requirements};
 use crate::report::console::Console;
@@ -96,7 +96,7 @@ impl Machines {
 /// If nobody reads `output` any more, the daemon is gone, and its locks on the outputs with it: the build is cancelled.
 pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: File, log: File) -> Result<u8> {
     let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
-    let (cancel, done) = (Cancel::default(), Arc::new(Wake::new()?));
+    let (cancel, done) = (Cancel::default(), Arc::new(EventFd::new()?));
     let directories = builder.directories().clone();
     let mut hook = Hook { options: options.clone(), directories, builder, cancel: cancel.clone(), built: false };
     let finished = Arc::clone(&done);

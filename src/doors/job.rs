@@ -14,9 +14,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::build::engine::{Engine, Request, Work};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result, line};
+use crate::ground::event_fd::EventFd;
 use crate::ground::failpoint;
 use crate::ground::thread;
-use crate::ground::wake::Wake;
 use crate::machine::BuildMachine;
 use crate::report::said::Said;
 use crate::report::{Aside, Event, Observer, lines};
@@ -99,7 +99,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     /// Raised while there is an event, and for good once the job is over.
-    ready: Wake,
+    ready: EventFd,
     cancel: Cancel,
 }
 
@@ -126,7 +126,7 @@ impl Job {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
-            ready: Wake::new()?,
+            ready: EventFd::new()?,
             cancel: Cancel::default(),
         });
         ssh::prepare();
@@ -322,7 +322,7 @@ mod tests {
 
     fn shared() -> Arc<Shared> {
         let (state, changed, cancel) = (Mutex::default(), Condvar::new(), Cancel::default());
-        Arc::new(Shared { state, changed, ready: Wake::new().unwrap(), cancel })
+        Arc::new(Shared { state, changed, ready: EventFd::new().unwrap(), cancel })
     }
 
     #[test]

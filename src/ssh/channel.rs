@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::ground::error::{Error, ErrorKind, Result};
-use crate::ground::wake::Wake;
+use crate::ground::event_fd::EventFd;
 
 /// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
 /// much: 400 MB/s at 20 ms.
@@ -49,7 +49,7 @@ pub(super) struct ChannelEnd {
     /// The channel's target, for messages: `the socket /x`.
     target: String,
     machine: String,
-    wake: Arc<Wake>,
+    wake: Arc<EventFd>,
     stalls: Arc<Stalls>,
     state: Mutex<State>,
     changed: Condvar,
@@ -104,7 +104,7 @@ impl Channel {
     pub(super) fn new(
         target: String,
         machine: &str,
-        wake: &Arc<Wake>,
+        wake: &Arc<EventFd>,
         stalls: &Arc<Stalls>,
     ) -> (Self, Arc<ChannelEnd>) {
         let end = Arc::new(ChannelEnd {
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_only_queued_here_has_not_moved() {
         let limit = Duration::from_secs(4);
-        let (channel, end) = Channel::new("it".into(), "m", &Arc::new(Wake::new().unwrap()), &Arc::default());
+        let (channel, end) = Channel::new("it".into(), "m", &Arc::new(EventFd::new().unwrap()), &Arc::default());
         channel.set_stall_limit(Some(limit));
         (&channel).write_all(&vec![0; WRITE_LIMIT]).unwrap();
         // Too little to wake a writer for: he finds the room when he looks.

@@ -13,8 +13,8 @@ use super::connect::{Patience, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
 use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::event_fd::EventFd;
 use crate::ground::thread;
-use crate::ground::wake::Wake;
 use crate::machine::BuildMachine;
 
 /// Connecting to a machine may take so many times as long as each step of it.
@@ -41,7 +41,7 @@ struct Handle {
 /// The state that the handles of one session share with its driver.
 pub(super) struct SessionLink {
     pub(super) machine: BuildMachine,
-    pub(super) wake: Arc<Wake>,
+    pub(super) wake: Arc<EventFd>,
     /// The address that answered the last time.
     pub(super) remembered: Option<IpAddr>,
     stalls: Arc<Stalls>,
@@ -217,7 +217,7 @@ impl SessionLink {
     pub(super) fn new(machine: &BuildMachine, remembered: Option<IpAddr>) -> Result<Self> {
         Ok(SessionLink {
             machine: machine.clone(),
-            wake: Arc::new(Wake::new()?),
+            wake: Arc::new(EventFd::new()?),
             remembered,
             stalls: Arc::default(),
             state: Mutex::default(),

@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt::set_tcp_quickack};
 
 use crate::ground::error::Result;
-use crate::ground::wake::Wake;
+use crate::ground::event_fd::EventFd;
 
 /// How much is read ahead of libssh2.
 const INPUT_LIMIT: usize = 256 << 10;
@@ -203,7 +203,7 @@ impl SocketBuffer {
 
     /// Sends what is left and waits for the other side to close, so that it reads all of it: with bytes that nobody has
     /// read, the kernel would reset the connection instead.
-    pub fn see_off(&self, wake: &Wake, until: Instant) {
+    pub fn see_off(&self, wake: &EventFd, until: Instant) {
         while Instant::now() < until && self.ended().is_none() {
             wake.clear();
             let mut moved = self.transmit();
@@ -227,8 +227,8 @@ impl SocketBuffer {
         self.buffers.lock().cut = true;
     }
 
-    /// Sleeps until the socket has or takes more, or as [`Wake::sleep`].
-    pub fn sleep(&self, wake: &Wake, until: Option<Instant>) -> Result<()> {
+    /// Sleeps until the socket has or takes more, or as [`EventFd::sleep`].
+    pub fn sleep(&self, wake: &EventFd, until: Option<Instant>) -> Result<()> {
         let mut flags = PollFlags::empty();
         {
             let buffers = self.buffers.lock();

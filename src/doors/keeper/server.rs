@@ -24,10 +24,10 @@ use crate::doors::keeper::report::{Activity, KeeperReport, LeftAlone};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::event_fd::EventFd;
 use crate::ground::file_identity::FileIdentity;
 use crate::ground::store_path::StorePath;
 use crate::ground::thread;
-use crate::ground::wake::Wake;
 use crate::machine::{BuildMachine, Requirements};
 use crate::report::{Aside, Event, Observer};
 use crate::store::{Received, Registrar};
@@ -61,7 +61,7 @@ pub fn serve(
         begun: Instant::now(),
         machines: Mutex::default(),
         hooks: Mutex::default(),
-        changed: Wake::new()?,
+        changed: EventFd::new()?,
         retires: AtomicBool::new(false),
     });
     let files = Files::of(std::iter::once(program).chain(library));
@@ -128,7 +128,7 @@ struct Keeper {
     machines: Mutex<Vec<BuildMachine>>,
     hooks: Mutex<Hooks>,
     /// Raised when a hook comes or goes.
-    changed: Wake,
+    changed: EventFd,
     /// Whether somebody came whose keeper this is not, though it is in the same place.
     retires: AtomicBool,
 }
@@ -407,179 +407,5 @@ fn unexpected(message: &FromHook) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread::JoinHandle;
-
-    use super::*;
-    use crate::doors::keeper::client::{inspect, retire};
-    use crate::ground::error::ErrorKind;
-    use crate::ground::store_path::StoreDir;
-
-    /// A keeper in a thread, which has what the first hook would give it.
-    struct Scene {
-        scratch: tempfile::TempDir,
-        directories: Directories,
-        keeper: Option<JoinHandle<Result<()>>>,
-    }
-
-    impl Scene {
-        fn new(idle_limit: Duration) -> Self {
-            let scratch = tempfile::tempdir().unwrap();
-            let at = |name: &str| scratch.path().join(name);
-            let directories = Directories {
-                store: StoreDir::new("/gnu/store").unwrap(),
-                database: at("db"),
-                configuration: at("etc"),
-                daemon_socket: at("daemon"),
-                state: at("state"),
-            };
-            let place = at("state/offload/.keeper");
-            std::fs::create_dir_all(&place).unwrap();
-            let listener = UnixListener::bind(place.join("socket")).unwrap().into();
-            let lock = std::fs::File::create(place.join("lock")).unwrap().into();
-            std::fs::write(at("program"), "").unwrap();
-            let (program, theirs) = (at("program"), directories.clone());
-            let keeper =
-                Some(std::thread::spawn(move || serve(Given { listener, lock }, theirs, program, None, idle_limit)));
-            Scene { scratch, directories, keeper }
-        }
-
-        fn at(&self, name: &str) -> PathBuf {
-            self.scratch.path().join(name)
-        }
-
-        fn connect(&self) -> UnixStream {
-            UnixStream::connect(self.at("state/offload/.keeper/socket")).unwrap()
-        }
-
-        fn greet(&self) -> UnixStream {
-            let stream = self.connect();
-            send(&mut &stream, &FromHook::Hello(identity(&self.directories, &self.at("program")).unwrap())).unwrap();
-            assert!(matches!(receive(&mut &stream), Ok(FromKeeper::Welcome)));
-            stream
-        }
-
-        fn has_socket(&self) -> bool {
-            self.at("state/offload/.keeper/socket").exists()
-        }
-
-        /// Waits for the keeper to end.
-        fn join(&mut self) {
-            let keeper = self.keeper.take().unwrap();
-            let begun = Instant::now();
-            while !keeper.is_finished() {
-                assert!(begun.elapsed() < Duration::from_secs(30), "the keeper stays");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            keeper.join().unwrap().unwrap();
-        }
-    }
-
-    const SHORT: Duration = Duration::from_millis(100);
-    const LONG: Duration = Duration::from_secs(600);
-
-    #[track_caller]
-    fn await_end(stream: &UnixStream) {
-        let ended = receive::<FromKeeper>(&mut &*stream).unwrap_err();
-        assert_eq!(ended.kind(), ErrorKind::Unavailable, "{ended}");
-    }
-
-    #[test]
-    fn it_ends_once_no_hook_has_come_for_a_while() {
-        let mut scene = Scene::new(SHORT);
-        let hook = scene.greet();
-        std::thread::sleep(3 * SHORT);
-        assert!(scene.has_socket(), "a hook is there");
-        drop(hook);
-        scene.join();
-        assert!(!scene.has_socket());
-    }
-
-    #[test]
-    fn it_makes_room_when_its_program_is_replaced_and_finishes_what_has_begun() {
-        let mut scene = Scene::new(LONG);
-        let old = scene.greet();
-        std::fs::write(scene.at("new"), "new").unwrap();
-        std::fs::rename(scene.at("new"), scene.at("program")).unwrap();
-        // Whoever comes is a reason to look.
-        drop(scene.connect());
-        let begun = Instant::now();
-        while scene.has_socket() {
-            assert!(begun.elapsed() < Duration::from_secs(30));
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        // This one is still served: nothing can do a build of no machine.
-        let ask = FromHook::Ask {
-            machines: Vec::new(),
-            requirements: crate::machine::Requirements { system: "s".into(), features: Vec::new() },
-            derivation: scene.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap(),
-            options: crate::daemon::BuildOptions::default(),
-        };
-        send(&mut &old, &ask).unwrap();
-        assert!(matches!(receive(&mut &old), Ok(FromKeeper::Declined)));
-        drop(old);
-        scene.join();
-    }
-
-    #[test]
-    fn it_says_what_it_does_and_ends_when_told_to() {
-        let mut scene = Scene::new(LONG);
-        let hook = scene.greet();
-        let report = inspect(&scene.directories).unwrap().unwrap();
-        assert_eq!((report.process, report.builds.len(), report.left_alone.len()), (std::process::id(), 0, 0));
-        assert!(retire(&scene.directories).unwrap());
-        let begun = Instant::now();
-        while inspect(&scene.directories).unwrap().is_some() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "it lets others in");
-        }
-        assert!(!retire(&scene.directories).unwrap());
-        drop(hook);
-        scene.join();
-    }
-
-    #[test]
-    fn it_ends_with_its_place() {
-        let mut scene = Scene::new(LONG);
-        drop(scene.greet());
-        std::fs::remove_dir_all(scene.at("state")).unwrap();
-        scene.join();
-        // Also if it was gone before the keeper looked.
-        let mut scene = Scene::new(LONG);
-        std::fs::remove_dir_all(scene.at("state")).unwrap();
-        scene.join();
-    }
-
-    #[test]
-    fn whoever_differs_is_not_served_and_has_it_make_room() {
-        let namespace: fn(&mut Identity) = |other| other.namespaces[0] = "mnt:[1]".into();
-        let program: fn(&mut Identity) = |other| other.program = "/elsewhere/libexec/guix-offload".into();
-        for differ in [namespace, program] {
-            let mut scene = Scene::new(LONG);
-            let stream = scene.connect();
-            let mut other = identity(&scene.directories, &scene.at("program")).unwrap();
-            differ(&mut other);
-            send(&mut &stream, &FromHook::Hello(other)).unwrap();
-            await_end(&stream);
-            scene.join();
-            assert!(!scene.has_socket());
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_ends_one_connection() {
-        let scene = Scene::new(LONG);
-        let nonsense: [&dyn Fn(&UnixStream); 3] = [
-            &|stream| send(&mut &*stream, &FromHook::BuildsHere(true)).unwrap(),
-            &|stream| std::io::Write::write_all(&mut &*stream, &[0xff; 64]).unwrap(),
-            &|stream| stream.shutdown(Shutdown::Write).unwrap(),
-        ];
-        for speak in nonsense {
-            let (before, after) = (scene.connect(), scene.greet());
-            speak(&before);
-            await_end(&before);
-            speak(&after);
-            await_end(&after);
-            scene.greet();
-        }
-    }
-}
+#[path = "server_tests.rs"]
+mod tests;

@@ -11,18 +11,18 @@ use rustix::io::Errno;
 use crate::ground::error::{ErrorKind, IoContext, Result};
 
 /// An event that one thread sleeps on and that any thread raises.
-pub struct Wake {
+pub struct EventFd {
     event: OwnedFd,
     /// Spares the system call while the sleeper has not yet taken notice of an earlier one.
     raised: AtomicBool,
 }
 
-impl Wake {
+impl EventFd {
     /// Makes one that is not raised. Its descriptor is close-on-exec.
     pub fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .io_context(ErrorKind::Exhausted, || "making an event descriptor")?;
-        Ok(Wake { event, raised: AtomicBool::new(false) })
+        Ok(EventFd { event, raised: AtomicBool::new(false) })
     }
 
     /// Ends the sleep under way, or the next one. What the sleeper is to see must be in place before.
@@ -48,7 +48,7 @@ impl Wake {
     }
 
     /// Sleeps until raised, until the socket is as `flags` say, until `until`, or for no reason. Returns what is the
-    /// case with the socket. [`Wake::clear`] must come between two sleeps.
+    /// case with the socket. [`EventFd::clear`] must come between two sleeps.
     pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<PollFlags> {
         let mut watched = [PollFd::from_borrowed_fd(socket, flags)];
         // A hung-up socket always wakes; one that nothing is wanted of is left out.
@@ -57,7 +57,7 @@ impl Wake {
         Ok(watched[0].revents())
     }
 
-    /// As [`Wake::sleep`], beside any number of sockets.
+    /// As [`EventFd::sleep`], beside any number of sockets.
     pub fn sleep_beside<'a>(&'a self, watched: &mut [PollFd<'a>], until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -81,7 +81,7 @@ impl Wake {
 }
 
 /// Readable from when it is raised until it is cleared.
-impl AsFd for Wake {
+impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     /// Sleeps for `time` unless raised, and returns how long it did.
-    fn sleep(wake: &Wake, time: Duration) -> Duration {
+    fn sleep(wake: &EventFd, time: Duration) -> Duration {
         let begun = Instant::now();
         wake.sleep_beside(&mut [], Some(begun + time)).unwrap();
         begun.elapsed()
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_raise_ends_one_sleep() {
-        let wake = Wake::new().unwrap();
+        let wake = EventFd::new().unwrap();
         wake.raise();
         assert!(sleep(&wake, Duration::from_secs(60)) < Duration::from_secs(30));
         wake.clear();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_raise_that_meets_a_clear_does_not_keep_the_sleeper_awake() {
-        let (wake, turn) = (Wake::new().unwrap(), AtomicU32::new(0));
+        let (wake, turn) = (EventFd::new().unwrap(), AtomicU32::new(0));
         let (rounds, mut awake) = (300, 0);
         // Both must be at it at the same moment, so nobody sleeps.
         let until = |number: u32| {
