@@ -473,8 +473,8 @@ const guix_offload_machine *guix_offload_machines_get(const guix_offload_machine
 /**
  * Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
  * more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
- * Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs to
- * the list, and lives until that is freed.
+ * Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs
+ * to the list, and lives until that is freed.
  */
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);

@@ -132,8 +132,9 @@ static int ask_all(const struct selection *selection, question *ask, const char 
         return MISUSE;
     }
     status = guix_offload_engine_new(&engine, &error) == GUIX_OFFLOAD_OK ? 0 : fail(error);
-    if (status == 0 && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
-                       != GUIX_OFFLOAD_OK) {
+    if (status == 0
+        && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
+           != GUIX_OFFLOAD_OK) {
         fail(error);
         status = MISUSE;
     }

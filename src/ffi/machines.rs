@@ -121,8 +121,8 @@ export! {
 export! {
     /// Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
     /// more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
-    /// Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs to
-    /// the list, and lives until that is freed.
+    /// Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs
+    /// to the list, and lives until that is freed.
     pub fn guix_offload_machines_problem(
         machines: *const guix_offload_machines,
         index: usize

@@ -78,8 +78,8 @@ impl Directories {
 pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
     let user = rustix::process::geteuid().as_raw();
     format!(
-        "run this as root, or as the user that guix-daemon runs as; if that is user {user}, let it {what}, and enter the \
-         directories above: {}",
+        "run this as root, or as the user that guix-daemon runs as; if that is user {user}, let it {what}, and enter \
+         the directories above: {}",
         command(user)
     )
 }

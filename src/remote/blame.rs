@@ -95,8 +95,8 @@ pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
     let text = error.to_string();
     if error.kind() == ErrorKind::Unavailable && text.contains(daemon::CLOSED) {
         return error.hint(format!(
-            "if this comes again, see what guix-daemon on '{name}' logs, and whether it still has the 'guix' that it runs \
-             to sign"
+            "if this comes again, see what guix-daemon on '{name}' logs, and whether it still has the 'guix' that it \
+             runs to sign"
         ));
     }
     let damaged =

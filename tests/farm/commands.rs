@@ -8,6 +8,7 @@ use guix_offload::doors::farm;
 use guix_offload::ground::directories::Directories;
 use guix_offload::machine::file;
 
+use crate::hosts::configure_ssh;
 use crate::lab::{Host, Undo, lab};
 use crate::machines::{Machine, quoted};
 
@@ -182,13 +183,9 @@ fn a_missing_guix_and_a_slow_clock_are_explained() {
     let date = "mkdir -p /srv/bin && printf '#!/bin/sh\necho $(($(/usr/bin/date +%%s) - 3600))\n' >/srv/bin/date && \
                 chmod +x /srv/bin/date";
     W2.sh(&["sh", "-c", date]);
-    let configure = |host: Host, path: &str| {
-        std::fs::write(host.file("/etc/ssh/sshd_config.d/zz-test.conf"), path).unwrap();
-        host.sh(&["pkill", "-HUP", "-o", "-x", "sshd"]);
-    };
-    configure(W1, "SetEnv PATH=/srv/bin\n");
-    configure(W2, "SetEnv PATH=/srv/bin:/usr/local/bin:/usr/bin:/bin\n");
-    let _undo = Undo(|| [W1, W2].iter().for_each(|host| configure(*host, "")));
+    configure_ssh(W1, "SetEnv PATH=/srv/bin");
+    configure_ssh(W2, "SetEnv PATH=/srv/bin:/usr/local/bin:/usr/bin:/bin");
+    let _undo = Undo(|| [W1, W2].iter().for_each(|host| configure_ssh(*host, "")));
 
     for (program, arguments) in [(C, "test"), (GUILE, "test"), (C, "status")] {
         let (passed, table, said) = run(program, &[arguments]);
@@ -232,16 +229,13 @@ fn a_machine_that_takes_too_long_is_given_up() {
 #[test]
 fn refused_forwarding_a_refused_key_and_unknown_signatures_are_explained() {
     HEAD.offload_to(&[W1, W2]);
-    let (sshd, keys) = (W1.file("/etc/ssh/sshd_config.d/zz-test.conf"), W2.file("/root/.ssh/authorized_keys"));
+    let keys = W2.file("/root/.ssh/authorized_keys");
     let (acl, authorized) = (HEAD.file("/etc/guix/acl"), std::fs::read(&keys).unwrap());
     let trusted = std::fs::read(&acl).unwrap();
-    let reload = || W1.sh(&["pkill", "-HUP", "-o", "-x", "sshd"]);
-    std::fs::write(&sshd, "AllowStreamLocalForwarding no\n").unwrap();
-    reload();
+    configure_ssh(W1, "AllowStreamLocalForwarding no");
     std::fs::write(&keys, "").unwrap();
     let _undo = Undo(|| {
-        std::fs::remove_file(&sshd).unwrap();
-        reload();
+        configure_ssh(W1, "");
         std::fs::write(&keys, &authorized).unwrap();
         std::fs::write(&acl, &trusted).unwrap();
     });

@@ -110,8 +110,5 @@ fn a_socket_that_the_remote_users_environment_names_is_used() {
 #[track_caller]
 pub fn configure_ssh(host: Host, lines: &str) {
     std::fs::write(host.file("/etc/ssh/sshd_config.d/00-test.conf"), format!("{lines}\n")).unwrap();
-    host.sh(&["sh", "-c", "sshd -t && kill -HUP $(pgrep -o -x sshd)"]);
-    // It closes its socket and opens another one.
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    host.sh(&["sh", "-c", "until ss -Hltn | grep -q ':22 '; do sleep 0.02; done"]);
+    host.reload_sshd();
 }

@@ -59,6 +59,26 @@ impl Host {
         lab(&["machines", self.0].into_iter().chain(names).collect::<Vec<_>>());
     }
 
+    /// Has this host's SSH server read its configuration again, and waits until it listens anew.
+    #[track_caller]
+    pub fn reload_sshd(self) {
+        // It closes its sockets, some time after the signal, and opens others.
+        const RELOAD: &str = "
+            sockets() { ss -Hltne 'sport = :22' | grep -o 'ino:[0-9]*' | sort; }
+            before=$(sockets)
+            kill -HUP $(pgrep -o -x sshd)
+            for look in $(seq 1000); do
+              now=$(sockets)
+              [ \"$(echo \"$now\" | wc -l)\" = \"$(echo \"$before\" | wc -l)\" ] && [ -n \"$now\" ] &&
+                [ \"$(echo \"$before\n$now\" | sort | uniq -d)\" = '' ] && exit
+              sleep 0.02
+            done
+            echo 'sshd does not listen any more' >&2
+            exit 1";
+        self.sh(&["sh", "-c", "sshd -t"]);
+        self.sh(&["sh", "-c", RELOAD]);
+    }
+
     /// Where a file of this host is, seen from the test: not for `/run`, `/tmp` and `/dev`.
     #[track_caller]
     pub fn file(self, path: &str) -> PathBuf {

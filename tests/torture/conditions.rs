@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
@@ -157,21 +156,11 @@ pub fn collect_garbage(lane: &mut Lane) -> Undo {
 /// Gives sshd more lines of configuration.
 fn configure_sshd(machine: Host, lines: &str) -> Undo {
     let file = machine.file("/etc/ssh/sshd_config.d/a-torture.conf");
-    let reload = move || {
-        machine.sh(&["pkill", "-HUP", "-o", "-x", "sshd"]);
-        let address = format!("{}:22", lab(&["address", machine.0]).trim());
-        let end = Instant::now() + Duration::from_secs(10);
-        std::thread::sleep(Duration::from_millis(100));
-        while TcpStream::connect(&address).is_err() {
-            assert!(Instant::now() < end, "sshd is gone");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
     std::fs::write(&file, lines).unwrap();
-    reload();
+    machine.reload_sshd();
     Undo::with(move || {
         std::fs::remove_file(file).unwrap();
-        reload();
+        machine.reload_sshd();
     })
 }
 
