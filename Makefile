@@ -104,9 +104,9 @@ staged: $(seam)
 	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
 staged-old:
 	$(lab) run-on 1.2.0 $(stage)-1.2.0 $(there)
-# With OpenSSL 3.5 or later, for the key exchanges that it knows.
+# With Debian 13's OpenSSL, for the key exchanges that it knows, and with its rustc, the oldest that is supported.
 staged-new:
-	$(lab) run-on 1.5.0 $(stage)-1.5.0 $(there)
+	$(lab) run-on debian-13 $(stage)-debian-13 $(there)
 there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
   make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
 

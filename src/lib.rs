@@ -21,7 +21,7 @@
 //!
 //! `unsafe` is allowed in [`ffi`], [`ssh`], `choose::slot::lock` and the binding to libgcrypt, `ground::gcrypt`, and
 //! nowhere else.
-#![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
+#![deny(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 #![warn(missing_docs)]
 

@@ -172,9 +172,8 @@ impl Engine {
         };
         // guix-daemon does nothing else until it has its answer: so as few builds as possible make it wait for a
         // machine.
-        if accepted.candidates.have_room_as_known()
-            && let Ok(place) = accepted.candidates.join_queue(|_| true)
-        {
+        let has_room = accepted.candidates.have_room_as_known();
+        if let Some(place) = has_room.then(|| accepted.candidates.join_queue(|_| true).ok()).flatten() {
             observer.detail(format_args!("there is room, as other builds saw a moment ago"));
             accepted.place = Some(place);
             return Ok(Reply::Accept(Box::new(accepted)));

@@ -94,9 +94,7 @@ impl LocalGuix {
         let file = self.directories.acl_file();
         let version = FileIdentity::of(&file);
         let mut known = self.acl.borrow_mut();
-        if let (Some(version), Some((known, acl))) = (version, &*known)
-            && version == *known
-        {
+        if let Some((_, acl)) = known.as_ref().filter(|(known, _)| version == Some(*known)) {
             return Ok(Arc::clone(acl));
         }
         let acl = Arc::new(Acl::load(&file)?);

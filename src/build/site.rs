@@ -217,9 +217,7 @@ impl Site {
             self.common.locals.put(local);
         }
         let result = result.or_else(|error| self.cancel.check().and(Err(error)));
-        if let Err(error) = &result
-            && error.kind() == ErrorKind::Untrusted
-        {
+        if let Some(error) = result.as_ref().err().filter(|error| error.kind() == ErrorKind::Untrusted) {
             self.common.resources.histories.note_distrust(self.machine(), error);
         }
         result

@@ -226,10 +226,9 @@ impl Candidates {
             };
             cancel.check()?;
             let Some(Attempt { begun, slot, guard, .. }) = attempts.0.remove(&index) else { continue };
-            if let Ok(remote) = &result
-                && remote.address() != histories[index].address()
-            {
-                memory.note_address(&self.machines[index], remote.address());
+            let address = result.as_ref().ok().map(|remote| remote.address());
+            if let Some(address) = address.filter(|address| *address != histories[index].address()) {
+                memory.note_address(&self.machines[index], address);
             }
             match result {
                 Ok(remote) if remote.is_daemon_at(&resources.directories.daemon_socket) => {
@@ -323,7 +322,8 @@ impl Candidates {
                 failpoint::hit("connect");
                 let mut remote = wait()?;
                 // A list that cannot be read is no fault of this machine's: that is found out before any build.
-                if distrusted && let Ok(acl) = Acl::load(&directories.acl_file()) {
+                let acl = distrusted.then(|| Acl::load(&directories.acl_file()).ok()).flatten();
+                if let Some(acl) = acl {
                     remote.require_trust_by_text(&Arc::new(acl))?;
                 }
                 Ok(remote)

@@ -68,8 +68,8 @@ impl Remote {
         let mut watched = Watched {
             inner: Patient::new(nar, &link.channel, *limits),
             go_on: |bytes| {
-                if let Some(rate) = watch.note(bytes, Instant::now())
-                    && let Some(level) = level.take()
+                if let Some((rate, level)) =
+                    watch.note(bytes, Instant::now()).and_then(|rate| Some((rate, level.take()?)))
                 {
                     *slow_link = Some(rate);
                     let policy = CompressionPolicy::for_slow_link(level, rate);

@@ -104,9 +104,7 @@ impl<'a> Logged<'a> {
 
 impl Observer for Logged<'_> {
     fn event(&mut self, event: &Event<'_>) {
-        if let Some(log) = self.log
-            && let Some(text) = text(event)
-        {
+        if let Some((log, text)) = self.log.and_then(|log| Some((log, text(event)?))) {
             log.write(self.derivation, text);
         }
         self.inner.event(event);

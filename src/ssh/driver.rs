@@ -325,9 +325,8 @@ impl OpenChannel {
             self.end.deliver(&scratch[..count]);
             moved = true;
         }
-        while self.is_exec
-            && let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Stderr, scratch))?
-        {
+        while self.is_exec {
+            let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Stderr, scratch))? else { break };
             self.end.deliver_stderr(&scratch[..count]);
             moved = true;
         }

@@ -24,10 +24,11 @@ pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<
     if item.deriver.is_some() {
         return Ok(None);
     }
-    if let Some(text) = text_of(&nar)
-        && is_named(item, directory, &text_kind(item), &sha256(text)?)?
-    {
-        return Ok(Some(Contents::Text(text.to_vec())));
+    match text_of(&nar) {
+        Some(text) if is_named(item, directory, &text_kind(item), &sha256(text)?)? => {
+            return Ok(Some(Contents::Text(text.to_vec())));
+        }
+        _ => {}
     }
     Ok(is_source(item, directory)?.then_some(Contents::Source(nar)))
 }

@@ -285,12 +285,10 @@ fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
     }
     let size = i64::try_from(item.nar_size)
         .map_err(|_| Error::new(ErrorKind::InvalidArgument, format!("{} is too large", item.path)))?;
-    let mut deriver = None;
-    if let Some(path) = &item.deriver
-        && find(transaction, path).map_err(error)?.is_some()
-    {
-        deriver = Some(path.as_str());
-    }
+    let deriver = match &item.deriver {
+        Some(path) if find(transaction, path).map_err(error)?.is_some() => Some(path.as_str()),
+        _ => None,
+    };
     let hash = base16(&item.nar_hash);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
 

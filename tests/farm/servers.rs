@@ -122,8 +122,8 @@ fn an_account_that_runs_no_commands_is_misconfigured() {
     assert_clean(&[HEAD], &[W1]);
 }
 
-/// Where `make staged-new` puts what was built on the Debian of Guix 1.5.0.
-const NEW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/stage-1.5.0");
+/// Where `make staged-new` puts what was built on Debian 13.
+const NEW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/stage-debian-13");
 
 #[test]
 fn a_server_with_post_quantum_key_exchange_only_works_or_is_told_what_is_missing() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::lab::Host;
 
 /// The longest that a build here takes, and the longest that a dead network goes unnoticed.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Of a long log, this much of the end is kept, in bytes.
 const KEPT: usize = 1 << 20;

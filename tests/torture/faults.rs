@@ -86,8 +86,8 @@ impl Drop for Undo {
 /// A dead network has to be noticed by then; anything else but what is stuck is noticed sooner.
 const NOTICED_WITHIN: Duration = Duration::from_secs(90);
 
-/// As what does not move has to be: three minutes, and what it takes to see that.
-const GIVEN_UP_WITHIN: Duration = Duration::from_secs(195);
+/// As what does not move has to be: an import whose bytes are all on their way is waited for five minutes.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(320);
 
 /// How long the phases of a usual build take, in ms, or a little less.
 const SENDING: (Phase, u64) = (Phase::Sending, 1000);
@@ -97,6 +97,7 @@ const REGISTERING: (Phase, u64) = (Phase::Registering, 300);
 
 type Strike = fn(&Lane, &mut Random) -> Undo;
 type Condition = fn(&mut Lane) -> Undo;
+type Stuck = (&'static str, Kind, Condition, (Phase, u64), Strike);
 type Kill = (&'static str, &'static [(Phase, u64)], Strike, Effect);
 
 /// Every fault there is; in a `short` run, some are less.
@@ -149,14 +150,16 @@ pub fn faults(short: bool) -> Vec<Fault> {
     });
 
     // What does not move is waited for longer than what is dead.
-    let stuck: [(&str, Condition, (Phase, u64), Strike); 3] = [
-        ("the machine's guix-daemon stopped while sending", usual.condition, SENDING, stop_machine_daemon),
-        ("the machine's guix-daemon stopped while retrieving", usual.condition, RETRIEVING, stop_machine_daemon),
-        ("disk of the machine frozen while importing", freezable_machine_store, SENDING, freeze),
+    let late = (Phase::Retrieving, 400);
+    let stuck: [Stuck; 3] = [
+        ("the machine's guix-daemon stopped while sending", Kind::Usual, usual.condition, SENDING, stop_machine_daemon),
+        ("the machine's guix-daemon stopped while retrieving", Kind::Large, brisk, late, stop_machine_daemon),
+        ("disk of the machine frozen while importing", Kind::Usual, freezable_machine_store, SENDING, freeze),
     ];
-    for (name, condition, (phase, within), strike) in stuck {
+    for (name, kind, condition, (phase, within), strike) in stuck {
         faults.push(Fault {
             name: name.into(),
+            kind,
             condition,
             phase,
             within,

@@ -136,9 +136,8 @@ impl Place {
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         let number = spawn(&command, [listener, lock.into(), null.into()])?;
         // What was started starts the keeper, which so is no child of this process, and ends.
-        if let Some(number) = rustix::process::Pid::from_raw(number)
-            && let Ok(starter) = pidfd_open(number, PidfdFlags::empty())
-        {
+        let starter = rustix::process::Pid::from_raw(number).and_then(|it| pidfd_open(it, PidfdFlags::empty()).ok());
+        if let Some(starter) = starter {
             let _ = waitid(WaitId::PidFd(starter.as_fd()), WaitIdOptions::EXITED); // fails if the host reaps it
         }
         Ok(true)

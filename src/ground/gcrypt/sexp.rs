@@ -197,9 +197,10 @@ fn in_hexadecimal(text: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {
     let digits = &text[1..1 + text[1..].iter().position(|byte| *byte == b'#')?];
     let values = digits.iter().filter(|byte| !is_blank(**byte)).map(|byte| digit(*byte, 16));
     let values: Vec<u8> = values.collect::<Option<_>>()?;
-    let (pairs, rest) = values.as_chunks::<2>();
-    let datum: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    rest.is_empty().then(|| (datum.into(), digits.len() + 2))
+    let pairs = values.chunks_exact(2);
+    let is_whole = pairs.remainder().is_empty();
+    let datum: Vec<u8> = pairs.map(|pair| pair[0] << 4 | pair[1]).collect();
+    is_whole.then(|| (datum.into(), digits.len() + 2))
 }
 
 fn quoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {

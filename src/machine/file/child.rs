@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
 use crate::ground::spawn::spawn;
@@ -19,6 +20,12 @@ const STDERR_KEPT: usize = 8 << 10;
 
 /// How much a pipe holds, in bytes, where nobody has changed that.
 const PIPE_CAPACITY: usize = 64 << 10;
+
+/// Makes a pipe: the end to read from, and the one to write to.
+fn pipe() -> io::Result<(File, OwnedFd)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((reader.into(), writer))
+}
 
 /// The outcome of a program.
 #[derive(Debug)]
@@ -45,9 +52,9 @@ pub(super) enum Stopped {
 /// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be
 /// started.
 pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
-    let (mut stdout, stdout_writer) = io::pipe()?;
-    let (mut stderr, stderr_writer) = io::pipe()?;
-    let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer.into(), stderr_writer.into()])?;
+    let (mut stdout, stdout_writer) = pipe()?;
+    let (mut stderr, stderr_writer) = pipe()?;
+    let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer, stderr_writer])?;
     let program = Group::led_by(number)?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut stderr_is_open = true;

@@ -103,10 +103,8 @@ pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOpt
         match child::run(&command, &input, deadline, MAX_OUTPUT) {
             Ok(finished) => {
                 let outcome = outcome(program, &finished, at, options);
-                if let (Some(slot), Ok((_, inputs))) = (&slot, &outcome)
-                    && inputs.are_settled()
-                    && inputs.are_current()
-                {
+                let lasts = |(_, inputs): &(Entries, Inputs)| inputs.are_settled() && inputs.are_current();
+                if let Some(slot) = slot.as_ref().filter(|_| outcome.as_ref().is_ok_and(lasts)) {
                     slot.write(at, &finished.stdout);
                 }
                 Ok(Some(outcome))

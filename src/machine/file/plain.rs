@@ -119,10 +119,10 @@ pub(super) fn check(text: &str) -> Result<Readable<'_>, NotPlain> {
             return reject(at, format!("more than {MAX_DEPTH} brackets within each other are left to Guile"));
         }
         let ends_datum = !matches!(first, b' ' | b'\t' | b'\n' | b'\r' | b';' | b'\'' | b'(');
-        let comment = pending.pop_if(|(_, depth)| ends_datum && *depth == lists.len());
-        if let Some((start, _)) = comment {
+        let is_comment = ends_datum && pending.last().is_some_and(|(_, depth)| *depth == lists.len());
+        if let Some((start, _)) = is_comment.then(|| pending.pop()).flatten() {
             blanks.push(start..at + length);
-        } else if ends_datum && let Some(elements) = lists.last_mut() {
+        } else if let Some(elements) = lists.last_mut().filter(|_| ends_datum) {
             *elements += 1;
             if *elements > MAX_ELEMENTS && lists.len() > 1 {
                 return reject(at, format!("a list of more than {MAX_ELEMENTS} elements is left to Guile"));
