@@ -41,7 +41,7 @@ guiles := guile-2.2 guile-3.0
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
-            util-linux e2fsprogs guile-3.0 python3-minimal valgrind binutils
+            util-linux guile-3.0 python3-minimal valgrind binutils
 
 # What a program that links the static library needs besides it.
 private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc

@@ -141,7 +141,7 @@ impl Site {
     pub fn build(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
         self.timed(task, "build", observer, |site, local, observer| {
             local.require_receptive()?;
-            site.remote.require_trust(&local.acl()?, task.derivation)?;
+            site.remote.require_trust(&local.acl()?)?;
             site.build_there(task, observer)
         })
     }
@@ -161,7 +161,7 @@ impl Site {
         self.with_local(observer, |site, local, observer| {
             local.require_receptive()?;
             site.send_from(local, task, observer)?;
-            site.remote.require_trust(&local.acl()?, task.derivation)?;
+            site.remote.require_trust(&local.acl()?)?;
             let mut built = site.build_there(task, observer);
             // The machine's collector may have taken an input all the same: that is no reason to go elsewhere yet.
             let refused = built.as_ref().is_err_and(|error| error.kind() == ErrorKind::Daemon);

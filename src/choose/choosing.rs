@@ -324,7 +324,7 @@ impl Candidates {
                 // A list that cannot be read is no fault of this machine's: that is found out before any build.
                 let acl = distrusted.then(|| Acl::load(&directories.acl_file()).ok()).flatten();
                 if let Some(acl) = acl {
-                    remote.require_trust_by_text(&Arc::new(acl))?;
+                    remote.require_trust(&Arc::new(acl))?;
                 }
                 Ok(remote)
             }))

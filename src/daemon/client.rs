@@ -52,6 +52,8 @@ pub struct Client {
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
     owed: Vec<Operation>,
+    /// The answer to an export that travelled with a request, until it is taken.
+    exported: Option<Result<Vec<u8>>>,
     /// Whether builds are done again and compared, as [`BuildOptions::check`] says.
     checks: bool,
     /// How many additions were begun that are to be finished.
@@ -85,6 +87,7 @@ impl Client {
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
+            exported: None,
             checks: false,
             adding: 0,
             left: 0,
@@ -164,8 +167,12 @@ impl Client {
 
     /// Queues a request to travel with the next one.
     fn postpone(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
+        self.postpone_request(operation, request(operation, arguments))
+    }
+
+    /// As [`Client::postpone`], with the bytes of the request.
+    fn postpone_request(&mut self, operation: Operation, request: Vec<u8>) -> Result<()> {
         self.check_idle()?;
-        let request = request(operation, arguments);
         if self.later.len() + request.len() > FLIGHT {
             self.settle()?;
         }
@@ -190,12 +197,16 @@ impl Client {
         self.collect()
     }
 
-    /// Reads the answers to what travelled with a request. One that fails breaks the connection.
+    /// Reads the answers to what travelled with a request. One that fails breaks the connection, but for what
+    /// [`Client::export_text_later`] asks.
     fn collect(&mut self) -> Result<()> {
         let request = self.unfinished;
         for operation in std::mem::take(&mut self.owed) {
             self.unfinished = Some(operation);
-            let answer = self.wait_quietly();
+            let answer = match operation {
+                Operation::AddTextToStore | Operation::ExportPath => self.collect_text(operation),
+                _ => self.wait_quietly(),
+            };
             self.unfinished = Some(operation);
             answer?;
             if matches!(operation, Operation::AddTempRoot) {

@@ -3,6 +3,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
 
 use super::adding::WRITE_SIZE;
+use super::archives::MAX_TEXT;
 use super::greeting::{CLIENT_MAGIC, CLIENT_VERSION, SERVER_MAGIC};
 use super::*;
 use crate::daemon::request::{Addition, Contents};
@@ -329,6 +330,54 @@ fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
         conversation.push(Turn::Theirs(answer));
     }
     conversation
+}
+
+/// A client of a daemon that answers a text's export and a question, which come in one flight, with these `answers`.
+fn client_that_asks_in_one_flight(answers: &[&[u8]]) -> Client {
+    let mut ours = Addition { name: "t", contents: &Contents::Text(b"text".to_vec()), references: &[] }.request();
+    put_number(&mut ours, Operation::ExportPath as u64);
+    put_string(&mut ours, item().as_str());
+    put_number(&mut ours, 1);
+    put_number(&mut ours, Operation::QueryValidPaths as u64);
+    put_number(&mut ours, 0);
+    let mut conversation = adding(&[]);
+    conversation.extend([Turn::Ours(ours), Turn::Theirs(answers.concat())]);
+    let mut client = Client::handshake(Box::new(Replay::of(conversation)), &store()).unwrap();
+    client.export_text_later("t", "text", &item()).unwrap();
+    client
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[test]
+fn an_export_of_a_text_travels_with_a_question_which_goes_on_if_it_fails() {
+    let (mut added, mut refused) = (words(&[LAST]), words(&[0x6378_7470]));
+    put_string(&mut added, item().as_str());
+    put_string(&mut refused, "it has no key");
+    put_number(&mut refused, 1);
+    let exported = words(&[0x6461_7416, 8, 7, 0x6461_7416, 8, 9, LAST, 1]);
+    let none_is_valid = words(&[LAST, 0]);
+
+    let mut client = client_that_asks_in_one_flight(&[&added, &exported, &none_is_valid]);
+    assert!(client.valid_paths(&[]).unwrap().is_empty());
+    assert_eq!(client.take_exported().unwrap().unwrap(), words(&[7, 9]));
+    assert!(client.take_exported().is_none() && client.is_idle());
+
+    for answers in [[&added, &refused], [&refused, &refused]] {
+        let mut client = client_that_asks_in_one_flight(&[answers[0], answers[1], &none_is_valid]);
+        assert!(client.valid_paths(&[]).unwrap().is_empty());
+        let error = client.take_exported().unwrap().unwrap_err();
+        assert!(error.kind() == ErrorKind::Daemon && error.to_string() == "it has no key", "{error}");
+        assert!(client.is_idle());
+    }
+
+    let endless = words(&[0x6461_7416, u64::MAX]);
+    let mut client = client_that_asks_in_one_flight(&[&added, &endless, &vec![0; MAX_TEXT + 8192]]);
+    let error = client.valid_paths(&[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("of a short text"), "{error}");
+    assert!(!client.is_idle());
 }
 
 #[test]

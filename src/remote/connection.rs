@@ -71,12 +71,8 @@ pub trait Connection: Send {
     /// Is its daemon the one that listens at `socket` on this host?
     fn is_daemon_at(&self, socket: &Path) -> bool;
 
-    /// Fails with [`Untrusted`](crate::ground::error::ErrorKind::Untrusted) unless `acl` lets in what it signs; to see
-    /// that, it exports `item`.
-    fn require_trust(&mut self, acl: &Arc<Acl>, item: &StorePath) -> Result<()>;
-
-    /// As [`Connection::require_trust`], by a text that is added there.
-    fn require_trust_by_text(&mut self, acl: &Arc<Acl>) -> Result<()>;
+    /// Fails with [`Untrusted`](crate::ground::error::ErrorKind::Untrusted) unless `acl` lets in what it signs.
+    fn require_trust(&mut self, acl: &Arc<Acl>) -> Result<()>;
 
     /// The rate of its link, in bytes a second, if that is known to be very slow.
     fn slow_link(&self) -> Option<f64>;
@@ -199,12 +195,8 @@ impl Connection for Remote {
         Remote::is_daemon_at(self, socket)
     }
 
-    fn require_trust(&mut self, acl: &Arc<Acl>, item: &StorePath) -> Result<()> {
-        Remote::require_trust(self, acl, item)
-    }
-
-    fn require_trust_by_text(&mut self, acl: &Arc<Acl>) -> Result<()> {
-        Remote::require_trust_by_text(self, acl)
+    fn require_trust(&mut self, acl: &Arc<Acl>) -> Result<()> {
+        Remote::require_trust(self, acl)
     }
 
     fn slow_link(&self) -> Option<f64> {

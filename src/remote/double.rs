@@ -309,11 +309,7 @@ impl Connection for Double {
         self.machine.name == "localhost"
     }
 
-    fn require_trust(&mut self, _: &Arc<Acl>, _: &StorePath) -> Result<()> {
-        self.step(Step::Trust)
-    }
-
-    fn require_trust_by_text(&mut self, _: &Arc<Acl>) -> Result<()> {
+    fn require_trust(&mut self, _: &Arc<Acl>) -> Result<()> {
         self.step(Step::Trust)
     }
 

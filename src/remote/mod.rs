@@ -30,7 +30,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::archive::Acl;
 use crate::daemon::{Addition, Additions, Export, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
@@ -40,13 +39,14 @@ use crate::report::{Aside, lines};
 use crate::ssh::{STEPS, Session, StallListener};
 use daemon_link::DaemonLink;
 use streams::{Explained, Patient};
+use trust::Proof;
 
 pub use connection::{Connecting, Connection, Connector, Line, Ssh};
 pub use limits::Limits;
 pub use probe::Answer;
 pub use rounds::build_all_rounds;
 pub use survey::Survey;
-pub use trust::explain_untrusted;
+pub use trust::{TEXT as TRUST_TEXT, explain_untrusted};
 
 /// How long a daemon may take for a question in all, even if a byte moves now and then.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -76,8 +76,8 @@ pub struct Remote {
     /// The rate of the link, in bytes a second, if that is very slow.
     slow_link: Option<f64>,
     limits: Limits,
-    /// The list of authorized keys by which something that the machine signed was verified.
-    vouched: Option<Arc<Acl>>,
+    /// What the machine has exported, to be seen whether it is trusted; `None`: it was not asked for that.
+    proof: Option<Result<Proof>>,
     /// Whether the daemon there has imported something that this host has signed.
     imported: bool,
 }
@@ -151,7 +151,7 @@ impl Remote {
             daemon,
             slow_link: None,
             limits,
-            vouched: None,
+            proof: None,
             imported: false,
         })
     }
@@ -178,11 +178,14 @@ impl Remote {
         self.link.client.protect(paths).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Returns those of `paths` that the machine lacks. One round trip.
+    /// Returns those of `paths` that the machine lacks. One round trip. The first time, the machine shows besides what
+    /// [`Remote::require_trust`] judges.
     pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
         self.be_patient();
+        self.ask_for_proof().map_err(|e| self.on_this_machine(e))?;
         let begun = Instant::now();
         let valid: HashSet<StorePath> = self.link.client.valid_paths(paths).map_err(|e| self.on_this_machine(e))?;
+        self.note_proof();
         // A better estimate than the greeting's, for which the daemon starts a process.
         self.link.round_trip = self.link.round_trip.min(begun.elapsed());
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())

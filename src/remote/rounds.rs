@@ -44,8 +44,11 @@ struct Notes {
 
 impl Notes {
     fn take(&mut self, text: &[u8]) {
+        if !text.contains(&b'\n') {
+            return self.keep(text); // without a look at each byte
+        }
         for piece in text.split_inclusive(|byte| *byte == b'\n') {
-            self.line.extend_from_slice(&piece[..piece.len().min(MAX_LINE.saturating_sub(self.line.len()))]);
+            self.keep(piece);
             if piece.ends_with(b"\n") {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim().to_string();
                 if let Some(tree) = line.strip_prefix("note: keeping build directory `") {
@@ -55,6 +58,11 @@ impl Notes {
                 }
             }
         }
+    }
+
+    /// Keeps what belongs to the last line, as much as is looked at.
+    fn keep(&mut self, piece: &[u8]) {
+        self.line.extend_from_slice(&piece[..piece.len().min(MAX_LINE.saturating_sub(self.line.len()))]);
     }
 
     /// Returns `error` as these words explain it.

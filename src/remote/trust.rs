@@ -1,61 +1,79 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Whether what a machine signs would be let in, found out before it builds anything.
 
-use std::io::Read as _;
 use std::sync::Arc;
 
 use super::Remote;
 use crate::archive::{self, Acl, ExportedItem, Unseen};
-use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
-use crate::ground::store_path::StorePath;
+use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
+use crate::store;
 
-/// Largest item by which it is found out, as an archive in bytes: no derivation is as large.
-const MAX_ITEM: u64 = 64 << 20;
+/// The name of the item by which it is found out, and what it says: the same on all machines, so that its name in the
+/// store is known before it is there.
+pub const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let in by the one that offloads to it?");
 
-/// The item by which it is found out where there is no derivation: its name, and what it says.
-const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let in by the one that offloads to it?");
+/// What a machine has exported, to be seen whether it is trusted.
+pub(super) struct Proof(ExportedItem);
 
 impl Remote {
-    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or
-    /// one that `acl` does not authorize. To see that, it exports `item`, a small one that it has; once a connection,
-    /// as long as the list of keys stays the same.
-    pub fn require_trust(&mut self, acl: &Arc<Acl>, item: &StorePath) -> Result<()> {
-        if self.vouched.as_ref().is_some_and(|known| known == acl) {
+    /// Has the machine export a text, which travels with the next question, unless it was asked for that already.
+    pub(super) fn ask_for_proof(&mut self) -> Result<()> {
+        if self.proof.is_some() {
             return Ok(());
         }
-        let asked = self.ask_for(item).map_err(|error| without_a_key(error, &self.machine)).and_then(|found| {
-            archive::verify(found.signature.as_deref(), &found.signed_hash, acl, &found.path)
-                .map_err(|error| explain_untrusted(error, &self.machine))?;
-            match found.path == *item {
-                true => Ok(()),
-                false => Err(Error::new(ErrorKind::Untrusted, format!("{} came instead of it", found.path))),
-            }
-        });
-        let asking = || format!("seeing by '{item}' whether what '{}' signs is trusted", self.machine.name);
-        asked.context(asking).map_err(|error| self.on_this_machine(error))?;
-        self.vouched = Some(Arc::clone(acl));
-        Ok(())
-    }
-
-    /// As [`Remote::require_trust`], by a text that is added there, always the same.
-    pub fn require_trust_by_text(&mut self, acl: &Arc<Acl>) -> Result<()> {
         let (name, text) = TEXT;
-        let item = self.add_text(name, text)?;
-        self.require_trust(acl, &item)
+        let (path, _) = store::text_item(&self.store, name, text)?;
+        self.link.client.export_text_later(name, text, &path)
     }
 
-    /// Makes the machine export `item`, and reads that to its end.
-    fn ask_for(&mut self, item: &StorePath) -> Result<ExportedItem> {
-        let store = self.store.clone();
-        let mut archive = self.export(item)?;
-        let found = archive::read_item(&mut (&mut archive).take(MAX_ITEM), &store, &mut Unseen)?;
-        // What the daemon says after it: that it is complete.
-        match archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || "reading on after it")? {
-            0 => Ok(found),
-            _ => Err(Error::new(ErrorKind::Protocol, "bytes came after it")),
+    /// Takes note of what it has exported.
+    pub(super) fn note_proof(&mut self) {
+        if let Some(exported) = self.link.client.take_exported() {
+            self.proof = Some(exported.and_then(|bytes| self.read_proof(&bytes)));
         }
     }
+
+    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or
+    /// one that `acl` does not authorize. To see that, it exports a text, once a connection. That costs a round trip
+    /// only if nothing was asked of it yet.
+    ///
+    /// This spares builds that would be for nothing. Whether an output is let in, its own signature decides.
+    pub fn require_trust(&mut self, acl: &Arc<Acl>) -> Result<()> {
+        if self.proof.is_none() {
+            self.be_patient();
+            self.ask_for_proof()
+                .and_then(|()| self.link.client.settle())
+                .context(|| asking(&self.machine))
+                .map_err(|error| self.on_this_machine(error))?;
+            self.note_proof();
+        }
+        let verified = match &self.proof {
+            Some(Ok(Proof(item))) => archive::verify(item.signature.as_deref(), &item.signed_hash, acl, &item.path)
+                .map_err(|error| explain_untrusted(error, &self.machine)),
+            Some(Err(error)) => Err(without_a_key(error.clone(), &self.machine)),
+            None => Err(Error::new(ErrorKind::Protocol, "it has exported nothing")),
+        };
+        if verified.is_err() && !matches!(self.proof, Some(Ok(_))) {
+            self.proof = None; // it may have a key by the next time
+        }
+        verified.context(|| asking(&self.machine)).map_err(|error| self.on_this_machine(error))
+    }
+
+    fn read_proof(&self, bytes: &[u8]) -> Result<Proof> {
+        let mut left = bytes;
+        let item = archive::read_item(&mut left, &self.store, &mut Unseen)?;
+        let (path, _) = store::text_item(&self.store, TEXT.0, TEXT.1)?;
+        match (left.is_empty(), item.path == path) {
+            (true, true) => Ok(Proof(item)),
+            (false, _) => Err(Error::new(ErrorKind::Protocol, "bytes came after it")),
+            (_, false) => Err(Error::new(ErrorKind::Untrusted, format!("{} came instead of it", item.path))),
+        }
+    }
+}
+
+fn asking(machine: &BuildMachine) -> String {
+    format!("seeing by a text, '{}', whether what '{}' signs is trusted", TEXT.0, machine.name)
 }
 
 /// A daemon that cannot sign says so in the words of who tried: they name the file of the key.

@@ -4,6 +4,7 @@
 use std::io::Write;
 
 use guix_offload::ground::error::ErrorKind;
+use guix_offload::remote::TRUST_TEXT;
 
 use crate::double::{Answer, Plan, hangs_up_after, info, says, says_for_ever};
 use crate::fixture::Scene;
@@ -333,24 +334,23 @@ fn about_sending(scene: &Scene) -> Vec<Lie> {
 /// What is said when it is to be seen whether what it signs is trusted: before it builds anything.
 fn about_trust(scene: &Scene) -> Vec<Lie> {
     use ErrorKind::{Protocol, Untrusted};
-    let derivation = scene.derivation();
-    let name = derivation.path.clone();
+    let (text, name) = (scene.proof(), TRUST_TEXT.0);
     let never = || says(fails("it was told to build all the same", 1));
     let proving = |proof: Answer| with(scene, |plan| (plan.proof, plan.build) = (proof, never()));
     let proof = |bytes: &[u8]| proving(says([gives(bytes), done()].concat()));
-    let signed = derivation.signed(&scene.trusted);
-    let mut other = derivation.clone();
-    other.path = scene.path("other.drv").as_str().into();
+    let signed = text.signed(&scene.trusted);
+    let mut other = text.clone();
+    other.path = scene.path("other").as_str().into();
     let no_key = "getting attributes of path `/etc/guix/signing-key.sec': No such file or directory";
     let endless = says_for_ever([number(WRITE), number(u64::MAX)].concat(), nar(file(b"x")));
     vec![
-        lie("an unsigned derivation", proof(&derivation.unsigned()), Untrusted, &[&name, "is not signed"]),
-        lie("a derivation of a stranger", proof(&derivation.signed(&scene.stranger)), Untrusted, &[&name, "by a key"]),
-        lie("another derivation", proof(&other.signed(&scene.trusted)), Untrusted, &["-other.drv came instead"]),
-        lie("two derivations", proof(&signed.repeat(2)), Protocol, &[&name, "bytes came after"]),
-        lie("half a derivation", proof(&signed[..signed.len() / 2]), Protocol, &[&name, "cut off"]),
+        lie("an unsigned text", proof(&text.unsigned()), Untrusted, &[name, "is not signed"]),
+        lie("a text of a stranger", proof(&text.signed(&scene.stranger)), Untrusted, &[name, "by a key"]),
+        lie("another text", proof(&other.signed(&scene.trusted)), Untrusted, &["-other came instead"]),
+        lie("two texts", proof(&signed.repeat(2)), Protocol, &[name, "bytes came after"]),
+        lie("half a text", proof(&signed[..signed.len() / 2]), Protocol, &[name, "cut off"]),
         lie("no key to sign with", proving(says(fails(no_key, 1))), Untrusted, &["cannot sign"]),
-        lie("a derivation without an end", proving(endless), Protocol, &[&name]),
+        lie("a text without an end", proving(endless), Protocol, &["more than 64 KiB of a short text"]),
     ]
 }
 

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use guix_offload::archive::KeyPair;
 use guix_offload::ground::store_path::StoreDir;
 use guix_offload::store::text_item;
 
@@ -52,11 +51,11 @@ pub struct Plan {
     pub options: Answer,
     pub build: Answer,
     pub info: Answer,
-    /// Exports what is asked for; `proof` answers for derivations, by which it is seen whether it is trusted.
+    /// Exports what is asked for; `proof` answers for texts, by which it is seen whether it is trusted.
     pub export: Answer,
     pub proof: Answer,
-    /// Where texts are added to, and where the key is with which they are exported again.
-    pub texts: Option<(StoreDir, PathBuf)>,
+    /// Where texts are added to.
+    pub texts: Option<StoreDir>,
     pub import: Answer,
 }
 
@@ -72,7 +71,7 @@ impl Plan {
             info: says(info(archive.len() as u64)),
             export: says([gives(archive), done()].concat()),
             texts: None,
-            proof: says(fails("it has no derivation to export", 1)),
+            proof: says(fails("it has no text to export", 1)),
             import: says([last(), number(0)].concat()),
         }
     }
@@ -130,16 +129,11 @@ fn serve(mut stream: UnixStream, plan: &Plan) -> Result<()> {
             8 => {
                 let (name, contents) = (read_string(from)?, read_string(from)?);
                 read_strings(from)?; // references
-                let (store, keys) = plan.texts.as_ref().ok_or_else(|| Error::other("no text is expected"))?;
+                let store = plan.texts.as_ref().ok_or_else(|| Error::other("no text is expected"))?;
                 let (name, contents) = (String::from_utf8_lossy(&name), String::from_utf8_lossy(&contents));
-                let (path, nar) = text_item(store, &name, &contents).unwrap();
-                let path = path.as_str().to_string();
-                stream.write_all(&[last(), string(&path)].concat())?;
-                let item = Item { nar, path, references: Vec::new(), deriver: String::new() };
-                text = Some((
-                    item.path.clone(),
-                    says([gives(&item.signed(&KeyPair::load(keys).unwrap())), done()].concat()),
-                ));
+                let (path, _) = text_item(store, &name, &contents).unwrap();
+                stream.write_all(&[last(), string(path.as_str())].concat())?;
+                text = Some(path);
             }
             9 => {
                 read_strings(from)?;
@@ -154,8 +148,7 @@ fn serve(mut stream: UnixStream, plan: &Plan) -> Result<()> {
                 let item = read_string(from)?;
                 read_number(from)?; // sign
                 match &text {
-                    Some((path, answer)) if path.as_bytes() == item => answer(&mut stream)?,
-                    _ if item.ends_with(b".drv") => (plan.proof)(&mut stream)?,
+                    Some(path) if path.as_str().as_bytes() == item => (plan.proof)(&mut stream)?,
                     _ => (plan.export)(&mut stream)?,
                 }
             }

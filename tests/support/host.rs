@@ -9,11 +9,12 @@ use guix_offload::archive::KeyPair;
 use guix_offload::ground::cancel::Cancel;
 use guix_offload::ground::directories::Directories;
 use guix_offload::ground::store_path::{StoreDir, StorePath};
-use guix_offload::store::Database;
+use guix_offload::remote::TRUST_TEXT;
+use guix_offload::store::{Database, text_item};
 use rusqlite::Connection;
 
 use super::double::{Machine, Plan, says};
-use super::wire_bytes::{Item, done, file, gives, nar};
+use super::wire_bytes::{Item, done, gives};
 
 /// The tables of the store's database that matter here.
 const TABLES: &str = include_str!("../fixtures/tables.sql");
@@ -91,15 +92,16 @@ impl Scene {
 
     /// A machine that acts honestly: it has the derivation, signs, and has built what it exports as `archive`.
     pub fn honest(&self, archive: &[u8]) -> Plan {
-        let proof = says([gives(&self.derivation().signed(&self.trusted)), done()].concat());
-        let texts = Some((self.directories.store.clone(), self.at("signing-ecc")));
+        let proof = says([gives(&self.proof().signed(&self.trusted)), done()].concat());
+        let texts = Some(self.directories.store.clone());
         Plan { proof, texts, ..Plan::honest(archive) }
     }
 
-    /// The derivation that is built.
-    pub fn derivation(&self) -> Item {
-        let nar = nar(file(b"derive"));
-        Item { nar, path: self.path("asked.drv").as_str().into(), references: Vec::new(), deriver: String::new() }
+    /// The text by which it is seen whether a machine is trusted.
+    pub fn proof(&self) -> Item {
+        let (name, text) = TRUST_TEXT;
+        let (path, nar) = text_item(&self.directories.store, name, text).unwrap();
+        Item { nar, path: path.as_str().into(), references: Vec::new(), deriver: String::new() }
     }
 
     /// Makes an item valid that has this nar.

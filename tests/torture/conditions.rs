@@ -3,7 +3,6 @@
 
 use std::io::{Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,41 +45,6 @@ pub fn small_machine_store(lane: &mut Lane) -> Undo {
         shell(machine, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
         start_machine(machine);
     })
-}
-
-/// Its store is on a file system that can be frozen, with all that is in it.
-pub fn freezable_machine_store(lane: &mut Lane) -> Undo {
-    const MIB: u32 = 512;
-    let (head, machine) = (lane.head, lane.machine);
-    let disk = machine.file("/srv/disk");
-    let script = format!("truncate -s {MIB}M $0; mkfs.ext4 -q $0");
-    let made = Command::new("sh").args(["-ec", &script]).arg(&disk).status();
-    assert!(made.expect("mkfs").success());
-    shell(
-        machine,
-        &format!(
-            "pkill -x guix-daemon || true; while pgrep -x guix-daemon >/dev/null; do sleep 0.02; done
-             mount -o loop /srv/disk {SMALL}; cp -a /gnu/store {SMALL}/it; mount --bind {SMALL}/it /gnu/store"
-        ),
-    );
-    start_machine(machine);
-    Undo::with(move || {
-        head.kill_keepers();
-        shell(machine, &format!("guix gc >/dev/null 2>&1; umount -l /gnu/store {SMALL}"));
-        std::fs::remove_file(disk).unwrap();
-        start_machine(machine);
-    })
-}
-
-/// Nobody can write there until that is undone.
-pub fn freeze(lane: &Lane, _: &mut Random) -> Undo {
-    let place = lane.inside(lane.machine, SMALL);
-    let freezing = |place: &Path, option: &str| {
-        let done = Command::new("fsfreeze").arg(option).arg(place).status();
-        assert!(done.expect("fsfreeze").success(), "fsfreeze {option}");
-    };
-    freezing(&place, "--freeze");
-    Undo::with(move || freezing(&place, "--unfreeze"))
 }
 
 pub fn small_head_store(lane: &mut Lane) -> Undo {

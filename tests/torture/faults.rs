@@ -97,7 +97,6 @@ const REGISTERING: (Phase, u64) = (Phase::Registering, 300);
 
 type Strike = fn(&Lane, &mut Random) -> Undo;
 type Condition = fn(&mut Lane) -> Undo;
-type Stuck = (&'static str, Kind, Condition, (Phase, u64), Strike);
 type Kill = (&'static str, &'static [(Phase, u64)], Strike, Effect);
 
 /// Every fault there is; in a `short` run, some are less.
@@ -150,20 +149,16 @@ pub fn faults(short: bool) -> Vec<Fault> {
     });
 
     // What does not move is waited for longer than what is dead.
-    let late = (Phase::Retrieving, 400);
-    let stuck: [Stuck; 3] = [
-        ("the machine's guix-daemon stopped while sending", Kind::Usual, usual.condition, SENDING, stop_machine_daemon),
-        ("the machine's guix-daemon stopped while retrieving", Kind::Large, brisk, late, stop_machine_daemon),
-        ("disk of the machine frozen while importing", Kind::Usual, freezable_machine_store, SENDING, freeze),
-    ];
-    for (name, kind, condition, (phase, within), strike) in stuck {
+    let stopped: [(Kind, Condition, (Phase, u64)); 2] =
+        [(Kind::Usual, usual.condition, SENDING), (Kind::Large, brisk, (Phase::Retrieving, 400))];
+    for (kind, condition, (phase, within)) in stopped {
         faults.push(Fault {
-            name: name.into(),
+            name: format!("the machine's guix-daemon stopped while {}", format!("{phase:?}").to_lowercase()),
             kind,
             condition,
             phase,
             within,
-            strike,
+            strike: stop_machine_daemon,
             effect: Effect::Machine,
             long: true,
             most: 3,

@@ -5,19 +5,69 @@ use std::io::{self, Read};
 
 use super::Client;
 use crate::daemon::frame::{Frame, read_frame};
-use crate::daemon::request::Operation;
-use crate::daemon::wire::{MAX_LIST, broken, lost, read_padding};
-use crate::ground::error::Result;
+use crate::daemon::request::{Addition, Contents, Operation};
+use crate::daemon::wire::{MAX_LIST, broken, lost, read_padding, read_text};
+use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::{put_number, put_string, read_fully};
 
+/// Largest export that may travel with a request, in bytes: a text of a line, and what goes with it.
+pub(super) const MAX_TEXT: usize = 64 << 10;
+
 impl Client {
+    /// Has the daemon add a short text, and export the item that becomes of it, `path`, signed. Both travel with the
+    /// next request, which goes on if they fail; [`Client::take_exported`] then has the answer.
+    pub fn export_text_later(&mut self, name: &str, text: &str, path: &StorePath) -> Result<()> {
+        let contents = &Contents::Text(text.into());
+        let addition = Addition { name, contents, references: &[] }.request();
+        self.postpone_request(Operation::AddTextToStore, addition)?;
+        self.postpone(Operation::ExportPath, &export_arguments(path))?;
+        self.exported = None;
+        Ok(())
+    }
+
+    /// Takes what was exported: one item of a bundle, or why that failed. `None`: nothing was, or it was taken.
+    pub fn take_exported(&mut self) -> Option<Result<Vec<u8>>> {
+        self.exported.take()
+    }
+
+    /// Reads the answer to one of the two requests of [`Client::export_text_later`].
+    pub(super) fn collect_text(&mut self, operation: Operation) -> Result<()> {
+        let answer = match operation {
+            Operation::ExportPath => self.read_short_export(),
+            _ => {
+                self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name")).map(|_| Vec::new())
+            }
+        };
+        match answer {
+            // The daemon has refused it, and goes on with the next request. The first refusal says why.
+            Err(error) if error.kind() == ErrorKind::Daemon => {
+                if !matches!(self.exported, Some(Err(_))) {
+                    self.exported = Some(Err(error));
+                }
+            }
+            Ok(bytes) if matches!(operation, Operation::ExportPath) => self.exported = Some(Ok(bytes)),
+            answer => drop(answer?),
+        }
+        Ok(())
+    }
+
+    fn read_short_export(&mut self) -> Result<Vec<u8>> {
+        let (mut bytes, mut buffer) = (Vec::new(), [0; 4 << 10]);
+        loop {
+            match self.read_export(&mut buffer)? {
+                0 => return Ok(bytes),
+                length => bytes.extend_from_slice(&buffer[..length]),
+            }
+            if bytes.len() > MAX_TEXT {
+                return Err(broken(format!("the daemon exported more than {} KiB of a short text", MAX_TEXT >> 10)));
+            }
+        }
+    }
+
     /// Begins to export the valid item `path`, signed: [`Client::read_export`] then reads it.
     pub fn export(&mut self, path: &StorePath) -> Result<()> {
-        let mut arguments = Vec::new();
-        put_string(&mut arguments, path.as_str());
-        put_number(&mut arguments, 1); // sign
-        self.begin(Operation::ExportPath, &arguments)
+        self.begin(Operation::ExportPath, &export_arguments(path))
     }
 
     /// Reads on in the export that was begun: one item of a bundle, as [`crate::archive`] takes it apart. 0: the item
@@ -90,6 +140,13 @@ impl Client {
         self.finish();
         Ok(imported)
     }
+}
+
+fn export_arguments(path: &StorePath) -> Vec<u8> {
+    let mut arguments = Vec::new();
+    put_string(&mut arguments, path.as_str());
+    put_number(&mut arguments, 1); // sign
+    arguments
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`](crate::ground::error::Error).

@@ -244,8 +244,9 @@ QUIET?."
     (misuse "'~a' has no build machine~%" file))))
 
 (define (catch-misuse thunk)
-  "Call THUNK, and exit as for a wrong command line with what the library says if it fails."
-  (guard (c ((guix-offload-error? c)
+  "Call THUNK, which reads a machine file, and exit as for a wrong command line if that is not one."
+  (guard (c ((and (guix-offload-error? c)
+                  (eq? 'configuration (guix-offload-error-code c)))
              (leave-with-hint c 2)))
     (thunk)))
 
