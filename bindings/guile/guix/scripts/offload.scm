@@ -222,9 +222,10 @@ second value is true if a machine that is selected was left out."
     (exit 2)))
 
 (define* (call-with-selected-machines file selected? doing proc #:key pattern quiet?)
-  "Call PROC with the machines in FILE whose names are SELECTED?, each once, of which there must be some, and return true
-if none that it returns a report on failed and none was left out.  DOING says to the user what is done with them, unless
-QUIET?."
+  "Call PROC with an engine and the machines in FILE whose names are SELECTED?, each once, of which there must be some,
+and return true if none that it returns a report on failed and none was left out.  DOING says to the user what is done
+with them, unless QUIET?."
+  (define engine (make-engine))
   (define-values (machines left-out?)
     (catch-misuse (lambda () (distinct-machine-handles file selected?))))
   (cond
@@ -232,7 +233,7 @@ QUIET?."
     (unless quiet?
       (let ((count (length machines)))
         (info (G_ "~a ~a build machine~a defined in '~a'...~%") doing count (if (= 1 count) "" "s") file)))
-    (let ((report (proc machines)))
+    (let ((report (proc engine machines)))
       (and (zero? (report-failures report))
            (not left-out?))))
    (left-out?
@@ -255,8 +256,8 @@ QUIET?."
 of it, for people, or if JSON? for programs.  Return true if all are usable."
   (call-with-selected-machines
    machine-file selected? "testing"
-   (lambda (machines)
-     (let ((report (test-machines (make-engine) machines)))
+   (lambda (engine machines)
+     (let ((report (test-machines engine machines)))
        (if json?
            (display (report-json report))
            (display (report-text report) (current-error-port)))
@@ -264,12 +265,12 @@ of it, for people, or if JSON? for programs.  Return true if all are usable."
    #:pattern pattern #:quiet? json?))
 
 (define* (check-machine-status machine-file selected? #:key json? pattern)
-  "Show how the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, are doing, for people, or if
-JSON? for programs.  Return true if all are reachable."
+  "Show how the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, are doing, for people, or
+if JSON? for programs.  Return true if all are reachable."
   (call-with-selected-machines
    machine-file selected? "getting status of"
-   (lambda (machines)
-     (let ((report (machines-status (make-engine) machines)))
+   (lambda (engine machines)
+     (let ((report (machines-status engine machines)))
        (display (if json? (report-json report) (report-text report)))
        report))
    #:pattern pattern #:quiet? json?))
