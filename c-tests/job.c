@@ -86,6 +86,47 @@ static void bad_arguments_are_rejected(void)
     free_all(NULL, &world);
 }
 
+/* What a listener has heard; any thread tells it.  */
+struct heard {
+    pthread_mutex_t lock;
+    int about_the_build, passed_over;
+};
+
+static void listen_to(void *data, const char *derivation, const char *text)
+{
+    struct heard *heard = data;
+    pthread_mutex_lock(&heard->lock);
+    heard->about_the_build += derivation != NULL && strcmp(derivation, ITEM("x.drv")) == 0;
+    heard->passed_over += strstr(text, "127.0.0.1: passed over: ") == text && strchr(text, '\n') == NULL;
+    pthread_mutex_unlock(&heard->lock);
+}
+
+static void a_listener_hears_what_is_decided(void)
+{
+    struct world world = new_world(CLOSED);
+    struct heard heard = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    guix_offload_job *job;
+
+    REJECTS(guix_offload_engine_set_listener, NULL, listen_to, &heard);
+    SUCCEEDS(guix_offload_engine_set_listener, world.engine, listen_to, &heard);
+    /* Another setting leaves it in place.  */
+    SUCCEEDS(guix_offload_engine_set_idle_limit, world.engine, 1);
+    job = start(&world);
+    await_event(job, GUIX_OFFLOAD_EVENT_PASSED_OVER);
+    pthread_mutex_lock(&heard.lock);
+    CHECK(heard.about_the_build > 0 && heard.passed_over > 0);
+    pthread_mutex_unlock(&heard.lock);
+    guix_offload_job_free(job);
+
+    SUCCEEDS(guix_offload_engine_set_listener, world.engine, NULL, NULL);
+    heard.about_the_build = heard.passed_over = 0;
+    job = start(&world);
+    await_event(job, GUIX_OFFLOAD_EVENT_QUEUED);
+    guix_offload_job_free(job);
+    CHECK(heard.about_the_build == 0 && heard.passed_over == 0);
+    free_all(NULL, &world);
+}
+
 static void what_no_machine_can_do_is_declined(void)
 {
     struct world world = new_world(FULL);
@@ -276,6 +317,7 @@ int main(void)
     threads_at_first = threads_before();
     RUN(no_job_and_no_event);
     RUN(bad_arguments_are_rejected);
+    RUN(a_listener_hears_what_is_decided);
     RUN(what_no_machine_can_do_is_declined);
     RUN(a_job_that_waits_can_be_watched_and_cancelled);
     RUN(a_machine_that_is_away_is_passed_over);

@@ -530,6 +530,13 @@ typedef enum {
 typedef struct guix_offload_engine guix_offload_engine;
 
 /**
+ * Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to read.
+ * `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it, several
+ * at the same time. It must return soon, and must not throw, jump out, or call the library.
+ */
+typedef void (*guix_offload_listener_function)(void *data, const char *derivation, const char *text);
+
+/**
  * Makes an engine with the directories that the environment names, or else those of Guix. Does not connect to
  * anything. The caller frees it with `guix_offload_engine_free`.
  *
@@ -564,6 +571,19 @@ guix_offload_status guix_offload_engine_set_directory(guix_offload_engine *engin
 guix_offload_status guix_offload_engine_set_idle_limit(guix_offload_engine *engine,
                                                        uint32_t seconds,
                                                        guix_offload_error **error);
+
+/**
+ * Sets the function that is called with what `GUIX_OFFLOAD_LOG` would write, which is then written nowhere; NULL:
+ * none. `data` is handed on to it, and must live until the engine and all that was made with it are freed. No
+ * other thread may use the engine meanwhile. What was made with it before goes on as before. A hook does its build
+ * in this process then, without the keeper.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
+ */
+guix_offload_status guix_offload_engine_set_listener(guix_offload_engine *engine,
+                                                     guix_offload_listener_function listener,
+                                                     void *data,
+                                                     guix_offload_error **error);
 
 
 /* Requests */
@@ -1119,7 +1139,8 @@ guix_offload_status guix_offload_hook_set_build_trace(guix_offload_hook *hook,
  *
  * The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
  * and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
- * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the keeper fails, it is done in this process.
+ * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done in
+ * this process.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
  * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.

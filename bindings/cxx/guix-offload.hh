@@ -261,6 +261,12 @@ public:
         detail::check(guix_offload_engine_set_idle_limit, handle_.get(), seconds);
         return *this;
     }
+    // A plain function, as any thread calls it: what a C++ function object needs would have to outlive them all.
+    engine& set_listener(guix_offload_listener_function listener, void* data)
+    {
+        detail::check(guix_offload_engine_set_listener, handle_.get(), listener, data);
+        return *this;
+    }
     guix_offload_engine* get() const noexcept { return handle_.get(); }
 
 private:

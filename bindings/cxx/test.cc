@@ -136,6 +136,7 @@ static void testVerbs()
     machine m = makeMachine();
     m.set_port(1).set_private_key("/nowhere/key");
     e.set_idle_limit(1);
+    e.set_listener(nullptr, nullptr);
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
     CHECK(!lease() && items()[0] == nullptr);

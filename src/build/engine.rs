@@ -18,7 +18,7 @@ use crate::ground::error::Result;
 use crate::ground::store_path::StorePath;
 use crate::machine::{BuildMachine, Requirements};
 use crate::remote::{Connection, Connector, Limits, Ssh};
-use crate::report::log::{Log, Logged};
+use crate::report::log::{Listener, Log, Logged};
 use crate::report::phases::{self, PhaseTimer};
 use crate::report::{Event, Observer};
 
@@ -121,6 +121,14 @@ impl Engine {
         let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
         let common = Common { resources, locals, trace, log };
         Ok(Engine { common: Arc::new(common), idle_limit })
+    }
+
+    /// The same, not used yet, but that `listener` is told what `GUIX_OFFLOAD_LOG` would write.
+    pub fn telling(mut self, listener: Option<Listener>) -> Self {
+        if let (Some(listener), Some(common)) = (listener, Arc::get_mut(&mut self.common)) {
+            common.log = Some(Log::to(listener));
+        }
+        self
     }
 
     /// How long connections wait for the next build.

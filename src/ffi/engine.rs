@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Where things are on this host, and what all builds of a process share.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
+use super::string::for_c;
 use super::{export, string};
 use crate::build::engine::Engine;
 use crate::ground::directories::Directories;
-use crate::ground::error::{Error, ErrorKind};
-use crate::ground::store_path::StoreDir;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::{StoreDir, StorePath};
+use crate::report::log::Listener;
 
 /// A directory or file of this host's Guix.
 #[repr(C)]
@@ -34,11 +36,49 @@ pub enum guix_offload_directory {
 /// what they need of it, so it may be freed before them.
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
+    listener: Option<Listener>,
 }
 
 impl guix_offload_engine {
     pub(super) fn share(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// Whether somebody in this process is told what happens to builds.
+    pub(super) fn is_listened_to(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Makes the engine anew.
+    fn renew(&mut self, directories: Directories, idle_limit: Duration) -> Result<()> {
+        self.engine = Arc::new(Engine::new(directories, idle_limit)?.telling(self.listener.clone()));
+        Ok(())
+    }
+}
+
+/// Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to read.
+/// `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it, several
+/// at the same time. It must return soon, and must not throw, jump out, or call the library.
+pub type guix_offload_listener_function =
+    Option<unsafe extern "C" fn(data: *mut c_void, derivation: *const c_char, text: *const c_char)>;
+
+/// Who is told, in C.
+struct Told {
+    listener: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char),
+    data: *mut c_void,
+}
+
+// SAFETY: the header demands a function that any thread may call with that data.
+unsafe impl Send for Told {}
+// SAFETY: as above.
+unsafe impl Sync for Told {}
+
+impl Told {
+    fn tell(&self, derivation: Option<&StorePath>, text: &str) {
+        let (derivation, text) = (derivation.map(|path| for_c(path.as_str())), for_c(text));
+        let derivation = derivation.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
+        // SAFETY: both live for the call, and the header demands the rest.
+        unsafe { (self.listener)(self.data, derivation, text.as_ptr()) }
     }
 }
 
@@ -53,7 +93,8 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
         let directories = Directories::from_environment()?;
-        out.give(guix_offload_engine { engine: Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?) });
+        let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
+        out.give(guix_offload_engine { engine, listener: None });
         Ok(())
     }
 }
@@ -96,8 +137,8 @@ export! {
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
         }
-        engine.engine = Arc::new(Engine::new(directories, engine.engine.idle_limit())?);
-        Ok(())
+        let idle_limit = engine.engine.idle_limit();
+        engine.renew(directories, idle_limit)
     }
 }
 
@@ -113,7 +154,29 @@ export! {
     ) -> guix_offload_status {
         let engine = handle::borrow_mut(engine, "engine")?;
         let directories = engine.engine.directories().clone();
-        engine.engine = Arc::new(Engine::new(directories, Duration::from_secs(seconds.into()))?);
-        Ok(())
+        engine.renew(directories, Duration::from_secs(seconds.into()))
+    }
+}
+
+export! {
+    /// Sets the function that is called with what `GUIX_OFFLOAD_LOG` would write, which is then written nowhere; NULL:
+    /// none. `data` is handed on to it, and must live until the engine and all that was made with it are freed. No
+    /// other thread may use the engine meanwhile. What was made with it before goes on as before. A hook does its build
+    /// in this process then, without the keeper.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
+    pub fn guix_offload_engine_set_listener(
+        engine: *mut guix_offload_engine,
+        listener: guix_offload_listener_function,
+        data: *mut c_void,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let engine = handle::borrow_mut(engine, "engine")?;
+        engine.listener = listener.map(|listener| -> Listener {
+            let told = Told { listener, data };
+            Arc::new(move |derivation, text| told.tell(derivation, text))
+        });
+        let (directories, idle_limit) = (engine.engine.directories().clone(), engine.engine.idle_limit());
+        engine.renew(directories, idle_limit)
     }
 }

@@ -19,6 +19,8 @@ use crate::doors::keeper::client::WithKeeper;
 /// The settings of a build hook.
 pub struct guix_offload_hook {
     engine: Arc<Engine>,
+    /// Whether somebody in this process is told what happens to its builds.
+    listened: bool,
     options: Options,
 }
 
@@ -33,10 +35,11 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(hook, "hook")?;
-        let engine = Arc::clone(handle::borrow(engine, "engine")?.share());
+        let engine = handle::borrow(engine, "engine")?;
+        let (listened, engine) = (engine.is_listened_to(), Arc::clone(engine.share()));
         let machines = Machines::in_file(engine.directories().machine_file());
         let build = BuildOptions::default();
-        out.give(guix_offload_hook { engine, options: Options { machines, build } });
+        out.give(guix_offload_hook { engine, listened, options: Options { machines, build } });
         Ok(())
     }
 }
@@ -121,7 +124,8 @@ export! {
     ///
     /// The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
     /// and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
-    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the keeper fails, it is done in this process.
+    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done in
+    /// this process.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
     /// `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
@@ -139,7 +143,7 @@ export! {
         let output = descriptor::duplicate(output, "output")?;
         let log = descriptor::duplicate(log, "log")?;
         let engine = Arc::clone(&hook.engine);
-        let builder: Box<dyn Builder> = match keeper::program() {
+        let builder: Box<dyn Builder> = match keeper::program().filter(|_| !hook.listened) {
             Some(program) => Box::new(WithKeeper::new(program, engine)),
             None => Box::new(InProcess::new(engine)),
         };

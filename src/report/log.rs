@@ -15,7 +15,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -34,8 +35,17 @@ pub fn is_to_stderr() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|name| name == STDERR)
 }
 
+/// Is told what happens to which derivation, in any thread: see [`Log::to`].
+pub type Listener = Arc<dyn Fn(Option<&StorePath>, &str) + Send + Sync>;
+
 /// The open log. Any thread.
-pub struct Log(File);
+pub struct Log(Sink);
+
+/// Where it goes.
+enum Sink {
+    File(File),
+    Listener(Listener),
+}
 
 impl Log {
     /// Opens the log, if one is asked for. A file is made with mode 0600, and a link in its place is not followed.
@@ -52,33 +62,29 @@ impl Log {
             rustix::fs::open(name, flags, Mode::RUSR | Mode::WUSR).map_err(Into::into)
         };
         opened
-            .map(|file| Log(file.into()))
+            .map(|file| Log(Sink::File(file.into())))
             .io_context(ErrorKind::Configuration, || format!("opening '{}', which {VARIABLE} names", name.display()))
             .map_err(|error| error.hint(format!("unset {VARIABLE}, or name a file that can be written, or 'stderr'")))
     }
 
-    fn write(&self, derivation: Option<&StorePath>, text: String) {
-        let now = time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        let derivation = derivation.map_or("-", StorePath::base_name);
-        let text = line(text);
-        // A log that cannot be written stops no build.
-        let _ = (&self.0).write_all(format!("{now} {} {derivation}: {text}\n", std::process::id()).as_bytes());
+    /// Tells `listener`, and writes nothing. What it is told is one line, without time and process.
+    pub fn to(listener: Listener) -> Log {
+        Log(Sink::Listener(listener))
     }
-}
 
-/// The time so long after the epoch, as ISO 8601 has it, in UTC.
-fn time(since: Duration) -> String {
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // In years that begin in March, so that a leap day is the last: 400 of them have 146,097 days.
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let date = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (400 * era + year + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
-    let (hour, minute, micros) = (second / 3600, second / 60 % 60, since.subsec_micros());
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{:02}.{micros:06}Z", second % 60)
+    fn write(&self, derivation: Option<&StorePath>, text: String) {
+        let text = line(text);
+        match &self.0 {
+            Sink::Listener(tell) => tell(derivation, &text),
+            Sink::File(file) => {
+                let now = humantime::format_rfc3339_micros(SystemTime::now());
+                let derivation = derivation.map_or("-", StorePath::base_name);
+                // A log that cannot be written stops no build.
+                let mut file: &File = file;
+                let _ = file.write_all(format!("{now} {} {derivation}: {text}\n", std::process::id()).as_bytes());
+            }
+        }
+    }
 }
 
 /// Logs what happens to one build on its way to another observer, if there is a log.
@@ -161,21 +167,6 @@ mod tests {
 
     use super::*;
     use crate::ground::store_path::StoreDir;
-
-    #[test]
-    fn a_time_is_that_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00.000000Z"),
-            (951_782_399, "2000-02-28T23:59:59.000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000Z"),
-            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
-            (1_735_689_599, "2024-12-31T23:59:59.000000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
-        ] {
-            assert_eq!(time(Duration::from_secs(seconds)), expected);
-        }
-        assert_eq!(time(Duration::from_micros(1_700_000_000_000_007)), "2023-11-14T22:13:20.000007Z");
-    }
 
     struct Told(usize);
 
