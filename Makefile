@@ -58,14 +58,18 @@ $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/guix-offload.h
 	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
+# In one step: a daemon may start a hook at any time.
+replace = install -m $(1) $(2) $(3).new && mv -f $(3).new $(3)
+
 install: all
 	install -d $(prefix)/bin $(prefix)/lib/pkgconfig $(prefix)/include $(prefix)/libexec
-	install -m 755 $(release)/libguix_offload.so $(prefix)/lib/libguix_offload.so.$(version)
+	$(call replace,755,$(release)/libguix_offload.so,$(prefix)/lib/libguix_offload.so.$(version))
 	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
 	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
 	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
 	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
-	install -m 755 $(release)/guix-offload bindings/guile/guix-offload-guile $(prefix)/libexec/
+	$(call replace,755,$(release)/guix-offload,$(prefix)/libexec/guix-offload)
+	$(call replace,755,bindings/guile/guix-offload-guile,$(prefix)/libexec/guix-offload-guile)
 	ln -sf ../libexec/guix-offload $(prefix)/bin/guix-offload
 	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
 	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
