@@ -530,9 +530,9 @@ typedef enum {
 typedef struct guix_offload_engine guix_offload_engine;
 
 /**
- * Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to read.
- * `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it, several
- * at the same time. It must return soon, and must not throw, jump out, or call the library.
+ * Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to
+ * read. `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it,
+ * several at the same time. It must return soon, and must not throw, jump out, or call the library.
  */
 typedef void (*guix_offload_listener_function)(void *data, const char *derivation, const char *text);
 
@@ -1139,8 +1139,8 @@ guix_offload_status guix_offload_hook_set_build_trace(guix_offload_hook *hook,
  *
  * The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
  * and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
- * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done in
- * this process.
+ * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done
+ * in this process.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
  * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.

@@ -56,9 +56,9 @@ impl guix_offload_engine {
     }
 }
 
-/// Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to read.
-/// `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it, several
-/// at the same time. It must return soon, and must not throw, jump out, or call the library.
+/// Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to
+/// read. `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it,
+/// several at the same time. It must return soon, and must not throw, jump out, or call the library.
 pub type guix_offload_listener_function =
     Option<unsafe extern "C" fn(data: *mut c_void, derivation: *const c_char, text: *const c_char)>;
 

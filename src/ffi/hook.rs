@@ -124,8 +124,8 @@ export! {
     ///
     /// The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
     /// and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
-    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done in
-    /// this process.
+    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done
+    /// in this process.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
     /// `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
