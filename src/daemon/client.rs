@@ -12,7 +12,7 @@ mod archives;
 mod building;
 mod greeting;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, BufReader};
 
 pub use self::adding::Additions;
@@ -52,6 +52,8 @@ pub struct Client {
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
     owed: Vec<Operation>,
+    /// Requests that were sent, the answers to which nobody has begun to read.
+    asked: VecDeque<(Operation, StorePath)>,
     /// The answer to an export that travelled with a request, until it is taken.
     exported: Option<Result<Vec<u8>>>,
     /// Whether builds are done again and compared, as [`BuildOptions::check`] says.
@@ -87,6 +89,7 @@ impl Client {
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
+            asked: VecDeque::new(),
             exported: None,
             checks: false,
             adding: 0,
@@ -114,9 +117,7 @@ impl Client {
 
     /// Returns the daemon's record of `path`, which must be valid.
     pub fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {
-        let mut arguments = Vec::new();
-        put_string(&mut arguments, path.as_str());
-        self.begin(Operation::QueryPathInfo, &arguments)?;
+        self.begin_about(Operation::QueryPathInfo, path)?;
         self.wait_quietly()?;
         let deriver = read_text(&mut self.stream, "a deriver")?;
         read_text(&mut self.stream, "a hash")?;
@@ -154,9 +155,19 @@ impl Client {
         Ok(())
     }
 
-    /// Is it ready for a request? Not after one that broke off.
+    /// Is it ready for a request? Not after one that broke off, nor while there are answers to read.
     pub fn is_idle(&self) -> bool {
-        self.unfinished.is_none()
+        self.unfinished.is_none() && self.asked.is_empty()
+    }
+
+    /// Sends a request about `path`, unless it was sent before.
+    fn begin_about(&mut self, operation: Operation, path: &StorePath) -> Result<()> {
+        if self.asked.front() == Some(&(operation, path.clone())) {
+            self.asked.pop_front();
+            self.unfinished = Some(operation);
+            return Ok(());
+        }
+        self.begin(operation, &arguments_about(operation, path))
     }
 
     /// Sends a request, with those that were to travel with it, and waits for the answers to these.
@@ -235,7 +246,8 @@ impl Client {
     }
 
     fn check_idle(&self) -> Result<()> {
-        let Some(unfinished) = self.unfinished else { return Ok(()) };
+        let waiting = self.asked.front().map(|(operation, _)| *operation);
+        let Some(unfinished) = self.unfinished.or(waiting) else { return Ok(()) };
         Err(Error::new(
             ErrorKind::Unavailable,
             format!("the connection to the daemon is unusable since its {unfinished:?} request broke off"),
@@ -322,6 +334,16 @@ fn kind_of_failure(status: Option<u64>) -> ErrorKind {
         Some(100) => ErrorKind::BuildFailed,
         _ => ErrorKind::Daemon,
     }
+}
+
+/// The arguments of a request that is about one item.
+fn arguments_about(operation: Operation, path: &StorePath) -> Vec<u8> {
+    let mut arguments = Vec::new();
+    put_string(&mut arguments, path.as_str());
+    if matches!(operation, Operation::ExportPath) {
+        put_number(&mut arguments, 1); // sign
+    }
+    arguments
 }
 
 /// The bytes of a request.

@@ -352,6 +352,51 @@ fn words(words: &[u64]) -> Vec<u8> {
 }
 
 #[test]
+fn records_and_exports_are_asked_for_at_once_and_read_in_that_order() {
+    let paths =
+        ["a", "b"].map(|name| store().parse(&format!("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-{name}")).unwrap());
+    let asked: Vec<u8> = [Operation::QueryPathInfo, Operation::ExportPath]
+        .iter()
+        .flat_map(|operation| paths.iter().map(|path| request(*operation, &arguments_about(*operation, path))))
+        .flatten()
+        .collect();
+    let record = |size: u64| words(&[LAST, 0, 0, 0, 1, size]);
+    let export = |word: u64| words(&[0x6461_7416, 8, word, LAST, 1]);
+    let client = |answers: &[Vec<u8>]| {
+        let mut conversation = adding(&[]);
+        conversation.extend([Turn::Ours(asked.clone()), Turn::Theirs(answers.concat())]);
+        let mut client = Client::handshake(Box::new(Replay::of(conversation)), &store()).unwrap();
+        client.ask_for_all(&paths).unwrap();
+        client
+    };
+    let mut told = client(&[record(5), record(6), export(7), export(8)]);
+    assert!(!told.is_idle());
+    let refusal = told.valid_paths(&[]).unwrap_err();
+    assert!(refusal.kind() == ErrorKind::Unavailable && refusal.to_string().contains("QueryPathInfo"), "{refusal}");
+    assert_eq!(paths.clone().map(|path| told.path_info(&path).unwrap().nar_size), [5, 6]);
+    for (path, word) in paths.iter().zip([7, 8]) {
+        told.export(path).unwrap();
+        let mut exported = Vec::new();
+        Export(&mut told).read_to_end(&mut exported).unwrap();
+        assert_eq!(exported, words(&[word]));
+    }
+    assert!(told.is_idle());
+
+    // What is refused leaves answers to read, for which there is no use.
+    let mut refused = words(&[0x6378_7470]);
+    put_string(&mut refused, "it is gone");
+    put_number(&mut refused, 1);
+    let mut told = client(&[refused, record(6)]);
+    assert_eq!(told.path_info(&paths[0]).unwrap_err().kind(), ErrorKind::Daemon);
+    assert!(!told.is_idle());
+
+    // So many are asked for one by one.
+    let mut told = client_told(&[]);
+    told.ask_for_all(&vec![item(); FLIGHT / 100]).unwrap();
+    assert!(told.is_idle());
+}
+
+#[test]
 fn an_export_of_a_text_travels_with_a_question_which_goes_on_if_it_fails() {
     let (mut added, mut refused) = (words(&[LAST]), words(&[0x6378_7470]));
     put_string(&mut added, item().as_str());
@@ -381,13 +426,13 @@ fn an_export_of_a_text_travels_with_a_question_which_goes_on_if_it_fails() {
 }
 
 #[test]
-fn batches_overlap_where_somebody_takes_them_and_come_one_by_one_elsewhere() {
+fn batches_overlap_where_somebody_takes_them_and_come_one_after_the_other_elsewhere() {
     let contents = Contents::Text(b"text".to_vec());
     let [a, b, c] = ["a", "b", "c"].map(|name| Addition { name, contents: &contents, references: &[] });
     let names = |paths: Vec<StorePath>| paths.iter().map(|path| path.name().to_string()).collect::<Vec<_>>();
     let conversations: [(Box<dyn Stream>, _); 2] = [
         (Box::new(WithPeer(Replay::of(adding(&[(&[a, b, c], &["a", "b", "c"])])))), "with a peer"),
-        (Box::new(Replay::of(adding(&[(&[a], &["a"]), (&[b], &["b"]), (&[c], &["c"])]))), "without"),
+        (Box::new(Replay::of(adding(&[(&[a, b], &["a", "b"]), (&[c], &["c"])]))), "without"),
     ];
     for (stream, which) in conversations {
         let mut client = Client::handshake(stream, &store()).unwrap();
@@ -399,6 +444,19 @@ fn batches_overlap_where_somebody_takes_them_and_come_one_by_one_elsewhere() {
         assert_eq!(names(client.finish_adding(second).unwrap()), ["c"], "{which}");
         assert!(client.is_idle(), "{which}");
     }
+}
+
+#[test]
+fn additions_travel_together_as_far_as_a_daemon_reads_at_once() {
+    let sized = |size: usize| Contents::Text(vec![b'x'; size]);
+    let (small, half, large) = (sized(100), sized(FLIGHT / 2 - 100), sized(10 * FLIGHT));
+    let item = |name, contents| Addition { name, contents, references: &[] };
+    let [a, b, c, d, e] = [item("a", &half), item("b", &half), item("c", &small), item("d", &large), item("e", &small)];
+    let turns: [(&[Addition], &[&str]); 4] = [(&[a, b], &["a", "b"]), (&[c], &["c"]), (&[d], &["d"]), (&[e], &["e"])];
+    let mut client = Client::handshake(Box::new(Replay::of(adding(&turns))), &store()).unwrap();
+    let begun = client.begin_adding(&[a, b, c, d, e]).unwrap().unwrap();
+    assert_eq!(client.finish_adding(begun).unwrap().len(), 5);
+    assert!(client.is_idle());
 }
 
 #[test]

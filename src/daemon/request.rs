@@ -5,7 +5,7 @@ use crate::ground::store_path::StorePath;
 use crate::ground::words::{put_number, put_string};
 
 /// The numbers of the requests (Guix's `nix/libstore/worker-protocol.hh`).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     AddToStore = 7,
     AddTextToStore = 8,

@@ -124,6 +124,9 @@ pub trait Connection: Send {
         log: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()>;
 
+    /// Asks for the records of `paths` and their exports at once, both of which are to follow, in this order.
+    fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()>;
+
     /// What its daemon knows about the valid item `path`.
     fn path_info(&mut self, path: &StorePath) -> Result<PathInfo>;
 
@@ -262,6 +265,10 @@ impl Connection for Remote {
         log: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         Remote::build(self, derivation, options, log)
+    }
+
+    fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()> {
+        Remote::ask_for_all(self, paths)
     }
 
     fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {

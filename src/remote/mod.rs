@@ -231,6 +231,13 @@ impl Remote {
         self.link.client.add_temp_root(path).map_err(|e| self.on_this_machine(e))
     }
 
+    /// Asks for the records of `paths` and for their exports at once: one round trip. [`Remote::path_info`] of each and
+    /// then [`Remote::export`] of each, in this order, are to follow.
+    pub fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()> {
+        self.be_patient();
+        self.link.client.ask_for_all(paths).map_err(|e| self.on_this_machine(e))
+    }
+
     /// Returns the record that the daemon there has of the valid item `path`.
     pub fn path_info(&mut self, path: &StorePath) -> Result<PathInfo> {
         self.be_patient();

@@ -5,8 +5,14 @@ use std::time::Duration;
 
 use super::compression::CompressionPolicy;
 
-/// The time that the helper costs: starting Guile, and another connection to the daemon.
+/// The time that the helper costs: starting Guile, and another connection to the daemon, besides ...
 const HELPER_COST: Duration = Duration::from_millis(150);
+
+/// ... so many round trips: a channel and a greeting.
+const HELPER_TURNS: u32 = 3;
+
+/// What goes with an item, in bytes: names, or a signature.
+const ITEM_OVERHEAD: u64 = 1 << 10;
 
 /// Smallest transfer that is worth compressing, in bytes.
 const MIN_COMPRESSED: u64 = 16 << 20;
@@ -38,8 +44,10 @@ pub struct Way {
 impl Way {
     /// Is the helper worth its cost for `items` store items, of some `bytes` bytes in all?
     pub fn needs_helper(&self, items: usize, bytes: u64) -> bool {
-        let steps = u32::try_from(items as u64 + bytes / IMPORT_STEP).unwrap_or(u32::MAX);
-        !self.relayed && self.round_trip.saturating_mul(steps) > HELPER_COST
+        // What is small travels together.
+        let steps = (items as u64).saturating_mul(ITEM_OVERHEAD).saturating_add(bytes).div_ceil(IMPORT_STEP);
+        let saved = u32::try_from(steps).unwrap_or(u32::MAX).saturating_sub(HELPER_TURNS);
+        !self.relayed && self.round_trip.saturating_mul(saved) > HELPER_COST
     }
 
     /// How an import of some `bytes` bytes is compressed.
@@ -75,10 +83,11 @@ mod tests {
     #[test]
     fn the_helper_comes_where_round_trips_would_take_longer() {
         let far = Way { round_trip: Duration::from_millis(40), ..NEAR };
-        // 150 ms are 300 round trips, or three.
-        assert!(!NEAR.needs_helper(300, 0) && NEAR.needs_helper(301, 0));
-        assert!(!NEAR.needs_helper(1, 299 * IMPORT_STEP) && NEAR.needs_helper(1, 300 * IMPORT_STEP));
-        assert!(!far.needs_helper(3, 0) && far.needs_helper(4, 0) && far.needs_helper(1, 96 << 10));
+        // 150 ms are 300 round trips, or three, and it takes three to begin with.
+        assert!(!NEAR.needs_helper(32 * 303, 0) && NEAR.needs_helper(32 * 303 + 1, 0));
+        assert!(!NEAR.needs_helper(1, 302 * IMPORT_STEP) && NEAR.needs_helper(1, 303 * IMPORT_STEP));
+        assert!(!far.needs_helper(4, 0) && !far.needs_helper(32 * 6, 0) && far.needs_helper(32 * 6 + 1, 0));
+        assert!(!far.needs_helper(4, 128 << 10) && far.needs_helper(1, 192 << 10));
         assert!(far.needs_helper(usize::MAX / 2, u64::MAX / 2), "whatever is sent");
         assert!(!Way { relayed: true, ..far }.needs_helper(1000, 1 << 40), "it is there already");
         assert!(!far.needs_helper(0, 0));

@@ -23,6 +23,7 @@ mod memory;
 mod outcomes;
 mod pooled;
 mod protocol;
+mod round_trips;
 mod seam;
 mod servers;
 mod slots;

@@ -44,6 +44,7 @@ pub fn retrieve_files(
     let acl = local.acl()?;
     let store = directories.store.as_str();
     let mut sizes = Vec::new();
+    remote.ask_for_all(outputs).context(|| format!("looking up the outputs of '{derivation}'"))?;
     for output in outputs {
         let looking_up = || format!("looking up '{output}'");
         let size = remote.path_info(output).context(looking_up)?.nar_size;

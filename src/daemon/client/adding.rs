@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Adding items: many requests may be on their way before the first is answered.
+//! Adding items: many requests may be on their way before the first is answered. Where somebody at the daemon's side
+//! passes them on one by one, all are; else as many as the daemon reads at once.
 
 use std::io::Read;
 
-use super::Client;
+use super::{Client, FLIGHT};
 use crate::daemon::request::{Addition, Contents, Operation, addition_of_nar};
 use crate::daemon::wire::{broken, lost, read_text};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -18,8 +19,22 @@ pub(super) const WRITE_SIZE: usize = 256 << 10;
 pub struct Additions {
     operation: Operation,
     count: usize,
-    /// The requests that are still to be sent, each after the answer to the one before it.
+    /// The requests that are still to be sent, in flights, each after the answers to the one before it.
     requests: Option<Vec<Vec<u8>>>,
+}
+
+impl Additions {
+    /// The requests from number `first` on that may be sent together: one, or as many as the daemon reads at once.
+    fn flight_from(&self, first: usize) -> &[Vec<u8>] {
+        let requests = self.requests.as_deref().unwrap_or_default().get(first..).unwrap_or_default();
+        let mut size = 0;
+        let fits = |request: &&Vec<u8>| {
+            size += request.len();
+            size <= FLIGHT
+        };
+        let count = requests.iter().take_while(fits).count().max(1);
+        &requests[..count.min(requests.len())]
+    }
 }
 
 #[cfg(test)]
@@ -69,10 +84,14 @@ impl Client {
         }
         let others = begun.saturating_sub(1);
         let mut answers = Vec::with_capacity(additions.count);
+        let mut under_way = additions.requests.as_ref().map_or(additions.count, |_| 0);
         for index in 0..additions.count {
-            if let Some(requests) = &additions.requests {
-                self.dispatch(&requests[index])?;
+            if under_way == 0 {
+                let flight = additions.flight_from(index);
+                under_way = flight.len();
+                self.dispatch(&flight.concat())?;
             }
+            under_way -= 1;
             let answer = self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name"));
             match answer {
                 Err(error) if self.unfinished.is_some() => return Err(error),

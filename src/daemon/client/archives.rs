@@ -3,13 +3,13 @@
 
 use std::io::{self, Read};
 
-use super::Client;
+use super::{Client, FLIGHT, arguments_about, request};
 use crate::daemon::frame::{Frame, read_frame};
 use crate::daemon::request::{Addition, Contents, Operation};
 use crate::daemon::wire::{MAX_LIST, broken, lost, read_padding, read_text};
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
-use crate::ground::words::{put_number, put_string, read_fully};
+use crate::ground::words::{put_string, read_fully};
 
 /// Largest export that may travel with a request, in bytes: a text of a line, and what goes with it.
 pub(super) const MAX_TEXT: usize = 64 << 10;
@@ -21,7 +21,7 @@ impl Client {
         let contents = &Contents::Text(text.into());
         let addition = Addition { name, contents, references: &[] }.request();
         self.postpone_request(Operation::AddTextToStore, addition)?;
-        self.postpone(Operation::ExportPath, &export_arguments(path))?;
+        self.postpone(Operation::ExportPath, &arguments_about(Operation::ExportPath, path))?;
         self.exported = None;
         Ok(())
     }
@@ -67,7 +67,25 @@ impl Client {
 
     /// Begins to export the valid item `path`, signed: [`Client::read_export`] then reads it.
     pub fn export(&mut self, path: &StorePath) -> Result<()> {
-        self.begin(Operation::ExportPath, &export_arguments(path))
+        self.begin_about(Operation::ExportPath, path)
+    }
+
+    /// Asks for the records of `paths` and for their exports, all at once: [`Client::path_info`] of each and then
+    /// [`Client::export`] of each, in the same order, are to follow, and nothing else. Too many are not asked for now.
+    pub fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()> {
+        let about = |operation| paths.iter().map(move |path| (operation, path.clone()));
+        let asked: Vec<_> = about(Operation::QueryPathInfo).chain(about(Operation::ExportPath)).collect();
+        let bytes: Vec<u8> = asked
+            .iter()
+            .flat_map(|(operation, path)| request(*operation, &arguments_about(*operation, path)))
+            .collect();
+        let Some((first, _)) = asked.first().filter(|_| bytes.len() <= FLIGHT) else { return Ok(()) };
+        self.start(*first)?;
+        self.dispatch(&[])?;
+        self.send(&bytes)?;
+        self.finish();
+        self.asked = asked.into();
+        Ok(())
     }
 
     /// Reads on in the export that was begun: one item of a bundle, as [`crate::archive`] takes it apart. 0: the item
@@ -140,13 +158,6 @@ impl Client {
         self.finish();
         Ok(imported)
     }
-}
-
-fn export_arguments(path: &StorePath) -> Vec<u8> {
-    let mut arguments = Vec::new();
-    put_string(&mut arguments, path.as_str());
-    put_number(&mut arguments, 1); // sign
-    arguments
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`](crate::ground::error::Error).

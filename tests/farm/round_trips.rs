@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! How many round trips each phase of a build takes: on a link that is so long that everything else takes no time.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::afterwards::assert_clean;
+use crate::lab::{Host, SlowLink, lab};
+use crate::machines::{Machine, PROGRAM};
+
+const HEAD: Host = Host("head");
+const W1: Host = Host("w1");
+
+/// The round trip of the link, in milliseconds.
+const ROUND_TRIP: u64 = 300;
+
+/// Where the keeper writes how long the phases took.
+const TRACE: &str = "/var/guix/round-trips";
+
+/// How many round trips each phase of the builds that the trace has took, at most: the phases' names and those.
+fn phases(trace: &str) -> BTreeMap<String, u64> {
+    let value = |line: &str, key: &str| -> String {
+        let (_, rest) = line.split_once(&format!("\"{key}\":")).unwrap_or_else(|| panic!("no {key} in {line}"));
+        rest.split([',', '}']).next().unwrap().trim_matches('"').into()
+    };
+    let mut phases = BTreeMap::new();
+    for line in trace.lines() {
+        let turns = value(line, "us").parse::<u64>().unwrap() / 1000 / ROUND_TRIP;
+        *phases.entry(value(line, "phase")).or_insert(0) += turns;
+    }
+    phases
+}
+
+/// Builds something tiny; returns its phases.
+fn build() -> BTreeMap<String, u64> {
+    fs::remove_file(HEAD.file(TRACE)).ok();
+    HEAD.build("plain", &[]).assert_succeeded();
+    phases(&fs::read_to_string(HEAD.file(TRACE)).unwrap())
+}
+
+#[test]
+fn no_phase_takes_more_round_trips_than_it_must() {
+    HEAD.sh(&["rm", "-rf", "/var/guix/offload"]); // what is remembered of machines
+    HEAD.write_machines(&[Machine::of(W1)]);
+    HEAD.kill_keepers();
+    lab(&[
+        "restart-daemon",
+        HEAD.0,
+        &format!("GUIX={PROGRAM}"),
+        &format!("GUIX_OFFLOAD_TRACE={TRACE}"),
+        "--",
+        "--max-jobs=0",
+    ]);
+    HEAD.build("plain", &[]).assert_succeeded(); // what all builds there need
+    HEAD.kill_keepers();
+    let link = SlowLink::new(W1, &["delay", &(ROUND_TRIP / 2).to_string()]);
+    let (first, next) = (build(), build());
+    drop(link);
+    println!("the first: {first:?}\nthe next: {next:?}");
+    HEAD.kill_keepers();
+    fs::remove_file(HEAD.file(TRACE)).unwrap();
+    let none: BTreeMap<String, u64> = BTreeMap::new();
+    assert_eq!(first, none);
+    assert_clean(&[HEAD], &[W1]);
+}
