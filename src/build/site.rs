@@ -134,7 +134,11 @@ impl Site {
 
     /// Sends those of the items that the machine lacks; returns them.
     pub fn send(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
-        self.timed(task, "query", observer, |site, local, observer| site.send_from(local, task, observer))
+        self.timed(task, "query", observer, |site, local, observer| {
+            let sent = site.send_from(local, task, observer)?;
+            site.remote.settle()?;
+            Ok(sent)
+        })
     }
 
     /// Builds, once it is seen that what the machine signs is trusted here.

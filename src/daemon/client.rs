@@ -51,7 +51,9 @@ pub struct Client {
     unfinished: Option<Operation>,
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
-    owed: Vec<Operation>,
+    owed: Vec<(Operation, Answer)>,
+    /// Why an addition that travelled with a request was refused.
+    refused: Option<Error>,
     /// Requests that were sent, the answers to which nobody has begun to read.
     asked: VecDeque<(Operation, StorePath)>,
     /// The answer to an export that travelled with a request, until it is taken.
@@ -66,6 +68,16 @@ pub struct Client {
     padded: u64,
     /// Of the request being worked on: bytes of log that nobody was told of.
     ignored: usize,
+}
+
+/// The answer to a request that travelled with another.
+enum Answer {
+    /// Whatever it is, it breaks the connection if it is a refusal.
+    Usual,
+    /// One of those that [`Client::export_text_later`] asks for.
+    OfText,
+    /// The name of what was added.
+    Name(StorePath),
 }
 
 /// The daemon's record of a valid store item.
@@ -89,6 +101,7 @@ impl Client {
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
+            refused: None,
             asked: VecDeque::new(),
             exported: None,
             checks: false,
@@ -148,7 +161,7 @@ impl Client {
 
     /// Sends what was to travel with the next request, and waits for the answers.
     pub fn settle(&mut self) -> Result<()> {
-        let Some(first) = self.owed.first() else { return Ok(()) };
+        let Some((first, _)) = self.owed.first() else { return Ok(()) };
         self.start(*first)?;
         self.dispatch(&[])?;
         self.finish();
@@ -178,17 +191,17 @@ impl Client {
 
     /// Queues a request to travel with the next one.
     fn postpone(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
-        self.postpone_request(operation, request(operation, arguments))
+        self.postpone_request(operation, request(operation, arguments), Answer::Usual)
     }
 
-    /// As [`Client::postpone`], with the bytes of the request.
-    fn postpone_request(&mut self, operation: Operation, request: Vec<u8>) -> Result<()> {
+    /// As [`Client::postpone`], with the bytes of the request, and what its answer is.
+    fn postpone_request(&mut self, operation: Operation, request: Vec<u8>, answer: Answer) -> Result<()> {
         self.check_idle()?;
         if self.later.len() + request.len() > FLIGHT {
             self.settle()?;
         }
         self.later.extend(request);
-        self.owed.push(operation);
+        self.owed.push((operation, answer));
         Ok(())
     }
 
@@ -208,15 +221,15 @@ impl Client {
         self.collect()
     }
 
-    /// Reads the answers to what travelled with a request. One that fails breaks the connection, but for what
-    /// [`Client::export_text_later`] asks.
+    /// Reads the answers to what travelled with a request.
     fn collect(&mut self) -> Result<()> {
         let request = self.unfinished;
-        for operation in std::mem::take(&mut self.owed) {
+        for (operation, answer) in std::mem::take(&mut self.owed) {
             self.unfinished = Some(operation);
-            let answer = match operation {
-                Operation::AddTextToStore | Operation::ExportPath => self.collect_text(operation),
-                _ => self.wait_quietly(),
+            let answer = match answer {
+                Answer::Usual => self.wait_quietly(),
+                Answer::OfText => self.collect_text(operation),
+                Answer::Name(path) => self.collect_addition(&path),
             };
             self.unfinished = Some(operation);
             answer?;

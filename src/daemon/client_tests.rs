@@ -460,6 +460,46 @@ fn additions_travel_together_as_far_as_a_daemon_reads_at_once() {
 }
 
 #[test]
+fn what_is_little_is_added_along_with_a_question() {
+    let contents = Contents::Text(b"text".to_vec());
+    let addition = Addition { name: "x", contents: &contents, references: &[] };
+    let names = std::slice::from_ref(&addition);
+    let client = |answer: Vec<u8>| {
+        let mut ours = addition.request();
+        ours.extend(words(&[Operation::QueryValidPaths as u64, 0]));
+        let mut conversation = adding(&[]);
+        conversation.extend([Turn::Ours(ours), Turn::Theirs([answer, words(&[LAST, 0])].concat())]);
+        let mut client = Client::handshake(Box::new(Replay::of(conversation)), &store()).unwrap();
+        assert!(client.add_later(names, &[item()]).unwrap());
+        client
+    };
+    let named = |name: &str| {
+        let mut answer = words(&[LAST]);
+        put_string(&mut answer, name);
+        answer
+    };
+    let mut told = client(named(item().as_str()));
+    assert!(told.valid_paths(&[]).unwrap().is_empty() && told.take_refusal().is_none() && told.is_idle());
+
+    let mut refused = words(&[0x6378_7470]);
+    put_string(&mut refused, "the disk is full");
+    put_number(&mut refused, 1);
+    let mut told = client(refused);
+    assert!(told.valid_paths(&[]).unwrap().is_empty() && told.is_idle());
+    assert_eq!(told.take_refusal().unwrap().to_string(), "the disk is full");
+
+    let mut told = client(named("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-other"));
+    let error = told.valid_paths(&[]).unwrap_err();
+    assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("-other' of what is"), "{error}");
+    assert!(!told.is_idle());
+
+    // What is more goes by itself.
+    let contents = Contents::Text(vec![b'x'; FLIGHT]);
+    let large = Addition { name: "x", contents: &contents, references: &[] };
+    assert!(!client_told(&[]).add_later(&[large], &[item()]).unwrap());
+}
+
+#[test]
 fn additions_that_break_off_break_the_connection() {
     let contents = Contents::Text(b"text".to_vec());
     let [a, b] = ["a", "b"].map(|name| Addition { name, contents: &contents, references: &[] });

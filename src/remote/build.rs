@@ -80,6 +80,11 @@ impl Remote {
             channel.set_deadline(deadline);
             result
         });
+        let refusal = self.link.client.take_refusal();
+        let result = result.map_err(|error| match refusal {
+            Some(refusal) if error.kind() == ErrorKind::Daemon => refusal,
+            _ => error,
+        });
         result.map_err(|error| {
             // A daemon that enforces its limits answers; this one did not.
             let overdue = error.kind() == ErrorKind::Unavailable && deadline.is_some_and(|d| Instant::now() >= d);

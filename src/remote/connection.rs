@@ -104,6 +104,12 @@ pub trait Connection: Send {
     /// Adds the item called `name` whole and returns its name there; `None`: it is better imported.
     fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>>;
 
+    /// Has `items`, which are to get these `names`, added along with what is asked next, if there is room for them.
+    fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool>;
+
+    /// Sends what was to travel with the next question, and waits for the answers.
+    fn settle(&mut self) -> Result<()>;
+
     /// Begins to add `items`. No round trip.
     fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>>;
 
@@ -240,6 +246,14 @@ impl Connection for Remote {
 
     fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
         Remote::add_nar(self, name, nar)
+    }
+
+    fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
+        Remote::add_later(self, items, names)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        Remote::settle(self)
     }
 
     fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {

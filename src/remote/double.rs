@@ -363,6 +363,15 @@ impl Connection for Double {
         Ok(Some(made))
     }
 
+    /// There is never room.
+    fn add_later(&mut self, _: &[Addition], _: &[StorePath]) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
         if items.is_empty() {
             return Ok(None);

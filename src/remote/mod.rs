@@ -191,6 +191,22 @@ impl Remote {
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
     }
 
+    /// Has `items` added along with what is asked next, if there is room for them; `false`: there is none. They are to
+    /// get these `names`. What follows is a build, which fails for the reason that one of them is refused for, or
+    /// [`Remote::settle`].
+    pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
+        self.be_patient();
+        self.link.client.add_later(items, names).map_err(|e| self.on_this_machine(e))
+    }
+
+    /// Sends what was to travel with the next question, and waits for the answers.
+    pub fn settle(&mut self) -> Result<()> {
+        self.be_patient();
+        let settled = self.link.client.settle();
+        let settled = settled.and_then(|()| self.link.client.take_refusal().map_or(Ok(()), Err));
+        settled.map_err(|e| self.on_this_machine(e))
+    }
+
     /// Begins to add `items`, the names of which follow from what they are made of: see [`Client::begin_adding`]. They
     /// are protected from the garbage collector there while the connection lives.
     ///

@@ -31,7 +31,8 @@ const BATCH: u64 = 512 << 10;
 /// How much it takes, as nars in bytes, to see first whether it is let in.
 const MUCH: u64 = 8 << 20;
 
-/// Sends those of `items`, a closure, that `remote` lacks. Returns what was sent, in the order sent. All of them, and
+/// Sends those of `items`, a closure, that `remote` lacks, or has it ready to be sent along with what is asked next.
+/// Returns what was sent, in the order sent. All of them, and
 /// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
 ///
 /// If something that was there is gone when what refers to it comes, all is asked for again, once, at once. The second
@@ -232,18 +233,31 @@ impl Sending<'_> {
             others.insert(&item.path);
             rest.push(item);
         }
+        // What is little, and all there is, travels with the build.
+        if before.0.is_none() && rest.is_empty() && self.add_later(&batch)? {
+            return Ok(Made { made, rest, all: true });
+        }
         let last = self.begin(batch)?;
         self.finish(before)?;
         self.finish(last)?;
         Ok(Made { made, rest, all: true })
     }
 
+    /// Has a batch made again along with what is asked next; `false`: it is too much for that.
+    fn add_later(&mut self, batch: &[(&ValidPath, Contents)]) -> Result<bool> {
+        let additions: Vec<_> = batch.iter().map(addition).collect();
+        let names: Vec<_> = batch.iter().map(|(item, _)| item.path.clone()).collect();
+        let later = self.remote.add_later(&additions, &names)?;
+        if later {
+            self.sent += batch.iter().map(|(item, _)| item.nar_size).sum::<u64>();
+            self.observer.event(&Event::Transferred { bytes: self.sent });
+        }
+        Ok(later)
+    }
+
     /// Has a batch made again, without waiting for it: so the next one is read meanwhile.
     fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, Contents)>) -> Result<Batch<'i>> {
-        let additions: Vec<_> = batch
-            .iter()
-            .map(|(item, contents)| Addition { name: item.path.name(), contents, references: &item.references })
-            .collect();
+        let additions: Vec<_> = batch.iter().map(addition).collect();
         Ok((self.remote.begin_adding(&additions)?, batch.into_iter().map(|(item, _)| item).collect()))
     }
 
@@ -290,6 +304,10 @@ impl Sending<'_> {
             None => imported,
         }
     }
+}
+
+fn addition<'a>((item, contents): &'a (&ValidPath, Contents)) -> Addition<'a> {
+    Addition { name: item.path.name(), contents, references: &item.references }
 }
 
 /// The bundle of `items`, made as it is read.

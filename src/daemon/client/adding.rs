@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::{Client, FLIGHT};
+use super::{Answer, Client, FLIGHT};
 use crate::daemon::request::{Addition, Contents, Operation, addition_of_nar};
 use crate::daemon::wire::{broken, lost, read_text};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -13,6 +13,9 @@ use crate::ground::words::read_fully;
 
 /// How much of a nar is written at once, in bytes.
 pub(super) const WRITE_SIZE: usize = 256 << 10;
+
+/// What is left of a flight, in bytes, for the request that additions travel with.
+const ROOM: usize = 2_000;
 
 /// Items that the daemon was asked to make, and did not answer yet.
 #[must_use]
@@ -104,6 +107,39 @@ impl Client {
             self.finish();
         }
         answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
+    }
+
+    /// Has the daemon make `items` along with the next request, if there is room for them; `false`: there is none. The
+    /// items are to get these `names`, or that request fails. If the daemon refuses one, the request goes on without
+    /// it, and [`Client::take_refusal`] has the reason.
+    pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
+        let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
+        let size: usize = requests.iter().map(Vec::len).sum();
+        if self.adding > 0 || self.later.len() + size + ROOM > FLIGHT {
+            return Ok(false);
+        }
+        for ((item, request), name) in items.iter().zip(requests).zip(names) {
+            self.postpone_request(item.operation(), request, Answer::Name(name.clone()))?;
+        }
+        Ok(true)
+    }
+
+    /// Takes the reason why an addition that travelled with a request was refused, if one was.
+    pub fn take_refusal(&mut self) -> Option<Error> {
+        self.refused.take()
+    }
+
+    /// Reads the answer to an addition that travelled with a request.
+    pub(super) fn collect_addition(&mut self, expected: &StorePath) -> Result<()> {
+        match self.wait_quietly().and_then(|()| read_text(&mut self.stream, "a store file name")) {
+            Ok(name) if name == expected.as_str() => Ok(()),
+            Ok(name) => Err(broken(format!("the daemon made '{name}' of what is '{expected}' here"))),
+            Err(error) if error.kind() == ErrorKind::Daemon => {
+                self.refused.get_or_insert(error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds the item called `name` that is made of the nar which `nar` reads, and returns its name. The daemon holds
