@@ -52,6 +52,10 @@ const ROW: Row = Row {
     large: false,
 };
 
+/// Links with that many milliseconds each way.
+const NEXT_COUNTRY: &[&str] = &["delay", "20"];
+const NEXT_CONTINENT: &[&str] = &["delay", "100"];
+
 const ROWS: &[Row] = &[
     Row { name: "1 tiny build", ..ROW },
     Row {
@@ -64,6 +68,21 @@ const ROWS: &[Row] = &[
         contenders: [("stock", Contender::Daemon(STOCK)), ("Guile", Contender::Daemon(GUILE))],
         ..ROW
     },
+    Row { name: "1 tiny build, 40 ms away", link: NEXT_COUNTRY, ..ROW },
+    Row {
+        name: "1 tiny build, the first, 40 ms away",
+        contenders: [("stock", Contender::Daemon(STOCK)), ("hook", Contender::First(OURS))],
+        link: NEXT_COUNTRY,
+        ..ROW
+    },
+    Row { name: "1 tiny build, 200 ms away", link: NEXT_CONTINENT, ..ROW },
+    Row {
+        name: "1 tiny build, the first, 200 ms away",
+        contenders: [("stock", Contender::Daemon(STOCK)), ("hook", Contender::First(OURS))],
+        link: NEXT_CONTINENT,
+        ..ROW
+    },
+    Row { name: "8 tiny builds, 2 slots, 40 ms away", settings: &["count=8"], link: NEXT_COUNTRY, ..ROW },
     Row {
         name: "next tiny build on the machine",
         contenders: [("stock", Contender::Daemon(STOCK)), ("job", Contender::Jobs)],
@@ -112,7 +131,7 @@ const ROWS: &[Row] = &[
         settings: &["input-kib=65536"],
         contenders: [("ssh", Contender::SshTo), ("hook", Contender::Phase("send"))],
         mib: 64.0,
-        link: &["delay", "20"],
+        link: NEXT_COUNTRY,
         ..ROW
     },
     Row {
@@ -120,7 +139,7 @@ const ROWS: &[Row] = &[
         settings: &["kib=65536"],
         contenders: [("ssh", Contender::SshFrom), ("hook", Contender::Phase("retrieve"))],
         mib: 64.0,
-        link: &["delay", "20"],
+        link: NEXT_COUNTRY,
         ..ROW
     },
     Row {
