@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use guix_offload::daemon::{BuildOptions, Client, Stream};
+use guix_offload::daemon::{Addition, BuildOptions, Client, Contents, Stream};
 use guix_offload::ground::error::{ErrorKind, Result};
 use guix_offload::ground::store_path::{StoreDir, StorePath};
 use guix_offload::remote::{Answer, Survey};
@@ -89,6 +89,8 @@ fn daemon(script: Script, requests: &[u8]) {
         match error.kind() {
             // Roots and options travel with other requests: one that is refused breaks the connection.
             ErrorKind::Daemon if matches!(request % 8, 3 | 4) => {}
+            // So does one of which others were asked for at the same time.
+            ErrorKind::Daemon if request % 16 == ALL_AT_ONCE => {}
             ErrorKind::Daemon | ErrorKind::BuildFailed | ErrorKind::TimedOut => assert!(client.is_idle()),
             ErrorKind::Protocol | ErrorKind::Unavailable => {}
             other => panic!("{other:?}: {error}"),
@@ -100,7 +102,37 @@ fn daemon(script: Script, requests: &[u8]) {
     }
 }
 
+/// The request for records and exports at once.
+const ALL_AT_ONCE: u8 = 9;
+
+/// A question that a text's export and an addition travel with.
+const IN_COMPANY: u8 = 8;
+
 fn ask(client: &mut Client, request: u8, paths: &[StorePath]) -> Result<()> {
+    match request % 16 {
+        IN_COMPANY => {
+            let contents = Contents::Text(b"text".to_vec());
+            let item = Addition { name: "x.drv", contents: &contents, references: &[] };
+            client.export_text_later("x", "text", &paths[0])?;
+            assert!(client.add_later(&[item], &paths[..1])?);
+            client.valid_paths(paths)?;
+            assert!(client.take_exported().is_some() && client.is_idle());
+            client.take_refusal();
+            return Ok(());
+        }
+        ALL_AT_ONCE => {
+            client.ask_for_all(paths)?;
+            for path in paths {
+                client.path_info(path)?;
+            }
+            for path in paths {
+                client.export(path)?;
+                while client.read_export(&mut [0; 100])? > 0 {}
+            }
+            return Ok(());
+        }
+        _ => {}
+    }
     let options = BuildOptions { max_silent_time: 1, timeout: 2, print_build_trace: true, ..BuildOptions::default() };
     match request % 8 {
         0 => client.valid_paths(paths).map(|_| ()),
