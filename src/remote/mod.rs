@@ -22,7 +22,6 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod trust;
-mod way;
 
 use std::collections::HashSet;
 use std::io::Read;
