@@ -303,6 +303,7 @@ impl Hook {
             match self.hear()? {
                 FromHook::Ask { machines, requirements, derivation, options } => {
                     drop(accepted.take());
+                    let machines = admit(machines)?;
                     *self.voice.activity.lock() = Some(keeper.begin(&machines, &requirements, &derivation));
                     let request = Request { requirements, derivation };
                     let could_build_here = || self.could_build_here().unwrap_or(false);
@@ -349,6 +350,15 @@ impl Hook {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// Lets these machines in by the gate that all pass, whoever names them.
+fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
+    let admitted = machines.into_iter().map(|machine| {
+        let name = machine.name.clone();
+        machine.admit().map_err(|flaw| flaw.error(&name).context("the hook names a malformed machine"))
+    });
+    admitted.collect()
 }
 
 /// Has the hook make outputs valid, as it holds the locks on them.

@@ -75,6 +75,16 @@ fn await_end(stream: &UnixStream) {
     assert_eq!(ended.kind(), ErrorKind::Unavailable, "{ended}");
 }
 
+/// The question for a build that one of `machines` is to do.
+fn ask_for(scene: &Scene, machines: Vec<BuildMachine>) -> FromHook {
+    FromHook::Ask {
+        machines,
+        requirements: Requirements { system: "s".into(), features: Vec::new() },
+        derivation: scene.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap(),
+        options: crate::daemon::BuildOptions::default(),
+    }
+}
+
 #[test]
 fn it_ends_once_no_hook_has_come_for_a_while() {
     let mut scene = Scene::new(SHORT);
@@ -100,13 +110,7 @@ fn it_makes_room_when_its_program_is_replaced_and_finishes_what_has_begun() {
         std::thread::sleep(Duration::from_millis(5));
     }
     // This one is still served: nothing can do a build of no machine.
-    let ask = FromHook::Ask {
-        machines: Vec::new(),
-        requirements: crate::machine::Requirements { system: "s".into(), features: Vec::new() },
-        derivation: scene.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap(),
-        options: crate::daemon::BuildOptions::default(),
-    };
-    send(&mut &old, &ask).unwrap();
+    send(&mut &old, &ask_for(&scene, Vec::new())).unwrap();
     assert!(matches!(receive(&mut &old), Ok(FromKeeper::Declined)));
     drop(old);
     scene.join();
@@ -159,7 +163,9 @@ fn whoever_differs_is_not_served_and_has_it_make_room() {
 #[test]
 fn what_makes_no_sense_ends_one_connection() {
     let scene = Scene::new(LONG);
-    let nonsense: [&dyn Fn(&UnixStream); 3] = [
+    let malformed = BuildMachine { name: "a\n# accept".into(), ..crate::machine::tests::machine("m") };
+    let nonsense: [&dyn Fn(&UnixStream); 4] = [
+        &|stream| send(&mut &*stream, &ask_for(&scene, vec![malformed.clone()])).unwrap(),
         &|stream| send(&mut &*stream, &FromHook::BuildsHere(true)).unwrap(),
         &|stream| std::io::Write::write_all(&mut &*stream, &[0xff; 64]).unwrap(),
         &|stream| stream.shutdown(Shutdown::Write).unwrap(),
