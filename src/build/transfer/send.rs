@@ -31,9 +31,9 @@ const BATCH: u64 = 512 << 10;
 /// How much it takes, as nars in bytes, to see first whether it is let in.
 const MUCH: u64 = 8 << 20;
 
-/// Sends those of `items`, a closure, that `remote` lacks, or has it ready to be sent along with what is asked next.
-/// Returns what was sent, in the order sent. All of them, and
-/// `outputs`, which may come to be, are protected from the collector there until the connection to its daemon ends.
+/// Sends those of `items`, a closure, that `remote` lacks, or has them travel with what is asked next. Returns what was
+/// sent, in the order sent. All of them, and `outputs`, which may come to be, are protected from the collector there
+/// until the connection to its daemon ends.
 ///
 /// If something that was there is gone when what refers to it comes, all is asked for again, once, at once. The second
 /// time it is [`ErrorKind::Collected`].

@@ -118,6 +118,7 @@ impl Client {
         if self.adding > 0 || self.later.len() + size + ROOM > FLIGHT {
             return Ok(false);
         }
+        self.refused = None;
         for ((item, request), name) in items.iter().zip(requests).zip(names) {
             self.postpone_request(item.operation(), request, Answer::Name(name.clone()))?;
         }
