@@ -117,14 +117,18 @@ static void a_listener_hears_what_is_decided(void)
     CHECK(heard.about_the_build > 0 && heard.passed_over > 0);
     pthread_mutex_unlock(&heard.lock);
     guix_offload_job_free(job);
+    await_threads(threads_at_first); /* which may tell until they end */
 
     SUCCEEDS(guix_offload_engine_set_listener, world.engine, NULL, NULL);
+    pthread_mutex_lock(&heard.lock);
     heard.about_the_build = heard.passed_over = 0;
+    pthread_mutex_unlock(&heard.lock);
     job = start(&world);
     await_event(job, GUIX_OFFLOAD_EVENT_QUEUED);
-    guix_offload_job_free(job);
+    free_all(job, &world);
+    pthread_mutex_lock(&heard.lock);
     CHECK(heard.about_the_build == 0 && heard.passed_over == 0);
-    free_all(NULL, &world);
+    pthread_mutex_unlock(&heard.lock);
 }
 
 static void what_no_machine_can_do_is_declined(void)
