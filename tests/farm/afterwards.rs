@@ -14,6 +14,8 @@ use crate::lab::Host;
 /// How long what ends by itself may take to end: a process whose peer is gone, a daemon that clears up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const DATABASE: &str = "/var/guix/db/db.sqlite";
+
 /// Once the keeper is killed, no process of ours runs, no slot is held, no store has leftovers, and all are whole.
 #[track_caller]
 pub fn assert_clean(heads: &[Host], machines: &[Host]) {
@@ -99,6 +101,9 @@ fn no_leftovers(host: Host) -> Result<(), String> {
 }
 
 fn valid_paths(host: Host) -> Vec<PathBuf> {
+    if !host.file(DATABASE).exists() {
+        return Vec::new(); // nobody has asked this host's daemon anything yet
+    }
     let database = database(host);
     let mut statement = database.prepare("SELECT path FROM ValidPaths").unwrap();
     let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
@@ -107,7 +112,7 @@ fn valid_paths(host: Host) -> Vec<PathBuf> {
 
 /// The store database of a host, to read.
 pub fn database(host: Host) -> Connection {
-    let file = host.file("/var/guix/db/db.sqlite");
+    let file = host.file(DATABASE);
     File::open(&file).expect("the host has a store database");
     Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opening a store database")
 }
