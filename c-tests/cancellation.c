@@ -29,8 +29,8 @@ static void check_stopped(int choosing)
     pthread_t thread;
 
     SUCCEEDS(guix_offload_cancellation_new, &cancellation);
+    double begun = now(); /* not after the thread began: this one may be kept waiting */
     CHECK(pthread_create(&thread, NULL, cancel_soon, cancellation) == 0);
-    double begun = now();
     if (choosing)
         status = guix_offload_choose(&lease, &reply, world.engine, world.machines, world.request, cancellation, &error);
     else
