@@ -10,6 +10,15 @@ static void engines_come_and_go(void)
     guix_offload_engine_free(engine);
 }
 
+/* Here no program is where the installed one would be.  */
+static void without_its_program_there_is_no_keeper(void)
+{
+    guix_offload_engine *engine = UNTOUCHED;
+    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_engine_connect, &engine);
+    REJECTS(guix_offload_engine_connect, NULL);
+    CHECK(engine == UNTOUCHED);
+}
+
 static void directories_are_set(void)
 {
     guix_offload_engine *engine = NULL;
@@ -72,6 +81,7 @@ static void an_engine_may_be_freed_before_what_was_made_with_it(void)
 int main(void)
 {
     RUN(engines_come_and_go);
+    RUN(without_its_program_there_is_no_keeper);
     RUN(directories_are_set);
     RUN(the_idle_limit_is_any_number);
     RUN(the_environment_is_looked_at);

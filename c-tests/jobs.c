@@ -31,7 +31,7 @@ int main(int argc, char **argv)
     CHECK(argc == 2);
     setvbuf(stdout, NULL, _IOLBF, 0);
     int threads = threads_before(), descriptors = DESCRIPTORS();
-    SUCCEEDS(guix_offload_engine_new, &engine);
+    engine = new_engine();
     SUCCEEDS(guix_offload_engine_set_idle_limit, engine, (uint32_t) atoi(argv[1]));
     while (scanf("%4095s", name) == 1) {
         guix_offload_request *request = read_request(name);

@@ -7,6 +7,23 @@
 
 #define SYSTEM "x86_64-linux"
 
+/* An engine of the kind that TEST_ENGINE says: `keeper`, or one that does its jobs in this process.  */
+static inline int has_keeper(void)
+{
+    const char *kind = getenv("TEST_ENGINE");
+    return kind != NULL && strcmp(kind, "keeper") == 0;
+}
+
+static inline guix_offload_engine *new_engine(void)
+{
+    guix_offload_engine *engine = NULL;
+    if (has_keeper())
+        SUCCEEDS(guix_offload_engine_connect, &engine);
+    else
+        SUCCEEDS(guix_offload_engine_new, &engine);
+    return engine;
+}
+
 /* The next request in a file; NULL: there are no more.  */
 static inline guix_offload_request *next_request(FILE *file)
 {

@@ -32,6 +32,10 @@
  *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
  *     on. Until it does, it holds open what its parent had open: the build slots of a parent that dies stay taken.
  *
+ *     A host that makes children with clone(2) instead, as guix-daemon makes its builders, must have no thread of the
+ *     library: at that moment one may hold a lock of malloc, which the child would wait for without an end. Such a host
+ *     takes its engine from guix_offload_engine_connect and uses jobs only.
+ *
  * BLOCKING
  *     Calls return at once, unless their description says that they block or wait.
  *
@@ -545,6 +549,24 @@ typedef void (*guix_offload_listener_function)(void *data, const char *derivatio
 guix_offload_status guix_offload_engine_new(guix_offload_engine **engine, guix_offload_error **error);
 
 /**
+ * Makes an engine whose jobs are done by the keeper, the process that does the builds of hooks (see
+ * `guix_offload_hook_serve`). All other calls are the same. Neither connects to anything nor starts a thread: the
+ * first job connects, and starts the keeper if there is none. The caller frees it with
+ * `guix_offload_engine_free`.
+ *
+ * Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
+ * four open. What the keeper says waits in the socket until a call for a job reads it, or until the process ends:
+ * then the jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
+ * `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+ * the program "../libexec/guix-offload", seen from the library, is missing, or the environment has
+ * `GUIX_OFFLOAD_KEEPER=no`.
+ */
+guix_offload_status guix_offload_engine_connect(guix_offload_engine **engine,
+                                                guix_offload_error **error);
+
+/**
  * Frees an engine and closes the connections that it keeps. NULL is fine.
  */
 void guix_offload_engine_free(guix_offload_engine *engine);
@@ -969,11 +991,13 @@ typedef struct guix_offload_job guix_offload_job;
  * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs are running. A job waits
  * for a free machine as long as it takes. `request` and `machines` are copied.
  *
- * The job runs in threads of its own, which block all signals. Its log waits in memory until
- * `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
+ * The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
+ * the keeper, which this call starts if there is none: that takes milliseconds, at most 5 s. Its log waits in
+ * memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
- * item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
+ * item, with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+ * there is no keeper and none can be started.
  */
 guix_offload_status guix_offload_job_start(guix_offload_job **job,
                                            int32_t *reply,
@@ -984,19 +1008,24 @@ guix_offload_status guix_offload_job_start(guix_offload_job **job,
 
 /**
  * Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
- * threads end within a second. NULL is fine.
+ * threads end within a second. A job of the keeper touches no output any more from now on. NULL is fine.
  */
 void guix_offload_job_free(guix_offload_job *job);
 
 /**
  * Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
  * with select and poll only. It belongs to the job. -1 if `job` is NULL.
+ *
+ * All jobs of an engine of `guix_offload_engine_connect` have the same descriptor, which is readable while one of
+ * them wants `guix_offload_job_next_event` to be called: call it for each of them then. What is over and was taken
+ * wants nothing.
  */
 int32_t guix_offload_job_descriptor(const guix_offload_job *job);
 
 /**
- * Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block. The caller frees
- * the event with `guix_offload_event_free`.
+ * Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block; but for a job of
+ * the keeper, it is this call that makes outputs valid, which writes to the store's database. The caller frees the
+ * event with `guix_offload_event_free`.
  */
 guix_offload_event *guix_offload_job_next_event(const guix_offload_job *job);
 

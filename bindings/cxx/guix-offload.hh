@@ -251,6 +251,8 @@ private:
 class engine {
 public:
     engine() : handle_(detail::make<owner>(guix_offload_engine_new)) {}
+    // One whose jobs are done by the keeper.
+    static engine connect() { return engine(detail::make<owner>(guix_offload_engine_connect)); }
     engine& set_directory(guix_offload_directory which, const std::string& name)
     {
         detail::check(guix_offload_engine_set_directory, handle_.get(), which, detail::c(name));
@@ -271,6 +273,7 @@ public:
 
 private:
     using owner = detail::owner<guix_offload_engine, guix_offload_engine_free>;
+    explicit engine(owner handle) : handle_(std::move(handle)) {}
     owner handle_;
 };
 

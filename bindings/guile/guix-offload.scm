@@ -203,16 +203,18 @@ that tells whether FILE would return the same now."
 (define engine? (handle-of 'engine))
 
 (define-foreign engine-new int "guix_offload_engine_new" 'out 'out)
+(define-foreign engine-connect int "guix_offload_engine_connect" 'out 'out)
 (define-foreign engine-free void "guix_offload_engine_free" 'pointer)
 (define-foreign engine-set-directory int "guix_offload_engine_set_directory" 'engine int32 'string 'out)
 (define-foreign engine-set-idle-limit int "guix_offload_engine_set_idle_limit" 'engine uint32 'out)
 
-(define-typed (make-engine #:key store state database configuration daemon-socket idle-limit)
+(define-typed (make-engine #:key store state database configuration daemon-socket idle-limit keeper?)
   "What all builds of a process share.  What is #f is what the environment says, or Guix's default.  Connections wait
-IDLE-LIMIT seconds for the next build, a minute if that is #f."
+IDLE-LIMIT seconds for the next build, a minute if that is #f.  If KEEPER? is true, jobs are done by the keeper, and have
+no threads in this process."
   ((store (maybe 'string)) (state (maybe 'string)) (database (maybe 'string)) (configuration (maybe 'string))
    (daemon-socket (maybe 'string)) (idle-limit (maybe uint32)))
-  (let ((engine (call-for-handle 'engine engine-free engine-new)))
+  (let ((engine (call-for-handle 'engine engine-free (if keeper? engine-connect engine-new))))
     (for-each (lambda (which name)
                 (when name
                   (call engine-set-directory engine which name)))

@@ -2,7 +2,11 @@
 
 #include "offload-agent.hh"
 
+#include <algorithm>
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/select.h>
+#include <unistd.h>
 
 using guix_offload::error;
 
@@ -12,13 +16,25 @@ static const pid_t pidMaxLimit = 4 * 1024 * 1024;
 // So much of a log is handed out at once, in bytes, so that a chatty build does not hold up the loop.
 static const std::size_t maxLog = 64 * 1024;
 
+// So many descriptors are left to the daemon: a goal has one for its log and one for the lock on each output, and a
+// local builder some more.
+static const int reserve = 128;
+
+// May this process open as many descriptors as it needs for one more goal, all of them such that select(2) knows?
+static bool hasDescriptors()
+{
+    rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == -1) return true;
+    int most = static_cast<int>(std::min<rlim_t>(limit.rlim_cur, FD_SETSIZE));
+    int next = open("/dev/null", O_RDONLY | O_CLOEXEC); // the lowest that is free
+    if (next == -1) return false;
+    close(next);
+    return next < std::max(most - reserve, most / 2);
+}
+
 OffloadAgent::OffloadAgent(guix_offload::job job, pid_t id) : job_(std::move(job)), id_(id) {}
 
-OffloadAgent::~OffloadAgent()
-{
-    job_.cancel();
-    job_.wait();
-}
+OffloadAgent::~OffloadAgent() { job_.cancel(); }
 
 OffloadOutput OffloadAgent::read()
 {
@@ -47,7 +63,8 @@ int OffloadAgent::wait()
 }
 
 Offloader::Offloader(const OffloadDirectories& directories)
-    : machineFile_(directories.configuration + "/machines.scm"), lastId_(pidMaxLimit)
+    : engine_(guix_offload::engine::connect()), machineFile_(directories.configuration + "/machines.scm"),
+      lastId_(pidMaxLimit)
 {
     engine_.set_directory(GUIX_OFFLOAD_STORE_DIRECTORY, directories.store)
         .set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, directories.state)
@@ -65,19 +82,22 @@ bool Offloader::accepts(const std::string& system, const std::vector<std::string
 
 std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
 {
+    if (!hasDescriptors()) return nullptr;
     guix_offload::request request(build.system, build.derivation);
     for (auto& feature : build.features) request.add_feature(feature);
     for (auto& input : build.inputs) request.add_input(input);
     for (auto& output : build.outputs) request.add_output(output);
-    request.set_limits(build.buildTimeout, build.maxSilentTime).set_build_trace(build.printBuildTrace)
-        .set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
+    request.set_limits(build.buildTimeout, build.maxSilentTime).set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
     if (build.cores >= 0) request.set_cores(build.cores);
     if (build.rounds > 0) request.set_rounds(build.rounds);
 
     guix_offload::job job;
-    if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
-    // More than select(2) can tell apart, in a process that may open so many.
-    if (job.descriptor() >= FD_SETSIZE) return nullptr;
+    try {
+        if (job.start(engine_, machines(), request) != GUIX_OFFLOAD_ACCEPT) return nullptr;
+    } catch (const error& failure) {
+        if (failure.code() == GUIX_OFFLOAD_EXHAUSTED) return nullptr; // some goal is done soon
+        throw;
+    }
     std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), ++lastId_));
     for (auto& problem : machines_->problems()) agent->problems_ += problem.warning_lines();
     return agent;

@@ -4,7 +4,8 @@
 // README.md beside this says where in nix/libstore/build.cc it goes.
 //
 // A process has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the
-// thread that runs the Worker's loop. The builds run in threads of the library, which block all signals.
+// thread that runs the Worker's loop. The builds run in the keeper, a process of the library's; in the daemon's there is
+// no other thread, so that it may start builders with clone(2).
 
 #pragma once
 
@@ -34,7 +35,6 @@ struct OffloadBuild {
     std::vector<std::string> outputs; // those that are missing; the goal holds the locks on them
     std::uint64_t buildTimeout = 0;   // seconds; 0: no limit
     std::uint64_t maxSilentTime = 0;  // seconds; 0: no limit
-    bool printBuildTrace = false;
     // What the client asked for; negative: as the machine's daemon is set.
     int cores = -1;
     int rounds = -1; // the daemon's setting "build-repeat" and one
@@ -54,18 +54,19 @@ class OffloadAgent {
 public:
     OffloadAgent(const OffloadAgent&) = delete;
 
-    // Cancels the build unless it is over, and waits until nothing of it touches the outputs any more, as whoever gives
-    // up a goal gives up its locks next. That takes milliseconds; the build there is dead within a second.
+    // Cancels the build unless it is over. From now on nothing of it touches the outputs, as whoever gives up a goal
+    // gives up its locks next. The build there is dead, and its slot free, within a second.
     ~OffloadAgent();
 
     // A number for the Worker's `children` and for build traces; -1 after wait(). It is no process's: larger than any
     // is on Linux, so that a signal sent to it by mistake reaches nobody.
     pid_t id() const { return id_; }
 
-    // To be selected for reading. Not to be read from: read() does that.
+    // To be selected for reading; all agents have the same one. Not to be read from: read() does that.
     int descriptor() const { return job_.descriptor(); }
 
-    // What happened since the last time. To be called when descriptor() is readable.
+    // What happened since the last time. To be called, for each agent, when descriptor() is readable. Makes outputs
+    // valid when they are here.
     OffloadOutput read();
 
     // Waits for the end, which has come if read() said so, and returns the status of a `guix offload` process, as
@@ -81,16 +82,16 @@ private:
     std::string problems_; // of the machine file, until they are read
 };
 
-// What all goals of a process share: connections to machines, kept between builds, and the list of machines.
+// What all goals of a process share: the connection to the keeper, and the list of machines.
 class Offloader {
 public:
-    // Does nothing yet. Throws guix_offload::error, as all below.
+    // Does nothing yet: the first build starts the keeper if there is none. Throws guix_offload::error, as all below.
     explicit Offloader(const OffloadDirectories& directories);
 
     // Is there a machine for builds of this system that require these features? If not, the reply is "decline".
     bool accepts(const std::string& system, const std::vector<std::string>& features);
 
-    // Starts to build. NULL: not now, too many builds are running; the reply is "postpone".
+    // Starts to build. NULL: not now, as too many builds are running or descriptors are open; the reply is "postpone".
     std::unique_ptr<OffloadAgent> start(const OffloadBuild& build);
 
 private:

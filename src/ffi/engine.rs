@@ -8,11 +8,15 @@ use std::time::Duration;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::string::for_c;
-use super::{export, string};
-use crate::build::engine::Engine;
+use super::{export, keeper, string};
+use crate::build::engine::{Engine, Request, Work};
+use crate::doors::job::{Started, in_process};
+use crate::doors::keeper::link::Link;
+use crate::doors::keeper::place::VARIABLE;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
+use crate::machine::BuildMachine;
 use crate::report::log::Listener;
 
 /// A directory or file of this host's Guix.
@@ -37,6 +41,8 @@ pub enum guix_offload_directory {
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
     listener: Option<Listener>,
+    /// The keeper that does its jobs; `None`: threads of this process do.
+    link: Option<Arc<Link>>,
 }
 
 impl guix_offload_engine {
@@ -49,8 +55,19 @@ impl guix_offload_engine {
         self.listener.is_some()
     }
 
+    /// Starts a job.
+    pub(super) fn start(&self, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+        match &self.link {
+            Some(link) => link.start(machines, request, work),
+            None => in_process::start(&self.engine, machines, request, work),
+        }
+    }
+
     /// Makes the engine anew.
     fn renew(&mut self, directories: Directories, idle_limit: Duration) -> Result<()> {
+        if let Some(link) = &mut self.link {
+            *link = Arc::new(Link::new(link.program().into(), directories.clone()));
+        }
         self.engine = Arc::new(Engine::new(directories, idle_limit)?.telling(self.listener.clone()));
         Ok(())
     }
@@ -94,7 +111,39 @@ export! {
         let out = Out::new(engine, "engine")?;
         let directories = Directories::from_environment()?;
         let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
-        out.give(guix_offload_engine { engine, listener: None });
+        out.give(guix_offload_engine { engine, listener: None, link: None });
+        Ok(())
+    }
+}
+
+export! {
+    /// Makes an engine whose jobs are done by the keeper, the process that does the builds of hooks (see
+    /// `guix_offload_hook_serve`). All other calls are the same. Neither connects to anything nor starts a thread: the
+    /// first job connects, and starts the keeper if there is none. The caller frees it with
+    /// `guix_offload_engine_free`.
+    ///
+    /// Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
+    /// four open. What the keeper says waits in the socket until a call for a job reads it, or until the process ends:
+    /// then the jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
+    /// `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+    /// the program "../libexec/guix-offload", seen from the library, is missing, or the environment has
+    /// `GUIX_OFFLOAD_KEEPER=no`.
+    pub fn guix_offload_engine_connect(
+        engine: *mut *mut guix_offload_engine,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(engine, "engine")?;
+        let directories = Directories::from_environment()?;
+        let program = keeper::program().ok_or_else(|| {
+            let hint = "install it, or do without a keeper: guix_offload_engine_new";
+            let message = format!("there is no program \"../libexec/guix-offload\", or {VARIABLE} is 'no'");
+            Error::new(ErrorKind::Unavailable, message).hint(hint)
+        })?;
+        let link = Some(Arc::new(Link::new(program, directories.clone())));
+        let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
+        out.give(guix_offload_engine { engine, listener: None, link });
         Ok(())
     }
 }

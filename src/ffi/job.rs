@@ -2,7 +2,7 @@
 //! Builds that run beside an event loop.
 
 use std::ffi::{CString, c_char, c_int};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::connection::guix_offload_reply;
@@ -19,7 +19,7 @@ use crate::ground::error::{Error, ErrorKind};
 /// A build that is under way, or over. Any number of threads may use it at once. One of them frees it, when no other
 /// uses it any more.
 pub struct guix_offload_job {
-    job: Job,
+    job: Box<dyn Job>,
 }
 
 /// What happened to a job.
@@ -93,11 +93,13 @@ export! {
     /// `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs are running. A job waits
     /// for a free machine as long as it takes. `request` and `machines` are copied.
     ///
-    /// The job runs in threads of its own, which block all signals. Its log waits in memory until
-    /// `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
+    /// The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
+    /// the keeper, which this call starts if there is none: that takes milliseconds, at most 5 s. Its log waits in
+    /// memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
-    /// item, and with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
+    /// item, with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+    /// there is no keeper and none can be started.
     pub fn guix_offload_job_start(
         job: *mut *mut guix_offload_job,
         reply: *mut i32,
@@ -107,10 +109,10 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let (job, reply) = (Out::new(job, "job")?, Out::new(reply, "reply")?);
-        let engine = handle::borrow(engine, "engine")?.share();
+        let engine = handle::borrow(engine, "engine")?;
         let machines = handle::borrow(machines, "machines")?.to_vec();
-        let (request, work) = handle::borrow(request, "request")?.resolve(&engine.directories().store)?;
-        let answer = match Job::start(engine, &machines, request, work)? {
+        let (request, work) = handle::borrow(request, "request")?.resolve(&engine.share().directories().store)?;
+        let answer = match engine.start(&machines, request, work)? {
             Started::Declined => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Started::Postponed => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Started::Running(running) => {
@@ -125,7 +127,7 @@ export! {
 
 export! {
     /// Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
-    /// threads end within a second. NULL is fine.
+    /// threads end within a second. A job of the keeper touches no output any more from now on. NULL is fine.
     pub fn guix_offload_job_free(job: *mut guix_offload_job) {
         handle::free(job);
     }
@@ -134,14 +136,19 @@ export! {
 export! {
     /// Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
     /// with select and poll only. It belongs to the job. -1 if `job` is NULL.
+    ///
+    /// All jobs of an engine of `guix_offload_engine_connect` have the same descriptor, which is readable while one of
+    /// them wants `guix_offload_job_next_event` to be called: call it for each of them then. What is over and was taken
+    /// wants nothing.
     pub fn guix_offload_job_descriptor(job: *const guix_offload_job) -> i32 {
-        handle::borrow(job, "job").map_or(-1, |job| job.job.as_fd().as_raw_fd())
+        handle::borrow(job, "job").map_or(-1, |job| job.job.descriptor().as_raw_fd())
     }
 }
 
 export! {
-    /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block. The caller frees
-    /// the event with `guix_offload_event_free`.
+    /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block; but for a job of
+    /// the keeper, it is this call that makes outputs valid, which writes to the store's database. The caller frees the
+    /// event with `guix_offload_event_free`.
     pub fn guix_offload_job_next_event(job: *const guix_offload_job) -> *mut guix_offload_event {
         let event = handle::borrow(job, "job").ok().and_then(|job| job.job.next_event());
         event.map_or(std::ptr::null_mut(), |event| Box::into_raw(Box::new(event.into())))

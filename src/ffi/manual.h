@@ -31,6 +31,10 @@
  *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
  *     on. Until it does, it holds open what its parent had open: the build slots of a parent that dies stay taken.
  *
+ *     A host that makes children with clone(2) instead, as guix-daemon makes its builders, must have no thread of the
+ *     library: at that moment one may hold a lock of malloc, which the child would wait for without an end. Such a host
+ *     takes its engine from guix_offload_engine_connect and uses jobs only.
+ *
  * BLOCKING
  *     Calls return at once, unless their description says that they block or wait.
  *

@@ -10,6 +10,9 @@ const W1: Host = Host("w1");
 const W2: Host = Host("w2");
 pub const PROGRAMS: &str = "/opt/guix-offload/c-tests";
 
+/// What does the jobs of those programs: threads of their own, or the keeper.
+const ENGINES: [&str; 2] = ["TEST_ENGINE=threads", "TEST_ENGINE=keeper"];
+
 /// A build that nobody has done yet, as guix-daemon would ask for it.
 pub struct Request {
     derivation: String,
@@ -125,14 +128,16 @@ fn the_example_of_the_header_builds_linked_either_way() {
 
 #[test]
 fn verbs_and_jobs_do_what_the_header_says() {
-    let requests = [
-        Request::new("plain", &["kib=512"]),
-        Request::new("fail", &[]),
-        Request::new("sleep", &["seconds=60", "chatty=1"]),
-    ];
-    let [plain, failing, talkative] = requests.each_ref().map(Request::file);
-    HEAD.sh(&[&format!("{PROGRAMS}/live"), &plain, &failing, &talkative]);
-    requests[0].check_done();
+    for engine in ENGINES {
+        let requests = [
+            Request::new("plain", &["kib=512"]),
+            Request::new("fail", &[]),
+            Request::new("sleep", &["seconds=60", "chatty=1"]),
+        ];
+        let [plain, failing, talkative] = requests.each_ref().map(Request::file);
+        HEAD.sh(&["env", engine, &format!("{PROGRAMS}/live"), &plain, &failing, &talkative]);
+        requests[0].check_done();
+    }
 }
 
 #[test]
@@ -146,9 +151,18 @@ fn a_job_with_too_few_descriptors_says_so_and_leaves_none() {
 
 #[test]
 fn a_thousand_jobs_leave_nothing_behind() {
+    do_many_jobs(ENGINES[0]);
+}
+
+#[test]
+fn a_thousand_jobs_of_the_keeper_leave_nothing_behind() {
+    do_many_jobs(ENGINES[1]);
+}
+
+fn do_many_jobs(engine: &str) {
     HEAD.offload_to(&[W1, W2]);
     let builds = HEAD.build("plain", &["print=1", "count=1000", "inputs=1"]);
-    println!("{}", HEAD.sh(&[&format!("{PROGRAMS}/soak"), &on_head(&builds.results), "1000"]));
+    println!("{}", HEAD.sh(&["env", engine, &format!("{PROGRAMS}/soak"), &on_head(&builds.results), "1000"]));
     let outputs: Vec<&str> = builds.results.lines().filter_map(|line| line.strip_prefix("output ")).collect();
     assert_eq!(outputs.len(), 1000);
     HEAD.sh(&[&["guix", "gc", "--references"], &outputs[..]].concat());

@@ -68,6 +68,17 @@ fn ten_goals_at_once_in_a_process_like_guix_daemon() {
 }
 
 #[test]
+fn many_goals_in_a_process_that_clones_builders() {
+    let count = 250; // more than may run at once
+    HEAD.offload_to(&MACHINES);
+    let said = HEAD.sh(&[PROGRAM, "many", &print("many", &format!("plain count={count}"))]);
+    println!("{said}");
+    let begins = format!("{count} builds in ");
+    assert!(said.starts_with(&begins) && said.ends_with(&format!("; {count} local ones\nok\n")), "{said}");
+    assert_clean(&[HEAD], &MACHINES);
+}
+
+#[test]
 fn what_the_client_asked_for_reaches_the_machine() {
     HEAD.offload_to(&MACHINES);
     let (another, fail) = (print("another", "another count=3"), print("fails", "fail"));

@@ -13,7 +13,10 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <sched.h>
 #include <sys/select.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <vector>
 
 #include "offload-agent.hh"
@@ -21,6 +24,27 @@
 inline double now()
 {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// A builder as guix-daemon starts one: with clone(2), so that the C library does not look after the locks of malloc, and
+// before it executes a program it allocates memory, formats, throws, and changes the environment.
+inline pid_t startBuilder()
+{
+    static char stack[256 * 1024];
+    auto child = [](void*) -> int {
+        try {
+            std::vector<std::string> words(1000, "a text too long to be kept in the string itself");
+            setenv("GUIX_OFFLOAD_TEST", words[7].c_str(), 1);
+            throw std::runtime_error(words[999] + std::to_string(getpid()));
+        } catch (const std::exception&) {
+            execlp("true", "true", nullptr);
+        }
+        _exit(1);
+    };
+    // Without CLONE_VM, so the child has a copy of the stack.
+    pid_t pid = clone(child, stack + sizeof stack, SIGCHLD, nullptr);
+    if (pid == -1) throw std::runtime_error("clone");
+    return pid;
 }
 
 struct Goal {
@@ -78,6 +102,9 @@ public:
 
     bool busy() const { return !children_.empty(); }
 
+    // Whether goals that are done stay as they are until their request is: guix-daemon's do.
+    bool keepsGoals = false;
+
     void waitForInput(double seconds = 1)
     {
         fd_set fds;
@@ -111,7 +138,7 @@ private:
         goal.status = goal.hook->wait();
         goal.ended = now();
         children_.erase(savedPid);
-        killChild(goal);
+        if (!keepsGoals) killChild(goal);
     }
 
     Offloader& offloader_;

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 
 use crate::build::engine::{Engine, Inquiry, Work};
 use crate::doors::hook::{Answer, Builder, InProcess};
-use crate::doors::keeper::message::{FromHook, FromKeeper, receive, send};
+use crate::doors::keeper::message::{FromHook, FromKeeper, Socket, receive, send};
 use crate::doors::keeper::place::{self, Place};
 use crate::doors::keeper::report::KeeperReport;
 use crate::ground::cancel::{Cancel, Guard};
@@ -62,7 +62,7 @@ fn tell(directories: &Directories, message: &FromHook) -> Result<Option<FromKeep
         Err(error) => return Err(error).io_context(ErrorKind::Unavailable, doing),
     };
     stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
-    let answer = send(&mut &stream, message).and_then(|()| receive(&mut &stream));
+    let answer = send(&mut Socket(&stream), message).and_then(|()| receive(&mut &stream));
     let unanswered = |error: Error| match error.kind() {
         ErrorKind::Unavailable => {
             let process = sockopt::socket_peercred(&stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
@@ -94,19 +94,34 @@ impl WithKeeper {
 
     fn connection(&mut self) -> Result<&Connection> {
         if self.connection.is_none() {
-            let (place, begun) = (Place::of(&self.directories), Instant::now());
-            let hello = FromHook::Hello(place::identity(&self.directories, &self.program)?);
-            let connection = loop {
-                let stream = place.connect_or_start(&self.program, &self.directories)?;
-                match Connection::greet(stream, &hello) {
-                    Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
-                    result => break result?,
-                }
-            };
-            self.connection = Some(connection);
+            self.connection = Some(Connection(connect(&self.directories, &self.program)?));
         }
         self.connection.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no connection"))
     }
+}
+
+/// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none.
+pub(super) fn connect(directories: &Directories, program: &Path) -> Result<UnixStream> {
+    let (place, begun) = (Place::of(directories), Instant::now());
+    let hello = FromHook::Hello(place::identity(directories, program)?);
+    loop {
+        match greet(place.connect_or_start(program, directories)?, &hello) {
+            Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn greet(stream: UnixStream, hello: &FromHook) -> Result<UnixStream> {
+    let doing = || "the keeper's socket";
+    stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
+    send(&mut Socket(&stream), hello)?;
+    match receive(&mut &stream)? {
+        FromKeeper::Welcome => {}
+        other => return Err(unexpected(&other)),
+    }
+    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)?;
+    Ok(stream)
 }
 
 impl Builder for WithKeeper {
@@ -158,20 +173,8 @@ enum Failure {
 struct Connection(UnixStream);
 
 impl Connection {
-    fn greet(stream: UnixStream, hello: &FromHook) -> Result<Self> {
-        let limited = stream.set_read_timeout(Some(WELCOME_TIMEOUT));
-        limited.io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
-        send(&mut &stream, hello)?;
-        match receive(&mut &stream)? {
-            FromKeeper::Welcome => {}
-            other => return Err(unexpected(&other)),
-        }
-        stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
-        Ok(Connection(stream))
-    }
-
     fn say(&self, message: &FromHook) -> Result<(), Failure> {
-        send(&mut &self.0, message).map_err(Failure::OfKeeper)
+        send(&mut Socket(&self.0), message).map_err(Failure::OfKeeper)
     }
 
     /// The next message that is not for the user.
@@ -248,7 +251,8 @@ impl Connection {
     }
 }
 
-fn make_valid(
+/// Moves what was received to its place and makes it valid, for the holder of the locks on it.
+pub(super) fn make_valid(
     directories: &Directories,
     directory: &StorePath,
     items: &[ValidPath],
@@ -258,6 +262,6 @@ fn make_valid(
     store::install(directories, directory, items, &mut database)
 }
 
-fn unexpected(message: &FromKeeper) -> Error {
+pub(super) fn unexpected(message: &FromKeeper) -> Error {
     Error::new(ErrorKind::Protocol, format!("the keeper says {message:?} where that makes no sense"))
 }

@@ -3,8 +3,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use rustix::net::SendFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +48,8 @@ pub enum FromHook {
     },
     /// Which outputs were made valid.
     MadeValid(Result<Vec<StorePath>>),
+    /// Not of a hook: from now on this is the link of a process that has jobs, which says [`FromLink`].
+    Link,
     /// Not of a hook: what is the keeper doing?
     Inspect,
     /// Not of a hook: the keeper ends once the builds that it has accepted are done.
@@ -87,6 +91,36 @@ pub enum FromKeeper {
     /// It ends soon.
     Retires,
 }
+
+/// What a process says of one of its jobs, which it has given a number.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromLink {
+    /// There is a job.
+    Start {
+        /// All machines there are.
+        machines: Vec<BuildMachine>,
+        /// What the build requires of one.
+        requirements: Requirements,
+        /// What is to be built.
+        derivation: StorePath,
+        /// The closure of all that the build needs.
+        inputs: Vec<StorePath>,
+        /// The outputs that are to become valid.
+        outputs: Vec<StorePath>,
+        /// Limits and trace.
+        options: BuildOptions,
+    },
+    /// So many more bytes of its log were taken.
+    Taken(usize),
+    /// Which outputs were made valid.
+    MadeValid(Result<Vec<StorePath>>),
+    /// It is not wanted any more.
+    Cancel,
+}
+
+/// A message about a job of a link: its number, and what is said.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct About<M>(pub u64, pub M);
 
 /// What a hook and its keeper have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,36 +206,75 @@ impl Told {
     }
 }
 
-/// Sends one message: its length, as four bytes in the processor's order, and the message.
+const SOCKET: &str = "the keeper's socket";
+
+/// A socket that raises no SIGPIPE when the other end is gone, in a thread of the host that does not block that.
+pub struct Socket<'a>(pub &'a UnixStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends one message.
 pub fn send(to: &mut impl Write, message: &impl Serialize) -> Result<()> {
-    let doing = || "the keeper's socket";
+    to.write_all(&encode(message)?).io_context(ErrorKind::Unavailable, || SOCKET)
+}
+
+/// A message as it is sent: its length, as four bytes in the processor's order, and what postcard makes of it.
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     let encoded = postcard::to_extend(message, vec![0; 4])
         .map_err(|error| Error::new(ErrorKind::Internal, format!("a message cannot be encoded: {error}")));
     let mut encoded = encoded?;
     let length = u32::try_from(encoded.len() - 4).ok().filter(|length| *length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| Error::new(ErrorKind::Exhausted, "a message to the keeper is too long"))?;
     encoded[..4].copy_from_slice(&length.to_ne_bytes());
-    to.write_all(&encoded).io_context(ErrorKind::Unavailable, doing)
+    Ok(encoded)
 }
 
 /// Receives one message.
 pub fn receive<M: DeserializeOwned>(from: &mut impl Read) -> Result<M> {
-    let doing = || "the keeper's socket";
     let mut length = [0; 4];
     from.read_exact(&mut length).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Error::new(ErrorKind::Unavailable, "the keeper's socket was closed"),
-        _ => Error::io(ErrorKind::Unavailable, doing(), error),
+        io::ErrorKind::UnexpectedEof => closed(),
+        _ => Error::io(ErrorKind::Unavailable, SOCKET, error),
     })?;
+    let mut encoded = Vec::new();
+    from.take(checked(length)?).read_to_end(&mut encoded).io_context(ErrorKind::Unavailable, || SOCKET)?;
+    decode(&encoded)
+}
+
+/// Takes the first message off `received`, whose first `taken` bytes were taken before; `None`: it is not all there.
+pub fn take<M: DeserializeOwned>(received: &[u8], taken: &mut usize) -> Result<Option<M>> {
+    let rest = &received[*taken..];
+    let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
+    let length = checked(*length)? as usize;
+    let Some(encoded) = rest.get(..length) else { return Ok(None) };
+    *taken += 4 + length;
+    decode(encoded).map(Some)
+}
+
+/// The other end is gone.
+pub fn closed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the keeper's socket was closed")
+}
+
+fn checked(length: [u8; 4]) -> Result<u64> {
     let length = u32::from_ne_bytes(length);
     if length > MAX_MESSAGE {
-        return Err(Error::new(
-            ErrorKind::Protocol,
-            format!("a message of {length} bytes came from the keeper's socket"),
-        ));
+        let message = format!("a message of {length} bytes came from the keeper's socket");
+        return Err(Error::new(ErrorKind::Protocol, message));
     }
-    let mut encoded = Vec::new();
-    from.take(length.into()).read_to_end(&mut encoded).io_context(ErrorKind::Unavailable, doing)?;
-    postcard::from_bytes(&encoded).map_err(|error| {
+    Ok(length.into())
+}
+
+fn decode<M: DeserializeOwned>(encoded: &[u8]) -> Result<M> {
+    postcard::from_bytes(encoded).map_err(|error| {
         Error::new(ErrorKind::Protocol, format!("a message on the keeper's socket is malformed: {error}"))
     })
 }

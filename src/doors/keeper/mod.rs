@@ -27,6 +27,8 @@
 //! that may be tried again.
 
 pub mod client;
+pub mod link;
+mod link_server;
 pub mod message;
 pub mod place;
 pub mod report;

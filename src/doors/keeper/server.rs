@@ -2,7 +2,7 @@
 //! The keeper's side: hooks come in, each is served by a thread, and the keeper ends when it is of no use any more.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
 
 use crate::build::engine::{Engine, Inquiry, Reply, Request, Work};
+use crate::doors::keeper::link_server;
 use crate::doors::keeper::message::{FromHook, FromKeeper, Identity, Told, receive, send};
 use crate::doors::keeper::place::{Given, Place, identity, require_own_or_root};
 use crate::doors::keeper::report::{Activity, KeeperReport, LeftAlone};
@@ -69,7 +71,7 @@ pub fn serve(
     let mut idle_since = Instant::now();
     let mut lock = Some(given.lock);
     loop {
-        let idle = keeper.hooks.lock().is_empty();
+        let idle = keeper.hooks.lock().is_idle();
         if !idle {
             idle_since = Instant::now();
         }
@@ -77,12 +79,14 @@ pub fn serve(
         let of_no_use = lost || !files.are_unchanged() || keeper.retires.load(Ordering::SeqCst);
         if of_no_use || idle && idle_since.elapsed() >= idle_limit {
             if let Some(lock) = lock.take() {
+                keeper.hooks.lock().leaving = true;
                 retire(&place, lost, lock);
                 // Who connected just before.
                 keeper.accept_all(&listener);
                 continue;
             }
             if idle {
+                keeper.hooks.lock().hang_up();
                 return Ok(());
             }
         }
@@ -120,15 +124,15 @@ impl Files {
     }
 }
 
-struct Keeper {
-    engine: Engine,
+pub(super) struct Keeper {
+    pub(super) engine: Engine,
     identity: Identity,
     begun: Instant,
     /// Those that the last hook had.
     machines: Mutex<Vec<BuildMachine>>,
     hooks: Mutex<Hooks>,
     /// Raised when a hook comes or goes.
-    changed: EventFd,
+    pub(super) changed: EventFd,
     /// Whether somebody came whose keeper this is not, though it is in the same place.
     retires: AtomicBool,
 }
@@ -137,6 +141,8 @@ struct Keeper {
 struct Hooks {
     connected: HashMap<u64, Connected>,
     next: u64,
+    /// Whether the keeper has made room for another one.
+    leaving: bool,
 }
 
 #[derive(Clone)]
@@ -145,15 +151,28 @@ struct Connected {
     cancel: Cancel,
     /// Whether it has hung up, and its build was cancelled.
     gone: bool,
-    activity: SharedActivity,
+    /// Whether it is a link, which stays for as long as its process, with jobs or without.
+    is_link: bool,
+    activities: Activities,
 }
 
-/// What is done for a hook; `None`: nothing.
-type SharedActivity = Arc<Mutex<Option<Activity>>>;
+/// What is done for a hook, or for the jobs of a link by their numbers.
+type Activities = Arc<Mutex<BTreeMap<u64, Activity>>>;
+
+/// The number of what is done for a hook.
+const OF_HOOK: u64 = 0;
 
 impl Hooks {
-    fn is_empty(&self) -> bool {
-        self.connected.is_empty()
+    /// There is nothing to do, and nobody is about to say what.
+    fn is_idle(&self) -> bool {
+        self.connected.values().all(|it| it.is_link && it.activities.lock().is_empty())
+    }
+
+    /// Tells the links that the keeper ends.
+    fn hang_up(&self) {
+        for link in self.connected.values() {
+            let _ = link.stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -193,18 +212,18 @@ impl Keeper {
     }
 
     fn admit(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
-        let (stream, cancel, activity) = (Arc::new(stream), Cancel::default(), SharedActivity::default());
+        let (stream, cancel, activities) = (Arc::new(stream), Cancel::default(), Activities::default());
         let number = {
             let mut hooks = self.hooks.lock();
             hooks.next += 1;
             let number = hooks.next;
-            let (stream, cancel, activity) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activity));
-            hooks.connected.insert(number, Connected { stream, cancel, gone: false, activity });
+            let (stream, cancel, activities) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activities));
+            hooks.connected.insert(number, Connected { stream, cancel, gone: false, is_link: false, activities });
             number
         };
         let here = Here { keeper: Arc::clone(self), number };
         thread::spawn("guix-offload", move || {
-            let hook = Hook { voice: Voice { stream, writing: Arc::default(), activity }, cancel };
+            let hook = Hook { number, voice: Voice { stream, writing: Arc::default(), activities }, cancel };
             // A panic is one hook's trouble: its connection ends.
             let _ = catch_unwind(AssertUnwindSafe(|| hook.serve(&here.keeper)));
             drop(here);
@@ -216,7 +235,8 @@ impl Keeper {
     fn report(&self) -> KeeperReport {
         let mut builds: Vec<_> = {
             let hooks = self.hooks.lock();
-            hooks.connected.values().filter_map(|hook| hook.activity.lock().as_ref().map(Activity::report)).collect()
+            let reports = |hook: &Connected| hook.activities.lock().values().map(Activity::report).collect::<Vec<_>>();
+            hooks.connected.values().flat_map(reports).collect()
         };
         builds.sort_by_key(|build| Reverse(build.age));
         let mut left_alone: Vec<LeftAlone> = Vec::new();
@@ -245,8 +265,30 @@ impl Keeper {
         self.changed.raise();
     }
 
+    /// This is no hook but the link of a process.
+    pub(super) fn is_link(&self, hook: &Hook) {
+        if let Some(connected) = self.hooks.lock().connected.get_mut(&hook.number) {
+            connected.is_link = true;
+        }
+        self.changed.raise();
+    }
+
+    /// Takes on a job of a link, by which it will not end; `false`: it has made room for another keeper.
+    pub(super) fn takes(&self, link: &Hook, job: u64, activity: Activity) -> bool {
+        let hooks = self.hooks.lock();
+        if !hooks.leaving {
+            link.voice.activities.lock().insert(job, activity);
+        }
+        !hooks.leaving
+    }
+
     /// A build of `derivation` is asked for.
-    fn begin(&self, machines: &[BuildMachine], requirements: &Requirements, derivation: &StorePath) -> Activity {
+    pub(super) fn begin(
+        &self,
+        machines: &[BuildMachine],
+        requirements: &Requirements,
+        derivation: &StorePath,
+    ) -> Activity {
         let mut known = self.machines.lock();
         if *known != machines {
             *known = machines.to_vec();
@@ -273,13 +315,14 @@ impl Drop for Here {
 }
 
 /// A hook that is connected.
-struct Hook {
-    voice: Voice,
+pub(super) struct Hook {
+    number: u64,
+    pub(super) voice: Voice,
     cancel: Cancel,
 }
 
 impl Hook {
-    fn serve(&self, keeper: &Keeper) -> Result<()> {
+    fn serve(&self, keeper: &Arc<Keeper>) -> Result<()> {
         let doing = || "the keeper's socket";
         self.voice.stream.set_nonblocking(false).io_context(ErrorKind::Unavailable, doing)?;
         self.voice.stream.set_read_timeout(Some(HELLO_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
@@ -301,10 +344,11 @@ impl Hook {
         let mut accepted = None;
         loop {
             match self.hear()? {
+                FromHook::Link => return link_server::serve(self, keeper),
                 FromHook::Ask { machines, requirements, derivation, options } => {
                     drop(accepted.take());
                     let machines = admit(machines)?;
-                    *self.voice.activity.lock() = Some(keeper.begin(&machines, &requirements, &derivation));
+                    self.voice.note(Some(keeper.begin(&machines, &requirements, &derivation)));
                     let request = Request { requirements, derivation };
                     let could_build_here = || self.could_build_here().unwrap_or(false);
                     let could_build_here = &could_build_here;
@@ -312,7 +356,7 @@ impl Hook {
                         Inquiry { machines: &machines, request: &request, options: &options, could_build_here };
                     let reply = keeper.engine.ask(&inquiry, &self.cancel, &mut self.voice.clone());
                     if !matches!(reply, Ok(Reply::Accept(_))) {
-                        *self.voice.activity.lock() = None;
+                        self.voice.note(None);
                     }
                     self.voice.say(&match reply {
                         Ok(Reply::Decline) => FromKeeper::Declined,
@@ -331,7 +375,7 @@ impl Hook {
                     let mut registrar = AtHook(self);
                     let observer = &mut self.voice.clone();
                     let result = keeper.engine.run_for(*accepted, work, Some(&mut registrar), &self.cancel, observer);
-                    *self.voice.activity.lock() = None;
+                    self.voice.note(None);
                     self.voice.say(&result.map_or_else(FromKeeper::Failed, |()| FromKeeper::Done))?;
                 }
                 other => return Err(unexpected(&other)),
@@ -353,7 +397,7 @@ impl Hook {
 }
 
 /// Lets these machines in by the gate that all pass, whoever names them.
-fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
+pub(super) fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
     let admitted = machines.into_iter().map(|machine| {
         let name = machine.name.clone();
         machine.admit().map_err(|flaw| flaw.error(&name).context("the hook names a malformed machine"))
@@ -377,15 +421,22 @@ impl Registrar for AtHook<'_> {
 
 /// Speaks to a hook, from any thread.
 #[derive(Clone)]
-struct Voice {
-    stream: Arc<UnixStream>,
+pub(super) struct Voice {
+    pub(super) stream: Arc<UnixStream>,
     /// Held while something is said.
     writing: Arc<Mutex<()>>,
-    activity: SharedActivity,
+    pub(super) activities: Activities,
 }
 
 impl Voice {
-    fn say(&self, message: &FromKeeper) -> Result<()> {
+    /// The hook has this done for it; `None`: nothing.
+    fn note(&self, activity: Option<Activity>) {
+        let mut activities = self.activities.lock();
+        activities.remove(&OF_HOOK);
+        activities.extend(activity.map(|activity| (OF_HOOK, activity)));
+    }
+
+    pub(super) fn say(&self, message: &impl Serialize) -> Result<()> {
         let _writing = self.writing.lock();
         send(&mut &*self.stream, message)
     }
@@ -394,7 +445,7 @@ impl Voice {
 /// Tells the hook what is going on.
 impl Observer for Voice {
     fn event(&mut self, event: &Event<'_>) {
-        if let Some(activity) = self.activity.lock().as_mut() {
+        if let Some(activity) = self.activities.lock().get_mut(&OF_HOOK) {
             activity.note(event);
         }
         let _ = self.say(&FromKeeper::Told(Told::from(event))); // a hook that is gone is noticed elsewhere

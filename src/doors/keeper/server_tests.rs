@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
+use std::os::unix::fs::PermissionsExt;
 use std::thread::JoinHandle;
 
 use super::*;
 use crate::doors::keeper::client::{inspect, retire};
+use crate::doors::keeper::message::{About, FromLink};
 use crate::ground::error::ErrorKind;
 use crate::ground::store_path::StoreDir;
 
@@ -178,4 +180,84 @@ fn what_makes_no_sense_ends_one_connection() {
         await_end(&after);
         scene.greet();
     }
+}
+
+/// A job that waits, as nobody listens where its machine is.
+fn start_of(scene: &Scene) -> FromLink {
+    let FromHook::Ask { requirements, derivation, options, .. } = ask_for(scene, Vec::new()) else { unreachable!() };
+    let private_key = scene.at("key");
+    std::fs::write(&private_key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
+    std::fs::set_permissions(&private_key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let machine =
+        BuildMachine { name: "127.0.0.1".into(), port: 1, private_key, ..crate::machine::tests::machine("m") };
+    let requirements = Requirements { system: machine.systems[0].clone(), ..requirements };
+    FromLink::Start { machines: vec![machine], requirements, derivation, inputs: vec![], outputs: vec![], options }
+}
+
+fn link(scene: &Scene) -> UnixStream {
+    let stream = scene.greet();
+    send(&mut &stream, &FromHook::Link).unwrap();
+    stream
+}
+
+/// Starts a job, and waits until the keeper has begun with it.
+fn start(scene: &Scene, link: &UnixStream, job: u64) {
+    send(&mut &*link, &About(job, start_of(scene))).unwrap();
+    while !matches!(receive(&mut &*link).unwrap(), About(number, FromKeeper::Accepted) if number == job) {}
+}
+
+#[test]
+fn a_link_without_jobs_does_not_keep_it() {
+    let mut scene = Scene::new(SHORT);
+    let link = link(&scene);
+    start(&scene, &link, 1);
+    std::thread::sleep(3 * SHORT);
+    assert!(scene.has_socket(), "there is a job");
+    send(&mut &link, &About(1, FromLink::Cancel)).unwrap();
+    loop {
+        match receive(&mut &link).unwrap() {
+            About(1, FromKeeper::Failed(error)) => break assert_eq!(error.kind(), ErrorKind::Cancelled),
+            About(1, FromKeeper::Told(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    scene.join();
+    await_end(&link);
+}
+
+#[test]
+fn a_link_that_hangs_up_has_its_jobs_cancelled() {
+    let scene = Scene::new(LONG);
+    let link = link(&scene);
+    (1..=3).for_each(|job| start(&scene, &link, job));
+    assert_eq!(inspect(&scene.directories).unwrap().unwrap().builds.len(), 3);
+    drop(link);
+    let begun = Instant::now();
+    while !inspect(&scene.directories).unwrap().unwrap().builds.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "they go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_keeper_that_makes_room_finishes_the_jobs_of_a_link_and_takes_no_more() {
+    let mut scene = Scene::new(LONG);
+    let link = link(&scene);
+    start(&scene, &link, 1);
+    assert!(retire(&scene.directories).unwrap());
+    let begun = Instant::now();
+    while scene.has_socket() {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    send(&mut &link, &About(2, start_of(&scene))).unwrap();
+    loop {
+        match receive(&mut &link).unwrap() {
+            About(2, FromKeeper::Retires) => break,
+            About(1, FromKeeper::Told(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    send(&mut &link, &About(1, FromLink::Cancel)).unwrap();
+    scene.join();
 }

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A job that a thread of this process does.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::build::engine::{Engine, Request, Work};
+use crate::doors::job::queue::{Queue, Teller};
+use crate::doors::job::{Job, Running, Started, Told};
+use crate::ground::cancel::Cancel;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::event_fd::EventFd;
+use crate::ground::{failpoint, thread};
+use crate::machine::BuildMachine;
+use crate::ssh;
+
+/// One that is under way, or over.
+struct InProcess {
+    queue: Arc<Queue>,
+    cancel: Cancel,
+    /// Raised while there is an event, and for good once the job is over.
+    ready: Arc<EventFd>,
+}
+
+/// Starts to build what `request` asks for, on one of `machines`. Returns at once.
+///
+/// Fails with [`ErrorKind::Exhausted`] for want of a thread or descriptor.
+pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+    if !Engine::has_candidates(machines, &request.requirements) {
+        return Ok(Started::Declined);
+    }
+    let Some(running) = Running::another() else {
+        return Ok(Started::Postponed);
+    };
+    let ready = Arc::new(EventFd::new()?);
+    let (queue, cancel) = (Arc::new(Queue::new(Arc::clone(&ready) as _)), Cancel::default());
+    let job = InProcess { queue: Arc::clone(&queue), cancel: cancel.clone(), ready };
+    ssh::prepare();
+    let (engine, machines) = (Arc::clone(engine), machines.to_vec());
+    let mut teller = Teller::new(queue);
+    thread::spawn("guix-offload-job", move || {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            failpoint::hit("job");
+            match engine.accept(&machines, &request)? {
+                Some(accepted) => engine.run(accepted, work, &cancel, &mut teller),
+                None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
+            }
+        }))
+        .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
+        // What the result tells to be over is over: connections, threads and the place among the running.
+        drop((engine, running));
+        teller.finish(result);
+    })?;
+    Ok(Started::Running(Box::new(job)))
+}
+
+impl Job for InProcess {
+    fn next_event(&self) -> Option<Told> {
+        self.queue.next_event()
+    }
+
+    fn wait(&self, time: Duration) -> bool {
+        self.queue.wait(Instant::now().checked_add(time))
+    }
+
+    fn cancel(&self) {
+        self.queue.cancel();
+        self.cancel.cancel();
+    }
+
+    fn result(&self) -> Option<Result<()>> {
+        self.queue.result()
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The events of a job, from who does it to who watches it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::doors::job::{JobEvent, Told};
+use crate::ground::error::{Error, ErrorKind, Result, line};
+use crate::ground::event_fd::EventFd;
+use crate::report::said::Said;
+use crate::report::{Aside, Event, Observer, lines};
+
+/// Most bytes of log that wait to be taken; then the build waits.
+pub const MAX_LOG: usize = 1 << 20;
+
+/// Pieces of log are put together up to this size, in bytes.
+const LOG_PIECE: usize = 16 << 10;
+
+/// Shows the host that a job has events.
+pub trait Ready: Send + Sync {
+    /// There is an event.
+    fn raise(&self);
+
+    /// There is none, or no more.
+    fn clear(&self, is_over: bool);
+}
+
+/// A descriptor for one job.
+impl Ready for EventFd {
+    fn raise(&self) {
+        EventFd::raise(self);
+    }
+
+    fn clear(&self, is_over: bool) {
+        if !is_over {
+            EventFd::clear(self);
+        }
+    }
+}
+
+/// The events that have not been taken, and the result. Any thread.
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    ready: Arc<dyn Ready>,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Told>,
+    /// Bytes of log in `events`.
+    log: usize,
+    result: Option<Result<()>>,
+    cancelled: bool,
+}
+
+impl Queue {
+    /// An empty one, which has `ready` show whether it is.
+    pub fn new(ready: Arc<dyn Ready>) -> Self {
+        Queue { state: Mutex::default(), changed: Condvar::new(), ready }
+    }
+
+    /// Takes the next event, if there is one.
+    pub fn next_event(&self) -> Option<Told> {
+        let mut state = self.state.lock();
+        let event = state.events.pop_front();
+        if let Some(Told { event: JobEvent::Log(text), .. }) = &event {
+            state.log -= text.len();
+            self.changed.notify_all();
+        }
+        if state.events.is_empty() {
+            self.ready.clear(state.result.is_some());
+        }
+        event
+    }
+
+    /// Waits until the job is over, or until `until`; `false`: it is not over yet.
+    pub fn wait(&self, until: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while state.result.is_none() {
+            match until {
+                Some(until) if self.changed.wait_until(&mut state, until).timed_out() => break,
+                Some(_) => {}
+                None => self.changed.wait(&mut state),
+            }
+        }
+        state.result.is_some()
+    }
+
+    /// Whoever waits for the log to be taken waits no longer.
+    pub fn cancel(&self) {
+        self.state.lock().cancelled = true;
+        self.changed.notify_all();
+    }
+
+    /// Returns the outcome of the job, once it is over.
+    pub fn result(&self) -> Option<Result<()>> {
+        self.state.lock().result.clone()
+    }
+}
+
+/// Puts what happens to a build into the queue of its job.
+pub struct Teller {
+    queue: Arc<Queue>,
+    said: Said,
+    /// The lines about a build that is done.
+    done: String,
+    /// Whether it was told that it waits: as machines are busy, and as none answers.
+    queued: [bool; 2],
+}
+
+impl Teller {
+    /// Nothing has happened yet.
+    pub fn new(queue: Arc<Queue>) -> Self {
+        Teller { queue, said: Said::default(), done: String::new(), queued: [false; 2] }
+    }
+
+    fn push(&self, state: &mut State, event: JobEvent, lines: String) {
+        match (state.events.back_mut().map(|last| &mut last.event), &event) {
+            // Of progress, only the latest counts.
+            (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
+            (Some(JobEvent::Log(last)), JobEvent::Log(text)) if last.len() < LOG_PIECE => last.extend_from_slice(text),
+            _ => state.events.push_back(Told { event, lines }),
+        }
+        self.queue.ready.raise();
+    }
+
+    /// A piece of the log, however much of it waits to be taken.
+    pub fn add_log(&self, text: &[u8]) {
+        let mut state = self.queue.state.lock();
+        state.log += text.len();
+        self.push(&mut state, JobEvent::Log(text.to_vec()), String::new());
+    }
+
+    /// A line for the user, which becomes one of the log.
+    pub fn add_line(&self, text: &str) {
+        self.add_log(format!("{}\n", line(text.to_string())).as_bytes());
+    }
+
+    /// The job is over.
+    pub fn finish(&self, result: Result<()>) {
+        let lines = match &result {
+            Ok(()) => self.done.clone(),
+            Err(error) => lines::text(&self.said.of_failure(error)),
+        };
+        let mut state = self.queue.state.lock();
+        state.result = Some(result);
+        self.push(&mut state, JobEvent::Done, lines);
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Observer for Teller {
+    fn event(&mut self, event: &Event<'_>) {
+        let said = || lines::text(&lines::of_event(event));
+        let happened = match *event {
+            Event::Queued { away } if std::mem::replace(&mut self.queued[usize::from(away)], true) => return,
+            Event::Queued { .. } => JobEvent::Queued,
+            Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
+            Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.into()),
+            Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
+            Event::Sending { machine, items, bytes } => JobEvent::Sending(machine.into(), items, bytes),
+            Event::Transferred { bytes } => JobEvent::Transferred(bytes),
+            Event::Building { machine, .. } => JobEvent::Building(machine.into()),
+            Event::Retrieving { machine, items, bytes } => JobEvent::Retrieving(machine.into(), items, bytes),
+            Event::Retrying { machine, reason } => JobEvent::Retrying(machine.into(), reason.into()),
+            // The result tells more.
+            Event::Done { .. } => {
+                self.done = said();
+                return;
+            }
+            Event::SlotTaken { .. } | Event::Load { .. } | Event::ClockBehind { .. } | Event::BuiltHere { .. } => {
+                return;
+            }
+            Event::Built | Event::Verified { .. } | Event::Received => return,
+        };
+        let lines = if matches!(happened, JobEvent::Transferred(_)) { String::new() } else { said() };
+        self.push(&mut self.queue.state.lock(), happened, lines);
+    }
+
+    /// Puts the line into the build's log.
+    fn aside(&self) -> Option<Aside> {
+        let teller = Teller::new(Arc::clone(&self.queue));
+        Some(Arc::new(move |text| teller.add_line(text)))
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        let mut state = self.queue.state.lock();
+        while state.log >= MAX_LOG && !state.cancelled {
+            self.queue.changed.wait(&mut state);
+        }
+        if state.cancelled {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+        }
+        drop(state);
+        self.add_log(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+    use crate::doors::job::Reason;
+    use crate::ground::store_path::StoreDir;
+    use crate::report::console::Console;
+    use crate::report::lines::tests::events;
+
+    fn queue() -> Arc<Queue> {
+        Arc::new(Queue::new(Arc::new(EventFd::new().unwrap())))
+    }
+
+    #[test]
+    fn a_job_that_waits_for_hours_keeps_few_events() {
+        let queue = queue();
+        let mut reporter = Teller::new(Arc::clone(&queue));
+        for look in 0..100_000 {
+            for (machine, text) in
+                [("a", format!("load {look}")), ("b", "no route".into()), ("c", "x".repeat(look % 997))]
+            {
+                let reason = Error::new(ErrorKind::Unavailable, text);
+                reporter.event(&Event::PassedOver { machine, reason: &reason });
+            }
+            reporter.event(&Event::Queued { away: false });
+        }
+        let events = &queue.state.lock().events;
+        assert!(events.len() < 500, "{} events", events.len());
+        let about = |machine: &str| {
+            events.iter().filter(|e| matches!(&e.event, JobEvent::PassedOver(m, _) if m == machine)).count()
+        };
+        assert_eq!((about("a"), about("b")), (1, 1));
+    }
+
+    #[test]
+    fn what_is_said_aside_is_one_line_of_the_log() {
+        let queue = queue();
+        let reporter = Teller::new(Arc::clone(&queue));
+        reporter.aside().unwrap()("m\n@ build-succeeded x\r");
+        let told = queue.state.lock().events.pop_front().unwrap();
+        assert_eq!(told.event, JobEvent::Log(b"m @ build-succeeded x \n".to_vec()));
+        assert_eq!(told.lines, "");
+    }
+
+    #[test]
+    fn why_a_machine_is_not_used_comes_with_what_to_do() {
+        let queue = queue();
+        let mut reporter = Teller::new(Arc::clone(&queue));
+        let plain = Error::new(ErrorKind::Unavailable, "no route");
+        let hinted = plain.clone().hint("mend it");
+        reporter.event(&Event::PassedOver { machine: "a", reason: &hinted });
+        reporter.event(&Event::Retrying { machine: "a", reason: &hinted });
+        reporter.event(&Event::Retrying { machine: "b", reason: &plain });
+        let reason = |hint: Option<&str>| Reason { text: "no route".into(), hint: hint.map(str::to_string) };
+        let events: Vec<_> = queue.state.lock().events.drain(..).map(|told| told.event).collect();
+        let expected = [
+            JobEvent::PassedOver("a".into(), reason(Some("mend it"))),
+            JobEvent::Retrying("a".into(), reason(Some("mend it"))),
+            JobEvent::Retrying("b".into(), reason(None)),
+        ];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
+    fn a_job_says_what_a_hook_says() {
+        let store = StoreDir::new("/gnu/store").unwrap();
+        let derivation = store.parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv").unwrap();
+        let reason = Error::new(ErrorKind::HostKey, "it has another host key").on_machine("m").hint("compare");
+        for result in [Ok(()), Err(reason.clone()), Err(Error::new(ErrorKind::BuildFailed, "it failed"))] {
+            let (queue, mut file) = (queue(), tempfile::tempfile().unwrap());
+            let mut console = Console::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 0);
+            let mut teller = Teller::new(Arc::clone(&queue));
+            for event in events("m", &derivation, &reason) {
+                teller.event(&event);
+                // What is only of use to who sees it at once.
+                let details = matches!(
+                    event,
+                    Event::SlotTaken { .. }
+                        | Event::Load { .. }
+                        | Event::ClockBehind { .. }
+                        | Event::BuiltHere { .. }
+                        | Event::Verified { .. }
+                );
+                let done = matches!(event, Event::Done { .. }) && result.is_err();
+                if !details && !done {
+                    console.event(&event);
+                }
+            }
+            if let Err(error) = &result {
+                console.error(error);
+            }
+            teller.finish(result);
+            let lines: String = queue.state.lock().events.drain(..).map(|told| told.lines).collect();
+            let mut shown = String::new();
+            file.rewind().unwrap();
+            file.read_to_string(&mut shown).unwrap();
+            assert_eq!(lines, shown);
+            assert!(lines.contains("\nhint: compare\n") && lines.lines().count() >= 8, "{lines}");
+        }
+    }
+}

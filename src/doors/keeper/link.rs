@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The side of a process whose jobs the keeper does: one connection for all of them, and no thread.
+//!
+//! What the keeper says is read by whoever asks for an event of a job, or waits for one. The host watches one
+//! descriptor, which is readable while the keeper has said something that was not read, or a job has something that was
+//! not taken.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, epoll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use crate::build::engine::{Engine, Request, Work};
+use crate::doors::job::queue::{MAX_LOG, Queue, Ready, Teller};
+use crate::doors::job::{Job, JobEvent, Running, Started, Told};
+use crate::doors::keeper::client::{self, make_valid, unexpected};
+use crate::doors::keeper::message::{About, FromHook, FromKeeper, FromLink, Socket, closed, encode, send, take};
+use crate::ground::cancel::Cancel;
+use crate::ground::directories::Directories;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::event_fd::EventFd;
+use crate::ground::store_path::StorePath;
+use crate::machine::BuildMachine;
+use crate::store::ValidPath;
+
+/// How often a job is handed to another keeper, as the one before it ended and had not begun with it.
+const MOST_KEEPERS: u32 = 5;
+
+/// So many bytes of a job's log are taken before the keeper is told.
+const TELL_TAKEN: usize = MAX_LOG / 16;
+
+/// Most bytes that are read at once, before it is looked at what they say.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// The keeper of some directories, for the jobs of this process. Any thread.
+pub struct Link {
+    program: PathBuf,
+    directories: Directories,
+    state: Mutex<State>,
+    /// Notified when something was read, or nobody reads any more.
+    read: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Made by the first job.
+    watch: Option<Arc<Watch>>,
+    /// The last one, and those before it whose keepers still have jobs of ours.
+    connections: Vec<Connection>,
+    jobs: BTreeMap<u64, Entry>,
+    /// The numbers of jobs and connections so far.
+    numbers: u64,
+    /// Whether a thread sleeps until there is something to read, for all that wait.
+    sleeps: bool,
+}
+
+/// A job that is not over.
+struct Entry {
+    /// Over which connection.
+    connection: u64,
+    teller: Teller,
+    flag: Arc<Flag>,
+    cancel: Cancel,
+    _running: Running,
+    /// What starts it, until a keeper has begun with it.
+    start: Option<Vec<u8>>,
+    /// How many keepers were asked.
+    keepers: u32,
+    /// Outputs that are to be made valid.
+    received: Option<(StorePath, Vec<ValidPath>)>,
+    /// Whether they are: then the job is done, whatever becomes of the keeper.
+    made: bool,
+}
+
+impl Link {
+    /// Starts nothing yet. `program` is started as the keeper if there is none.
+    pub fn new(program: PathBuf, directories: Directories) -> Self {
+        Link { program, directories, state: Mutex::default(), read: Condvar::new() }
+    }
+
+    /// The program that is started as the keeper.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Has the keeper build what `request` asks for, on one of `machines`. Returns at once but that a keeper may have
+    /// to be started.
+    ///
+    /// Fails with [`ErrorKind::Unavailable`] if there is no keeper and none can be started, and with
+    /// [`ErrorKind::Exhausted`] for want of a descriptor.
+    pub fn start(self: &Arc<Self>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+        if !Engine::has_candidates(machines, &request.requirements) {
+            return Ok(Started::Declined);
+        }
+        let Some(running) = Running::another() else {
+            return Ok(Started::Postponed);
+        };
+        let mut state = self.state.lock();
+        let watch = match &state.watch {
+            Some(watch) => Arc::clone(watch),
+            None => Arc::clone(state.watch.insert(Arc::new(Watch::new()?))),
+        };
+        self.attend(&mut state); // a keeper that is gone is seen before it is told
+        let number = state.number();
+        let Request { requirements, derivation } = request;
+        let Work { inputs, outputs, options } = work;
+        let machines = machines.to_vec();
+        let start = FromLink::Start { machines, requirements, derivation, inputs, outputs, options };
+        let flag = Arc::new(Flag { watch: Arc::clone(&watch), reasons: Mutex::default() });
+        let queue = Arc::new(Queue::new(Arc::clone(&flag) as Arc<dyn Ready>));
+        let mut entry = Entry {
+            connection: 0,
+            teller: Teller::new(Arc::clone(&queue)),
+            flag: Arc::clone(&flag),
+            cancel: Cancel::default(),
+            _running: running,
+            start: Some(encode(&About(number, start))?),
+            keepers: 0,
+            received: None,
+            made: false,
+        };
+        self.hand_over(&mut state, &mut entry)?;
+        state.jobs.insert(number, entry);
+        drop(state);
+        let link = Arc::clone(self);
+        Ok(Started::Running(Box::new(LinkedJob { link, number, queue, flag, watch, untold: AtomicUsize::new(0) })))
+    }
+
+    /// Sends what starts a job to a keeper that takes new ones.
+    fn hand_over(&self, state: &mut State, entry: &mut Entry) -> Result<()> {
+        let at = match state.connections.iter().position(|connection| !connection.retires) {
+            Some(at) => at,
+            None => {
+                let connection = self.connect(state)?;
+                state.connections.push(connection);
+                state.connections.len() - 1
+            }
+        };
+        let connection = &mut state.connections[at];
+        (entry.connection, entry.keepers) = (connection.number, entry.keepers + 1);
+        connection.unsent.extend_from_slice(entry.start.as_deref().unwrap_or_default());
+        // That it is gone is seen when its end is read.
+        let _ = connection.flush();
+        Ok(())
+    }
+
+    fn connect(&self, state: &mut State) -> Result<Connection> {
+        let doing = || "the keeper's socket";
+        let watch = state.watch.clone().ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches the keeper"))?;
+        let stream = client::connect(&self.directories, &self.program)?;
+        send(&mut Socket(&stream), &FromHook::Link)?;
+        stream.set_nonblocking(true).io_context(ErrorKind::Unavailable, doing)?;
+        let number = state.number();
+        epoll::add(&watch.all, &stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)
+            .io_context(ErrorKind::Exhausted, doing)?;
+        let (received, unsent) = (Vec::new(), Vec::new());
+        Ok(Connection { number, stream: Arc::new(stream), watch, received, unsent, is_full: false, retires: false })
+    }
+
+    /// Reads and sends what can be without waiting, and hands out what was read.
+    fn attend(&self, state: &mut State) {
+        let (mut said, mut gone) = (Vec::new(), Vec::new());
+        for connection in &mut state.connections {
+            let number = connection.number;
+            let result = connection.flush().and_then(|()| connection.receive(|about| said.push((number, about))));
+            gone.extend(result.err().map(|error| (number, error)));
+        }
+        let is_news = !said.is_empty() || !gone.is_empty();
+        for (connection, About(job, message)) in said {
+            if let Err(error) = self.hear(state, connection, job, message) {
+                gone.push((connection, error));
+            }
+        }
+        for (number, error) in gone {
+            self.lose(state, number, &error);
+        }
+        let State { connections, jobs, .. } = state;
+        connections.retain(|connection| {
+            !connection.retires || jobs.values().any(|entry| entry.connection == connection.number)
+        });
+        if is_news {
+            self.read.notify_all();
+            if let Some(watch) = state.watch.as_ref().filter(|_| state.sleeps) {
+                watch.news.raise();
+            }
+        }
+    }
+
+    /// A keeper says something of a job.
+    fn hear(&self, state: &mut State, connection: u64, job: u64, message: FromKeeper) -> Result<()> {
+        let Some(entry) = state.jobs.get_mut(&job) else {
+            // It was cancelled. Its outputs are not ours any more.
+            if matches!(message, FromKeeper::MakeValid { .. }) {
+                let refused = Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+                state.say(connection, &About(job, FromLink::MadeValid(refused)))?;
+            }
+            return Ok(());
+        };
+        match message {
+            FromKeeper::Accepted => entry.start = None,
+            FromKeeper::Retires => {
+                if let Some(retired) = state.connections.iter_mut().find(|other| other.number == connection) {
+                    retired.retires = true;
+                }
+                self.hand_on(state, job, &closed());
+            }
+            FromKeeper::Told(told) => told.to(&mut entry.teller),
+            FromKeeper::Log(text) => entry.teller.add_log(&text),
+            FromKeeper::Aside(line) => entry.teller.add_line(&line),
+            FromKeeper::MakeValid { directory, items } => {
+                entry.received = Some((directory, items));
+                entry.flag.set(Reason::Received, true);
+            }
+            FromKeeper::Done => state.finish(job, Ok(())),
+            FromKeeper::Failed(error) => state.finish(job, Err(error)),
+            other => return Err(unexpected(&other)),
+        }
+        Ok(())
+    }
+
+    /// A connection is over.
+    fn lose(&self, state: &mut State, number: u64, error: &Error) {
+        let Some(at) = state.connections.iter().position(|connection| connection.number == number) else {
+            return;
+        };
+        state.connections.remove(at);
+        let of_it = state.jobs.iter().filter(|(_, entry)| entry.connection == number);
+        for job in of_it.map(|(job, _)| *job).collect::<Vec<_>>() {
+            self.hand_on(state, job, error);
+        }
+    }
+
+    /// A keeper does not do a job, as `error` says: another one does if it had not begun.
+    fn hand_on(&self, state: &mut State, job: u64, error: &Error) {
+        let Some(mut entry) = state.jobs.remove(&job) else { return };
+        let ended = || error.clone().context("the keeper ended").hint("run the same command again");
+        let result = match (&entry.start, entry.made) {
+            (_, true) => Ok(()),
+            (Some(_), _) if entry.keepers < MOST_KEEPERS => match self.hand_over(state, &mut entry) {
+                Ok(()) => {
+                    state.jobs.insert(job, entry);
+                    return;
+                }
+                Err(error) => Err(error),
+            },
+            _ => Err(ended()),
+        };
+        entry.teller.finish(result);
+    }
+
+    /// Reads until there is something new, or until `until`. One of those that wait sleeps for all.
+    fn sleep(&self, state: &mut MutexGuard<'_, State>, watch: &Watch, until: Option<Instant>) {
+        if state.sleeps {
+            match until {
+                Some(until) => drop(self.read.wait_until(state, until)),
+                None => self.read.wait(state),
+            }
+            return;
+        }
+        state.sleeps = true;
+        let streams: Vec<_> = state.connections.iter().map(|it| (Arc::clone(&it.stream), it.is_full)).collect();
+        MutexGuard::unlocked(state, || {
+            let flags = |is_full| if is_full { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            let mut watched: Vec<_> =
+                streams.iter().map(|(stream, is_full)| PollFd::new(&**stream, flags(*is_full))).collect();
+            // It fails for want of memory alone, and then it is looked again.
+            let _ = watch.news.sleep_beside(&mut watched, until);
+        });
+        watch.news.clear();
+        state.sleeps = false;
+        self.read.notify_all();
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn say(&mut self, connection: u64, message: &About<FromLink>) -> Result<()> {
+        let Some(connection) = self.connections.iter_mut().find(|other| other.number == connection) else {
+            return Ok(()); // its end is known
+        };
+        connection.unsent.extend(encode(message)?);
+        connection.flush()
+    }
+
+    fn finish(&mut self, job: u64, result: Result<()>) {
+        if let Some(entry) = self.jobs.remove(&job) {
+            entry.flag.set(Reason::Received, false);
+            entry.teller.finish(result);
+        }
+    }
+}
+
+/// A connection to a keeper.
+struct Connection {
+    number: u64,
+    stream: Arc<UnixStream>,
+    watch: Arc<Watch>,
+    received: Vec<u8>,
+    unsent: Vec<u8>,
+    /// Whether the socket takes no more now.
+    is_full: bool,
+    /// Whether the keeper takes no more jobs.
+    retires: bool,
+}
+
+impl Connection {
+    /// Sends what can be without waiting.
+    fn flush(&mut self) -> Result<()> {
+        let mut sent = 0;
+        let result = loop {
+            if sent == self.unsent.len() {
+                break Ok(());
+            }
+            match Socket(&self.stream).write(&self.unsent[sent..]) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.unsent.drain(..sent);
+        result.io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
+        let is_full = !self.unsent.is_empty();
+        if mem::replace(&mut self.is_full, is_full) != is_full {
+            let out = if is_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+            let (flags, data) = (epoll::EventFlags::IN | out, epoll::EventData::new_u64(self.number));
+            epoll::modify(&self.watch.all, &self.stream, data, flags)
+                .io_context(ErrorKind::Exhausted, || "watching the keeper's socket")?;
+        }
+        Ok(())
+    }
+
+    /// Reads what can be without waiting.
+    fn receive(&mut self, mut hear: impl FnMut(About<FromKeeper>)) -> Result<()> {
+        let ended = loop {
+            self.received.reserve(READ_AT_ONCE);
+            match recv(&self.stream, spare_capacity(&mut self.received), RecvFlags::DONTWAIT) {
+                Ok((_, length)) => break length == 0,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break false,
+                Err(Errno::CONNRESET) => break true,
+                Err(error) => return Err(error).io_context(ErrorKind::Unavailable, || "the keeper's socket"),
+            }
+        };
+        let mut taken = 0;
+        while let Some(about) = take(&self.received, &mut taken)? {
+            hear(about);
+        }
+        self.received.drain(..taken);
+        if ended { Err(closed()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Somebody who sleeps may have it open for a moment more.
+        let _ = epoll::delete(&self.watch.all, &self.stream);
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// What the host watches.
+struct Watch {
+    /// The sockets, and `ready`.
+    all: OwnedFd,
+    /// Raised while a job has something to take.
+    ready: EventFd,
+    /// How many have.
+    count: Mutex<usize>,
+    /// Raised when somebody else has read what the one who sleeps may wait for.
+    news: EventFd,
+}
+
+impl Watch {
+    fn new() -> Result<Self> {
+        let doing = || "watching the keeper";
+        let all = epoll::create(epoll::CreateFlags::CLOEXEC).io_context(ErrorKind::Exhausted, doing)?;
+        let (ready, news) = (EventFd::new()?, EventFd::new()?);
+        epoll::add(&all, &ready, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .io_context(ErrorKind::Exhausted, doing)?;
+        Ok(Watch { all, ready, count: Mutex::default(), news })
+    }
+}
+
+/// Why a job wants to be looked at.
+#[derive(Clone, Copy)]
+enum Reason {
+    Events,
+    Received,
+}
+
+/// Whether a job wants to be looked at.
+struct Flag {
+    watch: Arc<Watch>,
+    /// By [`Reason`].
+    reasons: Mutex<[bool; 2]>,
+}
+
+impl Flag {
+    fn set(&self, reason: Reason, is_so: bool) {
+        let mut reasons = self.reasons.lock();
+        let before = reasons.contains(&true);
+        reasons[reason as usize] = is_so;
+        let after = reasons.contains(&true);
+        let mut count = self.watch.count.lock();
+        match (before, after) {
+            (false, true) => {
+                *count += 1;
+                self.watch.ready.raise();
+            }
+            (true, false) => {
+                *count -= 1;
+                if *count == 0 {
+                    self.watch.ready.clear();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Ready for Flag {
+    fn raise(&self) {
+        self.set(Reason::Events, true);
+    }
+
+    fn clear(&self, _is_over: bool) {
+        self.set(Reason::Events, false);
+    }
+}
+
+/// A job that the keeper does.
+struct LinkedJob {
+    link: Arc<Link>,
+    number: u64,
+    queue: Arc<Queue>,
+    flag: Arc<Flag>,
+    watch: Arc<Watch>,
+    /// Bytes of log that were taken, of which the keeper was not told.
+    untold: AtomicUsize,
+}
+
+impl LinkedJob {
+    /// Takes the next event of those that are here.
+    fn take(&self) -> Option<Told> {
+        let told = self.queue.next_event()?;
+        if let JobEvent::Log(text) = &told.event {
+            let untold = self.untold.fetch_add(text.len(), Ordering::SeqCst) + text.len();
+            if untold >= TELL_TAKEN {
+                self.untold.fetch_sub(untold, Ordering::SeqCst);
+                self.say(&mut self.link.state.lock(), FromLink::Taken(untold));
+            }
+        }
+        Some(told)
+    }
+
+    fn say(&self, state: &mut State, message: FromLink) {
+        if let Some(connection) = state.jobs.get(&self.number).map(|entry| entry.connection) {
+            // That it is gone is seen when its end is read.
+            let _ = state.say(connection, &About(self.number, message));
+        }
+    }
+
+    /// Reads what the keeper has said, and makes outputs valid if they are to be.
+    fn attend(&self, state: &mut MutexGuard<'_, State>) {
+        self.link.attend(state);
+        let Some(entry) = state.jobs.get_mut(&self.number) else { return };
+        let Some((directory, items)) = entry.received.take() else { return };
+        entry.flag.set(Reason::Received, false);
+        let cancel = entry.cancel.clone();
+        let made = MutexGuard::unlocked(state, || make_valid(&self.link.directories, &directory, &items, &cancel));
+        if let Some(entry) = state.jobs.get_mut(&self.number) {
+            entry.made = made.is_ok();
+        }
+        self.say(state, FromLink::MadeValid(made));
+    }
+}
+
+impl Job for LinkedJob {
+    fn next_event(&self) -> Option<Told> {
+        self.take().or_else(|| {
+            self.attend(&mut self.link.state.lock());
+            self.take()
+        })
+    }
+
+    fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now().checked_add(time);
+        let mut state = self.link.state.lock();
+        loop {
+            self.attend(&mut state);
+            if self.queue.result().is_some() {
+                return true;
+            }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return false;
+            }
+            self.link.sleep(&mut state, &self.watch, until);
+        }
+    }
+
+    fn cancel(&self) {
+        let mut state = self.link.state.lock();
+        self.say(&mut state, FromLink::Cancel);
+        if let Some(entry) = state.jobs.get(&self.number) {
+            entry.cancel.cancel();
+        }
+        state.finish(self.number, Err(Error::new(ErrorKind::Cancelled, "cancelled")));
+        self.link.read.notify_all();
+        self.watch.news.raise();
+    }
+
+    fn result(&self) -> Option<Result<()>> {
+        self.queue.result()
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.watch.all.as_fd()
+    }
+}
+
+impl Drop for LinkedJob {
+    fn drop(&mut self) {
+        self.cancel();
+        self.flag.set(Reason::Events, false);
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

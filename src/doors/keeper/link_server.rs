@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! The keeper's side of a link: a thread hears what its process says, and each of its jobs has one.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::build::engine::{Engine, Request, Work};
+use crate::doors::job::queue::MAX_LOG;
+use crate::doors::keeper::message::{About, FromKeeper, FromLink, Told, receive};
+use crate::doors::keeper::report::Activity;
+use crate::doors::keeper::server::{Hook, Keeper, Voice, admit};
+use crate::ground::cancel::Cancel;
+use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::store_path::StorePath;
+use crate::ground::thread;
+use crate::machine::BuildMachine;
+use crate::report::{Aside, Event, Observer};
+use crate::store::{Received, Registrar};
+
+/// Hears what a link says until it hangs up, and then cancels its jobs and waits for their ends.
+pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
+    keeper.is_link(hook);
+    let jobs = Arc::new(Jobs::default());
+    let result = listen(hook, keeper, &jobs);
+    let mut running = jobs.running.lock();
+    running.values().for_each(|job| job.cancel());
+    while !running.is_empty() {
+        jobs.one_ended.wait(&mut running);
+    }
+    result
+}
+
+fn listen(hook: &Hook, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
+    loop {
+        let About(number, said) = receive(&mut &*hook.voice.stream)?;
+        if let FromLink::Start { machines, requirements, derivation, inputs, outputs, options } = said {
+            let machines = admit(machines)?;
+            let activity = keeper.begin(&machines, &requirements, &derivation);
+            if !keeper.takes(hook, number, activity) {
+                hook.voice.say(&About(number, FromKeeper::Retires))?;
+                continue;
+            }
+            hook.voice.say(&About(number, FromKeeper::Accepted))?;
+            let (request, work) = (Request { requirements, derivation }, Work { inputs, outputs, options });
+            start(keeper, jobs, &hook.voice, number, machines, request, work)?;
+            continue;
+        }
+        // What is said of one that is over comes too late.
+        let Some(job) = jobs.running.lock().get(&number).cloned() else { continue };
+        match said {
+            FromLink::Taken(bytes) => job.note(|state| state.untaken = state.untaken.saturating_sub(bytes)),
+            FromLink::MadeValid(made) => job.note(|state| state.made = Some(made)),
+            FromLink::Cancel => job.cancel(),
+            FromLink::Start { .. } => {}
+        }
+    }
+}
+
+fn start(
+    keeper: &Arc<Keeper>,
+    jobs: &Arc<Jobs>,
+    voice: &Voice,
+    number: u64,
+    machines: Vec<BuildMachine>,
+    request: Request,
+    work: Work,
+) -> Result<()> {
+    let job = Arc::new(Running::default());
+    jobs.running.lock().insert(number, Arc::clone(&job));
+    let here = Here { jobs: Arc::clone(jobs), keeper: Arc::clone(keeper), voice: voice.clone(), number };
+    let voice = JobVoice { voice: voice.clone(), number, job: Arc::clone(&job) };
+    let teller = voice.clone();
+    let started = thread::spawn("guix-offload-job", move || {
+        let (mut observer, mut registrar) = (voice.clone(), voice.clone());
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let engine: &Engine = &here.keeper.engine;
+            match engine.accept(&machines, &request)? {
+                Some(accepted) => engine.run_for(accepted, work, Some(&mut registrar), &job.cancel, &mut observer),
+                None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
+            }
+        }))
+        .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
+        let _ = voice.say(result.map_or_else(FromKeeper::Failed, |()| FromKeeper::Done));
+        drop(here); // not before it is said: a keeper without a job may end
+    });
+    match started {
+        Ok(_) => Ok(()),
+        Err(error) => teller.say(FromKeeper::Failed(error)),
+    }
+}
+
+/// The jobs of a link.
+#[derive(Default)]
+struct Jobs {
+    running: Mutex<HashMap<u64, Arc<Running>>>,
+    one_ended: Condvar,
+}
+
+/// A job is among those that run for as long as this lives.
+struct Here {
+    jobs: Arc<Jobs>,
+    keeper: Arc<Keeper>,
+    voice: Voice,
+    number: u64,
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.jobs.running.lock().remove(&self.number);
+        self.voice.activities.lock().remove(&self.number);
+        self.jobs.one_ended.notify_all();
+        self.keeper.changed.raise();
+    }
+}
+
+/// A job, for the thread that hears what is said of it.
+#[derive(Default)]
+struct Running {
+    cancel: Cancel,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes of log that were said and not taken.
+    untaken: usize,
+    /// What came of the last question to make outputs valid.
+    made: Option<Result<Vec<StorePath>>>,
+    cancelled: bool,
+}
+
+impl Running {
+    fn note(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+
+    fn cancel(&self) {
+        self.note(|state| state.cancelled = true);
+        self.cancel.cancel();
+    }
+
+    /// Waits until `look` finds something, or the job is cancelled.
+    fn wait_for<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T> {
+        let mut state = self.state.lock();
+        loop {
+            if state.cancelled {
+                return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+            }
+            if let Some(found) = look(&mut state) {
+                return Ok(found);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+/// Speaks of a job, from any thread.
+#[derive(Clone)]
+struct JobVoice {
+    voice: Voice,
+    number: u64,
+    job: Arc<Running>,
+}
+
+impl JobVoice {
+    fn say(&self, message: FromKeeper) -> Result<()> {
+        self.voice.say(&About(self.number, message))
+    }
+}
+
+/// Tells the process what is going on. That it is gone is noticed elsewhere.
+impl Observer for JobVoice {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Some(activity) = self.voice.activities.lock().get_mut(&self.number) {
+            Activity::note(activity, event);
+        }
+        let _ = self.say(FromKeeper::Told(Told::from(event)));
+    }
+
+    fn aside(&self) -> Option<Aside> {
+        let voice = self.clone();
+        Some(Arc::new(move |line| {
+            let _ = voice.say(FromKeeper::Aside(line.into()));
+        }))
+    }
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        self.job.wait_for(|state| (state.untaken < MAX_LOG).then(|| state.untaken += text.len()))?;
+        self.say(FromKeeper::Log(text.to_vec())).map_err(|_| Error::new(ErrorKind::Cancelled, "the process ended"))
+    }
+}
+
+/// Has the process make outputs valid, as it holds the locks on them.
+impl Registrar for JobVoice {
+    fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>> {
+        let (directory, items) = (received.path.clone(), received.items.to_vec());
+        self.job.note(|state| state.made = None);
+        self.say(FromKeeper::MakeValid { directory, items })?;
+        self.job.wait_for(|state| state.made.take())?
+    }
+}
