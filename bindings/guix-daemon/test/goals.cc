@@ -44,17 +44,26 @@
     _exit(1);
 }
 
-static std::set<std::string> names(const char* directory)
+static std::set<std::string> names(DIR* entries)
 {
+    CHECK(entries != nullptr, "");
     std::set<std::string> names;
-    DIR* entries = opendir(directory);
-    CHECK(entries != nullptr, directory);
-    std::string self = std::to_string(dirfd(entries));
     while (auto entry = readdir(entries))
-        if (entry->d_name[0] != '.' && entry->d_name != self) names.insert(entry->d_name);
+        if (entry->d_name[0] != '.') names.insert(entry->d_name);
     closedir(entries);
     return names;
 }
+
+static std::set<std::string> descriptors()
+{
+    DIR* entries = opendir("/proc/self/fd");
+    std::string self = std::to_string(dirfd(entries));
+    auto all = names(entries);
+    all.erase(self);
+    return all;
+}
+
+static std::size_t threads() { return names(opendir("/proc/self/task")).size(); }
 
 // Waits for something that may take a moment, but not more than so many seconds.
 template<typename Condition>
@@ -205,7 +214,7 @@ static void runGoals(Offloader& offloader)
         worker.waitForInput();
         checkDescriptorsOfChildren();
         checkWorkInChildren();
-        CHECK(names("/proc/self/task").size() == 1, "the library has a thread in this process");
+        CHECK(threads() == 1, "the library has a thread in this process");
     }
     CHECK(cancelled().busy() && anySlotIsHeld(), cancelled().messages);
     double begun = now();
@@ -302,7 +311,7 @@ static int checkMany(const std::string& file)
     Offloader offloader((OffloadDirectories()));
     Worker worker(offloader);
     worker.keepsGoals = true;
-    std::size_t done = 0, local = 0, most = 0, descriptors = 0;
+    std::size_t done = 0, local = 0, most = 0, open = 0;
     double begun = now(), asked = 0;
     std::set<std::size_t> waiting, running;
     for (std::size_t i = 0; i < goals.size(); i++) waiting.insert(i);
@@ -319,7 +328,7 @@ static int checkMany(const std::string& file)
                 }
             }
             most = std::max(most, running.size());
-            descriptors = std::max(descriptors, names("/proc/self/fd").size());
+            open = std::max(open, descriptors().size());
         }
         if (local < goals.size()) {
             pid_t builder = startBuilder();
@@ -331,7 +340,7 @@ static int checkMany(const std::string& file)
             local++;
         }
         worker.waitForInput(0.01);
-        CHECK(names("/proc/self/task").size() == 1, "the library has a thread in this process");
+        CHECK(threads() == 1, "the library has a thread in this process");
         for (auto i = running.begin(); i != running.end();) {
             Goal& goal = goals[*i];
             if (goal.ended == 0) { i++; continue; }
@@ -343,7 +352,7 @@ static int checkMany(const std::string& file)
     }
     for (auto& goal : goals) CHECK(goal.busy(), "the request still has its goals");
     std::printf("%zu builds in %.1f s, at most %zu at once, %zu descriptors; %zu local ones\nok\n", done, now() - begun,
-                most, descriptors, local);
+                most, open, local);
     return 0;
 }
 
@@ -368,18 +377,18 @@ try {
         for (auto& goal : readGoals(argv[i])) goals.push_back(goal);
     CHECK(goals.size() == 10, std::to_string(goals.size()));
 
-    for (auto& inherited : names("/proc/self/fd"))
+    for (auto& inherited : descriptors())
         if (std::stoi(inherited) > STDERR_FILENO) close(std::stoi(inherited));
-    auto descriptors = names("/proc/self/fd");
-    CHECK(names("/proc/self/task").size() == 1, "");
+    auto before = descriptors();
+    CHECK(threads() == 1, "");
     {
         Offloader offloader((OffloadDirectories()));
-        CHECK(names("/proc/self/fd") == descriptors && names("/proc/self/task").size() == 1, "");
+        CHECK(descriptors() == before && threads() == 1, "");
         checkMachineFile(offloader, goals[0].build.system);
         runGoals(offloader);
         waitForLine(); // the machines have been looked at
     }
-    CHECK(names("/proc/self/task").size() == 1 && names("/proc/self/fd") == descriptors, "");
+    CHECK(threads() == 1 && descriptors() == before, "");
     CHECK(!anySlotIsHeld(), "");
     checkResults();
     std::cout << "ok" << std::endl;
