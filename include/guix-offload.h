@@ -555,8 +555,8 @@ guix_offload_status guix_offload_engine_new(guix_offload_engine **engine, guix_o
  * `guix_offload_engine_free`.
  *
  * Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
- * four open. What the keeper says waits in the socket until a call for a job reads it, or until the process ends:
- * then the jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
+ * four open. What the keeper says waits in the socket until a call for a job reads it. When the process ends, its
+ * jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
  * `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if
@@ -988,8 +988,8 @@ typedef struct guix_offload_job guix_offload_job;
 /**
  * Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
  * `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
- * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs are running. A job waits
- * for a free machine as long as it takes. `request` and `machines` are copied.
+ * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs of this process run (512
+ * if the keeper does them). A job waits for a free machine as long as it takes. `request` and `machines` are copied.
  *
  * The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
  * the keeper, which this call starts if there is none: that takes milliseconds, at most 5 s. Its log waits in

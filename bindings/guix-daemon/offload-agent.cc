@@ -87,7 +87,8 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     for (auto& feature : build.features) request.add_feature(feature);
     for (auto& input : build.inputs) request.add_input(input);
     for (auto& output : build.outputs) request.add_output(output);
-    request.set_limits(build.buildTimeout, build.maxSilentTime).set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
+    request.set_limits(build.buildTimeout, build.maxSilentTime)
+        .set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
     if (build.cores >= 0) request.set_cores(build.cores);
     if (build.rounds > 0) request.set_rounds(build.rounds);
 

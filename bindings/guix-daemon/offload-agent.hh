@@ -4,8 +4,8 @@
 // README.md beside this says where in nix/libstore/build.cc it goes.
 //
 // A process has one Offloader; a DerivationGoal that is offloaded has one OffloadAgent. All calls are made by the
-// thread that runs the Worker's loop. The builds run in the keeper, a process of the library's; in the daemon's there is
-// no other thread, so that it may start builders with clone(2).
+// thread that runs the Worker's loop. The builds run in the keeper, a process of the library's. In the daemon's there
+// is no other thread, so it may start builders with clone(2).
 
 #pragma once
 

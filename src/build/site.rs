@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::local_guix::LocalGuix;
 use super::transfer;
 use crate::choose::pool::Pool;
-use crate::choose::slot::Lock;
+use crate::choose::queue::Slot;
 use crate::choose::{Lease, Resources, guard};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::{Cancel, Guard};
@@ -79,7 +79,7 @@ pub struct Task<'a> {
 pub struct Site {
     common: Arc<Common>,
     pub(super) remote: Box<dyn Connection>,
-    slot: Option<Lock>,
+    slot: Option<Slot>,
     /// Since when the slot is taken, or the last build over that it was taken for.
     since: Instant,
     cancel: Cancel,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::queue::{Place, Waiting};
-use super::slot::{Lock, LockDirectory, SharedSlots};
+use super::queue::{Place, Slot, Waiting};
+use super::slot::{LockDirectory, SharedSlots};
 use super::turn::{self, Turn};
 use super::{Resources, forecast};
 use crate::ground::error::Result;
@@ -94,16 +94,17 @@ impl Candidates {
     }
 
     /// Takes a slot of a candidate, unless builds that are `ahead` in the queue will take all that are free.
-    pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Lock>> {
+    pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Slot>> {
         let machine = &self.machines[index];
         let rivals = ahead.iter().filter(|waiting| waiting.wants(machine)).count();
         if !waits && rivals >= machine.parallel_builds as usize {
             return Ok(None);
         }
-        let Some(slot) = self.slots[index].lock().try_take()? else {
+        let Some(lock) = self.slots[index].lock().try_take()? else {
             self.untaken[index] = None;
             return Ok(None);
         };
+        let slot = Slot::new(lock, &self.resources.queue, machine);
         if rivals > 0 {
             let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine)?;
             let free = machine.parallel_builds.saturating_sub(taken) as usize;

@@ -8,8 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::history::{History, SetbackKind};
-use super::queue::Place;
-use super::slot::Lock;
+use super::queue::{Place, Slot};
 use super::{Candidates, Choice, Lease, Resources, guard, order};
 use crate::archive::Acl;
 use crate::ground::cancel::{Cancel, Guard};
@@ -47,7 +46,7 @@ const IDLE_PING_TIMEOUT: Duration = Duration::from_secs(2);
 struct Attempt {
     begun: Instant,
     line: Arc<dyn Line>,
-    slot: Lock,
+    slot: Slot,
     guard: Guard,
 }
 

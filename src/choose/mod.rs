@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use crate::choose::history::Histories;
 use crate::choose::pool::Pool;
-use crate::choose::queue::Queue;
-use crate::choose::slot::{Lock, Slots};
+use crate::choose::queue::{Queue, Slot};
+use crate::choose::slot::Slots;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::clock::Clock;
 use crate::ground::directories::Directories;
@@ -54,7 +54,7 @@ pub struct Lease {
     /// Whether the connection is one that had been idle: if it fails, that says nothing about the machine.
     pub reused: bool,
     /// The slot.
-    pub slot: Lock,
+    pub slot: Slot,
     /// Since when the slot is taken.
     pub since: Instant,
     /// Cuts the connection when cancelled.

@@ -11,7 +11,7 @@
 //! `waiting` is only ever replaced as a whole, so it is read without a lock. A line whose byte nobody holds is that of
 //! a build that is over, however it ended; whoever joins next removes it.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -22,7 +22,9 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
+use crate::choose::slot::Lock;
 use crate::choose::slot::lock::{self, Range};
+use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::state_dir::StateDir;
 use crate::machine::BuildMachine;
@@ -38,8 +40,15 @@ pub struct Queue {
     directory: StateDir,
     /// The file `lock`: one for all builds of the process, however many wait.
     file: OnceCell<File>,
-    /// The tickets of this process, which its own locks do not show.
-    ours: Mutex<HashSet<u64>>,
+    /// The builds of this process, which its own locks do not show, by their tickets.
+    ours: Mutex<BTreeMap<u64, Ours>>,
+}
+
+/// A build of this process that waits.
+struct Ours {
+    machines: Vec<String>,
+    /// Wakes it; `None`: it does not sleep, or was woken.
+    sleeping: Option<Cancel>,
 }
 
 /// A build that waits.
@@ -57,6 +66,36 @@ impl Waiting {
     }
 }
 
+/// A slot, taken. Dropping it frees it, and wakes the build that is next.
+pub struct Slot {
+    lock: Lock,
+    _freed: Freed,
+}
+
+impl Slot {
+    /// The slot of `machine` that `lock` is, which builds in `queue` may wait for.
+    pub fn new(lock: Lock, queue: &Arc<Queue>, machine: &BuildMachine) -> Self {
+        Slot { lock, _freed: Freed { queue: Arc::clone(queue), machine: name_of(machine) } }
+    }
+
+    /// The name of the lock's file.
+    pub fn name(&self) -> &Path {
+        self.lock.name()
+    }
+}
+
+/// Dropped after the lock.
+struct Freed {
+    queue: Arc<Queue>,
+    machine: String,
+}
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        self.queue.wake_next(std::slice::from_ref(&self.machine));
+    }
+}
+
 /// A place in the queue. Dropping it leaves the queue.
 pub struct Place {
     queue: Arc<Queue>,
@@ -65,10 +104,13 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.queue.ours.lock().remove(&self.ticket);
+        let left = self.queue.ours.lock().remove(&self.ticket);
         if let Some(file) = self.queue.file.get() {
             // Should it fail, the place is free when the process ends.
             let _ = lock::unlock(file, Range::Byte(self.ticket));
+        }
+        if let Some(left) = left {
+            self.queue.wake_next(&left.machines);
         }
     }
 }
@@ -87,9 +129,10 @@ impl Queue {
         let changing = Changing::begin(file)
             .io_context(ErrorKind::Store, || format!("locking '{}'", self.directory.path("lock").display()))?;
         let mut waiting = self.read();
-        waiting.retain(|one| ours.contains(&one.ticket) || is_held(file, one.ticket));
+        waiting.retain(|one| ours.contains_key(&one.ticket) || is_held(file, one.ticket));
         let ticket = waiting.last().map_or(1, |last| last.ticket + 1);
-        waiting.push(Waiting { ticket, machines: machines.iter().map(name_of).collect() });
+        let machines: Vec<_> = machines.iter().map(name_of).collect();
+        waiting.push(Waiting { ticket, machines: machines.clone() });
         let what = || format!("writing '{}'", self.directory.path("waiting").display());
         if !lock::try_lock(file, Range::Byte(ticket)).io_context(ErrorKind::Store, what)? {
             return Err(Error::new(ErrorKind::Store, "a place in the queue of builds that is free is locked"));
@@ -99,7 +142,7 @@ impl Queue {
             return Err(error).io_context(ErrorKind::Store, what);
         }
         drop(changing);
-        ours.insert(ticket);
+        ours.insert(ticket, Ours { machines, sleeping: None });
         drop(ours);
         Ok(Place { queue: Arc::clone(self), ticket })
     }
@@ -115,9 +158,27 @@ impl Queue {
         let Ok(file) = self.file() else { return Vec::new() };
         waiting.retain(|one| {
             place.is_none_or(|place| one.ticket < place.ticket)
-                && (self.ours.lock().contains(&one.ticket) || is_held(file, one.ticket))
+                && (self.ours.lock().contains_key(&one.ticket) || is_held(file, one.ticket))
         });
         waiting
+    }
+
+    /// The build with `place` is about to sleep, and `cancel` wakes it when it may be its turn, once; `None`: it sleeps
+    /// no more. A build of another process that gives up a slot wakes nobody.
+    pub fn set_sleeping(&self, place: &Place, cancel: Option<&Cancel>) {
+        if let Some(ours) = self.ours.lock().get_mut(&place.ticket) {
+            ours.sleeping = cancel.cloned();
+        }
+    }
+
+    /// Wakes the build that has waited longest, of those of this process that sleep and that one of `machines` can do.
+    fn wake_next(&self, machines: &[String]) {
+        let mut ours = self.ours.lock();
+        let mut sleeping = ours.values_mut().filter(|one| one.sleeping.is_some());
+        let next = sleeping.find(|one| one.machines.iter().any(|machine| machines.contains(machine)));
+        if let Some(cancel) = next.and_then(|next| next.sleeping.take()) {
+            cancel.wake();
+        }
     }
 
     fn file(&self) -> Result<&File> {
@@ -197,6 +258,7 @@ fn parse(text: &str) -> Vec<Waiting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choose::slot::LockDirectory;
     use crate::machine::tests::machine;
 
     fn tickets(waiting: &[Waiting]) -> Vec<u64> {
@@ -228,6 +290,33 @@ mod tests {
         assert_eq!(tickets(&one.ahead_of(Some(&fourth))), [3]);
         let text = std::fs::read_to_string(state.path().join(".queue/waiting")).unwrap();
         assert_eq!(text, "3 a:22\n4 a:22\n", "who joins removes those that have left");
+    }
+
+    #[test]
+    fn a_slot_that_is_freed_wakes_the_one_build_that_is_next() {
+        let state = tempfile::tempdir().unwrap();
+        let queue = Queue::new(state.path());
+        let lock = || LockDirectory::slots(state.path(), &machine("a")).unwrap().try_take().unwrap().unwrap();
+        let slot = Slot::new(lock(), &queue, &machine("a"));
+        let builds = ["b", "a", "a", "a"].map(|name| (queue.join(&[machine(name)]).unwrap(), Cancel::default()));
+        builds.iter().for_each(|(place, cancel)| queue.set_sleeping(place, Some(cancel)));
+        let [_, first, second, third] = &builds;
+        let is_woken = |(_, cancel): &(Place, Cancel)| {
+            let begun = Instant::now();
+            cancel.sleep(Duration::from_millis(20)).unwrap();
+            begun.elapsed() < Duration::from_millis(20)
+        };
+        drop(slot);
+        assert_eq!([0, 1, 2, 3].map(|at| is_woken(&builds[at])), [false, true, false, false]);
+        // Who was woken is not woken again, and who does not sleep is not woken.
+        queue.set_sleeping(&second.0, None);
+        drop(Slot::new(lock(), &queue, &machine("a")));
+        assert_eq!([first, second, third].map(is_woken), [false, false, true]);
+        // One that leaves the queue lets the next one look.
+        queue.set_sleeping(&third.0, Some(&third.1));
+        let [_, first, _, third] = builds;
+        drop(first);
+        assert!(is_woken(&third));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::history::SetbackKind;
 use super::queue::Place;
 use super::slot::LockDirectory;
 use super::*;
+use crate::choose::slot::Lock;
 use crate::ground::clock::tests::TurnedClock;
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StoreDir;

@@ -39,9 +39,21 @@ impl<'a> Turn<'a> {
     /// Waits until it may have come for the build with this `place` in the queue, which has waited since then, or it is
     /// time to look at the machines again.
     pub fn wait(&self, place: Option<&Place>, waiting_since: Instant, cancel: &Cancel) -> Result<()> {
+        let result = self.sleep_until_it_comes(place, waiting_since, cancel);
+        if let Some(place) = place {
+            self.resources.queue.set_sleeping(place, None);
+        }
+        result
+    }
+
+    fn sleep_until_it_comes(&self, place: Option<&Place>, waiting_since: Instant, cancel: &Cancel) -> Result<()> {
         let clock = &self.resources.clock;
         let begun = clock.now();
         loop {
+            // Before it looks: what is freed meanwhile ends the sleep.
+            if let Some(place) = place {
+                self.resources.queue.set_sleeping(place, Some(cancel));
+            }
             let ahead = self.count_ahead(place);
             // If more wait than there are slots, it need not look at those.
             let free = if ahead < self.slot_count() { self.count_free() } else { 0 };

@@ -319,11 +319,12 @@ impl Hook {
     fn check_this_host(&self, could_build_here: &dyn Fn() -> bool) -> Result<()> {
         let directories = &self.directories;
         Acl::load(&directories.acl_file())?;
-        // Without a key it goes on where it must: the build may need nothing that is signed here.
-        if could_build_here() {
-            KeyPair::load(&directories.configuration)?;
+        // Without a key it goes on where it must: the build may need nothing that is signed here. Whether it must is
+        // asked last, as it takes a look at each of the daemon's children.
+        match KeyPair::load(&directories.configuration) {
+            Err(error) if could_build_here() => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

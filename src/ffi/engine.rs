@@ -123,8 +123,8 @@ export! {
     /// `guix_offload_engine_free`.
     ///
     /// Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
-    /// four open. What the keeper says waits in the socket until a call for a job reads it, or until the process ends:
-    /// then the jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
+    /// four open. What the keeper says waits in the socket until a call for a job reads it. When the process ends, its
+    /// jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
     /// `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if

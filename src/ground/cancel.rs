@@ -26,6 +26,8 @@ type Action = Box<dyn Fn(Error) + Send>;
 #[derive(Default)]
 struct State {
     cancelled: bool,
+    /// Whether the sleep under way, or the next one, is over.
+    woken: bool,
     guards: Vec<(u64, Action)>,
     next: u64,
 }
@@ -49,16 +51,22 @@ impl Cancel {
         if self.0.state.lock().cancelled { Err(cancelled()) } else { Ok(()) }
     }
 
-    /// Sleeps for `time`; fails as soon as cancelled.
+    /// Sleeps for `time`, or until [woken](Cancel::wake); fails as soon as cancelled.
     pub fn sleep(&self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
         let mut state = self.0.state.lock();
         while !state.cancelled {
-            if self.0.changed.wait_until(&mut state, until).timed_out() {
+            if std::mem::take(&mut state.woken) || self.0.changed.wait_until(&mut state, until).timed_out() {
                 return Ok(());
             }
         }
         Err(cancelled())
+    }
+
+    /// Ends the sleep under way, or the next one.
+    pub fn wake(&self) {
+        self.0.state.lock().woken = true;
+        self.0.changed.notify_all();
     }
 
     /// Calls `cut_off`, with the error to fail with, on cancellation while the guard lives, or at once if that was
@@ -115,6 +123,22 @@ mod tests {
         });
         assert!(begun.elapsed() < Duration::from_secs(30));
         assert!(cancel.check().is_err() && cancel.sleep(Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn who_is_woken_sleeps_no_longer() {
+        let (cancel, long) = (Cancel::default(), Duration::from_secs(600));
+        cancel.wake();
+        cancel.sleep(long).unwrap(); // also if that was before
+        std::thread::scope(|scope| {
+            let sleeping = scope.spawn(|| cancel.sleep(long));
+            std::thread::sleep(Duration::from_millis(10));
+            cancel.wake();
+            sleeping.join().unwrap().unwrap();
+        });
+        let begun = Instant::now();
+        cancel.sleep(Duration::from_millis(20)).unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(20), "once");
     }
 
     #[test]

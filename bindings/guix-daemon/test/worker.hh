@@ -26,8 +26,8 @@ inline double now()
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// A builder as guix-daemon starts one: with clone(2), so that the C library does not look after the locks of malloc, and
-// before it executes a program it allocates memory, formats, throws, and changes the environment.
+// A builder as guix-daemon starts one: with clone(2), so that the C library does not look after the locks of malloc;
+// before it executes a program, it allocates memory, formats, throws, and changes the environment.
 inline pid_t startBuilder()
 {
     static char stack[256 * 1024];

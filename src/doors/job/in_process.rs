@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::build::engine::{Engine, Request, Work};
 use crate::doors::job::queue::{Queue, Teller};
-use crate::doors::job::{Job, Running, Started, Told};
+use crate::doors::job::{Job, MAX_JOBS, Running, Started, Told};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::event_fd::EventFd;
@@ -31,7 +31,7 @@ pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, 
     if !Engine::has_candidates(machines, &request.requirements) {
         return Ok(Started::Declined);
     }
-    let Some(running) = Running::another() else {
+    let Some(running) = Running::another(MAX_JOBS) else {
         return Ok(Started::Postponed);
     };
     let ready = Arc::new(EventFd::new()?);

@@ -11,8 +11,11 @@ use crate::ground::error::{Error, Result};
 pub mod in_process;
 pub mod queue;
 
-/// How many jobs may run in one process at once; to start more is postponed.
+/// How many jobs may run in threads of one process at once; to start more is postponed.
 pub const MAX_JOBS: usize = 256;
+
+/// How many jobs of a process the keeper may do at once; to start more is postponed. In the keeper, each has a thread.
+pub const MAX_LINKED_JOBS: usize = 512;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
@@ -36,7 +39,7 @@ pub trait Job: Send + Sync {
     fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
-/// An event of a job: one of the [`Event`]s of its build, or a piece of its log.
+/// An event of a job: one of the [`crate::report::Event`]s of its build, or a piece of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobEvent {
     /// No machine is free; the job waits.
@@ -95,13 +98,13 @@ pub enum Started {
     Running(Box<dyn Job>),
 }
 
-/// One of at most [`MAX_JOBS`].
+/// One of at most so many jobs of this process.
 pub struct Running;
 
 impl Running {
-    /// One more, unless that is one too many.
-    pub fn another() -> Option<Self> {
-        let more = |count| (count < MAX_JOBS).then_some(count + 1);
+    /// One more, unless there are `most` by now.
+    pub fn another(most: usize) -> Option<Self> {
+        let more = |count| (count < most).then_some(count + 1);
         RUNNING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Running)
     }
 }

@@ -23,7 +23,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::build::engine::{Engine, Request, Work};
 use crate::doors::job::queue::{MAX_LOG, Queue, Ready, Teller};
-use crate::doors::job::{Job, JobEvent, Running, Started, Told};
+use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Running, Started, Told};
 use crate::doors::keeper::client::{self, make_valid, unexpected};
 use crate::doors::keeper::message::{About, FromHook, FromKeeper, FromLink, Socket, closed, encode, send, take};
 use crate::ground::cancel::Cancel;
@@ -103,7 +103,7 @@ impl Link {
         if !Engine::has_candidates(machines, &request.requirements) {
             return Ok(Started::Declined);
         }
-        let Some(running) = Running::another() else {
+        let Some(running) = Running::another(MAX_LINKED_JOBS) else {
             return Ok(Started::Postponed);
         };
         let mut state = self.state.lock();
