@@ -989,7 +989,8 @@ typedef struct guix_offload_job guix_offload_job;
  * Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
  * `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
  * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs of this process run (512
- * if the keeper does them). A job waits for a free machine as long as it takes. `request` and `machines` are copied.
+ * if the keeper does them). A job waits for a free machine as long as it takes. `request` and `machines` are
+ * copied.
  *
  * The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
  * the keeper, which this call starts if there is none: that takes milliseconds, at most 5 s. Its log waits in

@@ -13,8 +13,8 @@
 //
 // Says "kept MACHINE TREE", which a failed build left there, and "ok".
 //
-//   goals many PLAIN                   any number of builds in one request, whose goals are kept to its end, and as many
-//                                      local builds meanwhile; at most 1024 files may be open
+//   goals many PLAIN                   any number of builds in one request, whose goals are kept to its end, and as
+//                                      many local builds meanwhile; at most 1024 files may be open
 //
 // Says what that took, and "ok".
 
