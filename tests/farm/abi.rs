@@ -11,7 +11,7 @@ const W2: Host = Host("w2");
 pub const PROGRAMS: &str = "/opt/guix-offload/c-tests";
 
 /// What does the jobs of those programs: threads of their own, or the keeper.
-const ENGINES: [&str; 2] = ["TEST_ENGINE=threads", "TEST_ENGINE=keeper"];
+pub const ENGINES: [&str; 2] = ["TEST_ENGINE=threads", "TEST_ENGINE=keeper"];
 
 /// A build that nobody has done yet, as guix-daemon would ask for it.
 pub struct Request {

@@ -1,81 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What happens between and during the jobs of one process, whose connections live on from one to the next.
-//! `c-tests/jobs.c` runs them one by one.
+//! `c-tests/jobs.c` runs them one by one, in threads of its own.
 
-use std::io::{BufRead, BufReader, Lines, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::abi::{PROGRAMS, Request};
+use crate::abi::{ENGINES, Request};
 use crate::afterwards::eventually;
 use crate::hosts::configure_ssh;
+use crate::jobs::Jobs;
 use crate::lab::{Host, SlowLink, lab};
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
-const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
-
-/// What a build that nothing disturbs says.
-const UNDISTURBED: [&str; 6] = ["chosen", "sending", "building", "retrieving", "done", "ok"];
-
-/// A process that runs jobs.
-struct Jobs {
-    child: Child,
-    input: Option<ChildStdin>,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Jobs {
-    /// One that keeps idle connections for so many seconds.
-    fn new(idle_limit: &str) -> Jobs {
-        HEAD.offload_to(&[W1]);
-        let mut child = Command::new(LAB)
-            .args(["sh", HEAD.0, &format!("{PROGRAMS}/jobs"), idle_limit])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the lab's script starts");
-        let (input, output) = (child.stdin.take(), child.stdout.take().unwrap());
-        Jobs { child, input, lines: BufReader::new(output).lines() }
-    }
-
-    fn start(&mut self, request: &Request) {
-        writeln!(self.input.as_mut().unwrap(), "{}", request.file()).unwrap();
-    }
-
-    /// The lines that it says up to one that begins with one of these words, including.
-    #[track_caller]
-    fn lines_until(&mut self, words: &[&str]) -> Vec<String> {
-        let mut lines = Vec::new();
-        loop {
-            let line = self.lines.next().expect("the program goes on").unwrap();
-            lines.push(line.clone());
-            if words.iter().any(|word| line.starts_with(word)) {
-                return lines;
-            }
-        }
-    }
-
-    /// Waits for the end of a job, during which nothing unusual may happen.
-    #[track_caller]
-    fn succeed(&mut self) {
-        assert_eq!(self.lines_until(&["ok", "failed"]), UNDISTURBED);
-    }
-
-    #[track_caller]
-    fn run(&mut self, request: &Request) {
-        self.start(request);
-        self.succeed();
-        request.check_present();
-    }
-
-    /// Ends the process, which looks for what was left open.
-    #[track_caller]
-    fn end(mut self) {
-        drop(self.input.take());
-        assert!(self.child.wait().unwrap().success());
-    }
-}
 
 /// The processes of sshd that serve a session on the machine.
 fn sessions() -> Vec<String> {
@@ -106,7 +42,7 @@ fn let_it_idle() {
 fn a_session_that_died_between_two_jobs_is_replaced() {
     end_sessions();
     let builds = Request::several("plain", &["count=6"]);
-    let mut jobs = Jobs::new("60");
+    let mut jobs = Jobs::new(ENGINES[0], "60");
     jobs.run(&builds[0]);
     let first = sessions();
     assert_eq!(first.len(), 1);
@@ -141,7 +77,7 @@ fn a_session_that_died_between_two_jobs_is_replaced() {
 fn a_connection_is_closed_when_its_idle_limit_is_over() {
     end_sessions();
     let builds = Request::several("plain", &["count=2"]);
-    let mut jobs = Jobs::new("1");
+    let mut jobs = Jobs::new(ENGINES[0], "1");
     for build in &builds {
         jobs.run(build);
         assert_eq!(sessions().len(), 1);
@@ -154,7 +90,7 @@ fn a_connection_is_closed_when_its_idle_limit_is_over() {
 fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
     end_sessions();
     let builds = Request::several("plain", &["count=3"]);
-    let mut jobs = Jobs::new("60");
+    let mut jobs = Jobs::new(ENGINES[0], "60");
     jobs.run(&builds[0]);
     for (build, seconds) in builds[1..].iter().zip([1, 3]) {
         let_it_idle();
@@ -171,7 +107,7 @@ fn packets_that_are_lost_for_a_while_delay_a_job_and_no_more() {
 #[test]
 fn a_local_daemon_that_dies_while_files_are_sent_is_named_and_no_machine() {
     let build = Request::new("plain", &["input-kib=4096"]);
-    let mut jobs = Jobs::new("60");
+    let mut jobs = Jobs::new(ENGINES[0], "60");
     let slow = SlowLink::new(W1, &["rate", "8"]);
     jobs.start(&build);
     jobs.lines_until(&["sending"]);
@@ -202,7 +138,7 @@ fn a_connection_that_waits_protects_nothing_on_the_machine() {
     for forwarding in ["yes", "no"] {
         configure_ssh(W1, &format!("AllowStreamLocalForwarding {forwarding}"));
         let builds = Request::several("plain", &["count=20", "inputs=3"]);
-        let mut jobs = Jobs::new("60");
+        let mut jobs = Jobs::new(ENGINES[0], "60");
         for build in &builds {
             jobs.run(build);
         }
