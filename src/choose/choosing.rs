@@ -33,8 +33,11 @@ const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
 /// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
 pub const CLOCK_TOLERANCE: i64 = 2;
 
-/// How old the answer of a machine may be that is still connected since the last build.
+/// How old the answer of a machine may be that is still connected since the last build, ...
 const PROBE_LIFETIME: Duration = Duration::from_secs(30);
+
+/// ... and that of one which is far from being overloaded or full.
+const SAFE_PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long a connection may have been idle that is taken to be alive without asking.
 const ASSUME_ALIVE_FOR: Duration = Duration::from_secs(1);
@@ -290,7 +293,9 @@ impl Candidates {
             let guard = guard(cancel, remote.line());
             // A connection can be lost without a sign: then a new one says whether the machine is away.
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
-            if !alive || remote.probe_again(PROBE_LIFETIME).is_err() {
+            let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
+            let lifetime = if is_safe { SAFE_PROBE_LIFETIME } else { PROBE_LIFETIME };
+            if !alive || remote.probe_again(lifetime).is_err() {
                 return Idle::Gone;
             }
             return match self.check_suitability(index, &*remote, None, observer) {

@@ -57,6 +57,12 @@ pub fn is_overloaded(machine: &BuildMachine, load: f64) -> bool {
     machine.overload_threshold.is_some_and(|threshold| load.is_nan() || load >= threshold)
 }
 
+/// Is `machine`, as it was seen in `probe`, so far from what would keep builds away that a minute does not change that?
+/// The load is an average over a minute.
+pub fn is_far_from_unsuitable(machine: &BuildMachine, probe: &Probe) -> bool {
+    !is_overloaded(machine, probe.load * 2.0) && probe.free_space / 10 >= MINIMUM_FREE_SPACE
+}
+
 /// Returns the error for `machine`, whose daemon is the one that asks.
 pub fn this_host(machine: &BuildMachine) -> Error {
     let name = &machine.name;
@@ -82,6 +88,19 @@ impl fmt::Display for Unsuitable {
 mod tests {
     use super::*;
     use crate::machine::tests::machine;
+
+    #[test]
+    fn a_machine_with_little_to_do_and_much_space_stays_suitable() {
+        let mut machine = machine("x");
+        let far = |machine: &BuildMachine, load, free_space| {
+            is_far_from_unsuitable(machine, &Probe { load, free_space, memory: 0, clock_offset: None })
+        };
+        assert!(far(&machine, 0.39, 10 * MINIMUM_FREE_SPACE));
+        assert!(!far(&machine, 0.4, 10 * MINIMUM_FREE_SPACE) && !far(&machine, 0.1, 10 * MINIMUM_FREE_SPACE - 1));
+        assert!(!far(&machine, f64::NAN, u64::MAX));
+        machine.overload_threshold = None;
+        assert!(far(&machine, 1000.0, u64::MAX));
+    }
 
     #[test]
     fn load_and_space_are_checked() {
