@@ -44,6 +44,8 @@ pub enum Contender {
     Beyond(Host),
     /// Jobs in one process on `OURS`, one after the other: the median of all but the first, which has to connect.
     Jobs,
+    /// Jobs in one process on `OURS`, all at once, as guix-daemon would have them with our agent in it.
+    Agent,
     /// The seconds that our hook spends in this phase of a build.
     Phase(&'static str),
     /// The machine's daemon imports what our hook would send, from a local file: seconds.
@@ -116,8 +118,13 @@ impl Contender {
         if let Contender::Memory(_) = self { "MiB" } else { "s" }
     }
 
-    /// Gives its head so many machines.
-    pub fn ready(self, machines: usize) {
+    /// Gives its head so many machines, with so many slots.
+    pub fn ready(self, machines: usize, slots: u32) {
+        let has = |head: Host| {
+            let machines = MACHINES[..machines].iter();
+            let of = |host: &Host| Machine::of(*host).with("parallel-builds", slots.to_string());
+            head.write_machines(&machines.map(of).collect::<Vec<_>>());
+        };
         match self {
             Contender::Daemon(head)
             | Contender::First(head)
@@ -125,9 +132,9 @@ impl Contender {
             | Contender::Processor(head)
             | Contender::Memory(head)
             | Contender::Version(head) => {
-                head.offload_to(&MACHINES[..machines]);
+                has(head);
             }
-            Contender::Jobs | Contender::Phase(_) => OURS.offload_to(&MACHINES[..machines]),
+            Contender::Jobs | Contender::Agent | Contender::Phase(_) => has(OURS),
             Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo => {}
             Contender::Accept { .. } | Contender::Decline { .. } => {}
         }
@@ -148,6 +155,12 @@ impl Contender {
                 let times = OURS.sh(&[&format!("{PROGRAMS}/bench"), "/root/goals"]);
                 let times: Vec<f64> = times.lines().filter_map(|line| line.parse().ok()).collect();
                 crate::median(&times[1..])
+            }
+            Contender::Agent => {
+                let requests = add(OURS, settings);
+                fs::write(OURS.file("/root/goals"), requests).expect("writing requests");
+                let times = OURS.sh(&[&format!("{PROGRAMS}/bench"), "/root/goals", "together"]);
+                times.lines().last().and_then(|line| line.strip_prefix("total ")?.parse().ok()).expect("a total")
             }
             Contender::Phase(phase) => {
                 let _ = fs::remove_file(OURS.file(TRACE));

@@ -34,6 +34,8 @@ struct Row {
     contenders: [(&'static str, Contender); 2],
     /// How many machines there are.
     machines: usize,
+    /// How many slots each has.
+    slots: u32,
     /// What is moved, in MiB, for a rate.
     mib: f64,
     /// The link of the machine.
@@ -47,6 +49,7 @@ const ROW: Row = Row {
     settings: &[],
     contenders: [("stock", Contender::Daemon(STOCK)), ("hook", Contender::Daemon(OURS))],
     machines: 1,
+    slots: 2,
     mib: 0.0,
     link: &[],
     large: false,
@@ -96,6 +99,22 @@ const ROWS: &[Row] = &[
     },
     Row { name: "16 tiny builds, 2 machines x 2 slots", settings: &["count=16"], machines: 2, ..ROW },
     Row { name: "64 tiny builds, 2 machines x 2 slots", settings: &["count=64"], machines: 2, ..ROW },
+    Row {
+        name: "200 tiny builds, 2 machines x 8 slots",
+        settings: &["count=200"],
+        machines: 2,
+        slots: 8,
+        large: true, // minutes, for stock
+        ..ROW
+    },
+    Row {
+        name: "200 tiny builds, 2 machines x 8 slots, in guix-daemon",
+        settings: &["count=200"],
+        contenders: [("hook", Contender::Daemon(OURS)), ("agent", Contender::Agent)],
+        machines: 2,
+        slots: 8,
+        ..ROW
+    },
     Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },
     Row {
         name: "2,000 inputs of 4 KiB, less the same at home",
@@ -201,7 +220,7 @@ fn main() {
     for row in rows {
         let _link = (!row.link.is_empty()).then(|| SlowLink::new(W1, row.link));
         for (_, contender) in row.contenders {
-            contender.ready(row.machines);
+            contender.ready(row.machines, row.slots);
             if !row.large {
                 contender.measure(row.settings); // what all builds share is there afterwards
             }
