@@ -721,6 +721,17 @@ guix_offload_status guix_offload_request_set_verbosity(guix_offload_request *req
                                                        guix_offload_error **error);
 
 /**
+ * Sets whether a job waits, for as long as it takes, while no machine can be reached or has room: 0 or 1, the
+ * default. With 0 it fails then with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
+ * otherwise. For a slot it waits in any case.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `patient` is neither.
+ */
+guix_offload_status guix_offload_request_set_patient(guix_offload_request *request,
+                                                     int patient,
+                                                     guix_offload_error **error);
+
+/**
  * Returns how many of `machines` offer the system and the features that the request requires, whether they can be
  * reached or not. If 0, no machine can ever do the build. 0 if a pointer is NULL.
  */

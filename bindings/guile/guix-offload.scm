@@ -236,16 +236,19 @@ no threads in this process."
 (define-foreign request-set-rounds int "guix_offload_request_set_rounds" 'request uint32 'out)
 (define-foreign request-set-keep-failed int "guix_offload_request_set_keep_failed" 'request int 'out)
 (define-foreign request-set-verbosity int "guix_offload_request_set_verbosity" 'request uint32 'out)
+(define-foreign request-set-patient int "guix_offload_request_set_patient" 'request int 'out)
 (define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" 'request int 'out)
 
 (define-typed (make-request system derivation
                        #:key (features '()) (inputs '()) (outputs '())
-                       (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0))
+                       (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0)
+                       (patient? #t))
   "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds.
-CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set."
+CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set.  A job fails when no machine can be
+reached, rather than wait, if PATIENT? is #f."
   ((system 'string) (derivation 'string) (features (list-of 'string)) (inputs (list-of 'string))
    (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any)
-   (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32))
+   (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32) (patient? 'any))
   (let ((request (call-for-handle 'request request-free request-new system derivation)))
     (define (add-all adder texts)
       (for-each (lambda (text) (call adder request text)) texts))
@@ -260,6 +263,7 @@ CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon 
       (call request-set-rounds request rounds))
     (call request-set-keep-failed request (if keep-failed? 1 0))
     (call request-set-verbosity request verbosity)
+    (call request-set-patient request (if patient? 1 0))
     request))
 
 (define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)

@@ -32,7 +32,8 @@ static bool hasDescriptors()
     return next < std::max(most - reserve, most / 2);
 }
 
-OffloadAgent::OffloadAgent(guix_offload::job job, pid_t id) : job_(std::move(job)), id_(id) {}
+OffloadAgent::OffloadAgent(guix_offload::job job, pid_t id, bool couldBuildHere)
+    : job_(std::move(job)), id_(id), couldBuildHere_(couldBuildHere) {}
 
 OffloadAgent::~OffloadAgent() { job_.cancel(); }
 
@@ -45,6 +46,7 @@ OffloadOutput OffloadAgent::read()
         if (!event) break;
         if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) output.log += event.text();
         output.messages += event.lines();
+        chosen_ = chosen_ || event.kind() == GUIX_OFFLOAD_EVENT_CHOSEN;
         output.over = output.over || event.kind() == GUIX_OFFLOAD_EVENT_DONE;
     }
     return output;
@@ -58,6 +60,7 @@ int OffloadAgent::wait()
         job_.result();
         return 0;
     } catch (const error& failure) {
+        declined_ = couldBuildHere_ && !chosen_ && failure.code() != GUIX_OFFLOAD_CANCELLED;
         return failure.exit_status() << 8;
     }
 }
@@ -89,6 +92,7 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     for (auto& output : build.outputs) request.add_output(output);
     request.set_limits(build.buildTimeout, build.maxSilentTime)
         .set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
+    request.set_patient(!build.couldBuildHere);
     if (build.cores >= 0) request.set_cores(build.cores);
     if (build.rounds > 0) request.set_rounds(build.rounds);
 
@@ -99,7 +103,7 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
         if (failure.code() == GUIX_OFFLOAD_EXHAUSTED) return nullptr; // some goal is done soon
         throw;
     }
-    std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), ++lastId_));
+    std::unique_ptr<OffloadAgent> agent(new OffloadAgent(std::move(job), ++lastId_, build.couldBuildHere));
     for (auto& problem : machines_->problems()) agent->problems_ += problem.warning_lines();
     return agent;
 }

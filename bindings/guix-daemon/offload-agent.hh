@@ -35,6 +35,8 @@ struct OffloadBuild {
     std::vector<std::string> outputs; // those that are missing; the goal holds the locks on them
     std::uint64_t buildTimeout = 0;   // seconds; 0: no limit
     std::uint64_t maxSilentTime = 0;  // seconds; 0: no limit
+    // Whether this daemon can start to build it by itself: then it does, when no machine can be reached or used.
+    bool couldBuildHere = false;
     // What the client asked for; negative: as the machine's daemon is set.
     int cores = -1;
     int rounds = -1; // the daemon's setting "build-repeat" and one
@@ -73,12 +75,18 @@ public:
     // waitpid(2) would: exit statuses 0, 1 (try again), 100 (the build failed) or 101 (it took too long).
     int wait();
 
+    // After wait(): is it to be built here instead, as OffloadBuild::couldBuildHere allows? The messages say why.
+    bool declined() const { return declined_; }
+
 private:
     friend class Offloader;
-    OffloadAgent(guix_offload::job job, pid_t id);
+    OffloadAgent(guix_offload::job job, pid_t id, bool couldBuildHere);
 
     guix_offload::job job_;
     pid_t id_;
+    bool couldBuildHere_;
+    bool chosen_ = false; // some machine has begun with it
+    bool declined_ = false;
     std::string problems_; // of the machine file, until they are read
 };
 

@@ -49,6 +49,8 @@ pub struct Request {
     pub requirements: Requirements,
     /// The derivation.
     pub derivation: StorePath,
+    /// Whether it waits when no machine can be reached or has room, once it was accepted: for as long as it takes.
+    pub is_patient: bool,
 }
 
 /// A build, once it is known what belongs to it.

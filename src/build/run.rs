@@ -65,7 +65,8 @@ impl Engine {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let Accepted { request: Request { derivation, .. }, mut candidates, mut lease, mut place } = accepted;
+        let Accepted { request: Request { derivation, is_patient, .. }, mut candidates, mut lease, mut place } =
+            accepted;
         let Work { inputs: mut items, outputs, options } = work;
         if !items.contains(&derivation) {
             items.push(derivation.clone());
@@ -82,7 +83,8 @@ impl Engine {
             let lease = match lease.take() {
                 Some(lease) => lease,
                 None => {
-                    let waited = self.wait_for_machine(&mut candidates, &failed, place.take(), cancel, observer);
+                    let place = place.take();
+                    let waited = self.wait_for_machine(&mut candidates, &failed, is_patient, place, cancel, observer);
                     // What a machine did to this build matters more than that no other could be had.
                     waited.map_err(|error| match (error.kind(), failure.take()) {
                         (ErrorKind::Cancelled, _) | (_, None) => error,
@@ -139,6 +141,7 @@ impl Engine {
         &self,
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
+        is_patient: bool,
         mut place: Option<Place>,
         cancel: &Cancel,
         observer: &mut dyn Observer,
@@ -160,9 +163,11 @@ impl Engine {
                     candidates.turn(eligible).wait(place.as_ref(), since, cancel)?;
                     continue;
                 }
+                Choice::NoRoom if !is_patient => return Err(unusable("no build machine has room for it")),
+                Choice::Away if !is_patient => return Err(unusable("no build machine can be reached")),
                 Choice::NoRoom | Choice::Away if !failed.is_empty() && clock.now() - last_hope > GIVE_UP => {
                     let minutes = GIVE_UP.as_secs() / 60;
-                    return Err(Error::new(ErrorKind::Unavailable, format!("no machine was usable for {minutes} min")));
+                    return Err(unusable(format!("no machine was usable for {minutes} min")));
                 }
                 Choice::NoRoom => false,
                 Choice::Away => true,
@@ -171,6 +176,11 @@ impl Engine {
             clock.sleep(RETRY_INTERVAL, cancel)?;
         }
     }
+}
+
+/// Whoever could do the build has failed it, or cannot do it now.
+fn unusable(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 /// Releases `site` after a build with these `options`, some of which have what it made protected no longer.

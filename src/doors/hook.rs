@@ -410,7 +410,8 @@ pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
         return Err(invalid("DERIVATION is not a derivation"));
     }
     let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_string).collect();
-    let request = Request { requirements: Requirements { system: system.to_string(), features }, derivation };
+    let requirements = Requirements { system: system.to_string(), features };
+    let request = Request { requirements, derivation, is_patient: true };
     Ok(Question { request, wants_local: wants_local == "1" })
 }
 

@@ -21,6 +21,7 @@ pub struct guix_offload_request {
     inputs: Vec<String>,
     outputs: Vec<String>,
     pub(super) options: BuildOptions,
+    is_patient: bool,
 }
 
 impl guix_offload_request {
@@ -36,7 +37,8 @@ impl guix_offload_request {
     /// The request and the work as the engine takes them.
     pub(super) fn resolve(&self, store: &StoreDir) -> Result<(Request, Work)> {
         let parse = |items: &[String]| items.iter().map(|item| store.parse(item)).collect::<Result<Vec<_>>>();
-        let request = Request { requirements: self.requirements.clone(), derivation: self.derivation(store)? };
+        let (requirements, derivation) = (self.requirements.clone(), self.derivation(store)?);
+        let request = Request { requirements, derivation, is_patient: self.is_patient };
         let work = Work { inputs: parse(&self.inputs)?, outputs: parse(&self.outputs)?, options: self.options.clone() };
         Ok((request, work))
     }
@@ -62,6 +64,7 @@ export! {
             inputs: Vec::new(),
             outputs: Vec::new(),
             options: BuildOptions::default(),
+            is_patient: true,
         });
         Ok(())
     }
@@ -214,6 +217,22 @@ export! {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         options.verbosity = level;
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets whether a job waits, for as long as it takes, while no machine can be reached or has room: 0 or 1, the
+    /// default. With 0 it fails then with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
+    /// otherwise. For a slot it waits in any case.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `patient` is neither.
+    pub fn guix_offload_request_set_patient(
+        request: *mut guix_offload_request,
+        patient: c_int,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(request, "request")?.is_patient = flag(patient, "patient")?;
         Ok(())
     }
 }

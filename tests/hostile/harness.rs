@@ -171,7 +171,7 @@ pub fn build_on(
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
-    let request = Request { requirements, derivation: scene.path("asked.drv") };
+    let request = Request { requirements, derivation: scene.path("asked.drv"), is_patient: true };
     let cancel = Cancel::default();
     engine
         .ask(

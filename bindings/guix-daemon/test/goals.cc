@@ -248,6 +248,35 @@ static void run(Offloader& offloader, std::vector<Goal>& goals)
     while (worker.busy()) worker.waitForInput();
 }
 
+// A build that this daemon could do itself is given back to it when no machine can be reached; another one waits.
+static void checkDeclined(Offloader& offloader, Goal goal)
+{
+    const std::string file = "/etc/guix/machines.scm";
+    std::stringstream text;
+    text << std::ifstream(file).rdbuf();
+    auto away = text.str();
+    // Nobody listens there.
+    const std::string slots = "(parallel-builds", port = "(port 1) ";
+    for (std::size_t at = 0; (at = away.find(slots, at)) != std::string::npos; at += port.size() + slots.size())
+        away.insert(at, port);
+    replace(file, away);
+    std::vector<Goal> goals(2, goal);
+    goals[0].build.couldBuildHere = true;
+    for (auto& one : goals) one.messages = one.log = "";
+    Worker worker(offloader);
+    for (auto& one : goals) CHECK(worker.tryBuildHook(one), one.build.derivation);
+    double begun = now();
+    while (goals[0].busy()) {
+        CHECK(now() - begun < 20, goals[0].messages);
+        worker.waitForInput();
+    }
+    CHECK(goals[0].isBuiltHere && goals[1].busy(), goals[0].messages);
+    CHECK(goals[0].messages.find("no build machine can be reached") != std::string::npos, goals[0].messages);
+    CHECK(goals[0].messages.find("Connection refused") != std::string::npos, goals[0].messages);
+    worker.killChild(goals[1]);
+    replace(file, text.str());
+}
+
 // Each option is given to one build alone; the last one has none.
 static int checkOptions(const std::string& anotherFile, const std::string& failFile)
 {
@@ -267,6 +296,8 @@ static int checkOptions(const std::string& anotherFile, const std::string& failF
     CHECK(talking.log.size() > plain.log.size() + 100, "the daemon says no more:\n" + talking.log);
     CHECK(repeated.status == 100 << 8 && has(repeated.messages, "not the same each time"),
               repeated.messages + repeated.log);
+    CHECK(!plain.isBuiltHere && !kept.isBuiltHere, "");
+    checkDeclined(offloader, plain);
     CHECK(plain.status == 0 && has(plain.log, "cores ") && !has(plain.log, "cores 77"), plain.messages + plain.log);
     CHECK(kept.status == 100 << 8, kept.messages + kept.log);
     const std::string hint = "\nhint: the tree of the failed build is on '";

@@ -53,6 +53,7 @@ struct Goal {
     std::shared_ptr<OffloadAgent> hook;
     std::string messages, log;
     int status = -1; // as of waitpid(2), once it is over
+    bool isBuiltHere = false;
     double started = 0, ended = 0;
 
     bool busy() const { return hook != nullptr; }
@@ -136,6 +137,7 @@ private:
     {
         pid_t savedPid = goal.hook->id();
         goal.status = goal.hook->wait();
+        goal.isBuiltHere = goal.hook->declined();
         goal.ended = now();
         children_.erase(savedPid);
         if (!keepsGoals) killChild(goal);

@@ -69,7 +69,7 @@ impl World {
 
 fn request(derivation: &StorePath) -> Request {
     let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
-    Request { requirements, derivation: derivation.clone() }
+    Request { requirements, derivation: derivation.clone(), is_patient: true }
 }
 
 /// A host with a derivation to build and an output to bring in, which every machine has built.

@@ -196,6 +196,26 @@ fn a_build_that_no_machine_has_failed_waits_until_one_is_back() {
 }
 
 #[test]
+fn a_build_that_is_not_patient_waits_for_a_slot_and_for_no_machine() {
+    let host = Host::new(&["m"]);
+    let accept = || {
+        let request = Request { is_patient: false, ..request(&host.derivation) };
+        host.world.engine.accept(&host.machines, &request).unwrap().unwrap()
+    };
+    let state = host.world.engine.directories().offload_state();
+    let mut taken = Slots::default().of(&state, &host.machines[0]).unwrap().lock().try_take().unwrap();
+    host.world.clock.during_sleep(move |all| taken = taken.take().filter(|_| all < Duration::from_secs(100)));
+    host.run(accept(), &Cancel::default(), &mut Notes::default()).unwrap();
+    host.world.clock.take_sleeps();
+    host.world.doubles.act(|_, at, _| if at == Step::Connect { Err(failure(ErrorKind::Unavailable)) } else { Ok(()) });
+    host.world.engine.common.resources.pool.take(|_| true).expect("the connection of the first");
+    let mut notes = Notes::default();
+    let error = host.run(accept(), &Cancel::default(), &mut notes).unwrap_err();
+    assert_eq!((error.kind(), error.to_string()), (ErrorKind::Unavailable, "no build machine can be reached".into()));
+    assert_eq!((notes.passed_over.len(), host.world.clock.take_sleeps().len()), (1, 0));
+}
+
+#[test]
 fn a_build_in_the_queue_begins_when_a_slot_is_free() {
     let host = Host::new(&["m"]);
     let state = host.world.engine.directories().offload_state();

@@ -113,10 +113,10 @@ impl Link {
         };
         self.attend(&mut state); // a keeper that is gone is seen before it is told
         let number = state.number();
-        let Request { requirements, derivation } = request;
+        let Request { requirements, derivation, is_patient } = request;
         let Work { inputs, outputs, options } = work;
         let machines = machines.to_vec();
-        let start = FromLink::Start { machines, requirements, derivation, inputs, outputs, options };
+        let start = FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options };
         let flag = Arc::new(Flag { watch: Arc::clone(&watch), reasons: Mutex::default() });
         let queue = Arc::new(Queue::new(Arc::clone(&flag) as Arc<dyn Ready>));
         let mut entry = Entry {

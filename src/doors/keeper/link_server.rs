@@ -36,7 +36,7 @@ pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
 fn listen(hook: &Hook, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
     loop {
         let About(number, said) = receive(&mut &*hook.voice.stream)?;
-        if let FromLink::Start { machines, requirements, derivation, inputs, outputs, options } = said {
+        if let FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options } = said {
             let machines = admit(machines)?;
             let activity = keeper.begin(&machines, &requirements, &derivation);
             if !keeper.takes(hook, number, activity) {
@@ -44,7 +44,8 @@ fn listen(hook: &Hook, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
                 continue;
             }
             hook.voice.say(&About(number, FromKeeper::Accepted))?;
-            let (request, work) = (Request { requirements, derivation }, Work { inputs, outputs, options });
+            let request = Request { requirements, derivation, is_patient };
+            let work = Work { inputs, outputs, options };
             start(keeper, jobs, &hook.voice, number, machines, request, work)?;
             continue;
         }

@@ -103,6 +103,8 @@ pub enum FromLink {
         requirements: Requirements,
         /// What is to be built.
         derivation: StorePath,
+        /// Whether it waits when no machine can be reached.
+        is_patient: bool,
         /// The closure of all that the build needs.
         inputs: Vec<StorePath>,
         /// The outputs that are to become valid.

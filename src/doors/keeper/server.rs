@@ -349,7 +349,7 @@ impl Hook {
                     drop(accepted.take());
                     let machines = admit(machines)?;
                     self.voice.note(Some(keeper.begin(&machines, &requirements, &derivation)));
-                    let request = Request { requirements, derivation };
+                    let request = Request { requirements, derivation, is_patient: true };
                     let could_build_here = || self.could_build_here().unwrap_or(false);
                     let could_build_here = &could_build_here;
                     let inquiry =

@@ -191,7 +191,8 @@ fn start_of(scene: &Scene) -> FromLink {
     let machine =
         BuildMachine { name: "127.0.0.1".into(), port: 1, private_key, ..crate::machine::tests::machine("m") };
     let requirements = Requirements { system: machine.systems[0].clone(), ..requirements };
-    FromLink::Start { machines: vec![machine], requirements, derivation, inputs: vec![], outputs: vec![], options }
+    let (inputs, outputs, is_patient) = (vec![], vec![], true);
+    FromLink::Start { machines: vec![machine], requirements, derivation, is_patient, inputs, outputs, options }
 }
 
 fn link(scene: &Scene) -> UnixStream {
