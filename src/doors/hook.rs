@@ -103,7 +103,9 @@ pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: 
     // In a thread of our own, because there a pipe without a reader raises no signal.
     let worker = thread::spawn("guix-offload", move || {
         let mut reporter = Console::new(output, log, hook.options.build.max_silent_time);
-        let result = catch_unwind(AssertUnwindSafe(|| hook.converse(&mut BufReader::new(input), &mut reporter)))
+        let parent = Parent::of_this_process();
+        let conversation = || hook.converse(&parent, &mut BufReader::new(input), &mut reporter);
+        let result = catch_unwind(AssertUnwindSafe(conversation))
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the hook panicked")));
         finished.raise();
         if let Err(error) = &result {
@@ -228,14 +230,13 @@ fn builds_here(system: &str, native: &str) -> bool {
 }
 
 impl Hook {
-    fn converse(&mut self, input: &mut impl BufRead, reporter: &mut Console) -> Result<()> {
+    fn converse(&mut self, parent: &Parent, input: &mut impl BufRead, reporter: &mut Console) -> Result<()> {
         let store = &self.directories.store.clone();
-        let parent = Parent::of_this_process();
         while let Some(line) = read_request(input)? {
             let question = parse_request(&line, store);
-            let could_build_here = || question.as_ref().is_ok_and(|question| question.could_build_here(&parent));
+            let could_build_here = || question.as_ref().is_ok_and(|question| question.could_build_here(parent));
             let decided = match &question {
-                Ok(question) => self.decide(question, &parent, &could_build_here, reporter),
+                Ok(question) => self.decide(question, parent, &could_build_here, reporter),
                 Err(error) => Err(Undecided::Failed(error.clone())),
             };
             match decided {
@@ -270,7 +271,7 @@ impl Hook {
 
     fn decide(
         &mut self,
-        Question { request, .. }: &Question,
+        Question { request, wants_local }: &Question,
         parent: &Parent,
         could_build_here: &dyn Fn() -> bool,
         reporter: &mut Console,
@@ -293,6 +294,7 @@ impl Hook {
                 reporter.event(&Event::BuiltHere { derivation: &request.derivation });
                 return Ok(Answer::Decline);
             }
+            Room::Full { scarce: false } if !wants_local && parent.may_ask_soon() => return Ok(Answer::Decline),
             Room::Full { .. } => return Ok(Answer::Postpone),
             Room::Spent { open, limit } => {
                 let message = format!(
@@ -417,7 +419,10 @@ pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
     use super::*;
+    use crate::doors::parent;
     use crate::machine::tests::machine;
 
     const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
@@ -473,6 +478,56 @@ mod tests {
         assert_eq!(loaded(&machines), Some(vec![]));
         std::fs::remove_file(&file).unwrap();
         assert_eq!(loaded(&machines), None);
+    }
+
+    /// Is asked nothing.
+    struct Nobody(Directories);
+
+    impl Builder for Nobody {
+        fn directories(&self) -> &Directories {
+            &self.0
+        }
+
+        fn ask(&mut self, _: &Inquiry, _: &Cancel, _: &mut dyn Observer) -> Result<Answer> {
+            panic!("a daemon that is full is answered without a machine")
+        }
+
+        fn run(&mut self, _: Work, _: &Cancel, _: &mut dyn Observer) -> Result<()> {
+            panic!("nothing was accepted")
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_is_full_of_hooks_is_answered_so_that_it_asks_again_soon() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut machines = Machines::in_file(directory.path().join("machines.scm"));
+        let one = machine("m");
+        let system = one.systems[0].clone();
+        machines.set_evaluated(vec![one]);
+        let at = |name: &str| directory.path().join(name);
+        let directories = Directories {
+            store: StoreDir::new("/gnu/store").unwrap(),
+            database: at("db"),
+            configuration: at("etc"),
+            daemon_socket: at("socket"),
+            state: at("state"),
+        };
+        let (options, cancel) = (Options { machines, build: BuildOptions::default() }, Cancel::default());
+        let builder = Box::new(Nobody(directories.clone()));
+        let mut hook = Hook { options, directories, builder, cancel, built: false };
+        let mut replies = |parent: &Parent| {
+            let mut file = tempfile::tempfile().unwrap();
+            let mut console = Console::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 0);
+            let input = format!("0 {system} {DRV} \n1 {system} {DRV} \n");
+            hook.converse(parent, &mut input.as_bytes(), &mut console).unwrap();
+            let mut said = String::new();
+            file.rewind().unwrap();
+            file.read_to_string(&mut said).unwrap();
+            said
+        };
+        // One that has a slot would build it by itself.
+        let full = parent::tests::full_of_hooks();
+        assert_eq!(replies(&full.parent()), "# decline\n# postpone\n");
     }
 
     #[test]

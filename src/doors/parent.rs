@@ -32,6 +32,13 @@ const WORTH_WAITING_FOR: usize = 8;
 /// takes no notice of hooks that are done before it has; to look costs milliseconds.
 const FULL_FOR: Duration = Duration::from_millis(100);
 
+/// How many builds it may be made to ask about again whenever a hook has ended, in each [`SOON`]: each time costs it a
+/// millisecond or two a build.
+const ASKED_SOON: u32 = 32;
+
+/// See [`ASKED_SOON`].
+const SOON: Duration = Duration::from_secs(1);
+
 /// Other programs that the daemon runs for as long as it serves a client.
 const SERVANTS: [&[u8]; 2] = [b"authenticate", b"substitute"];
 
@@ -62,18 +69,21 @@ pub struct Parent {
     hook: String,
     /// When it was found to be full last, and how much.
     full: Cell<Option<(Instant, Room)>>,
+    /// Since when it has been made to ask again soon, and about how many builds.
+    soon: Cell<Option<(Instant, u32)>>,
 }
 
 impl Parent {
     /// Of this process.
     pub fn of_this_process() -> Self {
         let hook = name_of(std::process::id()).unwrap_or_default();
-        Parent { pid: std::os::unix::process::parent_id(), hook, full: Cell::default() }
+        Parent { pid: std::os::unix::process::parent_id(), hook, full: Cell::default(), soon: Cell::default() }
     }
 
     /// Can it hold another hook? One that cannot be looked at can.
     pub fn room(&self) -> Room {
-        if let Some((_, room)) = self.full.get().filter(|(at, _)| at.elapsed() < FULL_FOR) {
+        // The end of its last hook changes everything.
+        if let Some((_, room)) = self.full.get().filter(|(at, _)| at.elapsed() < FULL_FOR && self.awaits_hooks()) {
             return room;
         }
         let room = self.look();
@@ -95,14 +105,35 @@ impl Parent {
         Room::Full { scarce: needed > limit }
     }
 
+    /// May it be told that a build is declined, for which it has no slot itself? It asks about such a build again as
+    /// soon as one of its children has ended, where it asks five seconds later about one that is postponed
+    /// (`Worker::childTerminated` and `DerivationGoal::tryToBuild`). Without a child it would give up.
+    pub fn may_ask_soon(&self) -> bool {
+        let (since, count) = self.soon.get().filter(|(since, _)| since.elapsed() < SOON).unwrap_or((Instant::now(), 0));
+        let may = count < ASKED_SOON && self.awaits_hooks();
+        if may {
+            self.soon.set(Some((since, count + 1)));
+        }
+        may
+    }
+
+    /// Is there another hook whose end it has not noticed yet?
+    fn awaits_hooks(&self) -> bool {
+        self.others().any(|pid| Child::of(pid, &self.hook) == Child::Hook)
+    }
+
     /// Is it a guix-daemon that builds something by itself? Then it will build more once it is done with that.
     pub fn builds(&self) -> bool {
         name_of(self.pid).is_some_and(|name| name.trim_end() == "guix-daemon") && self.count(Child::Builder) > 0
     }
 
     fn count(&self, kind: Child) -> usize {
-        let others = self.children().into_iter().filter(|pid| *pid != std::process::id());
-        others.filter(|pid| Child::of(*pid, &self.hook) == kind).count()
+        self.others().filter(|pid| Child::of(*pid, &self.hook) == kind).count()
+    }
+
+    /// Its children, but for this process.
+    fn others(&self) -> impl Iterator<Item = u32> {
+        self.children().into_iter().filter(|pid| *pid != std::process::id())
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -174,7 +205,7 @@ impl Child {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
@@ -182,7 +213,7 @@ mod tests {
 
     /// A shell in the part of the daemon, which may have so many descriptors, runs `script`, and then waits for its
     /// input to end.
-    struct Shell(std::process::Child);
+    pub struct Shell(std::process::Child);
 
     impl Shell {
         fn start(descriptors: usize, script: &str) -> Self {
@@ -199,8 +230,8 @@ mod tests {
             Shell(shell)
         }
 
-        fn parent(&self) -> Parent {
-            Parent { pid: self.0.id(), hook: "python3\n".into(), full: Cell::default() }
+        pub fn parent(&self) -> Parent {
+            Parent { pid: self.0.id(), hook: "python3\n".into(), full: Cell::default(), soon: Cell::default() }
         }
     }
 
@@ -209,6 +240,17 @@ mod tests {
             drop(self.0.stdin.take());
             self.0.wait().unwrap();
         }
+    }
+
+    /// A daemon that has no room for another hook, and will have when those are over that it has.
+    pub fn full_of_hooks() -> Shell {
+        // Of the eleven, each frees four descriptors, in the daemon.
+        let opened: String = (10..50).map(|number| format!("exec {number}<&0; ")).collect();
+        let bash = format!("exec bash -c \"exec 3<&0; {opened} $0\"");
+        let child = "sh -c 'read -r end' guix offload <&3 & ".repeat(11);
+        let many = Shell::start(RESERVE + 42, &bash.replace("$0", &format!("{child} echo ready; read -r end")));
+        await_room(&many, |room| room == Room::Full { scarce: false });
+        many
     }
 
     /// Waits until the daemon has that room: a child is a copy of the shell at first.
@@ -241,12 +283,11 @@ mod tests {
         let many = hooks(11, RESERVE);
         assert_eq!(many.parent().children().len(), 11);
         assert!(many.parent().children().iter().all(|child| parent_of(*child) == Some(many.0.id())));
-        // Of the eleven, each frees four descriptors, in the daemon.
-        let opened: String = (10..50).map(|number| format!("exec {number}<&0; ")).collect();
-        let bash = format!("exec bash -c \"exec 3<&0; {opened} $0\"");
-        let child = "sh -c 'read -r end' guix offload <&3 & ".repeat(11);
-        let many = Shell::start(RESERVE + 42, &bash.replace("$0", &format!("{child} echo ready; read -r end")));
-        await_room(&many, |room| room == Room::Full { scarce: false });
+        let many = full_of_hooks();
+        assert!(!Shell::start(RESERVE, ":").parent().may_ask_soon());
+        assert!(!Shell::start(RESERVE, "sleep 1 & :").parent().may_ask_soon());
+        let parent = many.parent();
+        assert_eq!((0..100).filter(|_| parent.may_ask_soon()).count(), ASKED_SOON as usize);
         // One that has ended, of which its parent has not taken notice.
         let python = "import os, sys; os.fork() or os._exit(0); print('ready', flush=True); sys.stdin.read()";
         await_room(&Shell::start(RESERVE, &format!("exec python3 -c \"{python}\"")), |room| {
@@ -255,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_daemon_is_looked_at_again_after_a_moment_only() {
+    fn a_full_daemon_is_looked_at_again_after_a_moment_or_when_its_hooks_are_gone() {
         let child = "sh -c 'read -r end' guix offload <&3 & ";
         let mut shell = Shell::start(RESERVE, &format!("exec 3<&0; {child} true"));
         let parent = shell.parent();
@@ -265,10 +306,15 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", parent.room());
             std::thread::sleep(Duration::from_millis(1));
         }
+        let looked = |parent: &Parent| parent.full.get().unwrap().0;
+        let first = looked(&parent);
+        assert_eq!(parent.room(), full);
+        assert!(looked(&parent) == first || first.elapsed() >= FULL_FOR);
+        std::thread::sleep(FULL_FOR);
+        assert_eq!(parent.room(), full);
+        assert!(looked(&parent) > first);
         drop(shell.0.stdin.take());
         shell.0.wait().unwrap();
-        assert!(parent.full.get().is_some_and(|(at, _)| at.elapsed() >= FULL_FOR) || parent.room() == full);
-        std::thread::sleep(FULL_FOR);
         assert_eq!(parent.room(), Room::Enough, "it is gone");
     }
 
@@ -286,7 +332,7 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_is_no_hindrance() {
         for pid in [u32::MAX, 0] {
-            let gone = Parent { pid, hook: String::new(), full: Cell::default() };
+            let gone = Parent { pid, hook: String::new(), full: Cell::default(), soon: Cell::default() };
             assert!(gone.room() == Room::Enough && !gone.builds());
         }
     }
