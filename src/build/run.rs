@@ -11,6 +11,7 @@ use crate::choose::{Candidates, Choice, Lease};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
+use crate::machine::BuildMachine;
 use crate::report::log::Logged;
 use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
@@ -39,6 +40,23 @@ impl Engine {
     /// takes what was sent is tried again, a while later, for ten minutes.
     pub fn run(&self, accepted: Accepted, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
         self.run_for(accepted, work, None, cancel, observer)
+    }
+
+    /// Does a job, which waits for its machine as long as it takes; with a `registrar`, that one makes the outputs
+    /// valid.
+    pub fn run_job(
+        &self,
+        machines: &[BuildMachine],
+        request: &Request,
+        work: Work,
+        registrar: Option<&mut dyn Registrar>,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        match self.accept(machines, request)? {
+            Some(accepted) => self.run_for(accepted, work, registrar, cancel, observer),
+            None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
+        }
     }
 
     /// As [`Engine::run`]; with a `registrar`, that one makes the outputs valid.

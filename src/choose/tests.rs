@@ -7,8 +7,8 @@ use super::slot::LockDirectory;
 use super::*;
 use crate::choose::slot::Lock;
 use crate::ground::clock::tests::TurnedClock;
+use crate::ground::directories::tests::below;
 use crate::ground::error::{ErrorKind, Result};
-use crate::ground::store_path::StoreDir;
 use crate::machine::BuildMachine;
 use crate::machine::suitability::Probe;
 use crate::machine::tests::machine;
@@ -35,14 +35,7 @@ fn scene() -> Scene {
 
 fn scene_of(machines: &[BuildMachine]) -> Scene {
     let root = tempfile::tempdir().unwrap();
-    let below = |name: &str| root.path().join(name);
-    let directories = Directories {
-        store: StoreDir::new("/gnu/store").unwrap(),
-        state: below("state"),
-        database: below("state/db"),
-        configuration: below("configuration"),
-        daemon_socket: below("socket"),
-    };
+    let directories = below(root.path());
     let (clock, doubles) = (TurnedClock::new(), Doubles::new());
     let turned = Arc::clone(&clock) as Arc<dyn Clock>;
     let minute = Duration::from_secs(60);

@@ -423,6 +423,7 @@ mod tests {
 
     use super::*;
     use crate::doors::parent;
+    use crate::ground::directories::tests::below;
     use crate::machine::tests::machine;
 
     const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
@@ -504,14 +505,7 @@ mod tests {
         let one = machine("m");
         let system = one.systems[0].clone();
         machines.set_evaluated(vec![one]);
-        let at = |name: &str| directory.path().join(name);
-        let directories = Directories {
-            store: StoreDir::new("/gnu/store").unwrap(),
-            database: at("db"),
-            configuration: at("etc"),
-            daemon_socket: at("socket"),
-            state: at("state"),
-        };
+        let directories = below(directory.path());
         let (options, cancel) = (Options { machines, build: BuildOptions::default() }, Cancel::default());
         let builder = Box::new(Nobody(directories.clone()));
         let mut hook = Hook { options, directories, builder, cancel, built: false };

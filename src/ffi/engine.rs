@@ -55,6 +55,14 @@ impl guix_offload_engine {
         self.listener.is_some()
     }
 
+    /// One with the directories that the environment names, and the link that is made for them, if there is one.
+    fn new(link: impl FnOnce(&Directories) -> Result<Option<Arc<Link>>>) -> Result<Self> {
+        let directories = Directories::from_environment()?;
+        let link = link(&directories)?;
+        let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
+        Ok(guix_offload_engine { engine, listener: None, link })
+    }
+
     /// Starts a job.
     pub(super) fn start(&self, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
         match &self.link {
@@ -109,6 +117,8 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
+        out.give(guix_offload_engine::new(|_| Ok(None))?);
+        let out = Out::new(engine, "engine")?;
         let directories = Directories::from_environment()?;
         let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
         out.give(guix_offload_engine { engine, listener: None, link: None });
@@ -135,15 +145,15 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
-        let directories = Directories::from_environment()?;
-        let program = keeper::program().ok_or_else(|| {
-            let hint = "install it, or do without a keeper: guix_offload_engine_new";
-            let message = format!("there is no program \"../libexec/guix-offload\", or {VARIABLE} is 'no'");
-            Error::new(ErrorKind::Unavailable, message).hint(hint)
-        })?;
-        let link = Some(Arc::new(Link::new(program, directories.clone())));
-        let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
-        out.give(guix_offload_engine { engine, listener: None, link });
+        let link = |directories: &Directories| {
+            let program = keeper::program().ok_or_else(|| {
+                let hint = "install it, or do without a keeper: guix_offload_engine_new";
+                let message = format!("there is no program \"../libexec/guix-offload\", or {VARIABLE} is 'no'");
+                Error::new(ErrorKind::Unavailable, message).hint(hint)
+            })?;
+            Ok(Some(Arc::new(Link::new(program, directories.clone()))))
+        };
+        out.give(guix_offload_engine::new(link)?);
         Ok(())
     }
 }

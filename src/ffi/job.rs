@@ -95,7 +95,7 @@ export! {
     /// copied.
     ///
     /// The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
-    /// the keeper, which this call starts if there is none: that takes milliseconds, at most 5 s. Its log waits in
+    /// the keeper, which this call starts if there is none: that takes milliseconds, or a few seconds. Its log waits in
     /// memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
@@ -148,8 +148,9 @@ export! {
 
 export! {
     /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block; but for a job of
-    /// the keeper, it is this call that makes outputs valid, which writes to the store's database. The caller frees the
-    /// event with `guix_offload_event_free`.
+    /// the keeper, it is this call that makes outputs valid, which writes to the store's database, and that connects to
+    /// another keeper if one ends that has not begun with the job. The caller frees the event with
+    /// `guix_offload_event_free`.
     pub fn guix_offload_job_next_event(job: *const guix_offload_job) -> *mut guix_offload_event {
         let event = handle::borrow(job, "job").ok().and_then(|job| job.job.next_event());
         event.map_or(std::ptr::null_mut(), |event| Box::into_raw(Box::new(event.into())))

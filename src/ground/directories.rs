@@ -85,8 +85,22 @@ pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Those of a host whose files are below `root`, but for the store.
+    pub(crate) fn below(root: &Path) -> Directories {
+        let at = |name: &str| root.join(name);
+        Directories {
+            store: StoreDir::new("/gnu/store").unwrap(),
+            state: at("state"),
+            database: at("state/db"),
+            configuration: at("configuration"),
+            daemon_socket: at("socket"),
+        }
+    }
 
     #[test]
     fn defaults_are_those_of_guix() {

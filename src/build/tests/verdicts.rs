@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What becomes of a request, whatever its machines are like.
 
-use std::path::Path;
-
 use super::*;
 use crate::choose::slot::Slots;
+use crate::ground::directories::tests::below;
 use crate::ground::store_path::StoreDir;
 use crate::machine::suitability::Probe;
 use crate::remote::double::IDLE;
@@ -37,17 +36,6 @@ enum Verdict {
 /// A directory in memory, if there is such a place: hundreds of hosts have theirs in it.
 fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-fn directories(root: &Path) -> Directories {
-    let at = |name: &str| root.join(name);
-    Directories {
-        store: StoreDir::new("/gnu/store").unwrap(),
-        state: at("state"),
-        database: at("state/db"),
-        configuration: at("configuration"),
-        daemon_socket: at("socket"),
-    }
 }
 
 /// One or two machines in any order, three in one.
@@ -85,7 +73,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
     for likes in combinations() {
         for (builds_here, times_are_known) in [(true, true), (true, false), (false, true), (false, false)] {
             number += 1;
-            let directories = directories(&root.path().join(number.to_string()));
+            let directories = below(&root.path().join(number.to_string()));
             let world = World::new(&directories);
             let state = directories.offload_state();
             let machines: Vec<_> = (0..likes.len())
@@ -145,7 +133,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
 #[test]
 fn a_build_that_no_machine_can_ever_do_is_declined() {
     let root = tempfile::tempdir().unwrap();
-    let world = World::new(&directories(root.path()));
+    let world = World::new(&below(root.path()));
     let derivation = StoreDir::new("/gnu/store").unwrap();
     let derivation = derivation.parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv").unwrap();
     let elsewhere = BuildMachine { systems: vec!["riscv64-linux".into()], ..machine("m") };
@@ -160,7 +148,7 @@ fn a_build_that_no_machine_can_ever_do_is_declined() {
 #[test]
 fn a_queue_that_is_long_or_slow_is_not_joined() {
     let root = tempfile::tempdir().unwrap();
-    let world = World::new(&directories(root.path()));
+    let world = World::new(&below(root.path()));
     let derivation = StoreDir::new("/gnu/store").unwrap();
     let derivation = derivation.parse("/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv").unwrap();
     let machines = [machine("m")];

@@ -10,7 +10,7 @@ use crate::build::engine::{Engine, Request, Work};
 use crate::doors::job::queue::{Queue, Teller};
 use crate::doors::job::{Job, MAX_JOBS, Running, Started, Told};
 use crate::ground::cancel::Cancel;
-use crate::ground::error::{Error, ErrorKind, Result};
+use crate::ground::error::{Error, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::{failpoint, thread};
 use crate::machine::BuildMachine;
@@ -43,10 +43,7 @@ pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, 
     thread::spawn("guix-offload-job", move || {
         let result = catch_unwind(AssertUnwindSafe(|| {
             failpoint::hit("job");
-            match engine.accept(&machines, &request)? {
-                Some(accepted) => engine.run(accepted, work, &cancel, &mut teller),
-                None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
-            }
+            engine.run_job(&machines, &request, work, None, &cancel, &mut teller)
         }))
         .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
         // What the result tells to be over is over: connections, threads and the place among the running.

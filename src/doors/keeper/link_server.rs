@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::build::engine::{Engine, Request, Work};
+use crate::build::engine::{Request, Work};
 use crate::doors::job::queue::MAX_LOG;
 use crate::doors::keeper::message::{About, FromKeeper, FromLink, Told, receive};
 use crate::doors::keeper::report::Activity;
@@ -36,26 +36,22 @@ pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
 fn listen(hook: &Hook, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
     loop {
         let About(number, said) = receive(&mut &*hook.voice.stream)?;
-        if let FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options } = said {
-            let machines = admit(machines)?;
-            let activity = keeper.begin(&machines, &requirements, &derivation);
-            if !keeper.takes(hook, number, activity) {
-                hook.voice.say(&About(number, FromKeeper::Retires))?;
-                continue;
-            }
-            hook.voice.say(&About(number, FromKeeper::Accepted))?;
-            let request = Request { requirements, derivation, is_patient };
-            let work = Work { inputs, outputs, options };
-            start(keeper, jobs, &hook.voice, number, machines, request, work)?;
-            continue;
-        }
-        // What is said of one that is over comes too late.
-        let Some(job) = jobs.running.lock().get(&number).cloned() else { continue };
         match said {
-            FromLink::Taken(bytes) => job.note(|state| state.untaken = state.untaken.saturating_sub(bytes)),
-            FromLink::MadeValid(made) => job.note(|state| state.made = Some(made)),
-            FromLink::Cancel => job.cancel(),
-            FromLink::Start { .. } => {}
+            FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options } => {
+                let machines = admit(machines)?;
+                let activity = keeper.begin(&machines, &requirements, &derivation);
+                if !keeper.takes(hook, number, activity) {
+                    hook.voice.say(&About(number, FromKeeper::Retires))?;
+                    continue;
+                }
+                hook.voice.say(&About(number, FromKeeper::Accepted))?;
+                let request = Request { requirements, derivation, is_patient };
+                let work = Work { inputs, outputs, options };
+                start(keeper, jobs, &hook.voice, number, machines, request, work)?;
+            }
+            FromLink::Taken(bytes) => jobs.note(number, |state| state.untaken = state.untaken.saturating_sub(bytes)),
+            FromLink::MadeValid(made) => jobs.note(number, |state| state.made = Some(made)),
+            FromLink::Cancel => jobs.get(number).iter().for_each(|job| job.cancel()),
         }
     }
 }
@@ -77,11 +73,8 @@ fn start(
     let started = thread::spawn("guix-offload-job", move || {
         let (mut observer, mut registrar) = (voice.clone(), voice.clone());
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let engine: &Engine = &here.keeper.engine;
-            match engine.accept(&machines, &request)? {
-                Some(accepted) => engine.run_for(accepted, work, Some(&mut registrar), &job.cancel, &mut observer),
-                None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
-            }
+            let engine = &here.keeper.engine;
+            engine.run_job(&machines, &request, work, Some(&mut registrar), &job.cancel, &mut observer)
         }))
         .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
         let _ = voice.say(result.map_or_else(FromKeeper::Failed, |()| FromKeeper::Done));
@@ -98,6 +91,20 @@ fn start(
 struct Jobs {
     running: Mutex<HashMap<u64, Arc<Running>>>,
     one_ended: Condvar,
+}
+
+impl Jobs {
+    /// `None`: it is over.
+    fn get(&self, number: u64) -> Option<Arc<Running>> {
+        self.running.lock().get(&number).cloned()
+    }
+
+    /// Takes note of what is said of a job, unless that comes too late.
+    fn note(&self, number: u64, change: impl FnOnce(&mut State)) {
+        if let Some(job) = self.get(number) {
+            job.note(change);
+        }
+    }
 }
 
 /// A job is among those that run for as long as this lives.

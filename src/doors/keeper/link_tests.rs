@@ -8,7 +8,7 @@ use std::thread;
 use super::*;
 use crate::daemon::BuildOptions;
 use crate::doors::keeper::message::receive;
-use crate::ground::store_path::StoreDir;
+use crate::ground::directories::tests::below;
 use crate::machine::Requirements;
 use crate::machine::tests::machine;
 
@@ -24,13 +24,7 @@ impl Scene {
     fn new() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let at = |name: &str| scratch.path().join(name);
-        let directories = Directories {
-            store: StoreDir::new("/gnu/store").unwrap(),
-            database: at("db"),
-            configuration: at("etc"),
-            daemon_socket: at("daemon"),
-            state: at("state"),
-        };
+        let directories = below(scratch.path());
         std::fs::create_dir_all(at("state/offload/.keeper")).unwrap();
         let listener = UnixListener::bind(at("state/offload/.keeper/socket")).unwrap();
         let link = Arc::new(Link::new(at("program"), directories));

@@ -5,8 +5,8 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::doors::keeper::client::{inspect, retire};
 use crate::doors::keeper::message::{About, FromLink};
+use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;
-use crate::ground::store_path::StoreDir;
 
 /// A keeper in a thread, which has what the first hook would give it.
 struct Scene {
@@ -19,18 +19,15 @@ impl Scene {
     fn new(idle_limit: Duration) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let at = |name: &str| scratch.path().join(name);
-        let directories = Directories {
-            store: StoreDir::new("/gnu/store").unwrap(),
-            database: at("db"),
-            configuration: at("etc"),
-            daemon_socket: at("daemon"),
-            state: at("state"),
-        };
+        let directories = below(scratch.path());
         let place = at("state/offload/.keeper");
         std::fs::create_dir_all(&place).unwrap();
         let listener = UnixListener::bind(place.join("socket")).unwrap().into();
         let lock = std::fs::File::create(place.join("lock")).unwrap().into();
         std::fs::write(at("program"), "").unwrap();
+        // Once: a job reads it at any time.
+        std::fs::write(at("key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
+        std::fs::set_permissions(at("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
         let (program, theirs) = (at("program"), directories.clone());
         let keeper =
             Some(std::thread::spawn(move || serve(Given { listener, lock }, theirs, program, None, idle_limit)));
@@ -185,11 +182,8 @@ fn what_makes_no_sense_ends_one_connection() {
 /// A job that waits, as nobody listens where its machine is.
 fn start_of(scene: &Scene) -> FromLink {
     let FromHook::Ask { requirements, derivation, options, .. } = ask_for(scene, Vec::new()) else { unreachable!() };
-    let private_key = scene.at("key");
-    std::fs::write(&private_key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
-    std::fs::set_permissions(&private_key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let machine =
-        BuildMachine { name: "127.0.0.1".into(), port: 1, private_key, ..crate::machine::tests::machine("m") };
+    let (name, private_key) = ("127.0.0.1".into(), scene.at("key"));
+    let machine = BuildMachine { name, port: 1, private_key, ..crate::machine::tests::machine("m") };
     let requirements = Requirements { system: machine.systems[0].clone(), ..requirements };
     let (inputs, outputs, is_patient) = (vec![], vec![], true);
     FromLink::Start { machines: vec![machine], requirements, derivation, is_patient, inputs, outputs, options }
