@@ -48,6 +48,15 @@ pub fn eventually(mut attempt: impl FnMut() -> Result<(), String>) {
     }
 }
 
+/// Waits until `host` is, or no longer is, at a build of mode `sleep` that takes a minute.
+#[track_caller]
+pub fn await_sleeper(host: Host, is_there: bool) {
+    eventually(|| match host.run(&["pgrep", "-f", "busybox sleep 60"]).status.success() == is_there {
+        true => Ok(()),
+        false => Err(format!("{} {} it", host.0, if is_there { "does not build" } else { "still builds" })),
+    });
+}
+
 /// None of the processes runs on `host` that these commands print.
 fn nothing_runs(host: Host, commands: &str) -> Result<(), String> {
     let found = host.sh(&["sh", "-c", &format!("{commands}; true")]);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::afterwards::{assert_clean, eventually};
+use crate::afterwards::{assert_clean, await_sleeper};
 use crate::lab::{Host, SlowLink};
 use crate::machines::Machine;
 
@@ -64,10 +64,7 @@ fn when_whoever_asked_goes_away_the_build_ends_on_the_machine_too() {
     building.wait_for("@ build-remote");
     // A guix-daemon that is told to stop before its builder has a process group of its own waits for it to end by
     // itself (`DerivationGoal::killChild` in Guix 1.5.0).
-    eventually(|| match W1.run(&["pgrep", "-f", "busybox sleep 60"]).status.success() {
-        true => Ok(()),
-        false => Err("w1 does not build".to_string()),
-    });
+    await_sleeper(W1, true);
     building.abandon();
     assert_clean(&[HEAD], &[W1]);
 }

@@ -26,7 +26,7 @@ struct InProcess {
 
 /// Starts to build what `request` asks for, on one of `machines`. Returns at once.
 ///
-/// Fails with [`ErrorKind::Exhausted`] for want of a thread or descriptor.
+/// Fails with [`Exhausted`](crate::ground::error::ErrorKind::Exhausted) for want of a thread or descriptor.
 pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
     if !Engine::has_candidates(machines, &request.requirements) {
         return Ok(Started::Declined);
