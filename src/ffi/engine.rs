@@ -118,10 +118,6 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(engine, "engine")?;
         out.give(guix_offload_engine::new(|_| Ok(None))?);
-        let out = Out::new(engine, "engine")?;
-        let directories = Directories::from_environment()?;
-        let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
-        out.give(guix_offload_engine { engine, listener: None, link: None });
         Ok(())
     }
 }
