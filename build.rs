@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tells the linker the shared library's name and where libgcrypt is.
+//! Gives the shared library the name by which programs find it (its SONAME).
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

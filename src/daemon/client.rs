@@ -22,7 +22,7 @@ use super::Stream;
 use super::frame::{Frame, read_frame};
 use super::request::{Operation, put_paths};
 use super::wire::{broken, lost, read_number, read_text, read_texts};
-use crate::ground::error::{Context, Error, ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::ground::words::{put_number, put_string};
 
@@ -52,6 +52,8 @@ pub struct Client {
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
     owed: Vec<(Operation, Answer)>,
+    /// Requests that travelled with the greeting, the answers to which are still to be read.
+    greeted_with: Vec<(Operation, Answer)>,
     /// Why an addition that travelled with a request was refused.
     refused: Option<Error>,
     /// Requests that were sent, the answers to which nobody has begun to read.
@@ -101,6 +103,7 @@ impl Client {
             unfinished: None,
             later: Vec::new(),
             owed: Vec::new(),
+            greeted_with: Vec::new(),
             refused: None,
             asked: VecDeque::new(),
             exported: None,
@@ -161,7 +164,7 @@ impl Client {
 
     /// Sends what was to travel with the next request, and waits for the answers.
     pub fn settle(&mut self) -> Result<()> {
-        let Some((first, _)) = self.owed.first() else { return Ok(()) };
+        let Some((first, _)) = self.greeted_with.first().or(self.owed.first()) else { return Ok(()) };
         self.start(*first)?;
         self.dispatch(&[])?;
         self.finish();
@@ -223,8 +226,13 @@ impl Client {
 
     /// Reads the answers to what travelled with a request.
     fn collect(&mut self) -> Result<()> {
+        let owed = std::mem::take(&mut self.owed);
+        self.collect_answers(owed)
+    }
+
+    fn collect_answers(&mut self, owed: Vec<(Operation, Answer)>) -> Result<()> {
         let request = self.unfinished;
-        for (operation, answer) in std::mem::take(&mut self.owed) {
+        for (operation, answer) in owed {
             self.unfinished = Some(operation);
             let answer = match answer {
                 Answer::Usual => self.wait_quietly(),
@@ -251,11 +259,14 @@ impl Client {
     fn start(&mut self, operation: Operation) -> Result<()> {
         self.check_idle()?;
         (self.unfinished, self.ignored) = (Some(operation), 0);
-        if std::mem::take(&mut self.greeting) {
-            self.finish_greeting().context(|| "greeting the daemon")?;
-            self.unfinished = Some(operation);
-        }
-        Ok(())
+        self.catch_up()
+    }
+
+    /// Reads the answers to the greeting and to what travelled with it, unless they were read.
+    pub fn catch_up(&mut self) -> Result<()> {
+        self.finish_greeting()?;
+        let owed = std::mem::take(&mut self.greeted_with);
+        self.collect_answers(owed)
     }
 
     fn check_idle(&self) -> Result<()> {

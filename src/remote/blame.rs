@@ -6,12 +6,10 @@
 //! that it rejects, a full disk, or trouble of its own, such as a build hook of its own that failed. The rest is asked
 //! for: what space and memory are left, and whether the kernel there has killed for want of memory.
 
-use std::io::{Read, Write};
-use std::time::Instant;
-
-use super::{Remote, probe};
+use super::Remote;
+use super::shell::{self, KILLS, MEMORY, free_space};
 use crate::daemon;
-use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::store;
 
@@ -136,7 +134,6 @@ struct State {
 
 /// Which directory the daemon builds in only root can see, unless it is the usual one.
 fn ask(remote: &Remote) -> Result<State> {
-    let what = || "asking why a build failed";
     let program = format!(
         "directory=/tmp\n\
          for process in /proc/[0-9]*; do\n\
@@ -145,23 +142,16 @@ fn ask(remote: &Remote) -> Result<State> {
            [ -z \"$found\" ] || directory=$found\n\
          done\n\
          df -P -k \"$directory\" | tail -n 1 | {{ read -r fs size used free rest; echo build $free; }}\n\
-         {store}{memory}{kills}",
-        store = probe::free_space(&remote.store, "store"),
-        memory = probe::MEMORY,
-        kills = probe::KILLS,
+         {store}{MEMORY}{KILLS}",
+        store = free_space(&remote.store, "store"),
     );
-    let mut channel = remote.session.exec(probe::COMMAND);
-    channel.set_deadline(Some(Instant::now() + remote.limits.step));
-    channel.write_all(program.as_bytes()).io_context(ErrorKind::Unavailable, what)?;
-    channel.close_write()?;
-    let mut text = String::new();
-    channel.take(probe::MAX_ANSWER).read_to_string(&mut text).io_context(ErrorKind::Unavailable, what)?;
-    Ok(State::parse(&text))
+    let mut channel = shell::start(&remote.session, &program);
+    Ok(State::parse(&shell::answer(&mut channel, remote.limits.step, "asking why a build failed")?))
 }
 
 impl State {
     fn parse(text: &str) -> Self {
-        let number = |word: &str| probe::value(text, word).and_then(|value| value.parse::<u64>().ok());
+        let number = |word: &str| shell::value(text, word).and_then(|value| value.parse::<u64>().ok());
         let kib = |word: &str| number(word).map(|kib| kib.saturating_mul(1024));
         State { store: kib("store"), build: kib("build"), memory: kib("memory"), kills: number("kills") }
     }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The connection to the daemon of a build machine: its socket forwarded by the SSH server, or through the helper.
+//! The connection to the daemon of a build machine: its socket forwarded by the SSH server, or through the relay.
 
 use std::time::{Duration, Instant};
 
 use super::compression::CompressionPolicy;
 use super::relay::Relay;
+use super::trust;
 use crate::daemon::{Client, Stream};
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StoreDir;
 use crate::ssh::{Channel, Session};
+use crate::store::text_item;
 
 impl Stream for Channel {}
 
-/// How long a server is given to forget a session, again and again.
+/// Pauses between attempts: a server that allows one session frees a closed one a moment later.
 const SESSION_RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(400)];
 
@@ -22,17 +24,20 @@ pub struct DaemonLink {
     pub client: Client,
     /// The channel, to set its time limits.
     pub channel: Channel,
-    /// Whether the helper is in between.
+    /// Whether the relay is in between.
     pub relayed: bool,
     /// Whether imports may be compressed.
     pub compresses: bool,
-    /// How long the daemon took to answer its greeting: at least one round trip.
+    /// Whether the machine was asked along with the greeting for what shows whether it is trusted: see [`trust::TEXT`].
+    pub proves: bool,
+    /// An estimate of one round trip: how long the daemon took to answer its greeting, or less if a later question showed
+    /// that.
     pub round_trip: Duration,
 }
 
 impl DaemonLink {
-    /// Greets the daemon through the forwarded socket `channel`, or, where the server refused to forward it, starts
-    /// the helper to reach the socket named `socket`. `limit`, of time, holds for either.
+    /// Greets the daemon through the forwarded socket `channel`, or, if the server refused to forward it, starts the
+    /// relay to reach the socket named `socket`. Either may take `limit`.
     pub fn open(
         session: &Session,
         channel: Channel,
@@ -44,32 +49,32 @@ impl DaemonLink {
         match channel.wait_open() {
             Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
             Err(refusal) if session.failure().is_some() => Err(refusal),
-            // A missing socket is refused in the same words as all forwarding: the helper tells them apart.
-            Err(_) => Self::through_helper(session, socket, store, limit, CompressionPolicy::new(None)),
+            // A missing socket is refused in the same words as all forwarding: the relay tells them apart.
+            Err(_) => Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None)),
         }
     }
 
     /// Greets the daemon through the forwarded socket `channel`, without waiting for either.
     pub fn open_later(channel: Channel, store: &StoreDir, round_trip: Duration) -> Result<DaemonLink> {
         let client = Client::later_handshake(Box::new(channel.clone()), store)?;
-        Ok(DaemonLink { client, channel, relayed: false, compresses: false, round_trip })
+        Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: false, round_trip })
     }
 
-    /// As [`DaemonLink::through_helper`], on a server that forwards no sockets and may allow one session at a time. It
+    /// As [`DaemonLink::through_relay`], on a server that forwards no sockets and may allow one session at a time. It
     /// forgets one a little after it has closed it.
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<DaemonLink> {
         for pause in SESSION_RETRY_PAUSES {
-            match Self::through_helper(session, socket, store, limit, CompressionPolicy::new(None)) {
+            match Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None)) {
                 Err(_) if session.failure().is_none() => std::thread::sleep(pause),
                 result => return result,
             }
         }
-        Self::through_helper(session, socket, store, limit, CompressionPolicy::new(None))
+        Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None))
     }
 
-    /// Starts the helper and greets the daemon, which listens on the socket named `socket`, through it.
+    /// Starts the relay and greets the daemon, which listens on the socket named `socket`, through it.
     /// `policy` is how imports begin.
-    pub fn through_helper(
+    pub fn through_relay(
         session: &Session,
         socket: &str,
         store: &StoreDir,
@@ -84,10 +89,16 @@ impl DaemonLink {
         Ok(DaemonLink { compresses, ..link })
     }
 
+    /// Greets the daemon, and asks it along with that for what shows whether the machine is trusted. It signs that while
+    /// nobody waits: starting to sign takes it a tenth of a second.
     fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<DaemonLink> {
         let begun = Instant::now();
-        let client = Client::quiet_handshake(stream, store)?;
-        Ok(DaemonLink { client, channel, relayed, compresses: false, round_trip: begun.elapsed() / 2 })
+        let (name, text) = trust::TEXT;
+        let (path, _) = text_item(store, name, text)?;
+        let mut client = Client::handshake_with_text(stream, store, name, text, &path)?;
+        client.finish_greeting()?;
+        let round_trip = begun.elapsed();
+        Ok(DaemonLink { client, channel, relayed, compresses: false, proves: true, round_trip })
     }
 }
 

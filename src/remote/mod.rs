@@ -17,6 +17,7 @@ mod probe;
 mod relay;
 mod rounds;
 mod route;
+mod shell;
 mod streams;
 mod survey;
 #[cfg(test)]
@@ -103,29 +104,26 @@ impl Remote {
         let established = || -> Result<_> {
             // All of this is sent as soon as the session is up; the answers are waited for afterwards.
             let forwarded = session.open_socket(&machine.daemon_socket);
-            let mut probe = session.exec(probe::COMMAND);
+            let mut probe = probe::ask(&session, machine, store);
             if !session.wait_ready(limits.step * (STEPS + 1))? {
                 let (name, port, seconds) = (&machine.name, machine.port, (limits.step * (STEPS + 1)).as_secs());
                 let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");
                 return Err(Error::new(ErrorKind::Unavailable, message)
                     .hint(format!("check that '{name}' is up and that its SSH server listens on port {port}")));
             }
-            for channel in [&forwarded, &probe] {
-                channel.set_deadline(Some(Instant::now() + limits.step));
-            }
-            probe::ask(&mut probe, machine, store)?;
+            forwarded.set_deadline(Some(Instant::now() + limits.step));
             let mut socket = machine.daemon_socket.clone();
             let (mut link, answer) = if forwarded.wait_open().is_err() && session.failure().is_none() {
-                let answer = probe::answer(&mut probe, machine, store)?;
+                let answer = probe::answer(&mut probe, machine, store, limits.step)?;
                 probe.exit_status()?;
                 (DaemonLink::after_refusal(&session, &socket, store, limits.step)?, answer)
             } else {
                 (
                     DaemonLink::open(&session, forwarded, &socket, store, limits.step)?,
-                    probe::answer(&mut probe, machine, store)?,
+                    probe::answer(&mut probe, machine, store, limits.step)?,
                 )
             };
-            // The helper looks at the variable by itself.
+            // The relay looks at the variable by itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
                 socket = daemon_link::socket_file(&name)?.to_string();
                 link = DaemonLink::open(&session, session.open_socket(&socket), &socket, store, limits.step)?;
@@ -181,11 +179,11 @@ impl Remote {
     /// [`Remote::require_trust`] judges.
     pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
         self.be_patient();
-        self.ask_for_proof().map_err(|e| self.on_this_machine(e))?;
+        self.ask_for_proof().and_then(|()| self.link.client.catch_up()).map_err(|e| self.on_this_machine(e))?;
         let begun = Instant::now();
         let valid: HashSet<StorePath> = self.link.client.valid_paths(paths).map_err(|e| self.on_this_machine(e))?;
         self.note_proof();
-        // A better estimate than the greeting's, for which the daemon starts a process.
+        // To greet, the daemon starts a process; so this is closer to one round trip.
         self.link.round_trip = self.link.round_trip.min(begun.elapsed());
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
     }
@@ -286,11 +284,9 @@ impl Remote {
     /// Asks again how the machine is doing, unless its last answer is younger than `age`.
     pub fn probe_again(&mut self, age: Duration) -> Result<&Probe> {
         if self.probed.elapsed() >= age {
-            let mut channel = self.session.exec(probe::COMMAND);
-            channel.set_deadline(Some(Instant::now() + self.limits.step));
-            probe::ask(&mut channel, &self.machine, &self.store).map_err(|e| self.on_this_machine(e))?;
-            let answer =
-                probe::answer(&mut channel, &self.machine, &self.store).map_err(|e| self.on_this_machine(e))?;
+            let mut channel = probe::ask(&self.session, &self.machine, &self.store);
+            let answer = probe::answer(&mut channel, &self.machine, &self.store, self.limits.step)
+                .map_err(|e| self.on_this_machine(e))?;
             (self.probe, self.kills) = (answer.probe, answer.kills);
             self.probed = Instant::now();
         }
@@ -299,9 +295,7 @@ impl Remote {
 
     /// Asks what kind of machine it is: more than a build needs to know.
     pub fn survey(&self) -> Result<Survey> {
-        let mut channel = self.session.exec(probe::COMMAND);
-        channel.set_deadline(Some(Instant::now() + self.limits.step));
-        survey::survey(&mut channel).map_err(|e| self.on_this_machine(e))
+        survey::survey(&self.session, self.limits.step).map_err(|e| self.on_this_machine(e))
     }
 
     /// Does the daemon there answer `within` that time, or the time of a few round trips? One round trip.
@@ -312,7 +306,7 @@ impl Remote {
         self.link.client.valid_paths(&[]).is_ok()
     }
 
-    /// Whether the helper is between us and the daemon there.
+    /// Whether the relay is between us and the daemon there.
     pub fn is_relayed(&self) -> bool {
         self.link.relayed
     }
@@ -327,6 +321,8 @@ impl Remote {
             self.link = DaemonLink::open_later(channel, &self.store, self.link.round_trip)?;
         } else if !self.link.client.restart()? {
             return Err(Error::new(ErrorKind::Internal, "nobody connects to the daemon anew"));
+        } else {
+            self.link.proves = false; // what was not answered yet never will be
         }
         Ok(())
     }

@@ -1,36 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What a machine says of itself before it gets a build: load, free space, clock.
 //!
-//! One short program for the remote `sh`, which reads it from standard input, so that no login shell interprets
-//! anything. It prints a word and a value a line; a line that the machine cannot answer stays empty.
+//! One short program for the remote `sh`. A line that the machine cannot answer stays empty.
 
-use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use super::shell::{self, KILLS, MEMORY, free_space, quoted, value};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StoreDir;
 use crate::machine::BuildMachine;
 use crate::machine::suitability::Probe;
-use crate::ssh::Channel;
-
-/// The command that reads the program.
-pub const COMMAND: &str = "sh";
+use crate::ssh::{Channel, Session};
 
 /// The program's first line: that it runs.
 const RUNS: &str = "sh runs";
-
-/// Most that is read of an answer, in bytes.
-pub const MAX_ANSWER: u64 = 64 << 10;
-
-/// Makes the shell print how much memory is available, in KiB.
-pub const MEMORY: &str = "while read -r word size rest; do \
-     [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n";
-
-/// Makes the shell print how many processes the kernel has killed for want of memory.
-pub const KILLS: &str =
-    "while read -r word count; do [ \"$word\" = oom_kill ] && echo kills $count && break; done </proc/vmstat\n";
 
 /// A machine's answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,22 +40,9 @@ pub fn identity(socket: &Path) -> Option<String> {
     Some(format!("{} {}:{}", boot.trim(), socket.dev(), socket.ino()))
 }
 
-/// Sends the program down `channel`, on which [`COMMAND`] runs.
-pub fn ask(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir) -> Result<()> {
-    let what = || "asking for load and free space";
-    channel.write_all(program(&machine.daemon_socket, store).as_bytes()).io_context(ErrorKind::Unavailable, what)?;
-    channel.close_write()
-}
-
-/// Makes the shell print how much space is free where the store is, in KiB, after `word`.
-pub fn free_space(store: &StoreDir, word: &str) -> String {
-    let store = quoted(store.as_str());
-    format!("df -P -k {store} | {{ read -r title; read -r fs size used free rest; echo {word} $free; }}\n")
-}
-
-/// `text` as one word of the shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+/// Asks `machine`. Returns at once.
+pub fn ask(session: &Session, machine: &BuildMachine, store: &StoreDir) -> Channel {
+    shell::start(session, &program(&machine.daemon_socket, store))
 }
 
 fn program(socket: &str, store: &StoreDir) -> String {
@@ -91,13 +63,9 @@ fn program(socket: &str, store: &StoreDir) -> String {
     )
 }
 
-/// Reads the answer of `machine`.
-pub fn answer(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir) -> Result<Answer> {
-    let mut text = String::new();
-    channel
-        .take(MAX_ANSWER)
-        .read_to_string(&mut text)
-        .io_context(ErrorKind::Unavailable, || "asking for load and free space")?;
+/// Waits at most `limit` for the answer of `machine`.
+pub fn answer(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir, limit: Duration) -> Result<Answer> {
+    let text = shell::answer(channel, limit, "asking for load and free space")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let said = String::from_utf8_lossy(&channel.stderr()).lines().next().unwrap_or_default().to_string();
     if !text.lines().any(|line| line == RUNS) {
@@ -137,11 +105,6 @@ fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -
     .hint(format!("user {user} must be able to run 'sh', 'df', 'nproc' and 'date' there over SSH"))
 }
 
-/// Returns the rest of the line of `text` that begins with `word`.
-pub fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
-}
-
 impl Answer {
     /// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
     pub fn parse(text: &str, now: i64) -> Option<Self> {
@@ -170,6 +133,7 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::machine::tests::machine;
+    use crate::remote::shell::tests::run_by;
 
     #[test]
     fn an_answer_is_taken_apart() {
@@ -189,15 +153,11 @@ mod tests {
 
     #[test]
     fn the_shell_takes_the_name_of_the_store_as_a_name() {
-        use std::process::{Command, Stdio};
         let scratch = tempfile::tempdir().unwrap();
         let store = scratch.path().join("it's$(touch${IFS}pwned)`touch${IFS}pwned`;touch${IFS}pwned\"#*");
         std::fs::create_dir(&store).unwrap();
-        let mut shell =
-            Command::new(COMMAND).current_dir(&scratch).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let program = program("/it's a socket", &StoreDir::new(store.to_str().unwrap()).unwrap());
-        shell.stdin.take().unwrap().write_all(program.as_bytes()).unwrap();
-        let said = String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap();
+        let said = run_by("sh", &program, scratch.path());
         assert!(Answer::parse(&said, 0).is_some_and(|answer| answer.probe.memory > 0), "{said}");
         assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 1);
     }
@@ -206,9 +166,8 @@ mod tests {
     fn a_machine_without_a_store_has_no_guix() {
         let run = |store: &str| {
             let store = StoreDir::new(store).unwrap();
-            let said =
-                std::process::Command::new(COMMAND).args(["-c", &program("/nowhere", &store)]).output().unwrap().stdout;
-            no_answer(&String::from_utf8(said).unwrap(), "df: no such file", &machine("w1"), &store)
+            let said = run_by("sh", &program("/nowhere", &store), Path::new("/"));
+            no_answer(&said, "df: no such file", &machine("w1"), &store)
         };
         let error = run("/nonexistent/store");
         assert_eq!(error.kind(), ErrorKind::NoGuix);
@@ -224,8 +183,7 @@ mod tests {
         std::os::unix::fs::symlink(&socket, &link).unwrap();
         let seen = |socket: &Path| {
             let program = program(socket.to_str().unwrap(), &StoreDir::new("/tmp").unwrap());
-            let said = std::process::Command::new(COMMAND).args(["-c", &program]).output().unwrap().stdout;
-            Answer::parse(&String::from_utf8(said).unwrap(), 0).unwrap().daemon
+            Answer::parse(&run_by("sh", &program, Path::new("/")), 0).unwrap().daemon
         };
         assert!(seen(&socket).is_some() && seen(&socket) == identity(&link) && seen(&link) == identity(&socket));
         assert_ne!(seen(&socket), identity(scratch.path()));

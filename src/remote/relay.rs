@@ -20,7 +20,7 @@
 //!
 //! What it writes is what the daemon writes, less the READ frames of imports. An answer that comes before the end of an
 //! import, which is a refusal, ends it: what is on its way is discarded. READ frames begin as soon as the daemon has
-//! the request: so the helper gets it with the announcement that an import follows, not before.
+//! the request: so the relay gets it with the announcement that an import follows, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Instant;
@@ -65,7 +65,7 @@ const FOR_COMPRESSED: &str = concat!(
     r#"(false-if-exception (execlp \"guix\" \"guix\" \"repl\" \"-t\" \"machine\")))"#,
 );
 
-/// A connection to the daemon through the helper.
+/// A connection to the daemon through the relay.
 pub struct Relay {
     channel: BufReader<Channel>,
     /// How an import begins.
@@ -85,7 +85,7 @@ impl Relay {
         )
     }
 
-    /// Makes the helper, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
+    /// Makes the relay, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
     /// `policy` is how imports begin.
     pub fn start(channel: Channel, socket: &str, policy: CompressionPolicy) -> Result<Self> {
         let mut relay =
@@ -97,7 +97,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Whether imports may be compressed: that is wanted, and the helper can undo it.
+    /// Whether imports may be compressed: that is wanted, and the relay can undo it.
     pub fn compresses(&self) -> bool {
         self.policy.may_compress()
     }
@@ -109,13 +109,13 @@ impl Relay {
         put_number(&mut hello, socket.len() as u64);
         hello.extend_from_slice(socket.as_bytes());
         let channel = self.channel.get_mut();
-        channel.write_all(&hello).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+        channel.write_all(&hello).io_context(ErrorKind::Unavailable, || "starting the relay")?;
         let mut preamble = (&mut self.channel).take(MAX_PREAMBLE);
         let mut line = Vec::new();
         loop {
             line.clear();
             let length =
-                preamble.read_until(b'\n', &mut line).io_context(ErrorKind::Unavailable, || "starting the helper")?;
+                preamble.read_until(b'\n', &mut line).io_context(ErrorKind::Unavailable, || "starting the relay")?;
             if length == 0 {
                 return Err(Error::new(ErrorKind::NoGuix, "neither 'guile' nor 'guix repl' could be run there")
                     .hint("make sure that 'guix' is in the PATH of non-interactive SSH sessions of that user"));
@@ -128,7 +128,7 @@ impl Relay {
                     return Ok(());
                 }
                 Some((_, problem)) => {
-                    return Err(Error::new(ErrorKind::Unavailable, format!("the helper {problem}"))
+                    return Err(Error::new(ErrorKind::Unavailable, format!("the relay {problem}"))
                         .hint("make sure that guix-daemon runs there, and that 'daemon-socket' names its socket"));
                 }
                 None => {}
@@ -136,11 +136,11 @@ impl Relay {
         }
     }
 
-    /// The last line that the helper said on its standard error.
+    /// The last line that the relay said on its standard error.
     fn complaint(&self) -> Option<String> {
         let said = self.channel.get_ref().stderr();
         let text = String::from_utf8_lossy(&said);
-        text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!("the helper says '{}'", line.trim()))
+        text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!("the relay says '{}'", line.trim()))
     }
 }
 

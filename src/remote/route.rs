@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! By which route items reach the machine: through the helper or not, whole or imported, compressed or not.
+//! By which route items reach the machine: through the relay or not, whole or imported, compressed or not.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use super::streams::Patient;
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 
-/// The time that the helper costs: starting Guile, and another connection to the daemon, besides ...
-const HELPER_COST: Duration = Duration::from_millis(150);
+/// The time that the relay costs: starting Guile, and another connection to the daemon, besides ...
+const RELAY_COST: Duration = Duration::from_millis(150);
 
 /// ... so many round trips: a channel and a greeting.
-const HELPER_TURNS: u32 = 3;
+const RELAY_TURNS: u32 = 3;
 
 /// What goes with an item, in bytes: names, or a signature.
 const ITEM_OVERHEAD: u64 = 1 << 10;
@@ -27,13 +27,13 @@ const MIN_COMPRESSED: u64 = 16 << 20;
 /// string that grows by doubling, and other builds may send such items at the same time.
 const MEMORY_SHARE: u64 = 16;
 
-/// Most that the daemon asks for at once during an import, in bytes. Without the helper, that costs a round trip.
+/// Most that the daemon asks for at once during an import, in bytes. Without the relay, that costs a round trip.
 const IMPORT_STEP: u64 = 32 << 10;
 
 /// What is known of a machine and the route to it.
 #[derive(Clone, Copy, Debug)]
 struct Route {
-    /// Whether the helper is in between.
+    /// Whether the relay is in between.
     pub relayed: bool,
     /// Whether imports may be compressed by it.
     pub compresses: bool,
@@ -48,12 +48,12 @@ struct Route {
 }
 
 impl Route {
-    /// Is the helper worth its cost for `items` store items, of some `bytes` bytes in all?
-    pub fn needs_helper(&self, items: usize, bytes: u64) -> bool {
+    /// Is the relay worth its cost for `items` store items, of some `bytes` bytes in all?
+    pub fn needs_relay(&self, items: usize, bytes: u64) -> bool {
         // What is small travels together.
         let steps = (items as u64).saturating_mul(ITEM_OVERHEAD).saturating_add(bytes).div_ceil(IMPORT_STEP);
-        let saved = u32::try_from(steps).unwrap_or(u32::MAX).saturating_sub(HELPER_TURNS);
-        !self.relayed && self.round_trip.saturating_mul(saved) > HELPER_COST
+        let saved = u32::try_from(steps).unwrap_or(u32::MAX).saturating_sub(RELAY_TURNS);
+        !self.relayed && self.round_trip.saturating_mul(saved) > RELAY_COST
     }
 
     /// How an import of some `bytes` bytes is compressed.
@@ -76,14 +76,14 @@ impl Route {
 impl Remote {
     /// Gets ready to receive `items` store items, of some `bytes` bytes in all.
     ///
-    /// Where that would take many round trips, the helper comes in between, with a connection to the daemon that is
+    /// Where that would take many round trips, the relay comes in between, with a connection to the daemon that is
     /// used instead of the one there was.
     pub fn prepare_to_receive(&mut self, items: usize, bytes: u64) {
         let route = self.route();
-        if route.needs_helper(items, bytes) {
+        if route.needs_relay(items, bytes) {
             // A machine where no Guile can be started still receives, if slowly.
             let (step, policy) = (self.limits.step, route.compression(bytes));
-            if let Ok(link) = DaemonLink::through_helper(&self.session, &self.socket, &self.store, step, policy) {
+            if let Ok(link) = DaemonLink::through_relay(&self.session, &self.socket, &self.store, step, policy) {
                 self.former = Some(std::mem::replace(&mut self.link, link));
             }
         }
@@ -120,7 +120,7 @@ impl Remote {
     /// Adds the item called `name`, whose name follows from its nar, which `nar` reads, and returns its name there. The
     /// daemon holds it in memory: see [`Remote::prefers_whole_items`]. Protected as what [`Remote::begin_adding`] adds.
     ///
-    /// `None`: the link is so slow that it is better imported, which compresses it. The helper, with another connection
+    /// `None`: the link is so slow that it is better imported, which compresses it. The relay, with another connection
     /// to the daemon, is in between from then on; what was added before is not protected any more.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
         let Remote { machine, store, session, socket, link, slow_link, limits, .. } = self;
@@ -134,7 +134,7 @@ impl Remote {
                 {
                     *slow_link = Some(rate);
                     let policy = CompressionPolicy::for_slow_link(level, rate);
-                    let link = DaemonLink::through_helper(session, socket, store, limits.step, policy);
+                    let link = DaemonLink::through_relay(session, socket, store, limits.step, policy);
                     replacement = link.ok().filter(|link| link.compresses);
                 }
                 replacement.is_none()
@@ -177,16 +177,16 @@ mod tests {
     };
 
     #[test]
-    fn the_helper_comes_where_round_trips_would_take_longer() {
+    fn the_relay_comes_where_round_trips_would_take_longer() {
         let far = Route { round_trip: Duration::from_millis(40), ..NEAR };
         // 150 ms are 300 round trips, or three, and it takes three to begin with.
-        assert!(!NEAR.needs_helper(32 * 303, 0) && NEAR.needs_helper(32 * 303 + 1, 0));
-        assert!(!NEAR.needs_helper(1, 302 * IMPORT_STEP) && NEAR.needs_helper(1, 303 * IMPORT_STEP));
-        assert!(!far.needs_helper(4, 0) && !far.needs_helper(32 * 6, 0) && far.needs_helper(32 * 6 + 1, 0));
-        assert!(!far.needs_helper(4, 128 << 10) && far.needs_helper(1, 192 << 10));
-        assert!(far.needs_helper(usize::MAX / 2, u64::MAX / 2), "whatever is sent");
-        assert!(!Route { relayed: true, ..far }.needs_helper(1000, 1 << 40), "it is there already");
-        assert!(!far.needs_helper(0, 0));
+        assert!(!NEAR.needs_relay(32 * 303, 0) && NEAR.needs_relay(32 * 303 + 1, 0));
+        assert!(!NEAR.needs_relay(1, 302 * IMPORT_STEP) && NEAR.needs_relay(1, 303 * IMPORT_STEP));
+        assert!(!far.needs_relay(4, 0) && !far.needs_relay(32 * 6, 0) && far.needs_relay(32 * 6 + 1, 0));
+        assert!(!far.needs_relay(4, 128 << 10) && far.needs_relay(1, 192 << 10));
+        assert!(far.needs_relay(usize::MAX / 2, u64::MAX / 2), "whatever is sent");
+        assert!(!Route { relayed: true, ..far }.needs_relay(1000, 1 << 40), "it is there already");
+        assert!(!far.needs_relay(0, 0));
     }
 
     #[test]

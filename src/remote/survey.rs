@@ -4,21 +4,18 @@
 //! A program for the remote `sh` as in [`super::probe`], but a longer one: starting `guix` takes most of a second,
 //! which no build waits for.
 
-use std::io::{Read, Write};
+use std::time::Duration;
 
-use crate::ground::error::{ErrorKind, IoContext, Result, line};
-use crate::ssh::Channel;
+use super::shell;
+use crate::ground::error::{Result, line};
+use crate::ssh::Session;
 
-/// `guix` gets no standard input, or it would read the rest of the program.
 const PROGRAM: &str = "\
     echo kernel $(uname -s -r)\n\
     echo architecture $(uname -m)\n\
     echo host $(uname -n)\n\
     echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
-    echo guix $(guix --version </dev/null 2>/dev/null | head -n 1)\n";
-
-/// Most that is read of the answer, in bytes.
-const MAX_ANSWER: u64 = 64 << 10;
+    echo guix $(guix --version 2>/dev/null | head -n 1)\n";
 
 /// A machine's answer. What it does not say is empty or 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,23 +32,16 @@ pub struct Survey {
     pub guix_version: String,
 }
 
-/// Runs the program on `channel`, on which [`super::probe::COMMAND`] runs, and reads the answer.
-pub fn survey(channel: &mut Channel) -> Result<Survey> {
-    let what = || "asking what machine it is";
-    channel.write_all(PROGRAM.as_bytes()).io_context(ErrorKind::Unavailable, what)?;
-    channel.close_write()?;
-    let mut bytes = Vec::new();
-    channel.take(MAX_ANSWER).read_to_end(&mut bytes).io_context(ErrorKind::Unavailable, what)?;
-    Ok(Survey::parse(&String::from_utf8_lossy(&bytes)))
+/// Runs the program over `session`. The machine has `limit` for its answer.
+pub fn survey(session: &Session, limit: Duration) -> Result<Survey> {
+    let mut channel = shell::start(session, PROGRAM);
+    Ok(Survey::parse(&shell::answer(&mut channel, limit, "asking what machine it is")?))
 }
 
 impl Survey {
     /// Takes an answer apart.
     pub fn parse(text: &str) -> Self {
-        let value = |word: &str| {
-            let found = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-            line(found.unwrap_or_default().trim().to_string())
-        };
+        let value = |word: &str| line(shell::value(text, word).unwrap_or_default().to_string());
         Survey {
             kernel: value("kernel"),
             architecture: value("architecture"),

@@ -38,17 +38,29 @@ fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     });
 }
 
-/// Says what a daemon says to begin with, and that the options are set that come at once.
+/// Says what a daemon says to begin with, and answers what comes along with the greeting: the options are set, and it
+/// has no text to show whether it is trusted.
 fn begin(stream: &mut UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
     stream.write_all(&words(&[0x6478_696f, 0x164]))?;
     // Version and two flags; the request and nine numbers.
     stream.read_exact(&mut [0; 8 * (3 + 10)])?;
     for _ in 0..2 * read_number(stream)? {
-        let length = read_number(stream)?;
-        std::io::copy(&mut stream.take(length.next_multiple_of(8)), &mut std::io::sink())?;
+        skip_string(stream)?;
     }
-    stream.write_all(&words(&[LAST, LAST]))
+    stream.write_all(&words(&[LAST, LAST]))?;
+    stream.read_exact(&mut [0; 8])?; // to add a text: its name, itself, and no references
+    skip_string(stream)?;
+    skip_string(stream)?;
+    stream.read_exact(&mut [0; 16])?; // to export it, signed
+    skip_string(stream)?;
+    stream.read_exact(&mut [0; 8])?;
+    stream.write_all(&words(&[FAILED, 0, 1, FAILED, 0, 1]))
+}
+
+fn skip_string(stream: &mut UnixStream) -> std::io::Result<()> {
+    let length = read_number(stream)?;
+    std::io::copy(&mut stream.take(length.next_multiple_of(8)), &mut std::io::sink()).map(drop)
 }
 
 fn read_number(stream: &mut UnixStream) -> std::io::Result<u64> {
@@ -63,8 +75,9 @@ fn greet(mut stream: UnixStream) -> std::io::Result<()> {
     say_nothing(stream)
 }
 
-/// The frames of the worker protocol by which a daemon ends an answer, asks for data, and gives some.
+/// The frames of the worker protocol by which a daemon ends an answer, refuses, asks for data, and gives some.
 const LAST: u64 = 0x616c_7473;
+const FAILED: u64 = 0x6378_7470;
 const READ: u64 = 0x6461_7461;
 const GIVES: u64 = 0x6461_7416;
 
@@ -164,7 +177,8 @@ fn an_account_that_runs_no_commands_is_named_with_its_answer() {
     for (command, words) in [
         ("/bin/sh -c 'echo This account is currently not available.; exit 1'", "This account is currently"),
         ("/bin/false", "ends with status 1"),
-        ("/bin/cat", "answers"),
+        ("/bin/cat", "ends with status 0"),
+        ("/bin/echo it is closed", "answers"),
         ("/bin/sh -c 'echo only backups >&2'", "only backups"),
     ] {
         let sshd = Sshd::start(&[&format!("ForceCommand {command}")]);
@@ -209,7 +223,7 @@ fn add_text(remote: &mut Remote) -> Result<(), Error> {
     remote.finish_adding(begun).map(drop)
 }
 
-/// Has the helper come in between, as for much that is imported over a long way.
+/// Has the relay come in between, as for much that is imported over a long way.
 fn relay(remote: &mut Remote) {
     remote.prepare_to_receive(1_000_000, 1 << 40);
     assert!(remote.is_relayed(), "Guile runs on this host");
@@ -229,19 +243,19 @@ fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
         ("an import that is empty", |remote, _| remote.import(&mut std::io::empty())),
         ("a text", |remote, _| add_text(remote)),
         ("a file", |remote, _| add_file(remote, 64 << 10)),
-        ("a text through the helper", |remote, _| {
+        ("a text through the relay", |remote, _| {
             relay(remote);
             add_text(remote)
         }),
-        ("a file through the helper", |remote, _| {
+        ("a file through the relay", |remote, _| {
             relay(remote);
             add_file(remote, 64 << 10)
         }),
-        ("an import through the helper", |remote, _| {
+        ("an import through the relay", |remote, _| {
             relay(remote);
             remote.import(&mut std::io::repeat(0).take(64 << 20))
         }),
-        ("a question through the helper", |remote, item| {
+        ("a question through the relay", |remote, item| {
             relay(remote);
             remote.missing(std::slice::from_ref(item)).map(drop)
         }),

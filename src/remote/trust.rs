@@ -17,19 +17,23 @@ pub const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let
 pub(super) struct Proof(ExportedItem);
 
 impl Remote {
-    /// Has the machine export a text, which travels with the next question, unless it was asked for that already.
+    /// Has the machine export a text, which travels with the next question, unless it was asked for that already, as it
+    /// is along with the greeting.
     pub(super) fn ask_for_proof(&mut self) -> Result<()> {
-        if self.proof.is_some() {
+        if self.proof.is_some() || self.link.proves {
             return Ok(());
         }
         let (name, text) = TEXT;
         let (path, _) = store::text_item(&self.store, name, text)?;
-        self.link.client.export_text_later(name, text, &path)
+        self.link.client.export_text_later(name, text, &path)?;
+        self.link.proves = true;
+        Ok(())
     }
 
     /// Takes note of what it has exported.
     pub(super) fn note_proof(&mut self) {
         if let Some(exported) = self.link.client.take_exported() {
+            self.link.proves = false;
             self.proof = Some(exported.and_then(|bytes| self.read_proof(&bytes)));
         }
     }

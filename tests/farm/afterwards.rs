@@ -20,7 +20,7 @@ const DATABASE: &str = "/var/guix/db/db.sqlite";
 #[track_caller]
 pub fn assert_clean(heads: &[Host], machines: &[Host]) {
     heads.iter().for_each(Host::kill_keepers);
-    // Of a connection that is gone, on a machine: the helper, the shell that asks for the load, a builder.
+    // Of a connection that is gone, on a machine: the relay, the shell that asks for the load, a builder.
     let on_machine = "pgrep -a -f 'primitive-eval|guix repl|^sh$'; pgrep -a -U $(id -u guixbuild1)";
     let check = |host: Host, processes: &str| {
         eventually(|| nothing_runs(host, processes));

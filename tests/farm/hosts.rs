@@ -44,28 +44,28 @@ fn privileged_and_unprivileged_daemons_offload_to_each_other_and_to_other_users(
 fn large_inputs_reach_an_old_machine() {
     assert!(OLD.sh(&["guix-daemon", "--version"]).contains("1.2.0"));
     HEAD.offload_with_our_hook(&[Machine::of(OLD)]);
-    // So slow a link that 2048 round trips are worth a helper; a source, which is made again there, takes none.
+    // So slow a link that 2048 round trips are worth a relay; a source, which is made again there, takes none.
     let slow = SlowLink::new(OLD, &["delay", "2"]);
     let helped = |settings: &[&str], looks| {
         let mut building = HEAD.start_build("plain", settings);
         building.wait_for(" store items (6");
-        let helper = (0..looks).any(|_| {
+        let relay = (0..looks).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
             OLD.run(&["pgrep", "-f", "primitive-eval|repl -t machine"]).status.success()
         });
         building.finish().assert_succeeded();
-        helper
+        relay
     };
     assert!(helped(&["kib=65536", "built-input=1"], 100));
-    HEAD.kill_keepers(); // whose connection has the helper now
-    // Where this machine has much else to do, a round trip may last long enough for a helper now and then.
+    HEAD.kill_keepers(); // whose connection has the relay now
+    // Where this machine has much else to do, a round trip may last long enough for a relay now and then.
     assert!((0..3).any(|_| !helped(&["input-kib=65536"], 20)));
     drop(slow);
     assert_clean(&[HEAD], &[OLD]);
 }
 
 #[test]
-fn servers_that_forward_no_sockets_are_reached_through_the_helper() {
+fn servers_that_forward_no_sockets_are_reached_through_the_relay() {
     let machines = [W1, W4, OLD];
     for machine in machines {
         configure_ssh(machine, "AllowStreamLocalForwarding no");

@@ -69,7 +69,7 @@ fn no_phase_takes_more_round_trips_than_it_must() {
     let with = |choose| std::array::from_fn(|at| if at == 0 { ("choose", choose) } else { ways[at - 1] });
     // To connect and to log in, to open channels, to ask for the load and to greet the daemon; and then, as for the
     // next one: what is missing; what is sent, and built; what the outputs are, and these.
-    assert!(at_most(first, with(10)) > 10, "it was not so far away");
+    assert!(at_most(first, with(9)) > 9, "it was not so far away");
     at_most(next, with(0));
     assert_clean(&[HEAD], &[W1]);
 }

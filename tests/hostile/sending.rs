@@ -35,7 +35,7 @@ impl Observer for Count {
 #[test]
 fn what_is_refused_at_once_is_not_sent_to_its_end() {
     let _alone = alone(); // the input is in memory
-    // The helper feeds the import; without it, nothing is sent that was not asked for.
+    // The relay feeds the import; without it, nothing is sent that was not asked for.
     let (scene, sshd) = (scene(), Sshd::start(&["AllowStreamLocalForwarding no"]));
     let contents: Vec<u8> = (0..INPUT as u32 / 4).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
     let input = scene.register("input", &contents, &nar(file(&contents)));

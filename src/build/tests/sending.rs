@@ -8,7 +8,7 @@ use crate::build::transfer::send_files;
 use crate::choose::{Choice, Lease};
 use crate::store::{source_path, text_item};
 
-/// Makes a text of that name valid whose name follows from it, and refers to nothing.
+/// Makes a text called `name` valid. Its name follows from its contents, and it refers to nothing.
 fn text(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = format!("{name}{}", "x".repeat(length));
     let (path, nar) = text_item(&host.scene.directories.store, name, &contents).unwrap();
@@ -17,7 +17,7 @@ fn text(host: &Host, name: &str, length: usize) -> StorePath {
     path
 }
 
-/// The same of a source.
+/// Does the same with a source.
 fn source(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = "x".repeat(length);
     let nar = nar(file(contents.as_bytes()));
@@ -27,25 +27,25 @@ fn source(host: &Host, name: &str, length: usize) -> StorePath {
     path
 }
 
-/// Makes an item of that name valid whose name follows from nothing, and which refers to these.
+/// Makes an item called `name` valid whose name does not follow from its contents, and which refers to `references`.
 fn built(host: &Host, name: &str, length: usize, references: &[&StorePath]) -> StorePath {
     let (path, contents) = (host.scene.path(name), "x".repeat(length));
     host.scene.register_as(&path, contents.as_bytes(), &nar(file(contents.as_bytes())), references);
     path
 }
 
-/// More texts than are asked about in one flight.
+/// Returns more texts than one flight asks about.
 fn many(host: &Host) -> Vec<StorePath> {
     let long = "long".repeat(45);
     (0..70).map(|number| text(host, &format!("{long}-{number:02}"), 1)).collect()
 }
 
-/// What came of sending.
+/// The outcome of sending.
 struct Sent {
     result: Result<Vec<StorePath>>,
     notes: Notes,
     steps: Vec<Step>,
-    /// How many items came at once, each time.
+    /// How many items came at once, for each time that some came.
     batches: Vec<usize>,
     lease: Box<Lease>,
 }
@@ -81,22 +81,50 @@ fn what_a_machine_has_is_asked_for_in_one_round_trip_and_not_sent() {
 }
 
 #[test]
-fn a_large_closure_takes_a_second_question_about_what_nothing_else_protects() {
+fn a_large_closure_takes_one_question_unless_much_of_it_is_missing() {
+    for (missing, questions) in [(0, 1), (1, 1), (16, 1), (17, 2)] {
+        let host = Host::new(&["m"]);
+        let items = many(&host);
+        host.world.doubles.give("m", &items[missing..]);
+        let sent = send(&host, &items);
+        let asked = sent.round_trips().iter().filter(|step| **step == Step::Missing).count();
+        assert_eq!(asked, questions, "{missing} are missing");
+        assert_eq!(sent.result.unwrap(), items[..missing]);
+    }
+}
+
+#[test]
+fn what_a_collector_takes_of_a_large_closure_the_build_shows_and_it_is_sent_again() {
     let host = Host::new(&["m"]);
     let items = many(&host);
-    host.world.doubles.give("m", &items[1..]);
-    let sent = send(&host, &items);
-    assert_eq!(sent.round_trips(), [Step::Missing, Step::Missing, Step::FinishAdding]);
-    assert_eq!((sent.notes.sending.len(), sent.result.unwrap().as_slice()), (1, &items[..1]));
+    host.world.doubles.give("m", &items);
+    let (doubles, eaten, eats) =
+        (Arc::clone(&host.world.doubles), items[3].clone(), Arc::new(parking_lot::Mutex::new(true)));
+    host.world.doubles.act(move |_, step, _| match step {
+        // It is protected too late.
+        Step::Protect if std::mem::take(&mut *eats.lock()) => {
+            doubles.take("m", &eaten);
+            Ok(())
+        }
+        Step::Build if !doubles.has("m", &eaten) => {
+            Err(Error::new(ErrorKind::Daemon, format!("path `{eaten}' is not valid")))
+        }
+        _ => Ok(()),
+    });
+    let work = Work { inputs: items.clone(), outputs: vec![host.output.clone()], options: BuildOptions::default() };
+    let mut notes = Notes::default();
+    host.world.engine.run(host.accept(), work, &Cancel::default(), &mut notes).unwrap();
+    assert!(host.take_output() && notes.retried.is_empty());
+    assert_eq!(host.world.doubles.take_machines(Step::Build).len(), 2);
 }
 
 #[test]
 fn a_closure_that_a_collector_eats_meanwhile_is_given_up() {
     let host = Host::new(&["m"]);
     let items = many(&host);
-    host.world.doubles.give("m", &items);
+    host.world.doubles.give("m", &items[17..]);
     let (doubles, eaten, count) =
-        (Arc::clone(&host.world.doubles), items.clone(), Arc::new(parking_lot::Mutex::new(0)));
+        (Arc::clone(&host.world.doubles), items.clone(), Arc::new(parking_lot::Mutex::new(17)));
     host.world.doubles.act(move |_, step, _| {
         if step == Step::Missing {
             let mut count = count.lock();
@@ -118,7 +146,7 @@ fn small_items_are_made_again_in_batches() {
     let sent = send(&host, &items);
     assert_eq!(sent.batches, [6, 6, 1], "until there are 512 KiB");
     use Step::*;
-    // The next one is on its way before the answer to the one before it is waited for.
+    // A batch is sent before the answer to the previous one is waited for.
     let trips = [Missing, Expect, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
     assert_eq!(sent.steps[2..], trips);
     assert_eq!(sent.result.unwrap(), items);
@@ -145,7 +173,7 @@ fn a_link_that_shows_to_be_slow_has_the_rest_imported_and_is_remembered() {
     let host = Host::new(&["slow"]);
     let items = [600 << 10, 700 << 10].map(|size| source(&host, &format!("s{size}"), size));
     let sent = send(&host, &items);
-    // What protected what is there was the connection before.
+    // All is asked for again, since the temporary roots ended with the previous connection.
     use Step::*;
     let expected = [Protect, Protect, Missing, AddNar, Protect, Protect, Missing, AddNar, AddNar, Expect];
     assert_eq!(sent.steps, expected);
@@ -168,7 +196,7 @@ fn what_does_not_follow_from_its_contents_is_imported_in_one_bundle_after_what_i
     let host = Host::new(&["m"]);
     let library = built(&host, "library", 1000, &[]);
     let program = built(&host, "program", 1000, &[&library]);
-    // A text that refers to what is imported can only come after it.
+    // A text that refers to an imported item can only come after it.
     let contents = format!("run {program}");
     let bytes = nar(file(contents.as_bytes()));
     let script = host.scene.path("script");
@@ -191,7 +219,7 @@ fn before_much_is_sent_it_is_seen_whether_it_is_let_in() {
         assert_eq!(imports, 1 + usize::from(welcomed), "{length}");
         sent.result.unwrap();
     }
-    // It is not: nothing of it is sent.
+    // If it is not accepted, nothing of it is sent.
     let host = Host::new(&["m"]);
     let items = [built(&host, "large", 8 << 20, &[])];
     host.world.doubles.act(|_, step, _| match step {
@@ -233,7 +261,7 @@ fn what_is_gone_when_what_refers_to_it_comes_is_sent_again_once() {
             }
         }
     }
-    // Refused for another reason, and nothing is gone.
+    // The import is refused for another reason, and nothing is gone.
     let host = Host::new(&["m"]);
     let items = [built(&host, "one", 10, &[])];
     host.world.doubles.act(|_, step, _| match step {

@@ -4,8 +4,9 @@
 //! A collector there may run at any time, and takes what nobody has protected. A daemon protects what it is told to,
 //! valid or not, until the connection ends; so an item that is protected first and asked for then stays what the answer
 //! says. It answers what is small enough to be read at once in one round trip ([`FLIGHT`]); a large closure it is asked
-//! about first, and of what it has, it protects those items then that no other refers to, and is asked about them
-//! again: an item is there as long as one that refers to it.
+//! about first, and of what it has, it protects those items then that no other refers to: an item is there as long as
+//! one that refers to it. It is asked about these once more if much is to be sent; else the build is the question: if
+//! one of them has gone meanwhile, it is refused, and all is asked and sent again.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -27,8 +28,8 @@ const FEW: usize = 16;
 const LITTLE: u64 = 2 << 20;
 
 /// Those of `items`, a closure, that `remote` lacks. What it has, and `outputs`, which may come to be, is protected
-/// there until the connection to its daemon ends. If not `warily`, what will be sent within a moment protects what it
-/// refers to.
+/// there until the connection to its daemon ends. If not `warily`, little that is sent at once is no reason to ask
+/// twice, and protects what it refers to.
 pub fn missing(
     local: &LocalGuix,
     remote: &mut dyn Connection,
@@ -52,7 +53,7 @@ pub fn missing(
         let heads = local.heads(&present, if soon { &missing } else { &[] })?;
         remote.protect(outputs)?;
         remote.protect(&heads)?;
-        if remote.missing(&heads)?.is_empty() {
+        if soon || remote.missing(&heads)?.is_empty() {
             return Ok(missing);
         }
     }

@@ -7,7 +7,7 @@ use crate::daemon::Stream;
 use crate::daemon::request::Operation;
 use crate::daemon::wire::{broken, lost, read_number};
 use crate::ground::error::{Context, Result};
-use crate::ground::store_path::StoreDir;
+use crate::ground::store_path::{StoreDir, StorePath};
 use crate::ground::words::put_number;
 
 pub(super) const CLIENT_MAGIC: u64 = 0x6e69_7863;
@@ -21,21 +21,28 @@ impl Client {
     /// Greets the daemon at the other end of `stream`, whose store is `store`.
     pub fn handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
         let mut client = Self::new(stream, store);
-        client.greet(&[]).context(|| "greeting the daemon")?;
+        client.greet().context(|| "greeting the daemon")?;
         Ok(client)
     }
 
-    /// As [`Client::handshake`], and has the daemon log errors only, whatever it was started with.
-    pub fn quiet_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
-        let mut client = Self::new(stream, store);
-        client.greet(&quiet()).and_then(|()| client.wait_quietly()).context(|| "greeting the daemon")?;
-        Ok(client)
-    }
-
-    /// As [`Client::quiet_handshake`], with a daemon that is known from another connection: it is not waited for before
-    /// the first request.
+    /// Sends the greeting and returns at once. The daemon is to log errors only, whatever it was started with; its
+    /// answers are read before the first request, or by [`Client::finish_greeting`] and [`Client::catch_up`].
     pub fn later_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
         let mut client = Self::new(stream, store);
+        client.greet_blindly()?;
+        Ok(client)
+    }
+
+    /// As [`Client::later_handshake`]; what [`Client::export_text_later`] asks for travels with the greeting.
+    pub fn handshake_with_text(
+        stream: Box<dyn Stream>,
+        store: &StoreDir,
+        name: &str,
+        text: &str,
+        path: &StorePath,
+    ) -> Result<Self> {
+        let mut client = Self::new(stream, store);
+        client.export_text_later(name, text, path)?;
         client.greet_blindly()?;
         Ok(client)
     }
@@ -48,29 +55,39 @@ impl Client {
         restarted.map_err(lost)?;
         self.later.clear();
         self.owed.clear();
+        self.greeted_with.clear();
         self.greet_blindly()?;
         Ok(true)
     }
 
+    /// Sends a greeting, and what was to travel with the next request, before the daemon has said anything.
     fn greet_blindly(&mut self) -> Result<()> {
         self.greeting = true;
-        self.send(&[CLIENT_MAGIC.to_le_bytes().to_vec(), hello(), quiet()].concat()).context(|| "greeting the daemon")
+        self.greeted_with = std::mem::take(&mut self.owed);
+        let later = std::mem::take(&mut self.later);
+        let greeting = [CLIENT_MAGIC.to_le_bytes().to_vec(), hello(), quiet(), later].concat();
+        self.send(&greeting).context(|| "greeting the daemon")
     }
 
-    /// Reads the daemon's side of the greeting.
-    pub(super) fn finish_greeting(&mut self) -> Result<()> {
-        self.read_version()?;
-        self.wait_quietly()?;
-        self.wait_quietly() // for the answer to what travelled with the greeting
+    /// Reads the daemon's side of the greeting, unless it was read.
+    pub fn finish_greeting(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.greeting) {
+            return Ok(());
+        }
+        let request = self.unfinished.take();
+        let result = self
+            .read_version()
+            .and_then(|()| self.wait_quietly())
+            .and_then(|()| self.wait_quietly()) // for the answer to the request that it be quiet
+            .context(|| "greeting the daemon");
+        self.unfinished = request.or(result.is_err().then_some(Operation::SetOptions));
+        result
     }
 
-    /// Greets the daemon. The answer to `request`, which travels with the greeting, is still to be read.
-    fn greet(&mut self, request: &[u8]) -> Result<()> {
-        // The version could be sent at once, too; but a daemon reads it only after its own, and any server that is
-        // not guix-daemon is better told apart by its first word.
+    fn greet(&mut self) -> Result<()> {
         self.send(&CLIENT_MAGIC.to_le_bytes())?;
         self.read_version()?;
-        self.send(&[hello(), request.to_vec()].concat())?;
+        self.send(&hello())?;
         self.wait_quietly()
     }
 
