@@ -111,8 +111,8 @@ extern "C" {
 /* Version */
 
 /**
- * Version of the ABI that a header describes. It changes when a program that was compiled before could break; the
- * number in the library's SONAME is the same.
+ * Version of the ABI that this header describes. It changes when programs that were compiled earlier could break. The
+ * library's SONAME has the same number.
  */
 #define GUIX_OFFLOAD_ABI_VERSION 0
 
@@ -196,7 +196,7 @@ typedef enum {
      */
     GUIX_OFFLOAD_HOST_KEY = -14,
     /**
-     * The machine can be logged in to and has no Guix, or one that is not running.
+     * The machine accepts the login, but has no Guix, or one that is not running.
      */
     GUIX_OFFLOAD_NO_GUIX = -15,
 } guix_offload_status;
@@ -219,34 +219,36 @@ void guix_offload_error_free(guix_offload_error *error);
 int32_t guix_offload_error_code(const guix_offload_error *error);
 
 /**
- * Returns what went wrong, and where: UTF-8, one line. It lives as long as the error. NULL only if `error` is.
+ * Returns what went wrong, and where: UTF-8, one line. The text lives as long as the error. NULL only if `error`
+ * is.
  */
 const char *guix_offload_error_message(const guix_offload_error *error);
 
 /**
- * Returns the name of the machine with which it happened, or NULL if there is none. It lives as long as the error.
+ * Returns the name of the machine that the error is about, or NULL if there is none. The name lives as long as the
+ * error.
  */
 const char *guix_offload_error_machine(const guix_offload_error *error);
 
 /**
- * Returns what the user can do about it, or NULL if that is not known. It lives as long as the error.
+ * Returns what the user can do about the error, or NULL if that is not known. The text lives as long as the error.
  */
 const char *guix_offload_error_hint(const guix_offload_error *error);
 
 /**
- * Returns the status with which a build hook exits that fails so: 100 if the build itself failed and would fail
- * again, 101 if it exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
+ * Returns the exit status of a build hook that fails with this error: 100 if the build itself failed and would
+ * fail again, 101 if the build exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
  */
 int32_t guix_offload_error_exit_status(const guix_offload_error *error);
 
 /**
  * Returns the lines with which a build hook reports the error, each with a newline at its end: what is wrong, with
- * which machine, and what to do about it. They live as long as the error. NULL only if `error` is.
+ * which machine, and what to do about it. The lines live as long as the error. NULL only if `error` is.
  */
 const char *guix_offload_error_lines(const guix_offload_error *error);
 
 /**
- * Returns the lines with which a build hook warns of the error and goes on, such as of a problem of a machine
+ * Returns the lines with which a build hook warns of the error and goes on, as it does for problems of a machine
  * file. Otherwise as `guix_offload_error_lines`.
  */
 const char *guix_offload_error_warning_lines(const guix_offload_error *error);
@@ -262,15 +264,15 @@ typedef struct guix_offload_machine guix_offload_machine;
 /**
  * Makes a machine that builds for the system type `system`, such as "x86_64-linux". `system` may be NULL: add
  * systems later. `name` is a host name or an address; an IPv6 address may stand in brackets. `user` is the account
- * to log in to. `host_key` is the only key that is trusted of the machine's SSH server: "ssh-ed25519 AAAA...", a
- * line of its `/etc/ssh/ssh_host_*_key.pub`.
+ * to log in to. `host_key` is the only host key that is accepted from the machine's SSH server: "ssh-ed25519
+ * AAAA...", a line of its `/etc/ssh/ssh_host_*_key.pub`.
  *
  * All other fields get Guix's defaults. The private key is the first of `id_ed25519` and `id_rsa` that exists in
  * `~/.ssh` of the process's user. Strings are copied. The caller frees the machine with
  * `guix_offload_machine_free`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not as a machine file must
- * have it: no text is empty, has control characters or more than 4096 bytes. Fails with
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not allowed in a machine
+ * file: texts must not be empty, have control characters, or have more than 4096 bytes. Fails with
  * `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
  */
 guix_offload_status guix_offload_machine_new(guix_offload_machine **machine,
@@ -288,9 +290,9 @@ void guix_offload_machine_free(guix_offload_machine *machine);
 /**
  * Adds a system type that the machine builds for. The string is copied. Setters may be called in any order.
  *
- * This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
- * is NULL, a string is not UTF-8, or a value is not as a machine file must have it: no text is empty, has control
- * characters or more than 4096 bytes.
+ * This function and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if
+ * a pointer is NULL, a string is not UTF-8, or a value is not allowed in a machine file: texts must not be empty,
+ * have control characters, or have more than 4096 bytes.
  */
 guix_offload_status guix_offload_machine_add_system(guix_offload_machine *machine,
                                                     const char *system,
@@ -304,7 +306,7 @@ guix_offload_status guix_offload_machine_add_feature(guix_offload_machine *machi
                                                      guix_offload_error **error);
 
 /**
- * Sets the port of its SSH server: 1 to 65535. Default: 22.
+ * Sets the port of the machine's SSH server: 1 to 65535. Default: 22.
  */
 guix_offload_status guix_offload_machine_set_port(guix_offload_machine *machine,
                                                   uint32_t port,
@@ -327,42 +329,42 @@ guix_offload_status guix_offload_machine_set_compression(guix_offload_machine *m
                                                          guix_offload_error **error);
 
 /**
- * Sets the socket of the daemon there, an absolute file name. Default: "/var/guix/daemon-socket/socket".
+ * Sets the socket of the machine's daemon, an absolute file name. Default: "/var/guix/daemon-socket/socket".
  */
 guix_offload_status guix_offload_machine_set_daemon_socket(guix_offload_machine *machine,
                                                            const char *socket,
                                                            guix_offload_error **error);
 
 /**
- * Sets how many builds may run there at once. With 0 the machine gets none. Default: 1.
+ * Sets how many builds may run on the machine at once. With 0 it gets none. Default: 1.
  */
 guix_offload_status guix_offload_machine_set_parallel_builds(guix_offload_machine *machine,
                                                              uint32_t builds,
                                                              guix_offload_error **error);
 
 /**
- * Sets its speed relative to other machines, not negative. Default: 1.
+ * Sets the machine's speed relative to other machines, not negative. Default: 1.
  */
 guix_offload_status guix_offload_machine_set_speed(guix_offload_machine *machine,
                                                    double speed,
                                                    guix_offload_error **error);
 
 /**
- * Sets the load, divided by the number of cores, from which on the machine takes no more builds. If `load` is
- * negative, any load is fine. Default: 0.8.
+ * Sets the load, divided by the number of cores, at which the machine gets no more builds. If `load` is negative,
+ * any load is fine. Default: 0.8.
  */
 guix_offload_status guix_offload_machine_set_overload_threshold(guix_offload_machine *machine,
                                                                 double load,
                                                                 guix_offload_error **error);
 
 /**
- * Returns the machine's host name or address. This and the texts below live until the machine is freed or changed.
- * If `machine` is NULL, texts are NULL and numbers 0.
+ * Returns the machine's host name or address. This text and those of the functions below live until the machine is
+ * freed or changed. If `machine` is NULL, texts are NULL and numbers 0.
  */
 const char *guix_offload_machine_name(const guix_offload_machine *machine);
 
 /**
- * Returns the port of its SSH server.
+ * Returns the port of the machine's SSH server.
  */
 uint32_t guix_offload_machine_port(const guix_offload_machine *machine);
 
@@ -392,32 +394,32 @@ const char *guix_offload_machine_compression(const guix_offload_machine *machine
 uint32_t guix_offload_machine_compression_level(const guix_offload_machine *machine);
 
 /**
- * Returns the socket of the daemon there.
+ * Returns the socket of the machine's daemon.
  */
 const char *guix_offload_machine_daemon_socket(const guix_offload_machine *machine);
 
 /**
- * Returns how many builds may run there at once.
+ * Returns how many builds may run on the machine at once.
  */
 uint32_t guix_offload_machine_parallel_builds(const guix_offload_machine *machine);
 
 /**
- * Returns its speed relative to other machines.
+ * Returns the machine's speed relative to other machines.
  */
 double guix_offload_machine_speed(const guix_offload_machine *machine);
 
 /**
- * Returns the load from which on the machine takes no more builds; negative if any load is fine.
+ * Returns the load at which the machine gets no more builds; negative if any load is fine.
  */
 double guix_offload_machine_overload_threshold(const guix_offload_machine *machine);
 
 /**
- * Returns the `index`th system type that it builds for, counted from 0; NULL if there are no more.
+ * Returns the `index`th system type that the machine builds for, counted from 0; NULL if there are no more.
  */
 const char *guix_offload_machine_system(const guix_offload_machine *machine, size_t index);
 
 /**
- * Returns the `index`th feature that it offers, counted from 0; NULL if there are no more.
+ * Returns the `index`th feature that the machine offers, counted from 0; NULL if there are no more.
  */
 const char *guix_offload_machine_feature(const guix_offload_machine *machine, size_t index);
 
@@ -439,8 +441,8 @@ guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, 
 /**
  * Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
  * that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
- * most 30 s. A machine that is malformed is left out; if the file returns no list of machines, the list is empty:
- * `guix_offload_machines_problem` tells. The caller frees the list with `guix_offload_machines_free`.
+ * most 30 s. A machine that is malformed is left out. If the file returns no list of machines, the list is empty.
+ * `guix_offload_machines_problem` reports both. The caller frees the list with `guix_offload_machines_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
  * message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -477,15 +479,15 @@ const guix_offload_machine *guix_offload_machines_get(const guix_offload_machine
 /**
  * Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
  * more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
- * Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs
- * to the list, and lives until that is freed.
+ * Guix does not know. Those that `guix_offload_machines_left_out` counts come first. Each has a hint. The problem
+ * belongs to the list, and lives until the list is freed.
  */
 const guix_offload_error *guix_offload_machines_problem(const guix_offload_machines *machines,
                                                         size_t index);
 
 /**
  * Returns how many problems, the first ones, are about what was left out: malformed machines, or a result that is
- * no list of machines. The others are about machines that are used all the same. 0 if `machines` is NULL.
+ * no list of machines. The other problems are about machines that are used nevertheless. 0 if `machines` is NULL.
  */
 size_t guix_offload_machines_left_out(const guix_offload_machines *machines);
 
@@ -534,9 +536,10 @@ typedef enum {
 typedef struct guix_offload_engine guix_offload_engine;
 
 /**
- * Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to
- * read. `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it,
- * several at the same time. It must return soon, and must not throw, jump out, or call the library.
+ * A function that is called with a line about what happens to a build or is decided about it, and why. `text` is the
+ * line, without its newline, for people to read. `derivation` is the derivation of the build; NULL if the line is
+ * about no build. Both live for the call. Any thread may make the call, and several may at the same time. The function
+ * must return soon, and must not throw, jump out, or call the library.
  */
 typedef void (*guix_offload_listener_function)(void *data, const char *derivation, const char *text);
 
@@ -550,18 +553,19 @@ guix_offload_status guix_offload_engine_new(guix_offload_engine **engine, guix_o
 
 /**
  * Makes an engine whose jobs are done by the keeper, the process that does the builds of hooks (see
- * `guix_offload_hook_serve`). All other calls are the same. Neither connects to anything nor starts a thread: the
- * first job connects, and starts the keeper if there is none. The caller frees it with
- * `guix_offload_engine_free`.
+ * `guix_offload_hook_serve`). All other calls work as with any engine. This call neither connects to anything nor
+ * starts a thread: the first job connects, and starts the keeper if there is none. The caller frees the engine
+ * with `guix_offload_engine_free`.
  *
- * Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
- * four open. What the keeper says waits in the socket until a call for a job reads it. When the process ends, its
- * jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
- * `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
+ * Jobs of such an engine have no thread in this process. They share one descriptor, for which the process has four
+ * open. Messages from the keeper wait in the socket until a call for a job reads them. When the process ends, its
+ * jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, the jobs that it has begun
+ * fail with `GUIX_OFFLOAD_UNAVAILABLE`, and the next job gets another keeper. The listener of the engine is not
+ * called for its jobs.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if
  * the program "../libexec/guix-offload", seen from the library, is missing, or the environment has
- * `GUIX_OFFLOAD_KEEPER=no`.
+ * `GUIX_OFFLOAD_KEEPER=no` or `GUIX_OFFLOAD_LOG=stderr`.
  */
 guix_offload_status guix_offload_engine_connect(guix_offload_engine **engine,
                                                 guix_offload_error **error);
@@ -572,12 +576,12 @@ guix_offload_status guix_offload_engine_connect(guix_offload_engine **engine,
 void guix_offload_engine_free(guix_offload_engine *engine);
 
 /**
- * Sets one of the directories, a `guix_offload_directory`, to `name`, which is absolute and copied. No other
- * thread may use the engine at that time. Jobs, hooks and connections that were made with it before keep the old
- * directories.
+ * Sets the directory `which`, a `guix_offload_directory`, to `name`, an absolute file name that is copied. No
+ * other thread may use the engine meanwhile. Jobs, hooks and connections that were made with it before keep the
+ * old directories.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
- * absolute.
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is no `guix_offload_directory`, or
+ * `name` is not absolute.
  */
 guix_offload_status guix_offload_engine_set_directory(guix_offload_engine *engine,
                                                       int32_t which,
@@ -595,10 +599,10 @@ guix_offload_status guix_offload_engine_set_idle_limit(guix_offload_engine *engi
                                                        guix_offload_error **error);
 
 /**
- * Sets the function that is called with what `GUIX_OFFLOAD_LOG` would write, which is then written nowhere; NULL:
- * none. `data` is handed on to it, and must live until the engine and all that was made with it are freed. No
- * other thread may use the engine meanwhile. What was made with it before goes on as before. A hook does its build
- * in this process then, without the keeper.
+ * Sets the listener: a function that is called with what `GUIX_OFFLOAD_LOG` would write. That is then written
+ * nowhere. NULL: no listener. `data` is passed to the function, and must live until the engine and all that was
+ * made with it are freed. No other thread may use the engine meanwhile. What was made with it before goes on as
+ * before. With a listener, a hook does its build in this process, without the keeper.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
  */
@@ -637,15 +641,16 @@ void guix_offload_request_free(guix_offload_request *request);
 /**
  * Adds a feature that the build requires of its machine, such as "kvm".
  *
- * This and the two below fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+ * This function and the next two fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not
+ * UTF-8.
  */
 guix_offload_status guix_offload_request_add_feature(guix_offload_request *request,
                                                      const char *feature,
                                                      guix_offload_error **error);
 
 /**
- * Adds a store item that the build needs. All inputs together, with the derivation, must be a closure: each item
- * that one of them refers to is among them.
+ * Adds a store item that the build needs. The inputs and the derivation together must be a closure: each item that
+ * one of them refers to is among them.
  */
 guix_offload_status guix_offload_request_add_input(guix_offload_request *request,
                                                    const char *item,
@@ -660,8 +665,9 @@ guix_offload_status guix_offload_request_add_output(guix_offload_request *reques
                                                     guix_offload_error **error);
 
 /**
- * Sets after how many seconds the build is killed, in all and without output. 0 means no limit. Both count the
- * build alone. The daemon of the build machine enforces them, and this host does some seconds later.
+ * Sets after how many seconds the build is killed: `timeout` in all, `max_silent_time` without output. 0 means no
+ * limit. Both count only the build itself. The daemon of the build machine enforces them; if it does not, this
+ * host does some seconds later.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
  */
@@ -671,7 +677,7 @@ guix_offload_status guix_offload_request_set_limits(guix_offload_request *reques
                                                     guix_offload_error **error);
 
 /**
- * Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+ * Sets whether the log has lines for programs, such as `@ build-started`: 0 or 1.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `print` is neither.
  */
@@ -690,7 +696,7 @@ guix_offload_status guix_offload_request_set_cores(guix_offload_request *request
                                                    guix_offload_error **error);
 
 /**
- * Sets how often the build is done, at least once. The build fails if the outputs differ from one time to the
+ * Sets how many times the build is done, at least 1. The build fails if the outputs differ from one time to the
  * next. Outputs that the machine already has are built again and compared. By default the machine's daemon
  * decides.
  *
@@ -701,7 +707,7 @@ guix_offload_status guix_offload_request_set_rounds(guix_offload_request *reques
                                                     guix_offload_error **error);
 
 /**
- * Sets whether the machine keeps the tree of a build that fails: 0 or 1. The hint of the error says on which
+ * Sets whether the machine keeps the build tree of a build that fails: 0 or 1. The hint of the error says on which
  * machine, and where.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `keep` is neither.
@@ -711,8 +717,8 @@ guix_offload_status guix_offload_request_set_keep_failed(guix_offload_request *r
                                                          guix_offload_error **error);
 
 /**
- * Sets how much the machine's daemon says in the log besides what the builder does: 0, errors only, which is the
- * default, to 7.
+ * Sets how much the machine's daemon adds to the builder's output in the log: from 0 (only errors, the default) to
+ * 7.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `level` is out of range.
  */
@@ -721,9 +727,9 @@ guix_offload_status guix_offload_request_set_verbosity(guix_offload_request *req
                                                        guix_offload_error **error);
 
 /**
- * Sets whether a job waits, for as long as it takes, while no machine can be reached or has room: 0 or 1, the
- * default. With 0 it fails then with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
- * otherwise. For a slot it waits in any case.
+ * Sets whether a job waits, as long as it takes, while no machine can be reached or has room: 0, or 1 (the
+ * default). With 0, the job then fails with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
+ * otherwise. A job waits for a free slot in any case.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `patient` is neither.
  */
@@ -742,9 +748,9 @@ size_t guix_offload_request_matches(const guix_offload_request *request,
 /* Cancellation */
 
 /**
- * Stops verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops what is done
- * with the lease or connection that the call made. One cancellation may be given to any number of calls, and may be
- * freed before what was made with it.
+ * A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
+ * what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
+ * and may be freed before what was made with it.
  */
 typedef struct guix_offload_cancellation guix_offload_cancellation;
 
@@ -757,9 +763,9 @@ guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **ca
                                                   guix_offload_error **error);
 
 /**
- * Cancels for good. Calls that were given this cancellation, or that use a connection made with it, fail with
- * `GUIX_OFFLOAD_CANCELLED`: those under way as a rule within a second, later ones at once. A build that is under
- * way on a machine is stopped. Any thread may call this at any time, but no signal handler. NULL is fine.
+ * Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
+ * `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
+ * way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
  */
 void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
 
@@ -776,15 +782,15 @@ void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
  */
 typedef enum {
     /**
-     * No machine can ever do it.
+     * No machine can ever do the build.
      */
     GUIX_OFFLOAD_DECLINE = 0,
     /**
-     * No machine can do it now.
+     * No machine can do the build now.
      */
     GUIX_OFFLOAD_POSTPONE = 1,
     /**
-     * It is accepted.
+     * The build is accepted.
      */
     GUIX_OFFLOAD_ACCEPT = 2,
 } guix_offload_reply;
@@ -805,15 +811,15 @@ typedef struct guix_offload_items guix_offload_items;
 typedef struct guix_offload_lease guix_offload_lease;
 
 /**
- * Called with the number of bytes moved so far and the estimated total, by the thread that called the verb. Return 0
- * to go on, anything else to cancel; after that, the connection can only be freed. The function must return: it must
- * not throw or jump out. It must not use the connection.
+ * A function that is called with the number of bytes moved so far and the estimated total, in the thread that called
+ * the verb. It returns 0 to go on, or anything else to cancel; after that, the connection can only be freed. It must
+ * return, and must not throw, jump out, or use the connection.
  */
 typedef int (*guix_offload_progress_function)(void *data, uint64_t bytes, uint64_t total);
 
 /**
- * Called with a piece of a build's log, `length` bytes without a NUL byte at their end, which live for the call.
- * Otherwise as `guix_offload_progress_function`.
+ * A function that is called with a piece of a build's log: `length` bytes, without a NUL byte at their end, that live
+ * for the call. Otherwise as `guix_offload_progress_function`.
  */
 typedef int (*guix_offload_log_function)(void *data, const char *text, size_t length);
 
@@ -821,10 +827,10 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  * Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
  * and is neither overloaded nor full.
  *
- * Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to the machine, which
- * the caller frees with `guix_offload_lease_free`. Blocks until machines have answered: at most some 15 s for each
- * step of connecting to one that does not. `cancellation` may be NULL; else it stops this call, and whatever is
- * done with the lease.
+ * Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to a lease of the
+ * machine, which the caller frees with `guix_offload_lease_free`. Blocks until machines have answered. If one does
+ * not, that takes at most some 15 s for each step of connecting. `cancellation` may be NULL; otherwise it stops
+ * this call and everything that is done with the lease.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
  * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do
@@ -851,8 +857,8 @@ void guix_offload_lease_free(guix_offload_lease *lease);
 
 /**
  * Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may be
- * NULL; else it stops this call, and whatever is done with the connection. The caller frees the connection with
- * `guix_offload_connection_free`.
+ * NULL; otherwise it stops this call and everything that is done with the connection. The caller frees the
+ * connection with `guix_offload_connection_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
  * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION`
@@ -870,13 +876,13 @@ guix_offload_status guix_offload_connect(guix_offload_connection **connection,
 void guix_offload_connection_free(guix_offload_connection *connection);
 
 /**
- * Returns the machine. It belongs to the connection. NULL only if `connection` is.
+ * Returns the machine of a connection. It belongs to the connection. NULL only if `connection` is.
  */
 const guix_offload_machine *guix_offload_connection_machine(const guix_offload_connection *connection);
 
 /**
- * Sends the derivation of `request` and those of its inputs that the machine lacks. `progress` may be NULL. Unless
- * `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
+ * Sends what the machine lacks of the derivation of `request` and its inputs. `progress` may be NULL. Unless
+ * `sent` is NULL, sets `*sent` to a list of what was sent, which the caller frees with `guix_offload_items_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
  * store item, with `GUIX_OFFLOAD_STORE` if the local store cannot be read or this host has no signing key, with
@@ -891,17 +897,18 @@ guix_offload_status guix_offload_send(guix_offload_connection *connection,
                                       guix_offload_error **error);
 
 /**
- * Builds the derivation of `request` on the machine, which must have all that it needs. Hands the log to the
- * function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
- * caller's; if that is -1, drops it. If nobody reads from the descriptor any more, cancels the build; there is no
+ * Builds the derivation of `request` on the machine, which must have all that the build needs. Hands the log to
+ * the function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
+ * caller's; if that is -1, discards it. If nobody reads from the descriptor any more, cancels the build, without a
  * SIGPIPE.
  *
- * The first build on a connection is preceded by a check that what the machine signs is trusted here.
+ * Before the first build on a connection, checks that this host trusts what the machine signs.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
- * `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in,
- * with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon
- * could not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+ * `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be imported
+ * here, with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's
+ * daemon could not attempt the build, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
+ * `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_build(guix_offload_connection *connection,
                                        const guix_offload_request *request,
@@ -948,7 +955,8 @@ typedef enum {
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**
-     * A machine cannot take the job: machine, text, hint. Each reason comes once, whatever the numbers in it.
+     * A machine cannot take the job: machine, text, hint. The same reason, whatever the numbers in it, comes again
+     * after 10 minutes at the earliest.
      */
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /**
@@ -999,16 +1007,17 @@ typedef struct guix_offload_job guix_offload_job;
 /**
  * Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
  * `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
- * `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs of this process run (512
- * if the keeper does them). A job waits for a free machine as long as it takes. `request` and `machines` are
- * copied.
+ * `guix_offload_job_free`. Otherwise there is no job: `GUIX_OFFLOAD_DECLINE` says that no machine can ever do the
+ * build, `GUIX_OFFLOAD_POSTPONE` that 256 jobs of this process run (512 if the keeper does them). A job waits for
+ * a free machine as long as it takes. `request` and `machines` are copied.
  *
- * The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
- * the keeper, which this call starts if there is none: that takes milliseconds, or a few seconds. Its log waits in
- * memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
+ * The job runs in threads of its own, which block all signals. With an engine of `guix_offload_engine_connect` it
+ * runs in the keeper. This call starts the keeper if there is none, which takes milliseconds, or a few seconds.
+ * The job's log waits in memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build
+ * waits too.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
- * item, with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+ * item, with `GUIX_OFFLOAD_EXHAUSTED` for lack of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
  * there is no keeper and none can be started.
  */
 guix_offload_status guix_offload_job_start(guix_offload_job **job,
@@ -1019,25 +1028,26 @@ guix_offload_status guix_offload_job_start(guix_offload_job **job,
                                            guix_offload_error **error);
 
 /**
- * Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
- * threads end within a second. A job of the keeper touches no output any more from now on. NULL is fine.
+ * Cancels a job unless it is over, and frees it. Returns at once: the build on the machine, the machine's slot and
+ * the job's threads end within a second. From now on, a job of the keeper touches no output any more. NULL is
+ * fine.
  */
 void guix_offload_job_free(guix_offload_job *job);
 
 /**
- * Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
- * with select and poll only. It belongs to the job. -1 if `job` is NULL.
+ * Returns a descriptor that is readable while there is an event to take, and permanently once the job is over. Use
+ * it with select and poll only. It belongs to the job. -1 if `job` is NULL.
  *
- * All jobs of an engine of `guix_offload_engine_connect` have the same descriptor, which is readable while one of
- * them wants `guix_offload_job_next_event` to be called: call it for each of them then. What is over and was taken
- * wants nothing.
+ * All jobs of an engine of `guix_offload_engine_connect` have the same descriptor. It is readable while one of
+ * them needs a call of `guix_offload_job_next_event`: make one for each of them then. A job that is over, and
+ * whose events were taken, needs none.
  */
 int32_t guix_offload_job_descriptor(const guix_offload_job *job);
 
 /**
- * Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block; but for a job of
- * the keeper, it is this call that makes outputs valid, which writes to the store's database, and that connects to
- * another keeper if one ends that has not begun with the job. The caller frees the event with
+ * Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block, with two
+ * exceptions for a job of the keeper: this call makes outputs valid, which writes to the store's database, and it
+ * connects to another keeper if one ends before it has begun with the job. The caller frees the event with
  * `guix_offload_event_free`.
  */
 guix_offload_event *guix_offload_job_next_event(const guix_offload_job *job);
@@ -1056,8 +1066,8 @@ int32_t guix_offload_job_wait(const guix_offload_job *job,
 void guix_offload_job_cancel(const guix_offload_job *job);
 
 /**
- * Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. It may be called
- * again. `guix_offload_error_exit_status` says how a hook would report a failure.
+ * Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. This function
+ * may be called again. `guix_offload_error_exit_status` says how a hook would report a failure.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
  */
@@ -1090,21 +1100,22 @@ size_t guix_offload_event_items(const guix_offload_event *event);
 uint64_t guix_offload_event_bytes(const guix_offload_event *event);
 
 /**
- * Returns the text and sets `*length`, unless that is NULL, to its length: a log may contain any byte. A NUL byte
- * follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
+ * Returns the text, and unless `length` is NULL sets `*length` to its length: a log may contain any byte. A NUL
+ * byte follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
  */
 const char *guix_offload_event_text(const guix_offload_event *event,
                                     size_t *length);
 
 /**
- * Returns what the user can do about it, or NULL if that is not known. It lives as long as the event.
+ * Returns what the user can do about what happened, or NULL if that is not known. The text lives as long as the
+ * event.
  */
 const char *guix_offload_event_hint(const guix_offload_event *event);
 
 /**
  * Returns the lines that a build hook shows its user of this event, each with a newline at its end. Empty for
- * progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. They live as
- * long as the event. NULL only if `event` is.
+ * progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. The lines live
+ * as long as the event. NULL only if `event` is.
  */
 const char *guix_offload_event_lines(const guix_offload_event *event);
 
@@ -1152,7 +1163,7 @@ guix_offload_status guix_offload_hook_set_machines(guix_offload_hook *hook,
                                                    guix_offload_error **error);
 
 /**
- * Sets after how many seconds a build is killed, in all and without output, as for
+ * Sets after how many seconds a build is killed: `timeout` in all, `max_silent_time` without output. Otherwise as
  * `guix_offload_request_set_limits`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL.
@@ -1163,7 +1174,7 @@ guix_offload_status guix_offload_hook_set_limits(guix_offload_hook *hook,
                                                  guix_offload_error **error);
 
 /**
- * Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+ * Sets whether the log has lines for programs, such as `@ build-started`: 0 or 1.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL or `print` is neither.
  */
@@ -1175,17 +1186,17 @@ guix_offload_status guix_offload_hook_set_build_trace(guix_offload_hook *hook,
  * Serves guix-daemon's requests from the descriptor `input` until a build is done or the daemon hangs up. Blocks.
  * Writes replies and messages to `output`, and the build's log to `log`. The descriptors stay the caller's, who
  * keeps them open. Sets `*exit_status` to what the process should exit with: 0, 1, 100 or 101. A build that fails
- * is reported on `output` and by `*exit_status`; it is no failure of this call. If nobody reads `output` any more,
- * the daemon is gone, and the build is cancelled. After a build, waits until what it wrote to pipes has been read,
- * or nobody has read for 10 s: guix-daemon throws away what is left when the process ends.
+ * is reported on `output` and by `*exit_status`; it is no failure of this call. Once nobody reads `output`, the
+ * daemon is gone, and the build is cancelled. After a build, waits until what was written to pipes has been read,
+ * or nobody has read for 10 s: guix-daemon discards what is left when the process ends.
  *
- * The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
- * and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
- * or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done
- * in this process.
+ * The keeper does the build: a process that has connections to machines for all hooks of this host and user. It is
+ * started if there is none. The build is done in this process instead if the program "../libexec/guix-offload",
+ * seen from the library, is missing, if the environment has `GUIX_OFFLOAD_KEEPER=no` or `GUIX_OFFLOAD_LOG=stderr`,
+ * if the engine has a listener, or if the keeper fails before it accepts the build.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
- * `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
+ * `GUIX_OFFLOAD_EXHAUSTED` for lack of a descriptor or thread.
  */
 guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
                                             int input,
@@ -1199,7 +1210,7 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
 
 /**
  * A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
- * read it. Everything that it returns lives as long as it does.
+ * read it. Everything that the functions below return lives as long as the report.
  *
  * If there is no machine with the index, the functions below return NULL, 0, or what they return for a value that is
  * not known.
@@ -1207,10 +1218,11 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
 typedef struct guix_offload_report guix_offload_report;
 
 /**
- * Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
- * what this host signs and signs what this host imports. Leaves two small items as garbage in either store. Blocks
- * until the slowest machine has answered or failed, for at most some 90 s. A machine that fails is no failure of
- * this call. The caller frees `*report` with `guix_offload_report_free`.
+ * Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
+ * has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
+ * as garbage in each of the two stores. Blocks until the slowest machine has answered or failed, for at most some
+ * 90 s. A machine that fails is no failure of this call. The caller frees `*report` with
+ * `guix_offload_report_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
  */
@@ -1220,8 +1232,8 @@ guix_offload_status guix_offload_farm_test(guix_offload_report **report,
                                            guix_offload_error **error);
 
 /**
- * Asks all `machines` at once, each of them once, for their state, and the keeper, if one runs, what it is doing.
- * Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
+ * Asks all `machines` at the same time, each of them once, for their state. Also asks the keeper, if one runs,
+ * what it is doing. Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
  */
 guix_offload_status guix_offload_farm_status(guix_offload_report **report,
                                              const guix_offload_engine *engine,
@@ -1256,7 +1268,7 @@ size_t guix_offload_report_count(const guix_offload_report *report);
 size_t guix_offload_report_failures(const guix_offload_report *report);
 
 /**
- * Returns the machine.
+ * Returns the `index`th machine.
  */
 const guix_offload_machine *guix_offload_report_machine(const guix_offload_report *report, size_t index);
 
@@ -1278,20 +1290,20 @@ const char *guix_offload_report_passed(const guix_offload_report *report,
 const char *guix_offload_report_note(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * Returns what to do about that, or NULL if there is nothing to do.
+ * Returns what to do about the `number`th odd thing, or NULL if there is nothing to do.
  */
 const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". For
- * a machine that could not be connected to it says why: "misconfigured", "refused", "host key differs", "no Guix",
- * "unreachable" or "failed".
+ * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". If
+ * the machine could not be connected to, the words say why: "misconfigured", "refused", "host key differs", "no
+ * Guix", "unreachable" or "failed".
  */
 const char *guix_offload_report_state(const guix_offload_report *report,
                                       size_t index);
 
 /**
- * Returns 1 if the machine was connected to, so that the functions below know something; else 0.
+ * Returns 1 if the machine was connected to, so that the functions below know its state; else 0.
  */
 int32_t guix_offload_report_reachable(const guix_offload_report *report, size_t index);
 
@@ -1308,38 +1320,39 @@ int64_t guix_offload_report_slots_taken(const guix_offload_report *report,
 double guix_offload_report_load(const guix_offload_report *report, size_t index);
 
 /**
- * Returns the number of its cores; 0 if it is not known.
+ * Returns the number of the machine's cores; 0 if it is not known.
  */
 uint32_t guix_offload_report_cores(const guix_offload_report *report, size_t index);
 
 /**
- * Returns the free space where its store is, in bytes.
+ * Returns the free space where the machine's store is, in bytes.
  */
 uint64_t guix_offload_report_free_space(const guix_offload_report *report, size_t index);
 
 /**
- * Returns by how many seconds its clock is ahead of ours; negative if it is behind. 0 also if that is not known.
+ * Returns by how many seconds the machine's clock is ahead of ours; negative if it is behind. 0 also if that is
+ * not known.
  */
 int64_t guix_offload_report_clock_difference(const guix_offload_report *report,
                                              size_t index);
 
 /**
- * Returns the version of the `guix` that its user finds there, or NULL.
+ * Returns the version of the `guix` that the login user finds on the machine, or NULL.
  */
 const char *guix_offload_report_guix_version(const guix_offload_report *report, size_t index);
 
 /**
- * Returns the name and release of its kernel, or NULL.
+ * Returns the name and release of the machine's kernel, or NULL.
  */
 const char *guix_offload_report_kernel(const guix_offload_report *report, size_t index);
 
 /**
- * Returns its hardware, such as "x86_64", or NULL.
+ * Returns the machine's hardware, such as "x86_64", or NULL.
  */
 const char *guix_offload_report_architecture(const guix_offload_report *report, size_t index);
 
 /**
- * Returns what it calls itself, or NULL.
+ * Returns the host name that the machine gives itself, or NULL.
  */
 const char *guix_offload_report_host_name(const guix_offload_report *report, size_t index);
 
@@ -1348,12 +1361,12 @@ const char *guix_offload_report_host_name(const guix_offload_report *report, siz
 
 /**
  * Does the builds of the hooks that connect to the listening socket `listener`. Blocks until no hook has come for
- * a minute, or, if the library or the program was replaced, until the builds that have begun are done. Holds
- * `lock` open for as long as hooks may come. Takes both descriptors.
+ * a minute. If the library or the program is replaced, or the keeper is told to stop, blocks only until the builds
+ * that have begun are done. Holds `lock` open as long as hooks may come. Takes ownership of both descriptors.
  *
- * For a program that `guix_offload_hook_serve` starts, as "../libexec/guix-offload keeper serve" seen from the
- * library, with the socket as its standard input and the lock as its standard output. No other thread may run in
- * it.
+ * This call is for the program that `guix_offload_hook_serve` starts as "../libexec/guix-offload keeper serve",
+ * seen from the library, with the socket as its standard input and the lock as its standard output. No other
+ * thread may run in that program.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a descriptor is not open or `listener` is no listening socket, and
  * with `GUIX_OFFLOAD_UNAVAILABLE` if that program is not there.
@@ -1363,23 +1376,23 @@ guix_offload_status guix_offload_keeper_serve(int listener,
                                               guix_offload_error **error);
 
 /**
- * Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing: which builds
- * are where, since when and in what phase, how many bytes of how many have moved, what waits for which machines,
- * and which machines are left alone for how long. The report is about no machine; its text and its JSON say it.
- * Waits for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
+ * Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing. The report has
+ * text and JSON, and no machines. It tells where each build is, in what phase and since when, how many bytes of
+ * how many have moved, which machines a build waits for, and which machines get no builds and for how long. Waits
+ * for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
  *
- * That no keeper is running is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with
- * `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if it is one of a
- * version that does not understand the question.
+ * If no keeper is running, that is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL,
+ * with `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if its version
+ * does not understand the question.
  */
 guix_offload_status guix_offload_keeper_status(guix_offload_report **report,
                                                const guix_offload_engine *engine,
                                                guix_offload_error **error);
 
 /**
- * Ends the keeper of this host and user, once the builds that it has accepted are done. Sets `*stopped` to 1,
- * or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Errors as with
- * `guix_offload_keeper_status`.
+ * Tells the keeper of this host and user to end once the builds that it has accepted are done. Sets `*stopped` to
+ * 1, or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Fails as
+ * `guix_offload_keeper_status` does.
  */
 guix_offload_status guix_offload_keeper_stop(const guix_offload_engine *engine,
                                              int32_t *stopped,

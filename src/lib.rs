@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Build offloading for GNU Guix: the library behind `include/guix-offload.h`.
 //!
-//! Four verbs carry it: *choose* a machine, *send* files, *build*, *retrieve* files. The floors of this house, from top
-//! to bottom; each uses only those below it, which `tests/layers.rs` checks:
+//! It has four operations: *choose* a machine, *send* files, *build*, and *retrieve* files. Its layers, from top to
+//! bottom, are these. Each uses only the layers below it; `tests/layers.rs` checks that.
 //!
-//! | floor | what is there |
+//! | layer | what is there, among others |
 //! |---|---|
 //! | [`ffi`] | the functions of the C header: a file for each of its nouns |
-//! | [`doors`] | how builds come in: [`doors::hook`], [`doors::keeper`], [`doors::job`]; [`doors::farm`] |
+//! | [`doors`] | entry points: [`doors::hook`], [`doors::keeper`], [`doors::job`]; [`doors::farm`] checks machines |
 //! | [`build`] | one build, from request to outcome: [`build::engine`], [`build::site`], [`build::transfer`] |
-//! | [`choose`] | a machine is chosen: [`choose::order`], [`choose::queue`], [`choose::slot`], [`choose::history`] |
-//! | [`remote`] | a machine that is connected: it is probed, its daemon is spoken to, its failures are judged |
-//! | [`ssh`] | connections, and the streams in them |
-//! | [`store`] | items are dumped and exported; outputs are restored, deduplicated, registered |
+//! | [`choose`] | choosing a machine: [`choose::order`], [`choose::queue`], [`choose::slot`], [`choose::history`] |
+//! | [`remote`] | a connected machine: probing it, speaking to its daemon, judging its failures |
+//! | [`ssh`] | SSH connections, and the streams in them |
+//! | [`store`] | dumping and exporting items; restoring, deduplicating and registering outputs |
 //! | [`daemon`] | the worker protocol, which all daemons speak |
 //! | [`archive`] | what is sent and retrieved: nar, bundle, signature, ACL |
 //! | [`machine`] | [`machine::BuildMachine`]; [`machine::file`] reads `machines.scm` |
-//! | [`report`] | what goes on is told: [`report::Observer`], [`report::console`] prints, [`report::phases`] times |
-//! | [`ground`] | errors, cancellation, threads, names of store items, directories |
+//! | [`report`] | events: [`report::Observer`] receives, [`report::console`] prints, [`report::phases`] times them |
+//! | [`ground`] | errors, cancellation, threads, names of store items, directories, libgcrypt |
 //!
 //! `unsafe` is allowed in [`ffi`], [`ssh`], `choose::slot::lock` and the binding to libgcrypt, `ground::gcrypt`, and
 //! nowhere else.
@@ -25,7 +25,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr, clippy::exit))]
 #![warn(missing_docs)]
 
-// The tests have what is in tests/support, too.
+// Unit tests include files of tests/support, which call this crate `guix_offload`.
 #[cfg(test)]
 extern crate self as guix_offload;
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The list of keys whose archives may enter the store, `/etc/guix/acl` (`guix/pki.scm`).
+//! The keys that authorize archives to enter the store, from `/etc/guix/acl` (`guix/pki.scm`).
 //!
 //! ```text
 //! (acl (entry (public-key ...) (tag (guix import))) ...)
 //! ```
 //!
-//! As in Guix, a list with anything else in it authorizes nothing at all. At most 1 MiB is read.
+//! As in Guix, a list with anything else in it authorizes no key at all. At most 1 MiB is read.
 
 use std::fmt;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::gcrypt::{Sexp, canonical_datum, canonical_list};
 
 const MAX_SIZE: u64 = 1024 * 1024;
-/// Characters of a key that are shown. One of RSA with 16384 bits takes half of them.
+/// Characters of a key that are shown at most. An RSA key of 16384 bits takes half of them.
 const MAX_SHOWN: usize = 8192;
 
 /// The keys that a file authorizes. Can be shared by threads.
@@ -52,12 +52,12 @@ impl Acl {
         }
     }
 
-    /// May archives that `key` signed enter the store?
+    /// Returns whether archives that `key` signed may enter the store.
     pub fn authorizes(&self, key: &PublicKey) -> bool {
         self.keys.contains(key)
     }
 
-    /// The file that was read.
+    /// Returns the file that was read.
     pub fn file(&self) -> &Path {
         &self.file
     }
@@ -83,7 +83,7 @@ fn parse(text: &[u8]) -> Result<Vec<PublicKey>> {
     Ok(keys)
 }
 
-/// The entry that authorizes `key`, in canonical form.
+/// Returns the entry that authorizes `key`, in canonical form.
 fn entry_of(key: &PublicKey) -> Vec<u8> {
     canonical_list(&[&canonical_datum(b"entry"), key.0.canonical(), b"(3:tag(4:guix6:import))"].concat())
 }
@@ -98,8 +98,8 @@ impl PublicKey {
     }
 }
 
-/// The form that `guix archive --authorize` reads. A key can come from anybody, and this may end up in a terminal or a
-/// command: it has letters, digits, blanks, brackets, hyphens and `#` only, and what is too long is left out.
+/// Writes the form that `guix archive --authorize` reads. A key can come from anybody, and this text may end up in a
+/// terminal or a command. So it has only letters, digits, blanks, brackets, hyphens and `#`, and is cut if too long.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.text();
@@ -165,7 +165,7 @@ mod tests {
         ] {
             let acl = load(&format!("(acl (entry {RSA} (tag (guix import))) (entry {ECDSA} {tag}))"));
             assert_eq!(acl.as_ref().is_ok_and(|acl| acl.authorizes(&key(ECDSA))), authorized, "{tag}");
-            // As Guix, which takes the list as a whole or not at all.
+            // As in Guix, the list counts as a whole or not at all.
             assert_eq!(acl.is_ok_and(|acl| acl.authorizes(&key(RSA))), authorized, "{tag}");
         }
         let before = load(&format!("(acl (entry (tag (guix import)) {ECDSA}))"));

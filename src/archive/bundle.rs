@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Items one after the other, as the daemon's `import-paths` reads them.
+//! Bundles: items one after the other, as the daemon's `import-paths` reads them.
 //!
 //! ```text
 //! bundle = { number (1) item } number (0)

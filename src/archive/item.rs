@@ -2,7 +2,7 @@
 //! One store item on its way between stores, as the daemon's `export-path` writes it
 //! (`LocalStore::exportPath` and `importPath` in Guix's `nix/libstore/local-store.cc`).
 //!
-//! In the words of `ground::words`:
+//! The format, in the words of `ground::words`:
 //!
 //! ```text
 //! item       = nar number (0x4558494e) path references deriver signature
@@ -12,8 +12,8 @@
 //! signature  = number (0), or number (1) string
 //! ```
 //!
-//! What is signed is the SHA-256 of everything from the nar to the deriver. At most 65536 references are read and
-//! at most 64 KiB of signature; Guix sets no limits, but its signatures are below 4 KiB.
+//! The signature is of the SHA-256 of everything from the nar to the deriver. At most 65536 references and 64 KiB of
+//! signature are read. Guix sets no limits, but its signatures are below 4 KiB.
 
 use std::io::Read;
 
@@ -29,7 +29,7 @@ const MAX_SIGNATURE: u64 = 64 * 1024;
 /// Longest base name of a store item.
 const MAX_BASE_NAME: usize = 255;
 
-/// A store item without its contents, as an archive describes it. Nothing of it is verified.
+/// A store item without its contents, as an archive describes it. None of it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportedItem {
     /// The item's name.
@@ -44,12 +44,12 @@ pub struct ExportedItem {
     pub nar_hash: [u8; 32],
     /// Size of its nar in bytes.
     pub nar_size: u64,
-    /// The hash that must be what was signed.
+    /// The hash that must have been signed.
     pub signed_hash: [u8; 32],
 }
 
-/// Reads one item, up to its last byte and no further. The `visitor` is told its contents on the way, before
-/// anything can be verified.
+/// Reads one item, and nothing after its last byte. Passes its contents to `visitor` as they come, before anything can
+/// be verified.
 pub fn read_item(reader: &mut dyn Read, store: &StoreDir, visitor: &mut dyn Visitor) -> Result<ExportedItem> {
     let mut input = WordReader::new(reader)?;
     nar::read(&mut input, visitor)?;
@@ -85,7 +85,7 @@ pub fn encode_metadata(path: &StorePath, references: &[StorePath], deriver: Opti
     bytes
 }
 
-/// Returns a signature as it follows the metadata.
+/// Returns `signature` in the form in which it follows the metadata.
 pub fn encode_signature(signature: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     put_number(&mut bytes, 1);
@@ -137,7 +137,7 @@ mod tests {
         Ok((item, recorder.events))
     }
 
-    /// Where the parts of the first item of the bundle begin.
+    /// Offsets of the parts of the first item in the bundle.
     const NAR: usize = 8;
     const MAGIC_AT: usize = NAR + 120;
     const REFERENCES: usize = MAGIC_AT + 8 + 8 + 56;

@@ -13,7 +13,7 @@ use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::ground::gcrypt::{self, Sexp};
 
-/// The files of its halves.
+/// Names of the files with its two halves.
 const SECRET: &str = "signing-key.sec";
 const PUBLIC: &str = "signing-key.pub";
 
@@ -63,12 +63,12 @@ impl KeyPair {
         Ok(KeyPair { secret: half(SECRET, "private-key")?, public: half(PUBLIC, "public-key")? })
     }
 
-    /// Returns what the files are now that [`KeyPair::load`] reads.
+    /// Returns the current identity of each file that [`KeyPair::load`] reads.
     pub fn identity(configuration: &Path) -> [Option<FileIdentity>; 2] {
         [SECRET, PUBLIC].map(|name| FileIdentity::of(&configuration.join(name)))
     }
 
-    /// The signature of a SHA-256, as it belongs into a bundle.
+    /// Returns the signature of a SHA-256, in the form that a bundle contains.
     pub fn sign(&self, hash: &[u8; 32]) -> Result<Vec<u8>> {
         let data = Sexp::parse(&Form::of_key(&self.public).data(hash))?;
         let value = gcrypt::sign(&data, &self.secret).context(|| "the host's signing key")?;
@@ -90,7 +90,7 @@ mod tests {
         std::fs::set_permissions(file, PermissionsExt::from_mode(mode)).unwrap();
     }
 
-    /// Puts a key pair that `guix archive --generate-key` made in a directory.
+    /// Makes a directory with a key pair that `guix archive --generate-key` made.
     fn directory(name: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         for half in ["pub", "sec"] {

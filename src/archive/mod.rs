@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What travels between stores: archives of store items, and who vouches for them.
+//! Archives of store items, as they travel between stores, and the signatures that vouch for them.
 //!
-//! Nothing here touches a file system, but for keys being read from their files: archives are read from any
-//! [`Read`](std::io::Read), and what they hold is told to a [`Visitor`].
+//! Nothing here touches a file system, except to read keys from their files: archives are read from any
+//! [`Read`](std::io::Read), and their contents are passed to a [`Visitor`].
 
 mod acl;
 pub mod bundle;

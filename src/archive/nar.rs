@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The nar format, in which a file, a directory tree or a symbolic link travels (Guix's `nix/libutil/archive.cc`).
 //!
-//! In the words of `ground::words`, where quoted text is a string:
+//! The format, in the words of `ground::words`; quoted text is a string:
 //!
 //! ```text
 //! nar       = "nix-archive-1" node
@@ -12,9 +12,9 @@
 //! contents  = number (the size), its bytes, zero bytes up to a multiple of 8
 //! ```
 //!
-//! Only the one spelling that Guix writes is read. Names are bytes, in strictly ascending order. Limits are those of
-//! Linux: 255 bytes for a name, 4095 for a target; and 2047 directories one in another, for a file name of 4095
-//! bytes, the longest that a program can use, has no more than 2048 components.
+//! Only the spelling that Guix writes is accepted. Names are bytes, in strictly ascending order. The limits are those
+//! of Linux: 255 bytes for a name, 4095 for a target. Directories nest at most 2047 deep, because the longest file name
+//! that a program can use has 4095 bytes, and so at most 2048 components.
 
 use super::word_reader::WordReader;
 use crate::ground::error::Result;
@@ -29,30 +29,30 @@ const PIECE: usize = 128 * 1024;
 
 /// Receives the contents of an archive, in the order of the archive. An error stops the reading.
 pub trait Visitor {
-    /// The node is a directory. Its entries follow, each as [`Visitor::entry`] and a node, then
+    /// Begins a directory. For each entry, [`Visitor::entry`] and a node follow, and at the end
     /// [`Visitor::end_directory`].
     fn directory(&mut self) -> Result<()>;
 
-    /// The node that follows is called `name` in the innermost directory.
+    /// Names the node that follows, in the innermost directory.
     fn entry(&mut self, name: &[u8]) -> Result<()>;
 
-    /// The innermost directory is complete.
+    /// Ends the innermost directory.
     fn end_directory(&mut self) -> Result<()>;
 
-    /// The node is a regular file of `size` bytes, which follow in [`Visitor::data`], then [`Visitor::end_file`].
+    /// Begins a regular file of `size` bytes, which follow in [`Visitor::data`], then [`Visitor::end_file`].
     fn file(&mut self, executable: bool, size: u64) -> Result<()>;
 
-    /// More contents of the file.
+    /// Continues the contents of the file.
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// The file is complete.
+    /// Ends the file.
     fn end_file(&mut self) -> Result<()>;
 
-    /// The node is a symbolic link.
+    /// Receives a symbolic link.
     fn symlink(&mut self, target: &[u8]) -> Result<()>;
 }
 
-/// Ignores the contents of an archive.
+/// A visitor that ignores the contents of an archive.
 pub struct Unseen;
 
 impl Visitor for Unseen {
@@ -85,9 +85,9 @@ impl Visitor for Unseen {
     }
 }
 
-/// Reads one nar, up to its last byte and no further.
+/// Reads one nar, and nothing after its last byte.
 pub fn read(input: &mut WordReader, visitor: &mut dyn Visitor) -> Result<()> {
-    // For each open directory, outermost first, the name of the entry that was read last.
+    // The name of the last entry that was read in each open directory, outermost first.
     let mut directories: Vec<Vec<u8>> = Vec::new();
     let mut buffer = Vec::new();
     input.read_words(&["nix-archive-1"])?;
@@ -108,7 +108,7 @@ pub fn read(input: &mut WordReader, visitor: &mut dyn Visitor) -> Result<()> {
             "regular" => read_file(input, visitor, &mut buffer)?,
             _ => visitor.symlink(&read_target(input)?)?,
         }
-        // Up to the next node: close what is complete.
+        // Closes what is complete, up to the next node.
         loop {
             let Some(last) = directories.last_mut() else { return Ok(()) };
             if complete {
@@ -162,7 +162,7 @@ fn read_target(input: &mut WordReader) -> Result<Vec<u8>> {
     Ok(target)
 }
 
-/// Reads the name of an entry, which must come after `last`, and what is between it and its node.
+/// Reads the name of an entry, which must sort after `last`, and the words between the name and its node.
 fn read_name(input: &mut WordReader, last: &[u8]) -> Result<Vec<u8>> {
     input.read_words(&["(", "name"])?;
     let start = input.offset();

@@ -14,7 +14,7 @@ pub enum Event {
     Symlink(Vec<u8>),
 }
 
-/// Writes down what it is told.
+/// Records what it is told.
 #[derive(Default)]
 pub struct Recorder {
     pub events: Vec<Event>,
@@ -55,7 +55,7 @@ impl Visitor for Recorder {
     }
 }
 
-/// The encoded words of `text`, which are separated by blanks; `_` stands for the empty string.
+/// Encodes the words of `text`, which are separated by blanks; `_` stands for the empty string.
 fn words(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     text.split_ascii_whitespace().for_each(|word| put_string(&mut bytes, word.trim_matches('_')));

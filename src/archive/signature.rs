@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Does a signature vouch for an archive? As `guix authenticate verify` decides it (`guix/pki.scm`).
+//! Verifying that a signature vouches for an archive, as `guix authenticate verify` does (`guix/pki.scm`).
 //!
 //! ```text
 //! (signature
@@ -8,18 +8,18 @@
 //!  (public-key (ecc (curve Ed25519) (q #...#))))
 //! ```
 //!
-//! libgcrypt, like Guix, looks for the parts by their names, at any depth, and ignores what it does not know. So a text
-//! in which something else can be found than what is read here could be judged by the one and believed by the other.
-//! Therefore it judges what is made here: of the hash of the archive, of a key of the list, and of the numbers in the
-//! signature; and the signature must be what these make, in canonical form, byte by byte.
+//! libgcrypt, like Guix, finds the parts by their names, at any depth, and ignores what it does not know. In a forged
+//! text it might find other parts than the ones read here: one part would be verified, and another believed. So
+//! libgcrypt verifies only expressions that are made here, from the archive's hash, a key of the list, and the numbers
+//! in the signature. The signature must equal these expressions byte by byte, in canonical form.
 
 use super::acl::{Acl, PublicKey};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::gcrypt::{self, Sexp, canonical_datum, canonical_list};
 use crate::ground::store_path::StorePath;
 
-/// Checks that `signature` is one of `signed_hash`, made with a key that `acl` authorizes. `item` names the archive in
-/// errors, all of which are [`ErrorKind::Untrusted`].
+/// Checks that `signature` is a signature of `signed_hash` by a key that `acl` authorizes. `item` names the archive in
+/// errors, all of which are of kind [`ErrorKind::Untrusted`].
 pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item: &StorePath) -> Result<()> {
     let reject = |why: String| Error::new(ErrorKind::Untrusted, format!("archive of {item} {why}"));
 
@@ -63,12 +63,12 @@ pub fn verify(signature: Option<&[u8]>, signed_hash: &[u8; 32], acl: &Acl, item:
     judged().map_err(|error| reject(format!("has an invalid signature: {error}")))
 }
 
-/// The form of signatures that are made with one kind of key.
+/// The form of the signatures made with one kind of key.
 pub(super) struct Form {
-    /// How the hash is made a number.
+    /// How the hash is turned into a number.
     flags: &'static str,
     algorithm: &'static str,
-    /// The numbers of which the signature's value consists.
+    /// Names of the numbers in the value of the signature.
     numbers: &'static [&'static str],
 }
 
@@ -82,7 +82,7 @@ impl Form {
         }
     }
 
-    /// The `(data ...)` of a SHA-256, in canonical form.
+    /// Returns the `(data ...)` of a SHA-256, in canonical form.
     pub(super) fn data(&self, hash: &[u8; 32]) -> Vec<u8> {
         let words = |words: &[&[u8]]| words.iter().flat_map(|word| canonical_datum(word)).collect::<Vec<_>>();
         let flags = canonical_list(&words(&[b"flags", self.flags.as_bytes()]));
@@ -90,7 +90,7 @@ impl Form {
         canonical_list(&[words(&[b"data"]), flags, hash].concat())
     }
 
-    /// The `(sig-val ...)` of the numbers in `value`, in canonical form; `None`: they are not there.
+    /// Returns the `(sig-val ...)` of the numbers in `value`, in canonical form; `None` if they are missing.
     fn value(&self, value: &Sexp) -> Option<Vec<u8>> {
         let list = value.list(1)?;
         let mut parts = canonical_datum(self.algorithm.as_bytes());
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
     use crate::ground::store_path::StoreDir;
 
-    /// Made by `guix authenticate`: signatures of the SHA-256 of `0`, and of `10` and `11`, where r and s happen to
-    /// have lost a leading zero byte.
+    /// Made by `guix authenticate`: signatures of the SHA-256 of `0`, and of `10` and `11`, in which r and s
+    /// respectively have lost a leading zero byte.
     const ECDSA: &str = include_str!("../../tests/fixtures/archive/ecdsa.signature");
     const ECDSA_SHORT_R: &str = include_str!("../../tests/fixtures/archive/ecdsa-short-r.signature");
     const ECDSA_SHORT_S: &str = include_str!("../../tests/fixtures/archive/ecdsa-short-s.signature");
@@ -210,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Within what a signature may have, 64 KiB.
+    /// All of these are below the limit for a signature, 64 KiB.
     #[test]
     fn what_is_too_much_for_libgcrypt_is_an_invalid_signature() {
         let many = "a ".repeat(32_000);

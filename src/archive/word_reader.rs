@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Reads the words of an archive. No more is ever read than the word that is asked for, so that what follows an archive
-//! stays in the stream.
+//! Reading the words of an archive. Nothing is read beyond the word that is asked for, so what follows an archive stays
+//! in the stream.
 
 use std::fmt::Display;
 use std::io::Read;
@@ -9,10 +9,10 @@ use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::gcrypt::Sha256;
 use crate::ground::words::{Words, put_string, read_fully};
 
-/// Longest fixed word of an archive, and so of [`WordReader::read_one_of`], in bytes.
+/// Longest fixed word of an archive, in bytes: the longest that [`WordReader::read_one_of`] can match.
 const MAX_TAG: usize = 16;
 
-/// An archive being read. Keeps count and the SHA-256 of the bytes that were read.
+/// An archive being read. Counts the bytes that were read, and computes their SHA-256.
 pub struct WordReader<'a> {
     reader: &'a mut dyn Read,
     hash: Sha256,
@@ -25,15 +25,15 @@ impl<'a> WordReader<'a> {
         Ok(WordReader { reader, hash: Sha256::new()?, offset: 0 })
     }
 
-    /// SHA-256 of the bytes that were read.
+    /// Returns the SHA-256 of the bytes that were read.
     pub fn digest(&self) -> Result<[u8; 32]> {
         Ok(self.hash.try_clone()?.finish())
     }
 
-    /// Reads one string, which must be one of `tags` (of 1 to 16 bytes), and returns that one.
+    /// Reads one string, which must be one of `tags` (of 1 to 16 bytes), and returns which one it is.
     pub fn read_one_of(&mut self, tags: &[&'static str]) -> Result<&'static str> {
         let start = self.offset;
-        // No tag is shorter than what is read first, its length and 8 bytes.
+        // Every tag takes at least the 16 bytes that are read first: its length and 8 bytes.
         let mut bytes = [0; 8 + MAX_TAG];
         self.fill(&mut bytes[..16])?;
         let mut read = 16;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! One build from request to outcome: the engine behind every door of this library.
+//! The engine behind all entry points of this library: it decides about builds here, and does them in `run`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,38 +22,38 @@ use crate::report::log::{Listener, Log, Logged};
 use crate::report::phases::{self, PhaseTimer};
 use crate::report::{Event, Observer};
 
-/// How long a build may be expected to wait that is accepted all the same: guix-daemon asks again as late as this
-/// (`pollInterval` in Guix's `nix/libstore/globals.cc`).
+/// Longest expected wait of a build that is accepted: guix-daemon asks again after this time (`pollInterval` in Guix's
+/// `nix/libstore/globals.cc`).
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Of a build's time limits, the share that it may be expected to wait: guix-daemon counts that as the build's time.
+/// Divisor of a build's time limits, for its longest expected wait: guix-daemon counts the wait as build time.
 const WAIT_SHARE: u32 = 20;
 
 /// How many builds of this host may wait for a slot at once.
 const QUEUE_LENGTH: usize = 64;
 
-/// After how long without a build a connection lets a machine's collector have what builds needed and made there: a
-/// sequence of builds has the next one before, and would have its daemon's signing process started anew.
+/// How long a connection without a build keeps its temporary roots. To release them, it replaces the connection to the
+/// daemon, which then has to start its signing process anew. In a sequence of builds, the next one comes sooner.
 const REST_AFTER: Duration = Duration::from_secs(2);
 
-/// What all builds of a process share: where things are on this host, and connections to use again. Any thread.
+/// The engine that all builds of a process share, with its directories and the connections to use again. Any thread.
 pub struct Engine {
     pub(super) common: Arc<Common>,
     idle_limit: Duration,
 }
 
-/// What is to be built.
+/// A build that somebody asks for.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// What the build requires of a machine.
     pub requirements: Requirements,
     /// The derivation.
     pub derivation: StorePath,
-    /// Whether it waits when no machine can be reached or has room, once it was accepted: for as long as it takes.
+    /// Whether the build, once accepted, waits as long as it takes when no machine can be reached or has room.
     pub is_patient: bool,
 }
 
-/// A build, once it is known what belongs to it.
+/// The inputs, outputs and options of a build.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// The closure of all that the build needs.
@@ -64,7 +64,7 @@ pub struct Work {
     pub options: BuildOptions,
 }
 
-/// What is asked about a build.
+/// A question about a build.
 #[derive(Clone, Copy)]
 pub struct Inquiry<'a> {
     /// All machines there are.
@@ -73,17 +73,17 @@ pub struct Inquiry<'a> {
     pub request: &'a Request,
     /// Limits and trace.
     pub options: &'a BuildOptions,
-    /// Could this host do it as well?
+    /// Whether this host could do the build as well.
     pub could_build_here: &'a dyn Fn() -> bool,
 }
 
-/// What came of a request.
+/// The answer to an inquiry.
 pub enum Reply {
-    /// No machine can ever do this build, or none can now and this host can.
+    /// No machine can ever do this build, or none can do it now and this host can.
     Decline,
     /// No machine can do it now.
     Postpone,
-    /// It will be done.
+    /// The build will be done.
     Accept(Box<Accepted>),
 }
 
@@ -96,15 +96,16 @@ pub struct Accepted {
 }
 
 impl Engine {
-    /// How long connections wait for the next build, unless something else is said.
+    /// How long connections wait for the next build, by default.
     pub const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-    /// Starts nothing yet. Fails only if a trace is asked for that cannot be written (see [`crate::report::phases`]).
+    /// Makes an engine, and starts nothing yet. Fails only if a trace is asked for that cannot be written (see
+    /// [`crate::report::phases`]).
     pub fn new(directories: Directories, idle_limit: Duration) -> Result<Self> {
         Self::with_limits(directories, idle_limit, Limits::DEFAULT)
     }
 
-    /// The same with other limits for how long a build waits for its machine.
+    /// Makes an engine with other limits for how long a build waits for its machine.
     pub fn with_limits(directories: Directories, idle_limit: Duration, limits: Limits) -> Result<Self> {
         Self::with(directories, idle_limit, Arc::new(Ssh { limits }), Arc::new(SystemClock))
     }
@@ -125,7 +126,7 @@ impl Engine {
         Ok(Engine { common: Arc::new(common), idle_limit })
     }
 
-    /// The same, not used yet, but that `listener` is told what `GUIX_OFFLOAD_LOG` would write.
+    /// Makes `listener` receive what `GUIX_OFFLOAD_LOG` would write. Only for an engine that was not used yet.
     pub fn telling(mut self, listener: Option<Listener>) -> Self {
         if let (Some(listener), Some(common)) = (listener, Arc::get_mut(&mut self.common)) {
             common.log = Some(Log::to(listener));
@@ -133,22 +134,22 @@ impl Engine {
         self
     }
 
-    /// How long connections wait for the next build.
+    /// Returns how long connections wait for the next build.
     pub fn idle_limit(&self) -> Duration {
         self.idle_limit
     }
 
-    /// Where things are on this host.
+    /// Returns the directories of this host.
     pub fn directories(&self) -> &Directories {
         &self.common.resources.directories
     }
 
-    /// What is remembered of machines.
+    /// Returns what is remembered of machines.
     pub fn histories(&self) -> &Histories {
         &self.common.resources.histories
     }
 
-    /// How many builds of this host wait for a machine.
+    /// Returns how many builds of this host wait for a machine.
     #[cfg(test)]
     pub(super) fn count_waiting(&self) -> usize {
         self.common.resources.queue.ahead_of(None).len()
@@ -156,8 +157,8 @@ impl Engine {
 
     /// Decides what to do with a build.
     ///
-    /// Fails where every machine that could do the build is misconfigured, and this host could not: postponing would
-    /// hide that for ever.
+    /// Fails if every machine that could do the build is misconfigured, and this host could not do it: postponing would
+    /// hide that forever.
     pub fn ask(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Reply> {
         let mut logged = Logged::new(observer, self.common.log.as_ref(), Some(&inquiry.request.derivation));
         let reply = self.decide(inquiry, cancel, &mut logged);
@@ -173,14 +174,14 @@ impl Engine {
         reply
     }
 
-    /// See [`Engine::ask`].
+    /// Decides for [`Engine::ask`].
     fn decide(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Reply> {
         let Inquiry { machines, request, options, could_build_here } = *inquiry;
         let Some(mut accepted) = self.accept(machines, request)? else {
             observer.detail(format_args!("none of {} machines can ever do it", machines.len()));
             return Ok(Reply::Decline);
         };
-        // guix-daemon does nothing else until it has its answer: so as few builds as possible make it wait for a
+        // guix-daemon does nothing else until it has its answer. So as few builds as possible make it wait for a
         // machine.
         let has_room = accepted.candidates.have_room_as_known();
         if let Some(place) = has_room.then(|| accepted.candidates.join_queue(|_| true).ok()).flatten() {
@@ -205,8 +206,8 @@ impl Engine {
         Ok(Reply::Accept(Box::new(accepted)))
     }
 
-    /// Chooses a machine for what `requirements` says, for a caller who then does the steps one by one, of `derivation`
-    /// if that is known; `None`: no machine can ever do it.
+    /// Chooses a machine that meets `requirements`, for a caller who then does the steps one by one. `derivation`, if
+    /// known, is for log and trace. Returns `None` if no machine can ever do the build.
     pub fn choose(
         &self,
         machines: &[BuildMachine],
@@ -228,8 +229,8 @@ impl Engine {
         }
     }
 
-    /// Accepts `request` at once, for a build that may wait for its machine as long as it takes; `None`: no machine can
-    /// ever do it.
+    /// Accepts `request` at once, for a build that may wait for its machine as long as it takes. Returns `None` if no
+    /// machine can ever do it.
     pub fn accept(&self, machines: &[BuildMachine], request: &Request) -> Result<Option<Accepted>> {
         let candidates = self.candidates(machines, &request.requirements)?;
         Ok(candidates.map(|candidates| {
@@ -238,7 +239,7 @@ impl Engine {
         }))
     }
 
-    /// Can one of `machines` do a build that requires this, ever?
+    /// Returns whether one of `machines` can ever do a build with these requirements.
     pub fn has_candidates(machines: &[BuildMachine], requirements: &Requirements) -> bool {
         machines.iter().any(|machine| is_candidate(machine, requirements))
     }
@@ -251,7 +252,7 @@ impl Engine {
         Candidates::new(&self.common.resources, matching).map(Some)
     }
 
-    /// The machine of a `lease`, to work on. `cancel` stops what is done there.
+    /// Returns the machine of a `lease`, to work on. `cancel` stops the work there.
     pub fn site(&self, lease: Lease, cancel: &Cancel) -> Site {
         Site::of(&self.common, lease, cancel)
     }
@@ -262,12 +263,12 @@ impl Engine {
     }
 }
 
-/// Can `machine` do a build that requires this, ever?
+/// Returns whether `machine` can ever do a build with these requirements.
 fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
     machine.parallel_builds > 0 && machine.matches(requirements)
 }
 
-/// A place in the queue for a build that one of `candidates` is to do; `None`: it could not begin soon.
+/// Returns a place in the queue for a build that one of `candidates` is to do; `None` if it could not begin soon.
 fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
     let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
     let longest = limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! This host's own Guix, as sending and retrieving need it: its database and store, its daemon, its signing key, the
-//! keys that it trusts.
+//! This host's own Guix, as sending and retrieving need it: its database and store, its daemon, its signing key, and
+//! the keys that it authorizes.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -20,12 +20,12 @@ use crate::ground::gcrypt::{Sha256, sha256};
 use crate::ground::store_path::StorePath;
 use crate::store::{self, Database, Dump, Export, ValidPath};
 
-/// How many items one connection protects, at most, before another one takes its place: the daemon forgets none while
-/// it lives, and its collector reads them all.
+/// Most items that one connection protects before another one takes its place: the daemon forgets none of them while
+/// the connection lives, and its collector reads them all.
 const MAX_ROOTS: usize = 1000;
 
-/// This host's own Guix. Used by one thread at a time. Its failures are no machine's: all are of [`ErrorKind::Store`],
-/// but for those that come of a lack of resources.
+/// This host's own Guix. Used by one thread at a time. No machine is to blame for its failures: all are of kind
+/// [`ErrorKind::Store`], except those for lack of resources.
 pub struct LocalGuix {
     directories: Directories,
     client: Client,
@@ -34,22 +34,22 @@ pub struct LocalGuix {
     store: OwnedFd,
     /// The signing key, once it is needed.
     keys: OnceCell<KeyPair>,
-    /// What its files were before that.
+    /// The identities of the key's files before it was read.
     key_files: [Option<FileIdentity>; 2],
     /// How many items the connection has protected.
     roots: usize,
-    /// The list of authorized keys, as it was read last, and what its file was then.
+    /// The list of authorized keys, as it was last read, and the identity of its file at that time.
     acl: RefCell<Option<(FileIdentity, Arc<Acl>)>>,
 }
 
 impl LocalGuix {
-    /// Connects to the daemon, which `cancel` cuts off, and opens the store and its database.
+    /// Connects to the daemon, and opens the store and its database. `cancel` cuts the connection off.
     pub fn connect(directories: &Directories, cancel: &Cancel) -> Result<Self> {
         let unusable = |error| local_daemon_error(error, "be used");
         let stream = LocalStream::connect(directories).map_err(unusable)?;
         let _guard = guard(cancel, &stream);
         let client = Client::handshake(Box::new(stream.clone()), &directories.store).map_err(unusable)?;
-        // A store that nobody used yet gets its database when the daemon gets its first client.
+        // The daemon makes the database of a new store when it gets its first client.
         let name = directories.store.as_str();
         let store = open(name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .io_context(ErrorKind::Store, || format!("opening {name}"))?;
@@ -59,8 +59,8 @@ impl LocalGuix {
         Ok(LocalGuix { directories, client, stream, database, store, keys, key_files, roots: 0, acl })
     }
 
-    /// Cuts the connection to the daemon off when cancelled, for as long as the guard lives, and does not wait for the
-    /// database any longer.
+    /// Returns a guard. While it lives, a cancellation cuts off the connection to the daemon, and ends waiting for the
+    /// database.
     #[must_use]
     pub fn guard(&self, cancel: &Cancel) -> Guard {
         self.database.obey(cancel);
@@ -79,17 +79,17 @@ impl LocalGuix {
         self.client.valid_paths(&[]).is_ok()
     }
 
-    /// Where things are on this host.
+    /// Returns the directories of this host.
     pub fn directories(&self) -> &Directories {
         &self.directories
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn database(&mut self) -> &mut Database {
         &mut self.database
     }
 
-    /// Returns the list of authorized keys, as it is now: the same [`Arc`] as before, unless its file has changed.
+    /// Returns the current list of authorized keys: the same [`Arc`] as before, unless its file has changed.
     pub fn acl(&self) -> Result<Arc<Acl>> {
         let file = self.directories.acl_file();
         let version = FileIdentity::of(&file);
@@ -102,7 +102,7 @@ impl LocalGuix {
         Ok(acl)
     }
 
-    /// Fails if no output could be brought in, as is better known before a build than after it.
+    /// Fails if no output could be brought in. That is better known before a build than after it.
     pub fn require_receptive(&self) -> Result<()> {
         self.acl()?;
         let store = self.directories.store.as_str();
@@ -123,12 +123,12 @@ impl LocalGuix {
         })
     }
 
-    /// Returns those of `items` that no other of them refers to, nor any of `others`.
+    /// Returns the `items` that no other of them refers to, and none of `others` either.
     pub fn heads(&self, items: &[StorePath], others: &[ValidPath]) -> Result<Vec<StorePath>> {
         self.database.heads(items, others)
     }
 
-    /// Returns the nar of `item`, which is a small one.
+    /// Returns the nar of `item`, which must be small. Fails if it does not have its registered hash.
     pub fn nar(&self, item: &ValidPath) -> Result<Vec<u8>> {
         let mut nar = Vec::with_capacity(item.nar_size as usize);
         self.dump(item)?
@@ -138,12 +138,12 @@ impl LocalGuix {
         if sha256(&nar)? == item.nar_hash { Ok(nar) } else { Err(store::damaged(item)) }
     }
 
-    /// Begins to read the nar of `item`, whatever its hash.
+    /// Begins to read the nar of `item`, without a check of its hash.
     pub fn dump(&self, item: &ValidPath) -> Result<Dump> {
         Dump::new(self.store.as_fd(), &item.path)
     }
 
-    /// Fails if the nar of `item` has another hash than when it was registered.
+    /// Fails if the nar of `item` no longer has the hash with which it was registered.
     pub fn verify(&self, item: &ValidPath) -> Result<()> {
         let (mut hash, mut dump, mut buffer) = (Sha256::new()?, self.dump(item)?, vec![0; 64 << 10]);
         loop {
@@ -164,7 +164,7 @@ impl LocalGuix {
         self.keys.get_or_try_init(|| KeyPair::load(&self.directories.configuration))
     }
 
-    /// Returns a bundle of one item, a text file called `name`, signed. The item need not be in the store.
+    /// Returns a signed bundle of one item, a text file called `name`. The item need not be in the store.
     pub fn bundle_of_text(&self, name: &str, text: &str) -> Result<Vec<u8>> {
         let (path, mut item) = store::text_item(&self.directories.store, name, text)?;
         item.extend(archive::encode_metadata(&path, &[], None));
@@ -186,8 +186,8 @@ impl LocalGuix {
         self.client.add_temp_root(path).map_err(|error| local_daemon_error(error, &format!("protect '{path}'")))
     }
 
-    /// Makes the daemon import `archive`, a bundle that holds `item`, which is then protected from the garbage
-    /// collector while the connection lives.
+    /// Makes the daemon import `archive`, a bundle that holds `item`. Protects the item from the garbage collector
+    /// while the connection lives.
     pub fn import(&mut self, item: &StorePath, mut archive: &[u8]) -> Result<()> {
         let imported = self.client.add_temp_root(item).and_then(|()| self.client.import(&mut archive));
         imported.map(|_| ()).map_err(|error| local_daemon_error(error, &format!("import '{item}'")))
@@ -199,7 +199,7 @@ fn guard(cancel: &Cancel, stream: &LocalStream) -> Guard {
     cancel.guard(move |_| stream.cut_off())
 }
 
-/// Makes an error for a daemon that could not do `what`.
+/// Returns the error for a local daemon that could not do `what`.
 fn local_daemon_error(error: Error, what: &str) -> Error {
     let kind = if error.kind() == ErrorKind::Exhausted { ErrorKind::Exhausted } else { ErrorKind::Store };
     Error::new(kind, format!("the local daemon cannot {what}: {error}"))

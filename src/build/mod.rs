@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! One build from request to outcome.
+//! Builds, from request to outcome.
 
 pub mod engine;
 pub mod local_guix;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A build that was accepted: it waits for a machine, is tried there, and again on others.
+//! Running a build that was accepted: it waits for a machine, is tried there, and then again on others.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,33 +17,32 @@ use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
 use crate::store::Registrar;
 
-/// How long an accepted build waits before it tries machines again that were all down or overloaded.
+/// Pause of an accepted build before it tries the machines again, if all were unreachable or short of room.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a build that a machine has failed goes on while no other can be used at all, and how long in all it rests
-/// for collectors that do not leave it what it needs.
+/// How long a build that a machine has failed goes on while no other machine can be used at all. Also how long it rests
+/// in all because garbage collectors take what it needs.
 const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 
 /// How many machines may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
-/// How long a build waits when the collectors of all machines took what it needs. Each time twice as long, ...
+/// Pause of a build when the garbage collectors of all machines took what it needs. Doubles each time.
 const FIRST_RESPITE: Duration = Duration::from_secs(1);
-/// ... but not longer than this.
+/// Longest pause of a build when the garbage collectors of all machines took what it needs.
 const LONGEST_RESPITE: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Does a build that was accepted: sends those of its inputs that the machine lacks, builds, and makes the outputs
-    /// valid in the local store.
+    /// Does a build that was accepted: sends the inputs that the machine lacks, builds, and makes the outputs valid in
+    /// the local store.
     ///
-    /// A failure that is the machine's, not the build's, has the build tried on another machine. One whose collector
-    /// takes what was sent is tried again, a while later, for ten minutes.
+    /// After a failure of the machine, not of the build, tries the build on another machine. If the machine's garbage
+    /// collector takes what was sent, tries again a while later, for ten minutes.
     pub fn run(&self, accepted: Accepted, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
         self.run_for(accepted, work, None, cancel, observer)
     }
 
-    /// Does a job, which waits for its machine as long as it takes; with a `registrar`, that one makes the outputs
-    /// valid.
+    /// Does a job, which waits for its machine as long as it takes. A `registrar`, if given, makes the outputs valid.
     pub fn run_job(
         &self,
         machines: &[BuildMachine],
@@ -59,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::run`]; with a `registrar`, that one makes the outputs valid.
+    /// Does the same as [`Engine::run`]. A `registrar`, if given, makes the outputs valid.
     pub fn run_for(
         &self,
         accepted: Accepted,
@@ -103,7 +102,7 @@ impl Engine {
                 None => {
                     let place = place.take();
                     let waited = self.wait_for_machine(&mut candidates, &failed, is_patient, place, cancel, observer);
-                    // What a machine did to this build matters more than that no other could be had.
+                    // A machine's failure of this build says more than the lack of another machine.
                     waited.map_err(|error| match (error.kind(), failure.take()) {
                         (ErrorKind::Cancelled, _) | (_, None) => error,
                         (_, Some(failure)) => failure,
@@ -127,8 +126,8 @@ impl Engine {
                 release_after(site, &options);
                 return Err(error);
             }
-            // An old connection may have failed by itself, once; but whom to trust does not depend on it, nor whether a
-            // daemon moves that was waited for long enough.
+            // An old connection may have failed by itself, which is excused once for each machine. Distrust and stalls
+            // are not excused: they do not come from the age of a connection.
             let is_excuse = reused && error.kind() != ErrorKind::Untrusted && !site.has_stalled();
             if !is_excuse || !excused.insert(candidate) {
                 failed.insert(candidate);
@@ -153,7 +152,7 @@ impl Engine {
         }
     }
 
-    /// Waits until some machine that has not failed this build is ready for it, at its `place` in the queue or at the
+    /// Waits until a machine that has not failed this build is ready for it. Waits at `place` in the queue, or at the
     /// end.
     fn wait_for_machine(
         &self,
@@ -174,7 +173,7 @@ impl Engine {
                 Choice::Misconfigured(error) => return Err(error),
                 Choice::Busy => {
                     last_hope = clock.now();
-                    // Without a place it waits all the same, if behind all others.
+                    // Without a place the build still waits, but behind all others.
                     place = place.or_else(|| candidates.join_queue(eligible).ok());
                     observer.event(&Event::Queued { away: false });
                     let since = *waiting_since.get_or_insert_with(|| clock.now());
@@ -196,12 +195,13 @@ impl Engine {
     }
 }
 
-/// Whoever could do the build has failed it, or cannot do it now.
+/// Returns the error for a build that every suitable machine has failed, or cannot do now.
 fn unusable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unavailable, message)
 }
 
-/// Releases `site` after a build with these `options`, some of which have what it made protected no longer.
+/// Releases `site` after a build. If its `options` would count for later builds, too, closes the connection instead,
+/// which ends the protection of what the build made.
 fn release_after(site: Site, options: &BuildOptions) {
     if options.stay() { drop(site) } else { site.release() }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A machine at work for this host: whatever door a build comes in by, it is connected to, sent to, built on, retrieved
-//! from and released here.
+//! A machine at work for this host. Whichever entry point a build comes from, this module connects to the machine,
+//! sends, builds, retrieves and releases.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
 use crate::store::Registrar;
 
-/// For how long a connection may protect anything on a machine if there is no pause between builds.
+/// Longest time that a connection keeps its temporary roots on a machine if there is no pause between builds.
 const LONGEST_PROTECTION: Duration = Duration::from_secs(30);
 
-/// What all sites of a process share. Any thread.
+/// The state that all sites of a process share. Any thread.
 pub struct Common {
-    /// What machines are chosen with.
+    /// The resources for choosing machines.
     pub resources: Arc<Resources>,
     /// Connections to this host's own Guix, to use again.
     pub locals: Pool<LocalGuix>,
-    /// Where phases are noted, if they are.
+    /// The file in which phases are noted, if they are.
     pub trace: Option<File>,
-    /// What tells how builds were decided about, if that is asked for.
+    /// The log of decisions about builds, if there is one.
     pub log: Option<Log>,
 }
 
 impl Common {
-    /// This host's own Guix, as an earlier build left it, or anew.
+    /// Returns a connection to this host's own Guix: one that an earlier build left, or a new one.
     fn local(&self, cancel: &Cancel) -> Result<LocalGuix> {
         if let Some((mut local, _)) = self.locals.take(LocalGuix::is_usable) {
             let guard = local.guard(cancel);
@@ -51,8 +51,8 @@ impl Common {
         LocalGuix::connect(&self.resources.directories, cancel)
     }
 
-    /// Keeps a connection for the next build, if it is good for one. Unless that comes soon, what it protected on the
-    /// machine is not any more.
+    /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are
+    /// old; otherwise the pool releases them, unless the next build comes soon.
     fn keep(&self, mut remote: Box<dyn Connection>) {
         let long = remote.protects_for() > LONGEST_PROTECTION;
         if remote.is_usable() && (!long || remote.let_go().is_ok()) {
@@ -61,12 +61,12 @@ impl Common {
     }
 }
 
-/// A build, for a machine.
+/// One build, as a site needs it.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     /// The derivation.
     pub derivation: &'a StorePath,
-    /// The closure of all that the build needs, with the derivation.
+    /// The closure of all that the build needs, and the derivation.
     pub items: &'a [StorePath],
     /// The outputs that are to become valid.
     pub outputs: &'a [StorePath],
@@ -74,26 +74,26 @@ pub struct Task<'a> {
     pub options: &'a BuildOptions,
 }
 
-/// A machine that is connected to, and maybe a build slot on it. Used by one thread at a time. Dropping it closes the
-/// connection and frees the slot.
+/// A connected machine, and maybe a build slot on it. Used by one thread at a time. Dropping it closes the connection
+/// and frees the slot.
 pub struct Site {
     common: Arc<Common>,
     pub(super) remote: Box<dyn Connection>,
     slot: Option<Slot>,
-    /// Since when the slot is taken, or the last build over that it was taken for.
+    /// When the slot was taken, or when the last build in it ended.
     since: Instant,
     cancel: Cancel,
     guard: Guard,
 }
 
 impl Site {
-    /// The machine that was chosen. `cancel` stops what is done there.
+    /// Returns the site of the machine that was chosen. `cancel` stops the work there.
     pub fn of(common: &Arc<Common>, lease: Lease, cancel: &Cancel) -> Self {
         let Lease { remote, slot, since, guard, .. } = lease;
         Site { common: Arc::clone(common), remote, slot: Some(slot), since, cancel: cancel.clone(), guard }
     }
 
-    /// Connects to `machine`, without a slot, as what is remembered of it says.
+    /// Connects to `machine`, without a slot. Makes use of the address and the link speed that are remembered of it.
     pub fn connect(common: &Arc<Common>, machine: &BuildMachine, cancel: &Cancel) -> Result<Self> {
         cancel.check()?;
         let Resources { histories, connector, directories, clock, .. } = &*common.resources;
@@ -109,22 +109,22 @@ impl Site {
         Ok(Site { common, remote, slot: None, since, cancel, guard })
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&self) -> &BuildMachine {
         self.remote.machine()
     }
 
-    /// The line to the machine, with which to cut everything off from another thread.
+    /// Returns the line to the machine, with which another thread can cut everything off.
     pub fn line(&self) -> Arc<dyn Line> {
         self.remote.line()
     }
 
-    /// Was the machine given up because no byte moved?
+    /// Returns whether the machine was given up because no byte moved.
     pub fn has_stalled(&self) -> bool {
         self.remote.has_stalled()
     }
 
-    /// Frees the slot; the connection is kept for the next build, if it is good for one.
+    /// Frees the slot, and keeps the connection for the next build if it is good for one.
     pub fn release(self) {
         let Site { common, remote, slot, guard, .. } = self;
         drop(guard);
@@ -132,7 +132,7 @@ impl Site {
         drop(slot); // not sooner: whoever takes it finds the connection
     }
 
-    /// Sends those of the items that the machine lacks; returns them.
+    /// Sends the items that the machine lacks, and returns them.
     pub fn send(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
         self.timed(task, "query", observer, |site, local, observer| {
             let sent = site.send_from(local, task, observer)?;
@@ -141,7 +141,7 @@ impl Site {
         })
     }
 
-    /// Builds, once it is seen that what the machine signs is trusted here.
+    /// Builds, after a check that this host trusts what the machine signs.
     pub fn build(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
         self.timed(task, "build", observer, |site, local, observer| {
             local.require_receptive()?;
@@ -150,12 +150,12 @@ impl Site {
         })
     }
 
-    /// Brings the outputs in and makes them valid.
+    /// Retrieves the outputs and makes them valid.
     pub fn retrieve(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
         self.timed(task, "inspect", observer, |site, local, observer| site.retrieve_into(local, task, None, observer))
     }
 
-    /// Sends, builds and retrieves; with a `registrar`, that one makes the outputs valid.
+    /// Sends, builds and retrieves. A `registrar`, if given, makes the outputs valid.
     pub fn work(
         &mut self,
         task: &Task,
@@ -167,7 +167,7 @@ impl Site {
             site.send_from(local, task, observer)?;
             site.remote.require_trust(&local.acl()?)?;
             let mut built = site.build_there(task, observer);
-            // The machine's collector may have taken an input all the same: that is no reason to go elsewhere yet.
+            // The machine's collector may still have taken an input, which is no reason yet to try another machine.
             let refused = built.as_ref().is_err_and(|error| error.kind() == ErrorKind::Daemon);
             if refused && transfer::have_gone(&mut *site.remote, task.items) {
                 site.send_from(local, task, observer)?;
@@ -183,7 +183,7 @@ impl Site {
         })
     }
 
-    /// Does `step`, one of those that a caller does one by one, as the `phase` of that name.
+    /// Does one `step`, for a caller who does the steps one by one. Trace and log note it as `phase`.
     fn timed<T>(
         &mut self,
         task: &Task,
@@ -202,8 +202,8 @@ impl Site {
         result
     }
 
-    /// Does `step` with this host's own Guix, which is kept for the next one. A failure that says that the machine is
-    /// not to be trusted is remembered.
+    /// Does `step` with a connection to this host's own Guix, which is then kept for the next step. If the failure says
+    /// that the machine is not to be trusted, remembers that.
     fn with_local<T>(
         &mut self,
         observer: &mut dyn Observer,

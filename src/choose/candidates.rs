@@ -12,8 +12,8 @@ use crate::ground::error::Result;
 use crate::machine::BuildMachine;
 use crate::machine::suitability::is_overloaded;
 
-/// How long a build that waits sees a slot free before it takes it although others came first: they had their chance,
-/// and their processes may have been stopped.
+/// How long a slot must have been free before a waiting build takes it out of turn: the processes of the builds ahead
+/// of it may have been stopped.
 const OVERTAKE: Duration = Duration::from_secs(2);
 
 /// The machines that can do a build, and their slots.
@@ -21,13 +21,13 @@ pub struct Candidates {
     pub(super) resources: Arc<Resources>,
     pub(super) machines: Vec<BuildMachine>,
     slots: Vec<SharedSlots>,
-    /// Since when a slot of each has been free that others, who came first, do not take.
+    /// For each machine, since when a slot has been free that the builds ahead do not take.
     untaken: Vec<Option<Instant>>,
     pub(super) random: fastrand::Rng,
 }
 
 impl Candidates {
-    /// Takes `machines`, all of which match what the build requires.
+    /// Makes candidates of `machines`, all of which match what the build requires.
     pub fn new(resources: &Arc<Resources>, machines: Vec<BuildMachine>) -> Result<Self> {
         let state = resources.directories.offload_state();
         let slots = machines.iter().map(|machine| resources.slots.of(&state, machine)).collect::<Result<_>>()?;
@@ -37,30 +37,29 @@ impl Candidates {
         Ok(Candidates { resources: Arc::clone(resources), machines, slots, untaken, random })
     }
 
-    /// How many there are.
+    /// Returns the number of candidates.
     pub fn count(&self) -> usize {
         self.machines.len()
     }
 
-    /// Those of them for which `eligible` holds.
+    /// Returns the machines for which `eligible` holds.
     fn eligible(&self, eligible: impl Fn(usize) -> bool) -> impl Iterator<Item = &BuildMachine> {
         self.machines.iter().enumerate().filter(move |(index, _)| eligible(*index)).map(|(_, machine)| machine)
     }
 
-    /// The turn of a build that one of those can do for which `eligible` holds, and that are not left alone for what
-    /// was found earlier.
+    /// Returns the turn of a build, on the machines for which `eligible` holds and that are not in back-off.
     pub fn turn(&self, eligible: impl Fn(usize) -> bool) -> Turn<'_> {
         let left_alone = |machine: &BuildMachine| self.resources.histories.of(machine).setback().is_some();
         let machines = self.eligible(eligible).filter(|machine| !left_alone(machine)).collect();
         Turn::new(machines, &self.resources)
     }
 
-    /// How many builds that wait can be done by one of them.
+    /// Returns how many waiting builds some candidate can do.
     pub fn count_waiting(&self) -> usize {
         turn::count_ahead(&self.resources.queue, None, self.machines.iter())
     }
 
-    /// How long a build that joins the queue now waits for a slot, as far as can be told; `None`: there is no telling.
+    /// Returns how long a build that joins the queue now is expected to wait for a slot; `None`: nobody can tell.
     pub fn expected_wait(&self) -> Option<Duration> {
         let state = self.resources.directories.offload_state();
         let slots = |machine: &BuildMachine| {
@@ -73,8 +72,8 @@ impl Candidates {
         forecast::expected_wait(self.count_waiting(), &slots)
     }
 
-    /// Has one of them a slot for one more build, as far as is known from what other builds of this host saw a moment
-    /// ago?
+    /// Returns whether a candidate has a slot for one more build, as far as is known from what other builds of this
+    /// host saw a moment ago.
     pub fn have_room_as_known(&self) -> bool {
         let state = self.resources.directories.offload_state();
         let free = |machine: &BuildMachine| {
@@ -83,17 +82,18 @@ impl Candidates {
             let free = machine.parallel_builds.saturating_sub(taken) as usize;
             (!is_overloaded(machine, load)).then_some(free)
         };
-        // In this order: a build takes its slot, and then leaves the queue.
+        // The queue first, then the slots: a build takes its slot, and then leaves the queue.
         let waiting = self.count_waiting();
         waiting < self.machines.iter().filter_map(free).sum()
     }
 
-    /// Joins the queue, for a build that those candidates can do for which `eligible` holds.
+    /// Joins the queue, for a build that can go to the candidates for which `eligible` holds.
     pub fn join_queue(&self, eligible: impl Fn(usize) -> bool) -> Result<Place> {
         self.resources.queue.join(&self.eligible(eligible).cloned().collect::<Vec<_>>())
     }
 
-    /// Takes a slot of a candidate, unless builds that are `ahead` in the queue will take all that are free.
+    /// Takes a slot of a candidate, unless the builds that are `ahead` in the queue will take all free ones. `waits`:
+    /// this build is in the queue itself.
     pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Slot>> {
         let machine = &self.machines[index];
         let rivals = ahead.iter().filter(|waiting| waiting.wants(machine)).count();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The choice among candidates: they are tried in turn, each a moment after the one before it, until one is ready.
+//! The choice among candidates. They are tried in turn, each a moment after the one before it, until one is ready.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,29 +20,32 @@ use crate::machine::suitability;
 use crate::remote::{Connecting, Connection, Line};
 use crate::report::{Event, Observer};
 
-/// How long the best machine may take to answer before the next one is tried beside it, unless it is known to take
-/// longer. Each one after it gets half of what the one before it got, ...
+/// How long the best machine may take to answer before the next one is tried beside it, unless the best one is known to
+/// take longer. Each further machine gets half the time of the one before it.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// How long at most a machine is waited for that is known to take long.
+/// Longest time that a machine which is known to be slow may take to answer before the next one is tried beside it.
 const LONGEST_HEAD_START: Duration = Duration::from_secs(3);
 
-/// ... but not less than this: so ten dead machines before a good one cost two thirds of a second.
+/// Shortest time that a machine may take to answer before the next one is tried beside it. With it, ten dead machines
+/// before a good one cost two thirds of a second.
 const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
 
-/// By how many seconds a machine's clock may be behind before it is worth a warning: the answer takes a while.
+/// Seconds that a machine's clock may be behind without a warning: the answer takes a while.
 pub const CLOCK_TOLERANCE: i64 = 2;
 
-/// How old the answer of a machine may be that is still connected since the last build, ...
+/// How old the last probe of a machine may be if its connection is used again.
 const PROBE_LIFETIME: Duration = Duration::from_secs(30);
 
-/// ... and that of one which is far from being overloaded or full.
+/// How old the last probe of a machine may be if its connection is used again and the machine was far from being
+/// overloaded or full.
 const SAFE_PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// How long a connection may have been idle that is taken to be alive without asking.
+/// Idle time below which a connection is assumed to be alive, without asking the machine.
 const ASSUME_ALIVE_FOR: Duration = Duration::from_secs(1);
 
-/// How long the machine of any other may take to answer before it is connected to anew.
+/// Timeout of the liveness check of a connection that was idle for `ASSUME_ALIVE_FOR` or longer. Without an answer, a
+/// new connection replaces it.
 const IDLE_PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A machine that is being connected to.
@@ -53,7 +56,7 @@ struct Attempt {
     guard: Guard,
 }
 
-/// Those that are under way. Dropping them gives them up.
+/// The attempts under way. Dropping them gives them up.
 #[derive(Default)]
 struct Attempts(HashMap<usize, Attempt>);
 
@@ -65,17 +68,17 @@ impl Drop for Attempts {
     }
 }
 
-/// What an attempt at the machine of that index came to.
+/// The index of a candidate, and its connection or error.
 type Outcome = (usize, Result<Box<dyn Connection>>);
 
-/// What is learnt while choosing.
+/// What is wrong with the machines that were not chosen.
 #[derive(Default)]
 struct ChoiceSummary {
     busy: bool,
     no_room: bool,
     away: bool,
     misconfigured: Option<Error>,
-    /// Machines that are left alone for what was found earlier, and why.
+    /// Machines that are in back-off, and why.
     left_alone: Vec<(usize, Error)>,
 }
 
@@ -110,7 +113,7 @@ impl fmt::Display for ChoiceSummary {
     }
 }
 
-/// Machines in the order in which they are tried, to be shown.
+/// Machines in the order in which they are tried, for a message.
 struct Ranking<'a> {
     order: &'a [usize],
     machines: &'a [BuildMachine],
@@ -131,7 +134,7 @@ impl fmt::Display for Ranking<'_> {
     }
 }
 
-/// What became of an idle connection.
+/// The result of looking for an idle connection.
 enum Idle {
     Usable(Box<dyn Connection>, Guard),
     /// Its machine has no room.
@@ -141,8 +144,8 @@ enum Idle {
 }
 
 impl Candidates {
-    /// Chooses among those candidates for which `eligible` holds, for the build with this `place` in the queue, or a
-    /// new one. An idle connection is used again.
+    /// Chooses among the candidates for which `eligible` holds, for the build with this `place` in the queue, or for a
+    /// new build. Uses an idle connection again if it can.
     pub fn choose(
         &mut self,
         eligible: impl Fn(usize) -> bool,
@@ -246,7 +249,7 @@ impl Candidates {
                     }
                     Err(reason) => {
                         findings.add(SetbackKind::NoRoom, &reason);
-                        // It was no fault of the connection's: the next build that there is room for has it.
+                        // The connection is not at fault: the next build for which the machine has room may use it.
                         drop(guard);
                         if remote.is_usable() {
                             pool.put(remote);
@@ -263,7 +266,8 @@ impl Candidates {
         Ok(findings.verdict())
     }
 
-    /// Gives up `attempts`, as the machine is chosen that was tried at `begun`. Those tried before that were too slow.
+    /// Gives up `attempts`: a machine whose attempt began at `begun` is chosen. Machines that were tried earlier were
+    /// too slow, which is remembered.
     fn cancel_others(&self, mut attempts: Attempts, begun: Instant, observer: &mut dyn Observer) {
         for (index, Attempt { begun: tried, line, slot, guard }) in attempts.0.drain() {
             drop(slot); // first: others may use it
@@ -280,7 +284,7 @@ impl Candidates {
         }
     }
 
-    /// Looks for a connection to a candidate that is idle and whose machine is still suitable.
+    /// Looks for an idle connection to a candidate, and checks that the machine is still suitable.
     fn idle_connection(&self, index: usize, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
         let pool = &self.resources.pool;
         loop {
@@ -291,7 +295,7 @@ impl Candidates {
                 continue;
             }
             let guard = guard(cancel, remote.line());
-            // A connection can be lost without a sign: then a new one says whether the machine is away.
+            // A connection can be lost without a sign. Then a new one shows whether the machine is away.
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
             let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
             let lifetime = if is_safe { SAFE_PROBE_LIFETIME } else { PROBE_LIFETIME };
@@ -309,8 +313,8 @@ impl Candidates {
         }
     }
 
-    /// Starts to connect to a candidate, whose answer will go to `answers`: first at the address that its `history`
-    /// has. One that is distrusted has to show first that its archives would be let in by now.
+    /// Starts to connect to a candidate, first at the address in its `history`. The result will go to `answers`. A
+    /// machine that was not trusted must first prove that its signatures are accepted now.
     fn start_connecting(
         &self,
         index: usize,
@@ -325,7 +329,7 @@ impl Candidates {
             let established = catch_unwind(AssertUnwindSafe(|| {
                 failpoint::hit("connect");
                 let mut remote = wait()?;
-                // A list that cannot be read is no fault of this machine's: that is found out before any build.
+                // An ACL that cannot be read is not the fault of this machine, and is noticed before any build.
                 let acl = distrusted.then(|| Acl::load(&directories.acl_file()).ok()).flatten();
                 if let Some(acl) = acl {
                     remote.require_trust(&Arc::new(acl))?;
@@ -333,14 +337,14 @@ impl Candidates {
                 Ok(remote)
             }))
             .unwrap_or_else(|panic| Err(Error::panicked(&*panic).on_machine(&machine.name)));
-            // Nobody listens any more when another machine was faster.
+            // Nobody listens any more if another machine was faster.
             let _ = answers.send((index, established));
         })?;
         Ok(line)
     }
 
-    /// Looks at what a candidate says of itself; if it was connected to for that, after how long. Fails if it has no
-    /// room.
+    /// Reports and remembers the answer of a candidate, and checks it. `after` is how long connecting took, for a new
+    /// connection. Fails if the machine has no room.
     fn check_suitability(
         &self,
         index: usize,
@@ -363,7 +367,7 @@ impl Candidates {
         Err(reason)
     }
 
-    /// Says why a candidate that failed is passed over, and remembers it. Fails if it was this process that failed.
+    /// Reports why a candidate that failed is passed over, and remembers it. Fails if this process is exhausted.
     fn note_failure(
         &self,
         index: usize,
@@ -378,6 +382,7 @@ impl Candidates {
         Ok(())
     }
 
+    /// Reports a candidate as passed over, and remembers why.
     fn pass_over(
         &self,
         index: usize,

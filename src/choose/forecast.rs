@@ -3,28 +3,29 @@
 
 use std::time::Duration;
 
-/// A slot that has been taken for longer than so many builds take is not counted on: this build is another kind.
+/// A slot is not counted on if it is held for more than this many times the usual build time: its build is of another
+/// kind.
 const UNUSUAL: u32 = 4;
 
-/// A build that has held its slot for less than this is as any other, however short those are.
+/// Time for which a build may hold its slot without counting as unusual, however short builds usually are.
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// What is known of the slots of one machine.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    /// How many it has.
+    /// Number of slots.
     pub count: u32,
-    /// For how long those that are taken have been.
+    /// How long each taken slot has been held.
     pub taken_for: Vec<Duration>,
-    /// How long a build usually holds one; `None`: not known.
+    /// How long a build usually holds a slot; `None`: not known.
     pub build_time: Option<Duration>,
 }
 
-/// How long a build waits for a slot of one of `machines` if so many builds are `ahead` of it; `None`: there is no
-/// telling.
+/// Returns how long a build waits for a slot of one of `machines` with this many builds `ahead` of it; `None`: nobody
+/// can tell.
 ///
-/// Slots become free at the rate at which builds were done lately. Those that are held for unusually long do not count,
-/// nor do those of a machine of which no build is known.
+/// Slots are expected to become free at the rate of the last builds. Slots that are held for unusually long do not
+/// count, nor do slots of a machine of which no build is known.
 pub fn expected_wait(ahead: usize, machines: &[Slots]) -> Option<Duration> {
     let rate: f64 = machines.iter().map(releases_per_second).sum();
     (rate > 0.0).then(|| Duration::try_from_secs_f64((ahead + 1) as f64 / rate).unwrap_or(Duration::MAX))

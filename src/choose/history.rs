@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What hooks of this host remember of a machine, in `STATE/offload/NAME:PORT/history`: it spares them waiting for a
-//! machine that did not answer the last one, asking one again that had no room a moment ago, and accepting a build that
-//! could not begin for hours. It is advice, nothing more: a file that is missing, old or damaged is a machine of which
-//! nothing is known.
+//! What hooks of this host remember of a machine, in `STATE/offload/NAME:PORT/history`. This keeps them from waiting
+//! for a machine that did not answer the last hook, from asking again a machine that had no room a moment ago, and from
+//! accepting a build that could not begin for hours. It is advice, nothing more: if the file is missing, old or
+//! damaged, nothing is known of the machine.
 
 mod file;
 
@@ -25,32 +25,32 @@ use crate::ground::file_identity::FileIdentity;
 use crate::ground::state_dir::{OpenStateDir, StateDir};
 use crate::machine::BuildMachine;
 
-/// How long a load is worth knowing, in seconds: that of /proc/loadavg is the average of one minute.
+/// How long a known load is used, in seconds: the load of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
-/// How long a machine that answered is taken to do so still, in seconds.
+/// How long after an answer a machine is assumed to be there, in seconds.
 const ANSWER_LIFETIME: u64 = 10;
-/// How long a link is taken to be as slow as it was, in seconds.
+/// How long a link that was slow is assumed to be as slow, in seconds.
 const LINK_LIFETIME: u64 = 60 * 60;
-/// How long builds are taken to last as long as they did, in seconds.
+/// How long the times of the last builds count for the next ones, in seconds.
 const BUILDS_LIFETIME: u64 = 24 * 60 * 60;
-/// Of how many builds the time is remembered.
+/// Most builds whose time is remembered.
 const BUILDS: usize = 8;
-/// How long a machine is left alone after its first setback, in seconds. Doubles with every further one of its kind,
-/// unless that is a want of room.
+/// Back-off after the first setback of a machine, in seconds. It doubles with every further setback of the same kind,
+/// except lack of room.
 const FIRST_BACK_OFF: u64 = 5;
-/// How long it is left alone at most, in seconds.
+/// Longest back-off of a machine that is away or misconfigured, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
-/// How long the head itself, in its own list, is left alone, in seconds: another host may get that name.
+/// Back-off of a machine that turned out to be this host itself, in seconds: another host may get that name.
 const THIS_HOST_BACK_OFF: u64 = 60 * 60;
-/// How often in a row others may answer before a machine that has never answered is left alone.
+/// Times in a row that another machine must have answered first before a machine is backed off as away.
 const UNANSWERED: u32 = 2;
 /// The file's name in the machine's directory.
 const NAME: &str = "history";
-/// The file that is locked by whoever changes it.
+/// The file that a process locks while it changes the history.
 const LOCK: &str = "history.lock";
-/// How long another process may take to change it, before this one does without the lock.
+/// How long to wait while another process changes the history of a machine. Then it is changed without the lock.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Larger than any file that is written here, in bytes.
+/// Longest history that is read, in bytes: larger than any that is written.
 const MAX_SIZE: u64 = 16 << 10;
 
 /// Why a machine could not be used.
@@ -60,14 +60,14 @@ pub enum SetbackKind {
     Away,
     /// It is overloaded or full: it may take a build in a moment.
     NoRoom,
-    /// Something is wrong that waiting does not mend.
+    /// Something is wrong that waiting does not repair.
     Misconfigured,
-    /// It is the host that asks.
+    /// It is this host itself.
     ThisHost,
 }
 
 impl SetbackKind {
-    /// What an error that a machine caused means.
+    /// Returns the kind of setback that `error`, which a machine caused, means.
     pub fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Untrusted | ErrorKind::Internal => SetbackKind::Misconfigured,
@@ -90,7 +90,7 @@ pub struct Setback {
 }
 
 impl Setback {
-    /// How long the machine is left alone after it, in seconds.
+    /// Returns the back-off of the machine after this setback, in seconds.
     fn back_off(&self) -> u64 {
         match self.kind {
             SetbackKind::ThisHost => THIS_HOST_BACK_OFF,
@@ -102,8 +102,8 @@ impl Setback {
     }
 }
 
-/// Stands for how a machine is configured: its description, its private key, and the keys that are authorized here. A
-/// setback counts as long as that is the same.
+/// Returns the fingerprint of a machine's configuration: of its description, its private key, and the keys that are
+/// authorized here. A setback counts only as long as that is the same.
 pub fn mark(machine: &BuildMachine, acl: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{machine:?}").hash(&mut hasher);
@@ -113,7 +113,7 @@ pub fn mark(machine: &BuildMachine, acl: &Path) -> u64 {
     hasher.finish()
 }
 
-/// What a machine said last.
+/// The last load that a machine reported.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     load: f64,
@@ -121,7 +121,7 @@ struct Load {
     mark: u64,
 }
 
-/// What is remembered of machines. Any thread.
+/// The histories of machines. Any thread.
 #[derive(Clone)]
 pub struct Histories {
     state: PathBuf,
@@ -129,10 +129,10 @@ pub struct Histories {
     clock: Arc<dyn Clock>,
 }
 
-/// What is remembered of one machine, as of the moment at which that was read.
+/// The history of one machine, as it was when it was read.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// That moment, in seconds since the epoch, and how the machine was configured then.
+    /// When it was read, in seconds since the epoch; and the fingerprint of the machine's configuration then.
     now: u64,
     mark: u64,
     load: Option<Load>,
@@ -146,12 +146,12 @@ pub struct History {
 }
 
 impl Histories {
-    /// Those that the hooks of the host keep whose `directories` these are.
+    /// Returns the histories that the hooks of the host with these `directories` keep.
     pub fn new(directories: &Directories, clock: &Arc<dyn Clock>) -> Self {
         Histories { state: directories.offload_state(), acl: directories.acl_file(), clock: Arc::clone(clock) }
     }
 
-    /// Reads what is remembered of `machine`.
+    /// Reads the history of `machine`.
     pub fn of(&self, machine: &BuildMachine) -> History {
         let directory = StateDir::named(&self.state, machine.label()).open();
         self.read_in(directory.as_ref().ok(), machine)
@@ -167,7 +167,7 @@ impl Histories {
         History { now: self.clock.since_epoch(), mark: mark(machine, &self.acl), ..known }
     }
 
-    /// Remembers that `machine` answered, with this load; if it was connected to, after how long.
+    /// Remembers that `machine` answered, with this load. `after` is how long connecting took, for a new connection.
     pub fn note_answer(&self, machine: &BuildMachine, load: f64, after: Option<Duration>) {
         self.change(machine, |history| {
             history.load = Some(Load { load, at: history.now, mark: history.mark });
@@ -184,13 +184,14 @@ impl Histories {
         self.change(machine, |history| history.set_back(kind, reason));
     }
 
-    /// Remembers that the archives of `machine` are not let in here, or ours not there.
+    /// Remembers that this host does not accept the archives of `machine`, or the machine does not accept ours.
     pub fn note_distrust(&self, machine: &BuildMachine, reason: &Error) {
         self.note_setback(machine, SetbackKind::of(reason), reason);
     }
 
-    /// Remembers that another machine answered, and `machine` had not for as long as `waited`. Once that is no mere
-    /// distance, it could not be used, for that `reason`.
+    /// Remembers that another machine answered first, when `machine` had not answered for as long as `waited`. That
+    /// does not count if `machine` usually takes half of that, or more. After `UNANSWERED` times in a row, it is a
+    /// setback with this `reason`.
     pub fn note_unanswered(&self, machine: &BuildMachine, waited: Duration, reason: &Error) {
         self.change(machine, |history| {
             if history.answered.is_some_and(|usual| waited <= usual * 2) {
@@ -203,12 +204,12 @@ impl Histories {
         });
     }
 
-    /// Remembers that the link to `machine` is very slow: so many bytes a second.
+    /// Remembers that the link to `machine` is very slow: `rate` bytes a second.
     pub fn note_slow_link(&self, machine: &BuildMachine, rate: f64) {
         self.change(machine, |history| history.slow = Some((rate, history.now)));
     }
 
-    /// Remembers which of its addresses answered; `None`: the one that the resolver has first.
+    /// Remembers which address of `machine` answered; `None`: the one that the resolver returns first.
     pub fn note_address(&self, machine: &BuildMachine, address: Option<IpAddr>) {
         self.change(machine, |history| history.address = address);
     }
@@ -225,14 +226,14 @@ impl Histories {
         });
     }
 
-    /// Replaces the file by what `change` makes of it. What cannot be written is not remembered: no build fails for
-    /// that.
+    /// Replaces the history by what `change` makes of it. If it cannot be written, nothing is remembered: no build
+    /// fails for that.
     fn change(&self, machine: &BuildMachine, change: impl FnOnce(&mut History)) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let named = StateDir::named(&self.state, machine.label());
-        // A machine of which nobody has taken a slot yet has none.
+        // A machine has no directory before somebody takes a slot of it.
         let Ok(directory) = named.open().or_else(|_| named.create().and_then(|()| named.open())) else { return };
-        // Held until the end. Without it, what another process notes at the same time may be lost.
+        // Held until the end. Without the lock, what another process notes at the same time may be lost.
         let _lock = locked(&directory);
         let mut history = self.read_in(Some(&directory), machine);
         change(&mut history);
@@ -248,56 +249,57 @@ impl Histories {
 }
 
 impl History {
-    /// Was something that happened `at` that time less than so many seconds ago?
+    /// Returns whether the time `at` is less than `seconds` away from now.
     fn within(&self, at: u64, seconds: u64) -> bool {
         self.now.abs_diff(at) < seconds
     }
 
-    /// The machine's load, if it was seen lately.
+    /// Returns the machine's load, if it was seen lately.
     pub fn recent_load(&self) -> Option<f64> {
         self.load.filter(|seen| self.within(seen.at, LOAD_LIFETIME)).map(|seen| seen.load)
     }
 
-    /// The machine's load, if it answered a moment ago, being configured as it is now, and nothing was wrong with it
-    /// since: it is there, as far as can be known without asking it.
+    /// Returns the machine's load, if it answered a moment ago, was configured as now, and nothing was wrong with it
+    /// since. Then the machine is there, as far as can be known without asking it.
     pub fn fresh_load(&self) -> Option<f64> {
         let usable = self.setback().is_none() && !self.is_distrusted();
         let fresh = |seen: &Load| seen.mark == self.mark && self.within(seen.at, ANSWER_LIFETIME);
         self.load.filter(|seen| usable && fresh(seen)).map(|seen| seen.load)
     }
 
-    /// Why the machine should be left alone for a while, if it should, being configured as it is now: see [`mark`].
+    /// Returns why the machine is in back-off, if it is. A setback under another configuration does not count: see
+    /// [`mark`].
     pub fn setback(&self) -> Option<&Setback> {
         self.setback.as_ref().filter(|setback| setback.mark == self.mark && self.within(setback.at, setback.back_off()))
     }
 
-    /// How long it should be left alone for that from now on.
+    /// Returns how long the back-off after `setback` lasts from now on.
     pub fn time_left(&self, setback: &Setback) -> Duration {
         Duration::from_secs(setback.at.saturating_add(setback.back_off()).saturating_sub(self.now))
     }
 
-    /// Was the last that is known of it that its archives are not let in here, or ours not there? However long ago: it
-    /// has to show that this has changed.
+    /// Returns whether the last setback is that this host does not accept the machine's archives, or the machine does
+    /// not accept ours. It counts however long ago it was: the machine has to show that this has changed.
     pub fn is_distrusted(&self) -> bool {
         self.setback.as_ref().is_some_and(|setback| setback.reason.kind() == ErrorKind::Untrusted)
     }
 
-    /// The rate of the link to it, in bytes a second, if that was very slow lately.
+    /// Returns the rate of the link to the machine, in bytes a second, if the link was very slow lately.
     pub fn slow_link(&self) -> Option<f64> {
         self.slow.filter(|(_, at)| self.within(*at, LINK_LIFETIME)).map(|(rate, _)| rate)
     }
 
-    /// The one of its addresses that should be tried first.
+    /// Returns the address of the machine that should be tried first.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
-    /// How long connecting to it took, the last time that it worked.
+    /// Returns how long connecting to the machine took, the last time that it worked.
     pub fn answered(&self) -> Option<Duration> {
         self.answered
     }
 
-    /// How long a build holds a slot of it, going by the last ones; `None`: not known.
+    /// Returns how long a build holds a slot of the machine, the average of the last ones; `None`: not known.
     pub fn build_time(&self) -> Option<Duration> {
         let recent = !self.took.is_empty() && self.within(self.took_until, BUILDS_LIFETIME);
         recent.then(|| self.took.iter().sum::<Duration>() / self.took.len() as u32)
@@ -313,7 +315,8 @@ impl History {
     }
 }
 
-/// The lock of whoever changes what is in `directory`, or nothing if another process has it for too long.
+/// Locks the history in `directory` for a change. Returns `None` if another process holds the lock for too long, or the
+/// file cannot be locked.
 fn locked(directory: &OpenStateDir) -> Option<Held> {
     let mut file = directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?;
     let begun = Instant::now();

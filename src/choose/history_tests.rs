@@ -6,14 +6,14 @@ use super::*;
 use crate::ground::clock::tests::TurnedClock;
 use crate::machine::tests::machine;
 
-/// A host with a state directory to throw away, in which machines have theirs.
+/// A host with a temporary state directory.
 struct Scene {
     histories: Histories,
     clock: Arc<TurnedClock>,
     root: tempfile::TempDir,
 }
 
-/// The host, and a machine.
+/// Makes the host, and a machine that has a directory there.
 fn scene() -> (Scene, BuildMachine) {
     let (root, clock, machine) = (tempfile::tempdir().unwrap(), TurnedClock::new(), machine("m"));
     let at = |name: &str| root.path().join(name);
@@ -27,12 +27,12 @@ impl Scene {
         self.clock.turn(Duration::from_secs(seconds));
     }
 
-    /// The reason why the machine is left alone now.
+    /// Returns why the machine is in back-off now.
     fn left_alone(&self, machine: &BuildMachine) -> Option<SetbackKind> {
         self.histories.of(machine).setback().map(|setback| setback.kind)
     }
 
-    /// For how many seconds from now it is left alone.
+    /// Lets time pass until the back-off of the machine ends. Returns how many seconds that took.
     fn back_off(&self, machine: &BuildMachine) -> u64 {
         let seconds = (0..).take_while(|_| {
             let left_alone = self.left_alone(machine).is_some();

@@ -27,21 +27,21 @@ use crate::remote::{Connection, Connector, Line};
 pub use candidates::Candidates;
 pub use choosing::CLOCK_TOLERANCE;
 
-/// What all builds of a process choose with. Any thread.
+/// What all builds of a process share to choose a machine. Any thread.
 pub struct Resources {
-    /// Where things are on this host.
+    /// Guix's directories on this host.
     pub directories: Directories,
-    /// What is remembered of machines.
+    /// The histories of machines.
     pub histories: Histories,
     /// The slots of the machines that are known.
     pub slots: Slots,
-    /// The queue of those that wait for one.
+    /// The queue of builds that wait for a slot.
     pub queue: Arc<Queue>,
-    /// Connections to use again.
+    /// Idle connections, to be used again.
     pub pool: Pool<Box<dyn Connection>>,
-    /// What connects to machines.
+    /// Makes connections to machines.
     pub connector: Arc<dyn Connector>,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -49,33 +49,33 @@ pub struct Resources {
 pub struct Lease {
     /// The machine.
     pub remote: Box<dyn Connection>,
-    /// Which of the candidates it is.
+    /// The index of the machine among the candidates.
     pub candidate: usize,
-    /// Whether the connection is one that had been idle: if it fails, that says nothing about the machine.
+    /// Whether the connection had been idle: if it fails, that says nothing about the machine.
     pub reused: bool,
     /// The slot.
     pub slot: Slot,
-    /// Since when the slot is taken.
+    /// When the slot was taken.
     pub since: Instant,
     /// Cuts the connection when cancelled.
     pub guard: Guard,
 }
 
-/// What came of an attempt to choose.
+/// The result of an attempt to choose.
 pub enum Choice {
     /// This machine.
     Machine(Box<Lease>),
-    /// None now, but some machine is only short of a slot.
+    /// None now, but some machine lacks only a free slot.
     Busy,
     /// None now: some machine is overloaded or full.
     NoRoom,
-    /// None now: no machine can be reached, those aside with which something is wrong that waiting does not mend.
+    /// None now: no machine can be reached; misconfigured machines do not count.
     Away,
-    /// None ever: with every machine something is wrong that waiting does not mend. The first such error.
+    /// None ever: all machines are misconfigured, and waiting does not repair that. Holds the first such error.
     Misconfigured(Error),
 }
 
-/// Cuts `line` when cancelled.
+/// Cuts `line` when `cancel` is cancelled while the guard lives.
 pub fn guard(cancel: &Cancel, line: Arc<dyn Line>) -> Guard {
     cancel.guard(move |error| line.abort(error))
 }

@@ -5,19 +5,19 @@ use fastrand::Rng;
 
 use crate::machine::BuildMachine;
 
-/// The order, as indices into `machines`, in which machines are tried: the most speed per load first, among equals by
-/// chance, so that several hooks at once do not all run to the same machine.
+/// Returns the order, as indices into `machines`, in which machines are tried. The most speed per load comes first.
+/// Chance orders equals, so that several hooks at once do not all run to the same machine.
 ///
-/// `known_load` gives the load of the machine at an index as in
-/// [`Probe::load`](crate::machine::suitability::Probe::load), if it was seen recently; one that is not known counts as
-/// idle.
+/// `known_load` gives the load of the machine at an index, as in
+/// [`Probe::load`](crate::machine::suitability::Probe::load), if it was seen recently. A machine of unknown load counts
+/// as idle.
 pub fn order(machines: &[BuildMachine], known_load: impl Fn(usize) -> Option<f64>, random: &mut Rng) -> Vec<usize> {
     let rank = |index: usize| {
         let load = known_load(index).filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
         machines[index].speed / (1.0 + load)
     };
     let mut ranked: Vec<(usize, f64)> = (0..machines.len()).map(|index| (index, rank(index))).collect();
-    // Fisher and Yates; the sort after it is stable.
+    // A Fisher-Yates shuffle; the sort after it is stable.
     for last in (1..ranked.len()).rev() {
         ranked.swap(last, random.usize(..=last));
     }

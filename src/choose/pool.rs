@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Connections that wait for the next build, each for a limited time, and rest after a moment.
+//! Idle connections that wait for the next build, for a limited time. After a short pause, each releases what only an
+//! immediate next build needs: it rests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use crate::ground::thread;
 
 /// Idle connections. Dropping the pool closes them.
 ///
-/// A thread closes those whose time is over, and has those rest that were not used for a moment; it exists only while
-/// there are any.
+/// A thread closes connections whose time is over, and makes those rest that were not used for a moment. It exists only
+/// while there are any.
 pub struct Pool<T: Send + 'static>(Arc<Shared<T>>);
 
 struct Shared<T> {
@@ -37,19 +38,20 @@ struct Idle<T> {
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// One in which a connection may wait unused for `limit` before it is closed.
+    /// Makes a pool in which a connection may stay unused for `limit` before it is closed.
     pub fn with_limit(limit: Duration) -> Self {
         Self::with_rest(limit, limit, |_| true, Arc::new(SystemClock))
     }
 
-    /// As [`Pool::with_limit`]; after `pause` unused, `rest` has a connection give up what only the next build of a
-    /// sequence would be better off with; `false`: the connection is no good any more.
+    /// Makes a pool as [`Pool::with_limit`] does. When a connection was not used for `pause`, the pool calls `rest`,
+    /// which releases what only an immediate next build needs. If `rest` returns `false`, the pool drops the
+    /// connection.
     pub fn with_rest(limit: Duration, pause: Duration, rest: fn(&mut T) -> bool, clock: Arc<dyn Clock>) -> Self {
         let state = Mutex::new(State { idle: Vec::new(), swept: false });
         Pool(Arc::new(Shared { limit, pause, rest, clock, state, changed: Condvar::new() }))
     }
 
-    /// Takes the connection out that was used last, of those that are `suitable`, and says how long it was idle.
+    /// Takes out the connection that was used last of those that are `suitable`, and returns how long it was idle.
     pub fn take(&self, suitable: impl Fn(&T) -> bool) -> Option<(T, Duration)> {
         let mut state = self.0.state.lock();
         let index = state.idle.iter().rposition(|idle| suitable(&idle.connection))?;
@@ -73,7 +75,7 @@ impl<T: Send + 'static> Pool<T> {
 }
 
 impl<T> Shared<T> {
-    /// Closes connections whose time is over, and has others rest, until there are none.
+    /// Closes connections whose time is over and makes others rest, until there are none.
     fn sweep(&self) {
         let mut state = self.state.lock();
         while let Some(oldest) = state.idle.first() {

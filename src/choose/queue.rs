@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The queue of the builds of this host that wait for a build slot: who came first takes the first slot that is free.
+//! The queue of the builds of this host that wait for a build slot: first come, first served.
 //!
 //! It is kept in `STATE/offload/.queue`, for all processes of this host:
 //!
 //! ```text
 //! waiting     a line for each build, oldest first: TICKET NAME:PORT NAME:PORT..., the machines that can do it
-//! lock        byte 0 is locked by whoever changes `waiting`, byte TICKET by the process of the build that waits
+//! lock        a process locks byte 0 while it changes `waiting`, and byte TICKET while its build waits
 //! ```
 //!
-//! `waiting` is only ever replaced as a whole, so it is read without a lock. A line whose byte nobody holds is that of
-//! a build that is over, however it ended; whoever joins next removes it.
+//! `waiting` is only ever replaced as a whole, so it is read without a lock. If nobody holds the byte of a line, its
+//! build no longer waits, however that ended; the next build that joins removes the line.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,10 +29,10 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::state_dir::StateDir;
 use crate::machine::BuildMachine;
 
-/// How long a process may take to change the queue, before the others do without.
+/// How long to wait while another process changes the queue. Then the build goes on without a place in the queue.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Larger than the list of any queue, in bytes.
+/// Longest list of the queue that is read, in bytes: larger than any.
 const MAX_SIZE: u64 = 16 << 20;
 
 /// The queue, as the builds of one process see it. Any thread.
@@ -40,14 +40,14 @@ pub struct Queue {
     directory: StateDir,
     /// The file `lock`: one for all builds of the process, however many wait.
     file: OnceCell<File>,
-    /// The builds of this process, which its own locks do not show, by their tickets.
+    /// The builds of this process that wait, by ticket. Its own locks do not show which they are.
     ours: Mutex<BTreeMap<u64, Ours>>,
 }
 
 /// A build of this process that waits.
 struct Ours {
     machines: Vec<String>,
-    /// Wakes it; `None`: it does not sleep, or was woken.
+    /// Wakes the build; `None`: it does not sleep, or was woken.
     sleeping: Option<Cancel>,
 }
 
@@ -59,32 +59,32 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Can `machine` do it?
+    /// Returns whether `machine` can do the build.
     pub fn wants(&self, machine: &BuildMachine) -> bool {
         let name = name_of(machine);
         self.machines.contains(&name)
     }
 }
 
-/// A slot, taken. Dropping it frees it, and wakes the build that is next.
+/// A taken slot. Dropping it frees the slot, and wakes the build that is next.
 pub struct Slot {
     lock: Lock,
     _freed: Freed,
 }
 
 impl Slot {
-    /// The slot of `machine` that `lock` is, which builds in `queue` may wait for.
+    /// Makes the slot of `machine` whose lock is `lock`. Builds in `queue` may wait for it.
     pub fn new(lock: Lock, queue: &Arc<Queue>, machine: &BuildMachine) -> Self {
         Slot { lock, _freed: Freed { queue: Arc::clone(queue), machine: name_of(machine) } }
     }
 
-    /// The name of the lock's file.
+    /// Returns the name of the lock file.
     pub fn name(&self) -> &Path {
         self.lock.name()
     }
 }
 
-/// Dropped after the lock.
+/// Wakes the next build when it is dropped, which is after the lock.
 struct Freed {
     queue: Arc<Queue>,
     machine: String,
@@ -106,7 +106,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let left = self.queue.ours.lock().remove(&self.ticket);
         if let Some(file) = self.queue.file.get() {
-            // Should it fail, the place is free when the process ends.
+            // If this fails, the place becomes free when the process ends.
             let _ = lock::unlock(file, Range::Byte(self.ticket));
         }
         if let Some(left) = left {
@@ -116,7 +116,7 @@ impl Drop for Place {
 }
 
 impl Queue {
-    /// The queue of the builds whose state is in `state` (`STATE/offload`). Opens nothing yet.
+    /// Returns the queue that is kept in `state` (`STATE/offload`). Opens nothing yet.
     pub fn new(state: &Path) -> Arc<Self> {
         let directory = StateDir::named(state, ".queue");
         Arc::new(Queue { directory, file: OnceCell::new(), ours: Mutex::default() })
@@ -147,9 +147,9 @@ impl Queue {
         Ok(Place { queue: Arc::clone(self), ticket })
     }
 
-    /// The builds that wait and came before the one with `place`, oldest first; all of them for one without a place.
+    /// Returns the waiting builds that are ahead of `place`, oldest first; without a place, all of them.
     ///
-    /// A queue that cannot be read is empty: builds then take slots in any order.
+    /// A queue that cannot be read counts as empty: builds then take slots in any order.
     pub fn ahead_of(&self, place: Option<&Place>) -> Vec<Waiting> {
         let mut waiting = self.read();
         if waiting.is_empty() {
@@ -163,15 +163,16 @@ impl Queue {
         waiting
     }
 
-    /// The build with `place` is about to sleep, and `cancel` wakes it when it may be its turn, once; `None`: it sleeps
-    /// no more. A build of another process that gives up a slot wakes nobody.
+    /// Notes that the build with `place` is about to sleep: `cancel` wakes it, once, when it may be its turn. `None`:
+    /// the build does not sleep any more. A slot that another process frees wakes no build of this one.
     pub fn set_sleeping(&self, place: &Place, cancel: Option<&Cancel>) {
         if let Some(ours) = self.ours.lock().get_mut(&place.ticket) {
             ours.sleeping = cancel.cloned();
         }
     }
 
-    /// Wakes the build that has waited longest, of those of this process that sleep and that one of `machines` can do.
+    /// Wakes one sleeping build of this process: of those that one of `machines` can do, the one that has waited
+    /// longest.
     fn wake_next(&self, machines: &[String]) {
         let mut ours = self.ours.lock();
         let mut sleeping = ours.values_mut().filter(|one| one.sleeping.is_some());
@@ -208,7 +209,7 @@ impl Queue {
     }
 }
 
-/// The right to change the queue, for as long as it lives.
+/// The lock for a change of the queue, held until this is dropped.
 struct Changing<'a>(&'a File);
 
 impl<'a> Changing<'a> {
@@ -230,17 +231,17 @@ impl Drop for Changing<'_> {
     }
 }
 
-/// Does another process hold this ticket? If the kernel does not say, nobody is held up.
+/// Returns whether another process holds this ticket; `false` if the kernel does not say, so that nobody is held up.
 fn is_held(file: &File, ticket: u64) -> bool {
     lock::is_locked(file, Range::Byte(ticket)).unwrap_or(false)
 }
 
-/// `NAME:PORT`, without the blanks that separate names.
+/// Returns `NAME:PORT`, with `_` for each blank, as blanks separate names.
 fn name_of(machine: &BuildMachine) -> String {
     format!("{}:{}", machine.name.replace(char::is_whitespace, "_"), machine.port)
 }
 
-/// Reads the list. Lines that are none of it are left out, and so are tickets out of order.
+/// Reads the list. Skips lines of another form, and tickets out of order.
 fn parse(text: &str) -> Vec<Waiting> {
     let mut waiting: Vec<Waiting> = Vec::new();
     for line in text.lines() {
@@ -308,11 +309,11 @@ mod tests {
         };
         drop(slot);
         assert_eq!([0, 1, 2, 3].map(|at| is_woken(&builds[at])), [false, true, false, false]);
-        // Who was woken is not woken again, and who does not sleep is not woken.
+        // A build that was woken is not woken again, and one that does not sleep is not woken.
         queue.set_sleeping(&second.0, None);
         drop(Slot::new(lock(), &queue, &machine("a")));
         assert_eq!([first, second, third].map(is_woken), [false, false, true]);
-        // One that leaves the queue lets the next one look.
+        // A build that leaves the queue wakes the next one.
         queue.set_sleeping(&third.0, Some(&third.1));
         let [_, first, _, third] = builds;
         drop(first);

@@ -129,7 +129,7 @@ fn a_build_waits_for_the_slots_of_machines_that_are_of_use_to_it() {
     drop(elsewhere);
 }
 
-/// How long a build waits for its turn in the `scene`, having waited for so many seconds before.
+/// Returns how long a build that has waited for `seconds` before waits for its turn in the `scene`.
 fn wait_of(scene: &Scene, place: &Place, seconds: u64, cancel: &Cancel) -> Result<Duration> {
     let begun = scene.clock.now();
     let since = begun - Duration::from_secs(seconds);
@@ -147,7 +147,7 @@ fn a_turn_comes_with_a_free_slot_for_all_that_came_before() {
     scene.clock.during_sleep(move |all| taken.truncate(if all > Duration::from_secs(2) { 2 } else { 3 }));
     let cancel = Cancel::default();
     assert!((2..=3).contains(&wait_of(&scene, &first, 60, &cancel).unwrap().as_secs()));
-    // The slot is left to the first for a second, and then it is asked what became of that.
+    // The second build leaves the slot to the first for a second, and then tries the machines itself.
     let waited = wait_of(&scene, &second, 60, &cancel).unwrap();
     assert!((1000..2000).contains(&waited.as_millis()), "{waited:?}");
     drop(first);
@@ -227,7 +227,7 @@ fn unavailable(text: &str) -> Error {
     Error::new(ErrorKind::Unavailable, text)
 }
 
-/// Of speeds 3, 2 and 1.
+/// Makes a scene of three machines, of speeds 3, 2 and 1.
 fn three() -> Scene {
     let machines = [("a", 3.0), ("b", 2.0), ("c", 1.0)].map(|(name, speed)| BuildMachine { speed, ..machine(name) });
     scene_of(&machines)
@@ -248,7 +248,7 @@ fn machines_are_tried_in_order_until_one_is_ready() {
     assert_eq!(scene.doubles.take_machines(Step::Start), ["a", "b", "c"]);
     assert!(lease.slot.name().ends_with("c:22/0"));
     drop(lease);
-    // What failed is left alone, with what was found.
+    // The machines that failed are in back-off.
     let (_, notes) = choose(&mut scene);
     assert_eq!(scene.doubles.take_machines(Step::Start), ["c"]);
     assert_eq!(notes, ["c: chosen"]);
@@ -332,7 +332,7 @@ fn a_machine_that_is_this_host_is_not_offloaded_to() {
     let mut scene = scene_of(&[machine("localhost")]);
     let Ok(Choice::Misconfigured(error)) = choose(&mut scene).0 else { panic!("it is used") };
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    // That does not change from one minute to the next, and was said.
+    // That does not change from one minute to the next, so it is not tried again for an hour.
     assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 1);
     scene.clock.turn(Duration::from_secs(3599));
     assert!(matches!(choose(&mut scene).0, Ok(Choice::Misconfigured(_))));
@@ -403,7 +403,7 @@ fn an_idle_connection_is_used_again_if_its_machine_is_still_there_and_has_room()
     keep(&scene, *lease);
     assert_eq!(asked(&scene), [Step::Answer, Step::Probe]);
 
-    // It has died: a new one says whether the machine is away.
+    // The connection has died: a new one shows whether the machine is away.
     scene.clock.turn(Duration::from_secs(2));
     scene.doubles.act(|_, step, _| if step == Step::Answer { Err(unavailable("lost")) } else { Ok(()) });
     let lease = chosen(&mut scene);
@@ -411,7 +411,7 @@ fn an_idle_connection_is_used_again_if_its_machine_is_still_there_and_has_room()
     keep(&scene, *lease);
     assert_eq!(asked(&scene), [Step::Answer, Step::Start, Step::Connect]);
 
-    // It has no room: the connection is kept, and not used.
+    // The machine has no room: the connection is kept, and not used.
     scene.doubles.act(|_, _, _| Ok(()));
     scene.doubles.set_probe("m", Probe { load: 0.9, ..IDLE });
     assert!(matches!(choose(&mut scene).0, Ok(Choice::NoRoom)));
@@ -463,7 +463,7 @@ fn who_waits_for_another_machine_is_in_nobodys_way() {
     assert_eq!(chosen(&mut scene).candidate, 0);
 }
 
-/// A build that only one machine can do is in nobody's way at another, and does not lose its own.
+/// A build that only one machine can do does not hold up others at another machine, and keeps its place at its own.
 #[test]
 fn who_came_first_is_first_at_each_machine() {
     let scene = scene_of(&[machine("m"), machine("n")]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Waiting for one's turn to get a build slot: when a build that waits looks for one.
+//! Waiting for a turn: when a waiting build looks for a free build slot.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use crate::ground::cancel::Cancel;
 use crate::ground::error::Result;
 use crate::machine::BuildMachine;
 
-/// How often the next build to get a slot looks for one: this share of the time that it has waited ...
+/// Fraction (1/20) of its waiting time so far after which the next build of the queue looks for a free slot again.
 const POLL_SHARE: u32 = 20;
-/// ... but not more often than this, ...
+/// Shortest pause after which a waiting build looks for a free slot again.
 const POLL_SHORTEST: Duration = Duration::from_millis(10);
-/// ... nor less often than this.
+/// Longest pause after which the next build of the queue looks for a free slot again.
 const POLL_LONGEST: Duration = Duration::from_millis(250);
-/// A build further back looks less often than those before it: with so many more before it, another [`POLL_LONGEST`].
+/// Builds ahead of a build that make its longest pause longer by another [`POLL_LONGEST`].
 const POLL_CROWD: u32 = 8;
 
-/// How long a build that sees a free slot leaves it to those that came before it, until it asks what became of them.
+/// How long a waiting build leaves a free slot to the builds ahead of it, before it tries the machines itself.
 const COURTESY: Duration = Duration::from_secs(1);
 
-/// How long a build that sees no free slot waits until it looks at the machines again: they may be lost, or back.
+/// How long a waiting build that sees no free slot waits before it tries the machines again: they may be lost, or back.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
-/// A build's turn to get a slot of one of these machines.
+/// A build's turn to get a slot of one of its machines.
 pub struct Turn<'a> {
     machines: Vec<&'a BuildMachine>,
     resources: &'a Resources,
@@ -36,8 +36,8 @@ impl<'a> Turn<'a> {
         Turn { machines, resources }
     }
 
-    /// Waits until it may have come for the build with this `place` in the queue, which has waited since then, or it is
-    /// time to look at the machines again.
+    /// Waits until the turn may have come for the build with this `place` in the queue, which has waited since
+    /// `waiting_since`, or until it is time to try the machines again.
     pub fn wait(&self, place: Option<&Place>, waiting_since: Instant, cancel: &Cancel) -> Result<()> {
         let result = self.sleep_until_it_comes(place, waiting_since, cancel);
         if let Some(place) = place {
@@ -50,12 +50,12 @@ impl<'a> Turn<'a> {
         let clock = &self.resources.clock;
         let begun = clock.now();
         loop {
-            // Before it looks: what is freed meanwhile ends the sleep.
+            // Before looking: a slot that is freed meanwhile ends the sleep.
             if let Some(place) = place {
                 self.resources.queue.set_sleeping(place, Some(cancel));
             }
             let ahead = self.count_ahead(place);
-            // If more wait than there are slots, it need not look at those.
+            // If at least as many builds are ahead as there are slots, free slots do not matter.
             let free = if ahead < self.slot_count() { self.count_free() } else { 0 };
             let further_back = ahead.saturating_sub(free) as u32;
             let own_pause =
@@ -69,12 +69,12 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// How many build slots they have.
+    /// Returns the number of build slots of the machines.
     pub(super) fn slot_count(&self) -> usize {
         self.machines.iter().map(|machine| machine.parallel_builds as usize).sum()
     }
 
-    /// How many of those are free.
+    /// Returns the number of free build slots of the machines.
     pub(super) fn count_free(&self) -> usize {
         let state = self.resources.directories.offload_state();
         let free = |machine: &&BuildMachine| {
@@ -84,13 +84,14 @@ impl<'a> Turn<'a> {
         self.machines.iter().map(free).sum()
     }
 
-    /// How many builds that wait for one of them came before the one with `place`, if it has one.
+    /// Returns how many builds that wait for one of the machines are ahead of `place`; without a place, all of them
+    /// are.
     pub(super) fn count_ahead(&self, place: Option<&Place>) -> usize {
         count_ahead(&self.resources.queue, place, self.machines.iter().copied())
     }
 }
 
-/// How many builds that wait for one of `machines` came before the one with `place`, if it has one.
+/// Returns how many builds that wait for one of `machines` are ahead of `place`; without a place, all of them are.
 pub(super) fn count_ahead<'a>(
     queue: &Queue,
     place: Option<&Place>,

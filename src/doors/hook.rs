@@ -7,13 +7,13 @@
 //! hook:   any lines for the user, then "# accept", "# decline" or "# postpone"
 //! ```
 //!
-//! WANTS-LOCAL is 1 if the daemon could start a build by itself. After a refusal it may ask again on the same stream,
-//! about another derivation. After `# accept` it sends two lines, the items that the build needs and the outputs that
-//! are missing, each item followed by a space; the hook builds, and its exit status is the outcome: 0, or that of the
-//! error's [`crate::ground::error::Class`].
+//! WANTS-LOCAL is 1 if the daemon could start a build by itself. After a refusal the daemon may ask again on the same
+//! stream, about another derivation. After `# accept` it sends two lines: the items that the build needs, and the
+//! outputs that are missing, each item followed by a space. The hook then builds. Its exit status is the outcome: 0, or
+//! the status of the error's [`crate::ground::error::Class`].
 //!
-//! A hook that ends without a reply ends all builds of the client. So one that cannot decide leaves the build to the
-//! daemon, if that can do it, and else accepts it, to fail it alone.
+//! If a hook ends without a reply, guix-daemon ends all builds of the client. So a hook that cannot decide declines a
+//! build that the daemon can do itself. Any other build it accepts, so that this build alone fails.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -41,15 +41,15 @@ use crate::report::console::Console;
 use crate::report::told;
 use crate::report::{Event, Observer};
 
-/// Longest request, in bytes.
+/// Longest request line of guix-daemon, in bytes.
 const MAX_REQUEST: u64 = 64 << 10;
-/// Longest list of items, in bytes: some half a million items.
+/// Longest list of store items that guix-daemon may send to its hook, in bytes: some half a million items.
 const MAX_ITEMS: u64 = 64 << 20;
 
-/// What a hook is told when it is started.
+/// The settings of a hook.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which machines there are.
+    /// The build machines.
     pub machines: Machines,
     /// Limits and trace of the builds.
     pub build: BuildOptions,
@@ -59,24 +59,25 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub struct Machines {
     file: PathBuf,
-    /// What the file was when it was named.
+    /// What the file was when it was named: `evaluated` counts while it is the same.
     version: Option<FileIdentity>,
     evaluated: Option<Vec<BuildMachine>>,
 }
 
 impl Machines {
-    /// Those that `file` returns.
+    /// Names the file that returns the machines.
     pub fn in_file(file: PathBuf) -> Self {
         Machines { version: FileIdentity::of(&file), file, evaluated: None }
     }
 
-    /// Takes `machines` for what the file returns, as long as it is what it was when it was named.
+    /// Uses `machines` instead of reading the file, until the file changes.
     pub fn set_evaluated(&mut self, machines: Vec<BuildMachine>) {
         self.evaluated = Some(machines);
     }
 
-    /// Read anew each time: a hook whose requests are postponed lives on, and the file may have been mended. `state` is
-    /// where offloading keeps its state (`STATE/offload`), among it what Guile made of the file.
+    /// Loads the machines. Reads the file each time: a hook whose requests are postponed lives on, and the file may
+    /// have been repaired. `state` is the directory of the offloading state (`STATE/offload`), which also caches
+    /// Guile's results.
     fn load(&self, state: &Path) -> Result<Option<Loaded>> {
         match &self.evaluated {
             Some(machines) if FileIdentity::of(&self.file) == self.version => {
@@ -91,16 +92,16 @@ impl Machines {
 }
 
 /// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
-/// exit with. Replies and messages go to `output`, the build's log to `log`. All errors are reported there.
+/// exit with. Replies, messages and errors go to `output`, the build's log to `log`.
 ///
-/// If nobody reads `output` any more, the daemon is gone, and its locks on the outputs with it: the build is cancelled.
+/// Cancels the build once nobody reads `output`: the daemon is gone then, and with it its locks on the outputs.
 pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: File, log: File) -> Result<u8> {
     let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
     let (cancel, done) = (Cancel::default(), Arc::new(EventFd::new()?));
     let directories = builder.directories().clone();
     let mut hook = Hook { options: options.clone(), directories, builder, cancel: cancel.clone(), built: false };
     let finished = Arc::clone(&done);
-    // In a thread of our own, because there a pipe without a reader raises no signal.
+    // In a thread of ours, because those block SIGPIPE.
     let worker = thread::spawn("guix-offload", move || {
         let mut reporter = Console::new(output, log, hook.options.build.max_silent_time);
         let parent = Parent::of_this_process();
@@ -126,37 +127,37 @@ pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: 
     worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))
 }
 
-/// Who decides about builds and does them, for one hook.
+/// The part of a hook that decides about a build and does it.
 pub trait Builder: Send {
-    /// Where things are on this host.
+    /// Returns where things are on this host.
     fn directories(&self) -> &Directories;
 
-    /// As [`Engine::ask`].
+    /// Decides about a build, as [`Engine::ask`] does.
     fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer>;
 
-    /// Does the build that was accepted, as [`Engine::run`].
+    /// Does the build that was accepted, as [`Engine::run`] does.
     fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()>;
 }
 
-/// What a hook replies.
+/// The reply of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// No machine can ever do this build, or none can now and this host can.
     Decline,
-    /// No machine can do it now.
+    /// No machine can do the build now.
     Postpone,
-    /// It will be done.
+    /// The build will be done.
     Accept,
 }
 
-/// The hook's process itself.
+/// The builder that works in the hook's own process.
 pub struct InProcess {
     engine: Arc<Engine>,
     accepted: Option<Box<Accepted>>,
 }
 
 impl InProcess {
-    /// Works with `engine`.
+    /// Makes a builder that works with `engine`.
     pub fn new(engine: Arc<Engine>) -> Self {
         InProcess { engine, accepted: None }
     }
@@ -184,17 +185,17 @@ impl Builder for InProcess {
     }
 }
 
-/// A hook at work.
+/// A hook that serves guix-daemon.
 struct Hook {
     options: Options,
     directories: Directories,
     builder: Box<dyn Builder>,
     cancel: Cancel,
-    /// Whether there was a build, and so a log.
+    /// Whether a build was accepted, so that there may be a log.
     built: bool,
 }
 
-/// What the daemon asks.
+/// A request of guix-daemon.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// What is to be built.
@@ -204,13 +205,13 @@ pub struct Question {
 }
 
 impl Question {
-    /// Could the daemon, this process's `parent`, do this build by itself, if only once it is done with another?
+    /// Returns whether the daemon, this process's `parent`, could do this build by itself, if only after another one.
     fn could_build_here(&self, parent: &Parent) -> bool {
         builds_here(&self.request.requirements.system, native_system()) && (self.wants_local || parent.builds())
     }
 }
 
-/// The system type of this host, in Guix's words; empty: Guix knows none.
+/// Returns Guix's name for the system type of this host; empty if Guix has none.
 fn native_system() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "x86_64-linux",
@@ -223,8 +224,8 @@ fn native_system() -> &'static str {
     }
 }
 
-/// Does a daemon on a host of the type `native` build for `system`? As `canBuildLocally` in Guix's
-/// `nix/libstore/build.cc`.
+/// Returns whether a daemon on a host of the type `native` builds for `system`, as `canBuildLocally` in Guix's
+/// `nix/libstore/build.cc` does.
 fn builds_here(system: &str, native: &str) -> bool {
     system == native || matches!((system, native), ("i686-linux", "x86_64-linux") | ("armhf-linux", "aarch64-linux"))
 }
@@ -282,7 +283,7 @@ impl Hook {
         self.tell(&loaded, reporter);
         let machines = loaded.machines;
         if !Engine::has_candidates(&machines, &request.requirements) {
-            // Declined, a build that nobody can do would end the request of the client, without a reason.
+            // To decline a build that nobody can do would end the client's request without a reason.
             return match loaded.left_out.into_iter().next() {
                 Some(error) if !could_build_here() => Err(error.context("no build machine can be used").into()),
                 _ => Ok(Answer::Decline),
@@ -317,12 +318,13 @@ impl Hook {
         Ok(answer)
     }
 
-    /// Fails if something is wrong with this host's keys, before that costs a build which it could do by itself.
+    /// Fails if something is wrong with this host's keys. Otherwise they would fail a build that this host could do
+    /// itself.
     fn check_this_host(&self, could_build_here: &dyn Fn() -> bool) -> Result<()> {
         let directories = &self.directories;
         Acl::load(&directories.acl_file())?;
-        // Without a key it goes on where it must: the build may need nothing that is signed here. Whether it must is
-        // asked last, as it takes a look at each of the daemon's children.
+        // If this host cannot do the build, it goes on without a key: perhaps nothing needs to be signed here.
+        // `could_build_here` is called last, as it looks at each of the daemon's children.
         match KeyPair::load(&directories.configuration) {
             Err(error) if could_build_here() => Err(error),
             _ => Ok(()),
@@ -331,7 +333,7 @@ impl Hook {
 }
 
 impl Hook {
-    /// Says what is wrong in the machine file, and once a day what is odd in it.
+    /// Reports what is wrong in the machine file, and once a day what is odd in it.
     fn tell(&self, loaded: &Loaded, reporter: &mut Console) {
         let state = self.directories.offload_state();
         loaded.left_out.iter().for_each(|error| reporter.warning(error));
@@ -341,11 +343,11 @@ impl Hook {
     }
 }
 
-/// Why there is no reply to a question.
+/// Why there is no reply to a request.
 enum Undecided {
-    /// Something is wrong with what concerns this build.
+    /// An error that concerns this build.
     Failed(Error),
-    /// The conversation is over.
+    /// An error that ends the conversation.
     End(Error),
 }
 
@@ -355,7 +357,7 @@ impl From<Error> for Undecided {
     }
 }
 
-/// Reads the line of the next request; `None`: there are no more.
+/// Reads the line of the next request; `None`: there is none.
 pub fn read_request(input: &mut impl BufRead) -> Result<Option<String>> {
     read_line(input, MAX_REQUEST)
 }
@@ -392,7 +394,7 @@ fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
     }
 }
 
-/// Takes the line of a request apart.
+/// Parses the line of a request.
 pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
     let invalid =
         |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
@@ -481,7 +483,7 @@ mod tests {
         assert_eq!(loaded(&machines), None);
     }
 
-    /// Is asked nothing.
+    /// A builder that must not be asked anything.
     struct Nobody(Directories);
 
     impl Builder for Nobody {
@@ -519,7 +521,7 @@ mod tests {
             file.read_to_string(&mut said).unwrap();
             said
         };
-        // One that has a slot would build it by itself.
+        // With WANTS-LOCAL 1 the daemon would build what is declined by itself, so that is postponed.
         let full = parent::tests::full_of_hooks();
         assert_eq!(replies(&full.parent()), "# decline\n# postpone\n");
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! How builds come in: as guix-daemon's hook, or as jobs of a program; and the look at all machines at once.
+//! The entry points of the library: guix-daemon's build hook, jobs of a program, the keeper that serves both, and
+//! reports about all machines at once.
 
 pub mod farm;
 pub mod hook;

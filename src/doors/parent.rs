@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! How many more hooks the guix-daemon that started this one can hold.
 //!
-//! guix-daemon (`nix/libstore/build.cc`, as of Guix 1.5.0) asks about all derivations that are ready one after the
-//! other, and takes notice of hooks that are done only after that. One that has accepted costs it five descriptors
-//! until then, and one for as long as the result is of interest: for what the client asked for itself, until its
-//! request ends. It waits with select(2), which ends at descriptor 1024, and does not look. So its hooks do, in
+//! guix-daemon (`nix/libstore/build.cc`, as of Guix 1.5.0) asks about all ready derivations, one after the other, and
+//! only then reaps hooks that are done. A hook that has accepted costs the daemon five descriptors until it is reaped.
+//! One of them stays open as long as the result is of interest: for what the client itself asked for, until its request
+//! ends. The daemon waits with select(2), which ends at descriptor 1024, and does not check that. So its hooks do, in
 //! `/proc`.
 
 use std::cell::Cell;
@@ -12,34 +12,34 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How many descriptors select(2) can wait for (`FD_SETSIZE`).
+/// Number of descriptors that select(2) can wait for (`FD_SETSIZE`).
 const SELECT_LIMIT: usize = 1024;
 
-/// How many descriptors the daemon is left for other things: the next hook, a local build, locks, its database.
+/// Descriptors that are left to the daemon for other things: the next hook, a local build, locks, its database.
 const RESERVE: usize = 32;
 
-/// Descriptors that a hook costs which has accepted.
+/// Descriptors that the daemon holds for each hook that has accepted a build.
 const PER_HOOK: usize = 5;
 
-/// Of those, the ones that the daemon closes when it takes notice that the hook is done.
+/// Descriptors, out of those five, that the daemon closes when it reaps the hook.
 const FREED_PER_HOOK: usize = 4;
 
-/// For how many hooks there has to be room again once those that run are done. For fewer, it is not worth the five
-/// seconds after which guix-daemon asks again.
+/// Number of hooks for which there must be room once the running ones are done. For fewer, it is not worth waiting five
+/// seconds, after which guix-daemon asks again.
 const WORTH_WAITING_FOR: usize = 8;
 
-/// For how long a daemon that was full is taken to be so still. It asks about thousands of derivations in a row, and
-/// takes no notice of hooks that are done before it has; to look costs milliseconds.
+/// How long a daemon that was found full counts as full without another look, which costs milliseconds. The daemon asks
+/// about thousands of derivations in a row, and reaps no hooks meanwhile.
 const FULL_FOR: Duration = Duration::from_millis(100);
 
-/// How many builds it may be made to ask about again whenever a hook has ended, in each [`SOON`]: each time costs it a
-/// millisecond or two a build.
+/// Most builds in each [`SOON`] that the daemon is made to ask about again as soon as a hook has ended. That costs it a
+/// millisecond or two per build each time.
 const ASKED_SOON: u32 = 32;
 
-/// See [`ASKED_SOON`].
+/// Period for counting the builds that guix-daemon is made to ask about again as soon as a hook has ended.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Other programs that the daemon runs for as long as it serves a client.
+/// Subcommands of `guix` that the daemon runs for as long as it serves a client.
 const SERVANTS: [&[u8]; 2] = [b"authenticate", b"substitute"];
 
 /// Whether the daemon can hold another hook.
@@ -47,42 +47,43 @@ const SERVANTS: [&[u8]; 2] = [b"authenticate", b"substitute"];
 pub enum Room {
     /// It can.
     Enough,
-    /// Not before it has taken notice of others that are done.
+    /// Not before it has reaped hooks that are done.
     Full {
-        /// Whether there will be little room even then: what its results hold is held until the client's request ends.
+        /// Whether there will be little room even then, as descriptors of results stay open until the client's request
+        /// ends.
         scarce: bool,
     },
     /// Not before the client's request ends.
     Spent {
-        /// How many descriptors it has open.
+        /// How many descriptors the daemon has open.
         open: usize,
         /// How many it may have open.
         limit: usize,
     },
 }
 
-/// The process that started this one, a hook.
+/// The process that started this one, which is a hook.
 #[derive(Clone, Debug)]
 pub struct Parent {
     pid: u32,
-    /// How the kernel calls hooks: of a process that has ended, little else is known.
+    /// The kernel's name for hooks: little else is known of a process that has ended.
     hook: String,
-    /// When it was found to be full last, and how much.
+    /// When the daemon was last found full, and the result.
     full: Cell<Option<(Instant, Room)>>,
-    /// Since when it has been made to ask again soon, and about how many builds.
+    /// When the present [`SOON`] began, and how many builds the daemon was made to ask about again in it.
     soon: Cell<Option<(Instant, u32)>>,
 }
 
 impl Parent {
-    /// Of this process.
+    /// Returns the parent of this process.
     pub fn of_this_process() -> Self {
         let hook = name_of(std::process::id()).unwrap_or_default();
         Parent { pid: std::os::unix::process::parent_id(), hook, full: Cell::default(), soon: Cell::default() }
     }
 
-    /// Can it hold another hook? One that cannot be looked at can.
+    /// Returns whether it can hold another hook. A parent that cannot be examined has [`Room::Enough`].
     pub fn room(&self) -> Room {
-        // The end of its last hook changes everything.
+        // The last result is void once the daemon's last other hook has ended.
         if let Some((_, room)) = self.full.get().filter(|(at, _)| at.elapsed() < FULL_FOR && self.awaits_hooks()) {
             return room;
         }
@@ -105,9 +106,9 @@ impl Parent {
         Room::Full { scarce: needed > limit }
     }
 
-    /// May it be told that a build is declined, for which it has no slot itself? It asks about such a build again as
-    /// soon as one of its children has ended, where it asks five seconds later about one that is postponed
-    /// (`Worker::childTerminated` and `DerivationGoal::tryToBuild`). Without a child it would give up.
+    /// Returns whether a build for which the daemon itself has no slot may be declined now. The daemon asks again about
+    /// a declined build as soon as one of its children has ended, but about a postponed one five seconds later
+    /// (`Worker::childTerminated` and `DerivationGoal::tryToBuild`). Without a child it would give up a declined build.
     pub fn may_ask_soon(&self) -> bool {
         let (since, count) = self.soon.get().filter(|(since, _)| since.elapsed() < SOON).unwrap_or((Instant::now(), 0));
         let may = count < ASKED_SOON && self.awaits_hooks();
@@ -117,12 +118,12 @@ impl Parent {
         may
     }
 
-    /// Is there another hook whose end it has not noticed yet?
+    /// Returns whether there is another hook that it has not reaped yet.
     fn awaits_hooks(&self) -> bool {
         self.others().any(|pid| Child::of(pid, &self.hook) == Child::Hook)
     }
 
-    /// Is it a guix-daemon that builds something by itself? Then it will build more once it is done with that.
+    /// Returns whether it is a guix-daemon that builds something by itself: it will build more once that is done.
     pub fn builds(&self) -> bool {
         name_of(self.pid).is_some_and(|name| name.trim_end() == "guix-daemon") && self.count(Child::Builder) > 0
     }
@@ -131,7 +132,7 @@ impl Parent {
         self.others().filter(|pid| Child::of(*pid, &self.hook) == kind).count()
     }
 
-    /// Its children, but for this process.
+    /// Returns its children other than this process.
     fn others(&self) -> impl Iterator<Item = u32> {
         self.children().into_iter().filter(|pid| *pid != std::process::id())
     }
@@ -143,7 +144,8 @@ impl Parent {
     fn open_descriptors(&self) -> Option<usize> {
         match fs::read_dir(self.file("fd")) {
             Ok(entries) => Some(entries.count()),
-            // That of another user, or one with more capabilities: an estimate that everybody may make.
+            // A daemon of another user, or with more capabilities, cannot be examined: estimate from what anybody may
+            // see.
             Err(_) => Some(self.children().len() * PER_HOOK).filter(|open| *open > 0),
         }
     }
@@ -154,9 +156,9 @@ impl Parent {
         soft.and_then(|soft| soft.parse().ok()).map_or(SELECT_LIMIT, |soft: usize| soft.min(SELECT_LIMIT))
     }
 
-    /// Its children, those included that ended without its notice.
+    /// Returns its children, including those that have ended and are not reaped yet.
     fn children(&self) -> Vec<u32> {
-        // A parent outside this process's PID namespace.
+        // The parent is outside this process's PID namespace.
         if self.pid == 0 {
             return Vec::new();
         }
@@ -172,7 +174,7 @@ impl Parent {
 
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may have anything in it.
+    // The name, in parentheses, may contain anything.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -211,7 +213,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A shell in the part of the daemon, which may have so many descriptors, runs `script`, and then waits for its
+    /// A shell that plays the daemon: it may have `descriptors` descriptors, runs `script`, and then waits for its
     /// input to end.
     pub struct Shell(std::process::Child);
 
@@ -242,9 +244,9 @@ pub(super) mod tests {
         }
     }
 
-    /// A daemon that has no room for another hook, and will have when those are over that it has.
+    /// Starts a daemon that has no room for another hook until its present hooks are over.
     pub fn full_of_hooks() -> Shell {
-        // Of the eleven, each frees four descriptors, in the daemon.
+        // Each of the eleven hooks frees four descriptors of the daemon.
         let opened: String = (10..50).map(|number| format!("exec {number}<&0; ")).collect();
         let bash = format!("exec bash -c \"exec 3<&0; {opened} $0\"");
         let child = "sh -c 'read -r end' guix offload <&3 & ".repeat(11);
@@ -253,7 +255,7 @@ pub(super) mod tests {
         many
     }
 
-    /// Waits until the daemon has that room: a child is a copy of the shell at first.
+    /// Waits until the daemon has the `expected` room: a child is a copy of the shell at first.
     #[track_caller]
     fn await_room(shell: &Shell, expected: impl Fn(Room) -> bool) {
         let begun = Instant::now();
@@ -288,7 +290,7 @@ pub(super) mod tests {
         assert!(!Shell::start(RESERVE, "sleep 1 & :").parent().may_ask_soon());
         let parent = many.parent();
         assert_eq!((0..100).filter(|_| parent.may_ask_soon()).count(), ASKED_SOON as usize);
-        // One that has ended, of which its parent has not taken notice.
+        // A hook that has ended and is not reaped.
         let python = "import os, sys; os.fork() or os._exit(0); print('ready', flush=True); sys.stdin.read()";
         await_room(&Shell::start(RESERVE, &format!("exec python3 -c \"{python}\"")), |room| {
             room == Room::Full { scarce: true }

@@ -6,14 +6,14 @@ use super::export;
 use super::handle::{self, Out};
 use crate::ground::cancel::Cancel;
 
-/// Stops verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops what is done
-/// with the lease or connection that the call made. One cancellation may be given to any number of calls, and may be
-/// freed before what was made with it.
+/// A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
+/// what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
+/// and may be freed before what was made with it.
 pub struct guix_offload_cancellation {
     cancel: Cancel,
 }
 
-/// What the argument stands for, NULL for one that nobody can cancel.
+/// Returns what the argument stands for. NULL stands for one that nobody can cancel.
 pub(super) fn cancel_of(cancellation: *const guix_offload_cancellation) -> Cancel {
     handle::borrow(cancellation, "cancellation").map_or_else(|_| Cancel::default(), |it| it.cancel.clone())
 }
@@ -32,9 +32,9 @@ export! {
 }
 
 export! {
-    /// Cancels for good. Calls that were given this cancellation, or that use a connection made with it, fail with
-    /// `GUIX_OFFLOAD_CANCELLED`: those under way as a rule within a second, later ones at once. A build that is under
-    /// way on a machine is stopped. Any thread may call this at any time, but no signal handler. NULL is fine.
+    /// Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
+    /// `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
+    /// way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
     pub fn guix_offload_cancellation_cancel(cancellation: *const guix_offload_cancellation) {
         if let Ok(it) = handle::borrow(cancellation, "cancellation") {
             it.cancel.cancel();

@@ -26,11 +26,11 @@ use crate::report::{Event, Observer};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum guix_offload_reply {
-    /// No machine can ever do it.
+    /// No machine can ever do the build.
     GUIX_OFFLOAD_DECLINE = 0,
-    /// No machine can do it now.
+    /// No machine can do the build now.
     GUIX_OFFLOAD_POSTPONE = 1,
-    /// It is accepted.
+    /// The build is accepted.
     GUIX_OFFLOAD_ACCEPT = 2,
 }
 
@@ -51,14 +51,14 @@ pub struct guix_offload_items {
     names: Vec<CString>,
 }
 
-/// Called with the number of bytes moved so far and the estimated total, by the thread that called the verb. Return 0
-/// to go on, anything else to cancel; after that, the connection can only be freed. The function must return: it must
-/// not throw or jump out. It must not use the connection.
+/// A function that is called with the number of bytes moved so far and the estimated total, in the thread that called
+/// the verb. It returns 0 to go on, or anything else to cancel; after that, the connection can only be freed. It must
+/// return, and must not throw, jump out, or use the connection.
 pub type guix_offload_progress_function =
     Option<unsafe extern "C" fn(data: *mut c_void, bytes: u64, total: u64) -> c_int>;
 
-/// Called with a piece of a build's log, `length` bytes without a NUL byte at their end, which live for the call.
-/// Otherwise as `guix_offload_progress_function`.
+/// A function that is called with a piece of a build's log: `length` bytes, without a NUL byte at their end, that live
+/// for the call. Otherwise as `guix_offload_progress_function`.
 pub type guix_offload_log_function =
     Option<unsafe extern "C" fn(data: *mut c_void, text: *const c_char, length: usize) -> c_int>;
 
@@ -84,7 +84,7 @@ impl guix_offload_connection {
     }
 }
 
-/// Calls back while a verb is at work.
+/// An observer that calls back while a verb is at work.
 struct Callbacks {
     line: Arc<dyn Line>,
     progress: guix_offload_progress_function,
@@ -114,7 +114,7 @@ impl Callbacks {
         Error::new(ErrorKind::Cancelled, "cancelled by a callback")
     }
 
-    /// What a verb came to: if a callback cancelled it, then that.
+    /// Returns the result of a verb, or that a callback cancelled it.
     fn outcome<T>(&self, result: Result<T>) -> Result<T> {
         if self.cancelled { Err(Self::cancelled()) } else { result }
     }
@@ -157,7 +157,7 @@ impl Observer for Callbacks {
     }
 }
 
-/// Ignores everything.
+/// An observer that ignores everything.
 struct Silence;
 
 impl Observer for Silence {
@@ -172,10 +172,10 @@ export! {
     /// Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
     /// and is neither overloaded nor full.
     ///
-    /// Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to the machine, which
-    /// the caller frees with `guix_offload_lease_free`. Blocks until machines have answered: at most some 15 s for each
-    /// step of connecting to one that does not. `cancellation` may be NULL; else it stops this call, and whatever is
-    /// done with the lease.
+    /// Sets `*reply` to a `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*lease` to a lease of the
+    /// machine, which the caller frees with `guix_offload_lease_free`. Blocks until machines have answered. If one does
+    /// not, that takes at most some 15 s for each step of connecting. `cancellation` may be NULL; otherwise it stops
+    /// this call and everything that is done with the lease.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
     /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do
@@ -229,8 +229,8 @@ export! {
 
 export! {
     /// Connects to `machine`, without a build slot. Blocks for at most some 15 s at each step. `cancellation` may be
-    /// NULL; else it stops this call, and whatever is done with the connection. The caller frees the connection with
-    /// `guix_offload_connection_free`.
+    /// NULL; otherwise it stops this call and everything that is done with the connection. The caller frees the
+    /// connection with `guix_offload_connection_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
     /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION`
@@ -259,15 +259,15 @@ export! {
 }
 
 export! {
-    /// Returns the machine. It belongs to the connection. NULL only if `connection` is.
+    /// Returns the machine of a connection. It belongs to the connection. NULL only if `connection` is.
     pub fn guix_offload_connection_machine(connection: *const guix_offload_connection) -> *const guix_offload_machine {
         handle::borrow(connection, "connection").map_or(std::ptr::null(), |connection| &connection.machine)
     }
 }
 
 export! {
-    /// Sends the derivation of `request` and those of its inputs that the machine lacks. `progress` may be NULL. Unless
-    /// `sent` is NULL, `*sent` lists what was sent; the caller frees it with `guix_offload_items_free`.
+    /// Sends what the machine lacks of the derivation of `request` and its inputs. `progress` may be NULL. Unless
+    /// `sent` is NULL, sets `*sent` to a list of what was sent, which the caller frees with `guix_offload_items_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
     /// store item, with `GUIX_OFFLOAD_STORE` if the local store cannot be read or this host has no signing key, with
@@ -292,17 +292,18 @@ export! {
 }
 
 export! {
-    /// Builds the derivation of `request` on the machine, which must have all that it needs. Hands the log to the
-    /// function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
-    /// caller's; if that is -1, drops it. If nobody reads from the descriptor any more, cancels the build; there is no
+    /// Builds the derivation of `request` on the machine, which must have all that the build needs. Hands the log to
+    /// the function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
+    /// caller's; if that is -1, discards it. If nobody reads from the descriptor any more, cancels the build, without a
     /// SIGPIPE.
     ///
-    /// The first build on a connection is preceded by a check that what the machine signs is trusted here.
+    /// Before the first build on a connection, checks that this host trusts what the machine signs.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the descriptor is not open, with
-    /// `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be brought in,
-    /// with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's daemon
-    /// could not try, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with `GUIX_OFFLOAD_CANCELLED`.
+    /// `GUIX_OFFLOAD_UNTRUSTED`, `GUIX_OFFLOAD_CONFIGURATION` or `GUIX_OFFLOAD_STORE` if no output could be imported
+    /// here, with `GUIX_OFFLOAD_BUILD_FAILED` or `GUIX_OFFLOAD_TIMED_OUT`, with `GUIX_OFFLOAD_DAEMON` if the machine's
+    /// daemon could not attempt the build, with `GUIX_OFFLOAD_UNAVAILABLE` if the connection is lost, and with
+    /// `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_build(
         connection: *mut guix_offload_connection,
         request: *const guix_offload_request,

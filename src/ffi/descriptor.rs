@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 
-/// A close-on-exec duplicate of the descriptor that the argument called `name` is, which the caller keeps.
+/// Returns a close-on-exec duplicate of the descriptor in the argument called `name`. The caller keeps the original.
 pub fn duplicate(descriptor: c_int, name: &str) -> Result<OwnedFd> {
     if descriptor < 0 {
         return Err(Error::new(
@@ -25,8 +25,8 @@ pub fn duplicate(descriptor: c_int, name: &str) -> Result<OwnedFd> {
         .io_context(ErrorKind::InvalidArgument, || format!("argument '{name}', descriptor {descriptor}"))
 }
 
-/// Writes all of `text`. Where nobody reads it fails with EPIPE, and the signal for that, which would come to a thread
-/// of the host process, is taken back.
+/// Writes all of `text`. If nobody reads, fails with EPIPE and takes back the SIGPIPE, which would otherwise reach a
+/// thread of the host process.
 pub fn write_all(file: &OwnedFd, mut text: &[u8]) -> io::Result<()> {
     let pipe_signal = SigSet::from_iter([Signal::SIGPIPE]);
     let before = pipe_signal.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
@@ -35,14 +35,14 @@ pub fn write_all(file: &OwnedFd, mut text: &[u8]) -> io::Result<()> {
         written = rustix::io::retry_on_intr(|| rustix::io::write(file, text)).map(|count| text = &text[count..]);
     }
     if written == Err(Errno::PIPE) && !before.contains(Signal::SIGPIPE) {
-        // Sent to this very thread before the call came back, unless it is ignored: then it is not there to wait for.
+        // The kernel sent it to this thread before the call returned. If SIGPIPE is ignored, none is pending.
         take_pending(&pipe_signal);
     }
     before.thread_set_mask()?;
     Ok(written?)
 }
 
-/// Takes a signal of `set` that is pending, if there is one. It is blocked.
+/// Takes a pending signal of `set`, if there is one. The caller has blocked these signals.
 fn take_pending(set: &SigSet) {
     let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: both live for the call, which does not block; that nothing is pending is an error that changes nothing.

@@ -50,12 +50,13 @@ impl guix_offload_engine {
         &self.engine
     }
 
-    /// Whether somebody in this process is told what happens to builds.
+    /// Returns whether it has a listener.
     pub(super) fn is_listened_to(&self) -> bool {
         self.listener.is_some()
     }
 
-    /// One with the directories that the environment names, and the link that is made for them, if there is one.
+    /// Makes one with the directories that the environment names, and with the link, if any, that `link` makes for
+    /// them.
     fn new(link: impl FnOnce(&Directories) -> Result<Option<Arc<Link>>>) -> Result<Self> {
         let directories = Directories::from_environment()?;
         let link = link(&directories)?;
@@ -71,7 +72,7 @@ impl guix_offload_engine {
         }
     }
 
-    /// Makes the engine anew.
+    /// Replaces the engine, and the link if there is one.
     fn renew(&mut self, directories: Directories, idle_limit: Duration) -> Result<()> {
         if let Some(link) = &mut self.link {
             *link = Arc::new(Link::new(link.program().into(), directories.clone()));
@@ -81,13 +82,14 @@ impl guix_offload_engine {
     }
 }
 
-/// Called with what happens to a build, or is decided about it, and why: a line without its newline, for people to
-/// read. `derivation` is its derivation; NULL where it is about no build. Both live for the call. Any thread calls it,
-/// several at the same time. It must return soon, and must not throw, jump out, or call the library.
+/// A function that is called with a line about what happens to a build or is decided about it, and why. `text` is the
+/// line, without its newline, for people to read. `derivation` is the derivation of the build; NULL if the line is
+/// about no build. Both live for the call. Any thread may make the call, and several may at the same time. The function
+/// must return soon, and must not throw, jump out, or call the library.
 pub type guix_offload_listener_function =
     Option<unsafe extern "C" fn(data: *mut c_void, derivation: *const c_char, text: *const c_char)>;
 
-/// Who is told, in C.
+/// A listener in C: the function and its data.
 struct Told {
     listener: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char),
     data: *mut c_void,
@@ -124,18 +126,19 @@ export! {
 
 export! {
     /// Makes an engine whose jobs are done by the keeper, the process that does the builds of hooks (see
-    /// `guix_offload_hook_serve`). All other calls are the same. Neither connects to anything nor starts a thread: the
-    /// first job connects, and starts the keeper if there is none. The caller frees it with
-    /// `guix_offload_engine_free`.
+    /// `guix_offload_hook_serve`). All other calls work as with any engine. This call neither connects to anything nor
+    /// starts a thread: the first job connects, and starts the keeper if there is none. The caller frees the engine
+    /// with `guix_offload_engine_free`.
     ///
-    /// Jobs of such an engine have no thread in this process, and one descriptor together, for which the process has
-    /// four open. What the keeper says waits in the socket until a call for a job reads it. When the process ends, its
-    /// jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, its jobs fail with
-    /// `GUIX_OFFLOAD_UNAVAILABLE`, and the next job has another keeper. A listener hears nothing of such jobs.
+    /// Jobs of such an engine have no thread in this process. They share one descriptor, for which the process has four
+    /// open. Messages from the keeper wait in the socket until a call for a job reads them. When the process ends, its
+    /// jobs are cancelled. Outputs become valid in a call for their job. If the keeper ends, the jobs that it has begun
+    /// fail with `GUIX_OFFLOAD_UNAVAILABLE`, and the next job gets another keeper. The listener of the engine is not
+    /// called for its jobs.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` as `guix_offload_engine_new`, and with `GUIX_OFFLOAD_UNAVAILABLE` if
     /// the program "../libexec/guix-offload", seen from the library, is missing, or the environment has
-    /// `GUIX_OFFLOAD_KEEPER=no`.
+    /// `GUIX_OFFLOAD_KEEPER=no` or `GUIX_OFFLOAD_LOG=stderr`.
     pub fn guix_offload_engine_connect(
         engine: *mut *mut guix_offload_engine,
         error: *mut *mut guix_offload_error,
@@ -162,12 +165,12 @@ export! {
 }
 
 export! {
-    /// Sets one of the directories, a `guix_offload_directory`, to `name`, which is absolute and copied. No other
-    /// thread may use the engine at that time. Jobs, hooks and connections that were made with it before keep the old
-    /// directories.
+    /// Sets the directory `which`, a `guix_offload_directory`, to `name`, an absolute file name that is copied. No
+    /// other thread may use the engine meanwhile. Jobs, hooks and connections that were made with it before keep the
+    /// old directories.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is none of them, or `name` is not
-    /// absolute.
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, `which` is no `guix_offload_directory`, or
+    /// `name` is not absolute.
     pub fn guix_offload_engine_set_directory(
         engine: *mut guix_offload_engine,
         which: i32,
@@ -214,10 +217,10 @@ export! {
 }
 
 export! {
-    /// Sets the function that is called with what `GUIX_OFFLOAD_LOG` would write, which is then written nowhere; NULL:
-    /// none. `data` is handed on to it, and must live until the engine and all that was made with it are freed. No
-    /// other thread may use the engine meanwhile. What was made with it before goes on as before. A hook does its build
-    /// in this process then, without the keeper.
+    /// Sets the listener: a function that is called with what `GUIX_OFFLOAD_LOG` would write. That is then written
+    /// nowhere. NULL: no listener. `data` is passed to the function, and must live until the engine and all that was
+    /// made with it are freed. No other thread may use the engine meanwhile. What was made with it before goes on as
+    /// before. With a listener, a hook does its build in this process, without the keeper.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `engine` is NULL.
     pub fn guix_offload_engine_set_listener(

@@ -43,7 +43,7 @@ pub enum guix_offload_status {
     GUIX_OFFLOAD_INTERNAL = -13,
     /// The machine's host key is not the pinned one.
     GUIX_OFFLOAD_HOST_KEY = -14,
-    /// The machine can be logged in to and has no Guix, or one that is not running.
+    /// The machine accepts the login, but has no Guix, or one that is not running.
     GUIX_OFFLOAD_NO_GUIX = -15,
 }
 
@@ -118,29 +118,31 @@ export! {
 }
 
 export! {
-    /// Returns what went wrong, and where: UTF-8, one line. It lives as long as the error. NULL only if `error` is.
+    /// Returns what went wrong, and where: UTF-8, one line. The text lives as long as the error. NULL only if `error`
+    /// is.
     pub fn guix_offload_error_message(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.message.as_ptr())
     }
 }
 
 export! {
-    /// Returns the name of the machine with which it happened, or NULL if there is none. It lives as long as the error.
+    /// Returns the name of the machine that the error is about, or NULL if there is none. The name lives as long as the
+    /// error.
     pub fn guix_offload_error_machine(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.machine.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
 export! {
-    /// Returns what the user can do about it, or NULL if that is not known. It lives as long as the error.
+    /// Returns what the user can do about the error, or NULL if that is not known. The text lives as long as the error.
     pub fn guix_offload_error_hint(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.hint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
 export! {
-    /// Returns the status with which a build hook exits that fails so: 100 if the build itself failed and would fail
-    /// again, 101 if it exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
+    /// Returns the exit status of a build hook that fails with this error: 100 if the build itself failed and would
+    /// fail again, 101 if the build exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
     pub fn guix_offload_error_exit_status(error: *const guix_offload_error) -> i32 {
         look(error, 0, |error| i32::from(error.class.exit_status()))
     }
@@ -148,14 +150,14 @@ export! {
 
 export! {
     /// Returns the lines with which a build hook reports the error, each with a newline at its end: what is wrong, with
-    /// which machine, and what to do about it. They live as long as the error. NULL only if `error` is.
+    /// which machine, and what to do about it. The lines live as long as the error. NULL only if `error` is.
     pub fn guix_offload_error_lines(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.lines.as_ptr())
     }
 }
 
 export! {
-    /// Returns the lines with which a build hook warns of the error and goes on, such as of a problem of a machine
+    /// Returns the lines with which a build hook warns of the error and goes on, as it does for problems of a machine
     /// file. Otherwise as `guix_offload_error_lines`.
     pub fn guix_offload_error_warning_lines(error: *const guix_offload_error) -> *const c_char {
         look(error, std::ptr::null(), |error| error.warning_lines.as_ptr())

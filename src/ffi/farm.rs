@@ -19,7 +19,7 @@ use crate::machine::BuildMachine;
 use crate::report::lines;
 
 /// A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
-/// read it. Everything that it returns lives as long as it does.
+/// read it. Everything that the functions below return lives as long as the report.
 ///
 /// If there is no machine with the index, the functions below return NULL, 0, or what they return for a value that is
 /// not known.
@@ -72,10 +72,11 @@ impl Entry {
 }
 
 export! {
-    /// Tests all `machines` at once, each of them once: that it can be connected to, has a Guix that works, imports
-    /// what this host signs and signs what this host imports. Leaves two small items as garbage in either store. Blocks
-    /// until the slowest machine has answered or failed, for at most some 90 s. A machine that fails is no failure of
-    /// this call. The caller frees `*report` with `guix_offload_report_free`.
+    /// Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
+    /// has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
+    /// as garbage in each of the two stores. Blocks until the slowest machine has answered or failed, for at most some
+    /// 90 s. A machine that fails is no failure of this call. The caller frees `*report` with
+    /// `guix_offload_report_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
     pub fn guix_offload_farm_test(
@@ -89,8 +90,8 @@ export! {
 }
 
 export! {
-    /// Asks all `machines` at once, each of them once, for their state, and the keeper, if one runs, what it is doing.
-    /// Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
+    /// Asks all `machines` at the same time, each of them once, for their state. Also asks the keeper, if one runs,
+    /// what it is doing. Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
     pub fn guix_offload_farm_status(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
@@ -124,7 +125,7 @@ fn make_report(
     let machines = handle::borrow(machines, "machines")?.to_vec();
     let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
     let keeper = keeper::client::inspect(engine.directories());
-    // What it does is beside the point of the question: one that does not answer is no reason to fail.
+    // The keeper is a side issue here: one that does not answer is no reason to fail.
     let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));
     let keeper = keeper.ok().flatten();
     let text = describe(&reports, keeper.as_ref()) + &unknown.unwrap_or_default();
@@ -132,17 +133,17 @@ fn make_report(
     Ok(())
 }
 
-/// Looks at a report, if there is one.
+/// Reads a report, if there is one.
 fn look<'a, T>(report: *const guix_offload_report, if_null: T, at: impl FnOnce(&'a guix_offload_report) -> T) -> T {
     handle::borrow(report, "report").map_or(if_null, at)
 }
 
-/// Looks at one machine of a report.
+/// Returns one machine of a report.
 fn entry<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a Entry> {
     look(report, None, |report| report.machines.get(index))
 }
 
-/// Looks at what the machine says of itself.
+/// Returns what the machine says of itself.
 fn state<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a MachineState> {
     entry(report, index).and_then(|entry| entry.report.state.as_ref())
 }
@@ -182,7 +183,7 @@ export! {
 }
 
 export! {
-    /// Returns the machine.
+    /// Returns the `index`th machine.
     pub fn guix_offload_report_machine(
         report: *const guix_offload_report,
         index: usize
@@ -217,7 +218,7 @@ export! {
 }
 
 export! {
-    /// Returns what to do about that, or NULL if there is nothing to do.
+    /// Returns what to do about the `number`th odd thing, or NULL if there is nothing to do.
     pub fn guix_offload_report_note_hint(
         report: *const guix_offload_report,
         index: usize,
@@ -228,16 +229,16 @@ export! {
 }
 
 export! {
-    /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". For
-    /// a machine that could not be connected to it says why: "misconfigured", "refused", "host key differs", "no Guix",
-    /// "unreachable" or "failed".
+    /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". If
+    /// the machine could not be connected to, the words say why: "misconfigured", "refused", "host key differs", "no
+    /// Guix", "unreachable" or "failed".
     pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).map(|entry| &entry.state))
     }
 }
 
 export! {
-    /// Returns 1 if the machine was connected to, so that the functions below know something; else 0.
+    /// Returns 1 if the machine was connected to, so that the functions below know its state; else 0.
     pub fn guix_offload_report_reachable(report: *const guix_offload_report, index: usize) -> i32 {
         i32::from(state(report, index).is_some())
     }
@@ -259,49 +260,50 @@ export! {
 }
 
 export! {
-    /// Returns the number of its cores; 0 if it is not known.
+    /// Returns the number of the machine's cores; 0 if it is not known.
     pub fn guix_offload_report_cores(report: *const guix_offload_report, index: usize) -> u32 {
         state(report, index).map_or(0, |state| state.survey.cores)
     }
 }
 
 export! {
-    /// Returns the free space where its store is, in bytes.
+    /// Returns the free space where the machine's store is, in bytes.
     pub fn guix_offload_report_free_space(report: *const guix_offload_report, index: usize) -> u64 {
         state(report, index).map_or(0, |state| state.probe.free_space)
     }
 }
 
 export! {
-    /// Returns by how many seconds its clock is ahead of ours; negative if it is behind. 0 also if that is not known.
+    /// Returns by how many seconds the machine's clock is ahead of ours; negative if it is behind. 0 also if that is
+    /// not known.
     pub fn guix_offload_report_clock_difference(report: *const guix_offload_report, index: usize) -> i64 {
         state(report, index).and_then(|state| state.probe.clock_offset).unwrap_or(0)
     }
 }
 
 export! {
-    /// Returns the version of the `guix` that its user finds there, or NULL.
+    /// Returns the version of the `guix` that the login user finds on the machine, or NULL.
     pub fn guix_offload_report_guix_version(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.guix_version.as_ref()))
     }
 }
 
 export! {
-    /// Returns the name and release of its kernel, or NULL.
+    /// Returns the name and release of the machine's kernel, or NULL.
     pub fn guix_offload_report_kernel(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.kernel.as_ref()))
     }
 }
 
 export! {
-    /// Returns its hardware, such as "x86_64", or NULL.
+    /// Returns the machine's hardware, such as "x86_64", or NULL.
     pub fn guix_offload_report_architecture(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.architecture.as_ref()))
     }
 }
 
 export! {
-    /// Returns what it calls itself, or NULL.
+    /// Returns the host name that the machine gives itself, or NULL.
     pub fn guix_offload_report_host_name(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).and_then(|entry| entry.host_name.as_ref()))
     }

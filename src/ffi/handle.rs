@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Handles: values of ours that C holds by an opaque pointer.
 //!
-//! What the header says of every function is the safety contract of these: a pointer is NULL or what it claims to be,
-//! a handle is freed once, and no two threads use one at once unless its documentation allows that.
+//! Their safety contract is what the header says of every function: a pointer is NULL or what it claims to be, a handle
+//! is freed once, and no two threads use one at once unless its documentation allows that.
 
 use crate::ground::error::{Error, ErrorKind, Result};
 
@@ -16,13 +16,13 @@ pub fn borrow<'a, T>(handle: *const T, name: &str) -> Result<&'a T> {
     unsafe { handle.as_ref() }.ok_or_else(|| is_null(name))
 }
 
-/// As [`borrow`], to change it.
+/// As [`borrow`], but mutably.
 pub fn borrow_mut<'a, T>(handle: *mut T, name: &str) -> Result<&'a mut T> {
     // SAFETY: the caller of the ABI promised NULL or a live handle that nobody else uses meanwhile.
     unsafe { handle.as_mut() }.ok_or_else(|| is_null(name))
 }
 
-/// Where a result goes, checked before the work begins.
+/// The pointer to where a result goes, checked before the work begins.
 pub struct Out<T>(*mut T);
 
 impl<T> Out<T> {

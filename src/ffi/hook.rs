@@ -19,7 +19,7 @@ use crate::doors::keeper::client::WithKeeper;
 /// The settings of a build hook.
 pub struct guix_offload_hook {
     engine: Arc<Engine>,
-    /// Whether somebody in this process is told what happens to its builds.
+    /// Whether the engine has a listener.
     listened: bool,
     options: Options,
 }
@@ -84,7 +84,7 @@ export! {
 }
 
 export! {
-    /// Sets after how many seconds a build is killed, in all and without output, as for
+    /// Sets after how many seconds a build is killed: `timeout` in all, `max_silent_time` without output. Otherwise as
     /// `guix_offload_request_set_limits`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL.
@@ -101,7 +101,7 @@ export! {
 }
 
 export! {
-    /// Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+    /// Sets whether the log has lines for programs, such as `@ build-started`: 0 or 1.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `hook` is NULL or `print` is neither.
     pub fn guix_offload_hook_set_build_trace(
@@ -118,17 +118,17 @@ export! {
     /// Serves guix-daemon's requests from the descriptor `input` until a build is done or the daemon hangs up. Blocks.
     /// Writes replies and messages to `output`, and the build's log to `log`. The descriptors stay the caller's, who
     /// keeps them open. Sets `*exit_status` to what the process should exit with: 0, 1, 100 or 101. A build that fails
-    /// is reported on `output` and by `*exit_status`; it is no failure of this call. If nobody reads `output` any more,
-    /// the daemon is gone, and the build is cancelled. After a build, waits until what it wrote to pipes has been read,
-    /// or nobody has read for 10 s: guix-daemon throws away what is left when the process ends.
+    /// is reported on `output` and by `*exit_status`; it is no failure of this call. Once nobody reads `output`, the
+    /// daemon is gone, and the build is cancelled. After a build, waits until what was written to pipes has been read,
+    /// or nobody has read for 10 s: guix-daemon discards what is left when the process ends.
     ///
-    /// The build is done by the keeper, a process that has connections to machines for all hooks of this host and user,
-    /// and is started if there is none. Where the program "../libexec/guix-offload", seen from the library, is missing,
-    /// or the environment has `GUIX_OFFLOAD_KEEPER=no`, or the engine has a listener, or the keeper fails, it is done
-    /// in this process.
+    /// The keeper does the build: a process that has connections to machines for all hooks of this host and user. It is
+    /// started if there is none. The build is done in this process instead if the program "../libexec/guix-offload",
+    /// seen from the library, is missing, if the environment has `GUIX_OFFLOAD_KEEPER=no` or `GUIX_OFFLOAD_LOG=stderr`,
+    /// if the engine has a listener, or if the keeper fails before it accepts the build.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a descriptor is not open, and with
-    /// `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread.
+    /// `GUIX_OFFLOAD_EXHAUSTED` for lack of a descriptor or thread.
     pub fn guix_offload_hook_serve(
         hook: *mut guix_offload_hook,
         input: c_int,

@@ -28,7 +28,8 @@ pub struct guix_offload_job {
 pub enum guix_offload_event_type {
     /// No machine can take the job now; it waits.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
-    /// A machine cannot take the job: machine, text, hint. Each reason comes once, whatever the numbers in it.
+    /// A machine cannot take the job: machine, text, hint. The same reason, whatever the numbers in it, comes again
+    /// after 10 minutes at the earliest.
     GUIX_OFFLOAD_EVENT_PASSED_OVER = 1,
     /// A machine does the job: machine.
     GUIX_OFFLOAD_EVENT_CHOSEN = 2,
@@ -90,16 +91,17 @@ impl From<Told> for guix_offload_event {
 export! {
     /// Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
     /// `guix_offload_reply`. If that is `GUIX_OFFLOAD_ACCEPT`, sets `*job` to the job, which the caller frees with
-    /// `guix_offload_job_free`. Else there is no job: no machine can ever do it, or 256 jobs of this process run (512
-    /// if the keeper does them). A job waits for a free machine as long as it takes. `request` and `machines` are
-    /// copied.
+    /// `guix_offload_job_free`. Otherwise there is no job: `GUIX_OFFLOAD_DECLINE` says that no machine can ever do the
+    /// build, `GUIX_OFFLOAD_POSTPONE` that 256 jobs of this process run (512 if the keeper does them). A job waits for
+    /// a free machine as long as it takes. `request` and `machines` are copied.
     ///
-    /// The job runs in threads of its own, which block all signals; with an engine of `guix_offload_engine_connect`, in
-    /// the keeper, which this call starts if there is none: that takes milliseconds, or a few seconds. Its log waits in
-    /// memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build waits too.
+    /// The job runs in threads of its own, which block all signals. With an engine of `guix_offload_engine_connect` it
+    /// runs in the keeper. This call starts the keeper if there is none, which takes milliseconds, or a few seconds.
+    /// The job's log waits in memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build
+    /// waits too.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
-    /// item, with `GUIX_OFFLOAD_EXHAUSTED` for want of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
+    /// item, with `GUIX_OFFLOAD_EXHAUSTED` for lack of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if
     /// there is no keeper and none can be started.
     pub fn guix_offload_job_start(
         job: *mut *mut guix_offload_job,
@@ -127,29 +129,30 @@ export! {
 }
 
 export! {
-    /// Cancels a job unless it is over, and frees it. Returns at once: the machine's build, its slot and the job's
-    /// threads end within a second. A job of the keeper touches no output any more from now on. NULL is fine.
+    /// Cancels a job unless it is over, and frees it. Returns at once: the build on the machine, the machine's slot and
+    /// the job's threads end within a second. From now on, a job of the keeper touches no output any more. NULL is
+    /// fine.
     pub fn guix_offload_job_free(job: *mut guix_offload_job) {
         handle::free(job);
     }
 }
 
 export! {
-    /// Returns a descriptor that is readable while there is an event to take, and for good once the job is over. Use it
-    /// with select and poll only. It belongs to the job. -1 if `job` is NULL.
+    /// Returns a descriptor that is readable while there is an event to take, and permanently once the job is over. Use
+    /// it with select and poll only. It belongs to the job. -1 if `job` is NULL.
     ///
-    /// All jobs of an engine of `guix_offload_engine_connect` have the same descriptor, which is readable while one of
-    /// them wants `guix_offload_job_next_event` to be called: call it for each of them then. What is over and was taken
-    /// wants nothing.
+    /// All jobs of an engine of `guix_offload_engine_connect` have the same descriptor. It is readable while one of
+    /// them needs a call of `guix_offload_job_next_event`: make one for each of them then. A job that is over, and
+    /// whose events were taken, needs none.
     pub fn guix_offload_job_descriptor(job: *const guix_offload_job) -> i32 {
         handle::borrow(job, "job").map_or(-1, |job| job.job.descriptor().as_raw_fd())
     }
 }
 
 export! {
-    /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block; but for a job of
-    /// the keeper, it is this call that makes outputs valid, which writes to the store's database, and that connects to
-    /// another keeper if one ends that has not begun with the job. The caller frees the event with
+    /// Takes the next event; returns NULL if there is none now, or if `job` is NULL. Does not block, with two
+    /// exceptions for a job of the keeper: this call makes outputs valid, which writes to the store's database, and it
+    /// connects to another keeper if one ends before it has begun with the job. The caller frees the event with
     /// `guix_offload_event_free`.
     pub fn guix_offload_job_next_event(job: *const guix_offload_job) -> *mut guix_offload_event {
         let event = handle::borrow(job, "job").ok().and_then(|job| job.job.next_event());
@@ -177,8 +180,8 @@ export! {
 }
 
 export! {
-    /// Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. It may be called
-    /// again. `guix_offload_error_exit_status` says how a hook would report a failure.
+    /// Returns the outcome of the job: `GUIX_OFFLOAD_OK` if all outputs are valid, else why it failed. This function
+    /// may be called again. `guix_offload_error_exit_status` says how a hook would report a failure.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `job` is NULL or not over.
     pub fn guix_offload_job_result(
@@ -231,8 +234,8 @@ export! {
 }
 
 export! {
-    /// Returns the text and sets `*length`, unless that is NULL, to its length: a log may contain any byte. A NUL byte
-    /// follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
+    /// Returns the text, and unless `length` is NULL sets `*length` to its length: a log may contain any byte. A NUL
+    /// byte follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
     pub fn guix_offload_event_text(event: *const guix_offload_event, length: *mut usize) -> *const c_char {
         look(event, std::ptr::null(), |event| {
             if let Ok(length) = Out::new(length, "length") {
@@ -244,7 +247,8 @@ export! {
 }
 
 export! {
-    /// Returns what the user can do about it, or NULL if that is not known. It lives as long as the event.
+    /// Returns what the user can do about what happened, or NULL if that is not known. The text lives as long as the
+    /// event.
     pub fn guix_offload_event_hint(event: *const guix_offload_event) -> *const c_char {
         look(event, std::ptr::null(), |event| event.hint.as_ref().map_or(std::ptr::null(), |hint| hint.as_ptr()))
     }
@@ -252,8 +256,8 @@ export! {
 
 export! {
     /// Returns the lines that a build hook shows its user of this event, each with a newline at its end. Empty for
-    /// progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. They live as
-    /// long as the event. NULL only if `event` is.
+    /// progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. The lines live
+    /// as long as the event. NULL only if `event` is.
     pub fn guix_offload_event_lines(event: *const guix_offload_event) -> *const c_char {
         look(event, std::ptr::null(), |event| event.lines.as_ptr())
     }

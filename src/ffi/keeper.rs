@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The process that keeps connections warm for the hooks of this host.
+//! The keeper: the process that keeps connections open for the hooks of this host.
 
 use std::ffi::{CStr, OsStr, c_int};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -20,10 +20,10 @@ use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind};
 use crate::report::log;
 
-/// Where the program is that can be started as the keeper: `../libexec/guix-offload`, seen from the library. `None`: it
-/// is not there, or no keeper is wanted.
+/// Returns the program to start as the keeper: `../libexec/guix-offload`, seen from the library. `None`: the program is
+/// missing, or no keeper is wanted.
 pub(super) fn program() -> Option<PathBuf> {
-    // A keeper has no standard error that anybody would see.
+    // Nobody would see the standard error of a keeper, so a log that goes there rules it out.
     if std::env::var_os(VARIABLE).is_some_and(|value| value == "no") || log::is_to_stderr() {
         return None;
     }
@@ -31,7 +31,7 @@ pub(super) fn program() -> Option<PathBuf> {
     program.is_file().then_some(program)
 }
 
-/// The file that this code was loaded from.
+/// Returns the file that this code was loaded from.
 fn library() -> Option<PathBuf> {
     // SAFETY: `Dl_info` is plain data for which all zeros is a valid value.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
@@ -47,12 +47,12 @@ fn library() -> Option<PathBuf> {
 
 export! {
     /// Does the builds of the hooks that connect to the listening socket `listener`. Blocks until no hook has come for
-    /// a minute, or, if the library or the program was replaced, until the builds that have begun are done. Holds
-    /// `lock` open for as long as hooks may come. Takes both descriptors.
+    /// a minute. If the library or the program is replaced, or the keeper is told to stop, blocks only until the builds
+    /// that have begun are done. Holds `lock` open as long as hooks may come. Takes ownership of both descriptors.
     ///
-    /// For a program that `guix_offload_hook_serve` starts, as "../libexec/guix-offload keeper serve" seen from the
-    /// library, with the socket as its standard input and the lock as its standard output. No other thread may run in
-    /// it.
+    /// This call is for the program that `guix_offload_hook_serve` starts as "../libexec/guix-offload keeper serve",
+    /// seen from the library, with the socket as its standard input and the lock as its standard output. No other
+    /// thread may run in that program.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a descriptor is not open or `listener` is no listening socket, and
     /// with `GUIX_OFFLOAD_UNAVAILABLE` if that program is not there.
@@ -76,14 +76,14 @@ export! {
 }
 
 export! {
-    /// Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing: which builds
-    /// are where, since when and in what phase, how many bytes of how many have moved, what waits for which machines,
-    /// and which machines are left alone for how long. The report is about no machine; its text and its JSON say it.
-    /// Waits for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
+    /// Asks the keeper of this host and user, that is, of the directories of `engine`, what it is doing. The report has
+    /// text and JSON, and no machines. It tells where each build is, in what phase and since when, how many bytes of
+    /// how many have moved, which machines a build waits for, and which machines get no builds and for how long. Waits
+    /// for at most 5 s. The caller frees `*report` with `guix_offload_report_free`.
     ///
-    /// That no keeper is running is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, with
-    /// `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if it is one of a
-    /// version that does not understand the question.
+    /// If no keeper is running, that is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL,
+    /// with `GUIX_OFFLOAD_UNAVAILABLE` if the keeper does not answer, and with `GUIX_OFFLOAD_PROTOCOL` if its version
+    /// does not understand the question.
     pub fn guix_offload_keeper_status(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
@@ -98,9 +98,9 @@ export! {
 }
 
 export! {
-    /// Ends the keeper of this host and user, once the builds that it has accepted are done. Sets `*stopped` to 1,
-    /// or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Errors as with
-    /// `guix_offload_keeper_status`.
+    /// Tells the keeper of this host and user to end once the builds that it has accepted are done. Sets `*stopped` to
+    /// 1, or to 0 if no keeper is running. The next hook starts another one. Waits for at most 5 s. Fails as
+    /// `guix_offload_keeper_status` does.
     pub fn guix_offload_keeper_stop(
         engine: *const guix_offload_engine,
         stopped: *mut i32,

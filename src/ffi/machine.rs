@@ -29,7 +29,7 @@ struct Texts {
 }
 
 impl guix_offload_machine {
-    /// What it describes.
+    /// Returns the description.
     pub(super) fn description(&self) -> &BuildMachine {
         &self.machine
     }
@@ -48,7 +48,7 @@ impl guix_offload_machine {
         guix_offload_machine { machine, texts }
     }
 
-    /// Changes it, if the result is still a machine.
+    /// Applies `change`, if the result is a valid machine.
     fn change(&mut self, change: impl FnOnce(&mut BuildMachine)) -> Result<()> {
         self.try_change(|machine| {
             change(machine);
@@ -56,7 +56,7 @@ impl guix_offload_machine {
         })
     }
 
-    /// Changes it, if the change succeeds and the result is still a machine.
+    /// Applies `change`, if that succeeds and the result is a valid machine.
     fn try_change(&mut self, change: impl FnOnce(&mut BuildMachine) -> Result<(), Flaw>) -> Result<()> {
         let mut changed = self.machine.clone();
         change(&mut changed).map_err(|flaw| flaw.error(&self.machine.name))?;
@@ -65,7 +65,7 @@ impl guix_offload_machine {
     }
 }
 
-/// `machine`, if it is valid.
+/// Returns `machine`, if it is valid.
 fn admitted(machine: BuildMachine) -> Result<BuildMachine> {
     let name = machine.name.clone();
     machine.admit().map_err(|flaw| flaw.error(&name))
@@ -74,15 +74,15 @@ fn admitted(machine: BuildMachine) -> Result<BuildMachine> {
 export! {
     /// Makes a machine that builds for the system type `system`, such as "x86_64-linux". `system` may be NULL: add
     /// systems later. `name` is a host name or an address; an IPv6 address may stand in brackets. `user` is the account
-    /// to log in to. `host_key` is the only key that is trusted of the machine's SSH server: "ssh-ed25519 AAAA...", a
-    /// line of its `/etc/ssh/ssh_host_*_key.pub`.
+    /// to log in to. `host_key` is the only host key that is accepted from the machine's SSH server: "ssh-ed25519
+    /// AAAA...", a line of its `/etc/ssh/ssh_host_*_key.pub`.
     ///
     /// All other fields get Guix's defaults. The private key is the first of `id_ed25519` and `id_rsa` that exists in
     /// `~/.ssh` of the process's user. Strings are copied. The caller frees the machine with
     /// `guix_offload_machine_free`.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not as a machine file must
-    /// have it: no text is empty, has control characters or more than 4096 bytes. Fails with
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or a text is not allowed in a machine
+    /// file: texts must not be empty, have control characters, or have more than 4096 bytes. Fails with
     /// `GUIX_OFFLOAD_CONFIGURATION` if `host_key` is no host key.
     pub fn guix_offload_machine_new(
         machine: *mut *mut guix_offload_machine,
@@ -115,9 +115,9 @@ export! {
 export! {
     /// Adds a system type that the machine builds for. The string is copied. Setters may be called in any order.
     ///
-    /// This and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if a pointer
-    /// is NULL, a string is not UTF-8, or a value is not as a machine file must have it: no text is empty, has control
-    /// characters or more than 4096 bytes.
+    /// This function and each of the setters below fails with `GUIX_OFFLOAD_INVALID_ARGUMENT`, and changes nothing, if
+    /// a pointer is NULL, a string is not UTF-8, or a value is not allowed in a machine file: texts must not be empty,
+    /// have control characters, or have more than 4096 bytes.
     pub fn guix_offload_machine_add_system(
         machine: *mut guix_offload_machine,
         system: *const c_char,
@@ -141,7 +141,7 @@ export! {
 }
 
 export! {
-    /// Sets the port of its SSH server: 1 to 65535. Default: 22.
+    /// Sets the port of the machine's SSH server: 1 to 65535. Default: 22.
     pub fn guix_offload_machine_set_port(
         machine: *mut guix_offload_machine,
         port: u32,
@@ -188,7 +188,7 @@ export! {
 }
 
 export! {
-    /// Sets the socket of the daemon there, an absolute file name. Default: "/var/guix/daemon-socket/socket".
+    /// Sets the socket of the machine's daemon, an absolute file name. Default: "/var/guix/daemon-socket/socket".
     pub fn guix_offload_machine_set_daemon_socket(
         machine: *mut guix_offload_machine,
         socket: *const c_char,
@@ -200,7 +200,7 @@ export! {
 }
 
 export! {
-    /// Sets how many builds may run there at once. With 0 the machine gets none. Default: 1.
+    /// Sets how many builds may run on the machine at once. With 0 it gets none. Default: 1.
     pub fn guix_offload_machine_set_parallel_builds(
         machine: *mut guix_offload_machine,
         builds: u32,
@@ -211,7 +211,7 @@ export! {
 }
 
 export! {
-    /// Sets its speed relative to other machines, not negative. Default: 1.
+    /// Sets the machine's speed relative to other machines, not negative. Default: 1.
     pub fn guix_offload_machine_set_speed(
         machine: *mut guix_offload_machine,
         speed: f64,
@@ -222,8 +222,8 @@ export! {
 }
 
 export! {
-    /// Sets the load, divided by the number of cores, from which on the machine takes no more builds. If `load` is
-    /// negative, any load is fine. Default: 0.8.
+    /// Sets the load, divided by the number of cores, at which the machine gets no more builds. If `load` is negative,
+    /// any load is fine. Default: 0.8.
     pub fn guix_offload_machine_set_overload_threshold(
         machine: *mut guix_offload_machine,
         load: f64,
@@ -244,15 +244,15 @@ fn nth(texts: &[CString], index: usize) -> *const c_char {
 }
 
 export! {
-    /// Returns the machine's host name or address. This and the texts below live until the machine is freed or changed.
-    /// If `machine` is NULL, texts are NULL and numbers 0.
+    /// Returns the machine's host name or address. This text and those of the functions below live until the machine is
+    /// freed or changed. If `machine` is NULL, texts are NULL and numbers 0.
     pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
     }
 }
 
 export! {
-    /// Returns the port of its SSH server.
+    /// Returns the port of the machine's SSH server.
     pub fn guix_offload_machine_port(machine: *const guix_offload_machine) -> u32 {
         look(machine, 0, |m| u32::from(m.machine.port))
     }
@@ -294,42 +294,42 @@ export! {
 }
 
 export! {
-    /// Returns the socket of the daemon there.
+    /// Returns the socket of the machine's daemon.
     pub fn guix_offload_machine_daemon_socket(machine: *const guix_offload_machine) -> *const c_char {
         look(machine, std::ptr::null(), |m| m.texts.daemon_socket.as_ptr())
     }
 }
 
 export! {
-    /// Returns how many builds may run there at once.
+    /// Returns how many builds may run on the machine at once.
     pub fn guix_offload_machine_parallel_builds(machine: *const guix_offload_machine) -> u32 {
         look(machine, 0, |m| m.machine.parallel_builds)
     }
 }
 
 export! {
-    /// Returns its speed relative to other machines.
+    /// Returns the machine's speed relative to other machines.
     pub fn guix_offload_machine_speed(machine: *const guix_offload_machine) -> f64 {
         look(machine, 0.0, |m| m.machine.speed)
     }
 }
 
 export! {
-    /// Returns the load from which on the machine takes no more builds; negative if any load is fine.
+    /// Returns the load at which the machine gets no more builds; negative if any load is fine.
     pub fn guix_offload_machine_overload_threshold(machine: *const guix_offload_machine) -> f64 {
         look(machine, 0.0, |m| m.machine.overload_threshold.unwrap_or(-1.0))
     }
 }
 
 export! {
-    /// Returns the `index`th system type that it builds for, counted from 0; NULL if there are no more.
+    /// Returns the `index`th system type that the machine builds for, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_system(machine: *const guix_offload_machine, index: usize) -> *const c_char {
         look(machine, std::ptr::null(), |m| nth(&m.texts.systems, index))
     }
 }
 
 export! {
-    /// Returns the `index`th feature that it offers, counted from 0; NULL if there are no more.
+    /// Returns the `index`th feature that the machine offers, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_feature(machine: *const guix_offload_machine, index: usize) -> *const c_char {
         look(machine, std::ptr::null(), |m| nth(&m.texts.features, index))
     }

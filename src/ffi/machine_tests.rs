@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What C says of a machine and what a file says of it pass the same gate.
+//! Machines from C and machines from a file are validated alike.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn call(function: impl FnOnce(*mut *mut guix_offload_error) -> guix_offload_stat
     }
 }
 
-/// Makes a machine of these texts.
+/// Makes a machine with these texts.
 fn make(name: &str, system: &str, user: &str, key: &str) -> Result<*mut guix_offload_machine, String> {
     let texts = [name, system, user, key].map(for_c);
     let [name, system, user, key] = texts.each_ref().map(|text| text.as_ptr());
@@ -61,7 +61,7 @@ fn set_text(
     set(|machine, error| unsafe { setter(machine, text.as_ptr(), error) })
 }
 
-/// What the machine file says of a machine with these fields.
+/// Returns the error of a machine file about a machine with these fields.
 fn in_file(name: &str, fields: &str) -> Option<String> {
     let defaults =
         [("systems", "'(\"x86_64-linux\")".into()), ("user", "\"u\"".into()), ("host-key", format!("{KEY:?}"))];
@@ -73,7 +73,7 @@ fn in_file(name: &str, fields: &str) -> Option<String> {
     loaded.left_out.pop().map(|error| error.to_string())
 }
 
-/// `text` as a string of Scheme.
+/// Returns `text` as a string of Scheme.
 fn scheme(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -129,7 +129,7 @@ fn a_c_program_and_a_file_are_told_the_same_of_a_machine() {
 
 #[test]
 fn no_text_has_a_control_character() {
-    // The last is a key of a type that has one.
+    // The last is a host key with a control character in its type.
     for text in ["w1\x1b[2J", "w1\u{9b}", "w1\x7f", "w1\r# decline", "ssh-\x1bx AAAABnNzaC0beAAAAAF4"] {
         assert!(make(text, "s", "u", KEY).is_err() && make("m", text, "u", KEY).is_err());
         assert!(make("m", "s", text, KEY).is_err() && make("m", "s", "u", text).is_err());

@@ -16,19 +16,19 @@ use crate::machine::{BuildMachine, Requirements};
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
     problems: Vec<guix_offload_error>,
-    /// How many of those, the first ones, are about machines that were left out.
+    /// How many of `problems`, the first ones, are about machines that were left out.
     left_out: usize,
-    /// What it depends on, if it was loaded from a file.
+    /// What the list depends on, if it was loaded from a file.
     inputs: Option<Inputs>,
 }
 
 impl guix_offload_machines {
-    /// The machines themselves.
+    /// Returns copies of the machines.
     pub(super) fn to_vec(&self) -> Vec<BuildMachine> {
         self.list.iter().map(|machine| machine.description().clone()).collect()
     }
 
-    /// How many of them match.
+    /// Returns how many of the machines match.
     pub(super) fn count_matching(&self, requirements: &Requirements) -> usize {
         self.list.iter().filter(|machine| machine.description().matches(requirements)).count()
     }
@@ -51,8 +51,8 @@ export! {
 export! {
     /// Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
     /// that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
-    /// most 30 s. A machine that is malformed is left out; if the file returns no list of machines, the list is empty:
-    /// `guix_offload_machines_problem` tells. The caller frees the list with `guix_offload_machines_free`.
+    /// most 30 s. A machine that is malformed is left out. If the file returns no list of machines, the list is empty.
+    /// `guix_offload_machines_problem` reports both. The caller frees the list with `guix_offload_machines_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
     /// message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -121,8 +121,8 @@ export! {
 export! {
     /// Returns the `index`th problem, counted from 0, of the file that the list was loaded from; NULL if there are no
     /// more. A problem is something wrong, such as a machine that was left out, or something odd, such as a system that
-    /// Guix does not know: first come those that `guix_offload_machines_left_out` counts. Each has a hint. It belongs
-    /// to the list, and lives until that is freed.
+    /// Guix does not know. Those that `guix_offload_machines_left_out` counts come first. Each has a hint. The problem
+    /// belongs to the list, and lives until the list is freed.
     pub fn guix_offload_machines_problem(
         machines: *const guix_offload_machines,
         index: usize
@@ -134,7 +134,7 @@ export! {
 
 export! {
     /// Returns how many problems, the first ones, are about what was left out: malformed machines, or a result that is
-    /// no list of machines. The others are about machines that are used all the same. 0 if `machines` is NULL.
+    /// no list of machines. The other problems are about machines that are used nevertheless. 0 if `machines` is NULL.
     pub fn guix_offload_machines_left_out(machines: *const guix_offload_machines) -> usize {
         handle::borrow(machines, "machines").map_or(0, |machines| machines.left_out)
     }

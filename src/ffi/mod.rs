@@ -10,7 +10,7 @@
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
-//! - [`keeper`]: the process that keeps connections warm for the hooks of this host
+//! - [`keeper`]: the process that keeps connections open for the hooks of this host
 //! - [`farm`]: all machines at once, tested or asked how they are
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
@@ -43,8 +43,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::ground::error::{Error, Result};
 use error::{guix_offload_error, guix_offload_status};
 
-/// Defines functions of the ABI. One that returns a `guix_offload_status` has the error as its last parameter, and its
-/// body is a `Result<()>`; the body of any other yields what it returns, which is all zeros if it panics.
+/// Defines functions of the ABI. A function that returns a `guix_offload_status` has the error as its last parameter,
+/// and its body is a `Result<()>`. The body of any other function yields what that returns; if the body panics, the
+/// function returns all zeros.
 macro_rules! export {
     ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> guix_offload_status $body:block) => {
         $(#[$meta])*
@@ -63,7 +64,7 @@ macro_rules! export {
 }
 pub(crate) use export;
 
-/// The last of its arguments.
+/// Expands to the last of its arguments.
 macro_rules! last {
     ($last:ident) => { $last };
     ($first:ident, $($rest:ident),+) => { $crate::ffi::last!($($rest),+) };
@@ -86,7 +87,7 @@ fn report(out: *mut *mut guix_offload_error, body: impl FnOnce() -> Result<()>) 
     }
 }
 
-/// What a function without a status returns if it panics.
+/// The value that a function without a status returns if it panics.
 trait OnPanic {
     fn on_panic() -> Self;
 }

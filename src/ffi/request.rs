@@ -25,7 +25,7 @@ pub struct guix_offload_request {
 }
 
 impl guix_offload_request {
-    /// The derivation, if that is what it names in `store`.
+    /// Returns the derivation. Fails if the name is not that of a derivation in `store`.
     pub(super) fn derivation(&self, store: &StoreDir) -> Result<StorePath> {
         let derivation = store.parse(&self.derivation)?;
         if !derivation.is_derivation() {
@@ -34,7 +34,7 @@ impl guix_offload_request {
         Ok(derivation)
     }
 
-    /// The request and the work as the engine takes them.
+    /// Returns the request and the work as the engine takes them.
     pub(super) fn resolve(&self, store: &StoreDir) -> Result<(Request, Work)> {
         let parse = |items: &[String]| items.iter().map(|item| store.parse(item)).collect::<Result<Vec<_>>>();
         let (requirements, derivation) = (self.requirements.clone(), self.derivation(store)?);
@@ -80,7 +80,8 @@ export! {
 export! {
     /// Adds a feature that the build requires of its machine, such as "kvm".
     ///
-    /// This and the two below fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not UTF-8.
+    /// This function and the next two fail with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or a string is not
+    /// UTF-8.
     pub fn guix_offload_request_add_feature(
         request: *mut guix_offload_request,
         feature: *const c_char,
@@ -93,8 +94,8 @@ export! {
 }
 
 export! {
-    /// Adds a store item that the build needs. All inputs together, with the derivation, must be a closure: each item
-    /// that one of them refers to is among them.
+    /// Adds a store item that the build needs. The inputs and the derivation together must be a closure: each item that
+    /// one of them refers to is among them.
     pub fn guix_offload_request_add_input(
         request: *mut guix_offload_request,
         item: *const c_char,
@@ -121,8 +122,9 @@ export! {
 }
 
 export! {
-    /// Sets after how many seconds the build is killed, in all and without output. 0 means no limit. Both count the
-    /// build alone. The daemon of the build machine enforces them, and this host does some seconds later.
+    /// Sets after how many seconds the build is killed: `timeout` in all, `max_silent_time` without output. 0 means no
+    /// limit. Both count only the build itself. The daemon of the build machine enforces them; if it does not, this
+    /// host does some seconds later.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL.
     pub fn guix_offload_request_set_limits(
@@ -138,7 +140,7 @@ export! {
 }
 
 export! {
-    /// Sets whether the log has lines for machines, such as `@ build-started`: 0 or 1.
+    /// Sets whether the log has lines for programs, such as `@ build-started`: 0 or 1.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `print` is neither.
     pub fn guix_offload_request_set_build_trace(
@@ -167,7 +169,7 @@ export! {
 }
 
 export! {
-    /// Sets how often the build is done, at least once. The build fails if the outputs differ from one time to the
+    /// Sets how many times the build is done, at least 1. The build fails if the outputs differ from one time to the
     /// next. Outputs that the machine already has are built again and compared. By default the machine's daemon
     /// decides.
     ///
@@ -187,7 +189,7 @@ export! {
 }
 
 export! {
-    /// Sets whether the machine keeps the tree of a build that fails: 0 or 1. The hint of the error says on which
+    /// Sets whether the machine keeps the build tree of a build that fails: 0 or 1. The hint of the error says on which
     /// machine, and where.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `keep` is neither.
@@ -202,8 +204,8 @@ export! {
 }
 
 export! {
-    /// Sets how much the machine's daemon says in the log besides what the builder does: 0, errors only, which is the
-    /// default, to 7.
+    /// Sets how much the machine's daemon adds to the builder's output in the log: from 0 (only errors, the default) to
+    /// 7.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `level` is out of range.
     pub fn guix_offload_request_set_verbosity(
@@ -222,9 +224,9 @@ export! {
 }
 
 export! {
-    /// Sets whether a job waits, for as long as it takes, while no machine can be reached or has room: 0 or 1, the
-    /// default. With 0 it fails then with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
-    /// otherwise. For a slot it waits in any case.
+    /// Sets whether a job waits, as long as it takes, while no machine can be reached or has room: 0, or 1 (the
+    /// default). With 0, the job then fails with `GUIX_OFFLOAD_UNAVAILABLE`, for a caller who can have the build done
+    /// otherwise. A job waits for a free slot in any case.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `patient` is neither.
     pub fn guix_offload_request_set_patient(
@@ -237,10 +239,10 @@ export! {
     }
 }
 
-/// As much as a daemon has to say.
+/// Highest verbosity of a daemon.
 const MAX_VERBOSITY: u32 = 7;
 
-/// The truth value that the argument called `name` is.
+/// Returns the truth value of the argument called `name`.
 pub fn flag(value: c_int, name: &str) -> Result<bool> {
     match value {
         0 => Ok(false),

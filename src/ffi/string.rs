@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Strings that come from C, and those that go there.
+//! Strings from C, and strings for C.
 
 use std::ffi::{CStr, CString, c_char};
 
 use crate::ground::error::{Error, ErrorKind, Result};
 
-/// Longest string that is taken, in bytes.
+/// Longest string that the C ABI takes, in bytes, with its NUL byte.
 const MAX_LENGTH: usize = 1 << 20;
 
 /// Borrows the string that the argument called `name` points to, for the duration of the call.
@@ -13,7 +13,7 @@ pub fn required<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
     optional(pointer, name)?.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is NULL")))
 }
 
-/// As [`required`], where NULL means that there is none.
+/// As [`required`], but NULL is allowed: there is no string.
 pub fn optional<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>> {
     if pointer.is_null() {
         return Ok(None);
@@ -30,7 +30,7 @@ pub fn optional<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str
         .map_err(|_| Error::new(ErrorKind::InvalidArgument, format!("argument '{name}' is not UTF-8")))
 }
 
-/// `text` for C. A NUL byte, which C could not see beyond, becomes a replacement character.
+/// Returns `text` for C. A NUL byte, at which C would stop, becomes a replacement character.
 pub fn for_c(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use super::{export, string};
 use crate::ground::failpoint;
 
 export! {
-    /// Panics: 0, with a fixed message; 1, with one that is made; else with something that is no message.
+    /// Panics: if `how` is 0, with a fixed message; if 1, with a formatted one; else with something that is no message.
     pub fn guix_offload_test_panic(how: i32, error: *mut *mut guix_offload_error) -> guix_offload_status {
         match how {
             0 => panic!("on purpose"),
@@ -19,7 +19,7 @@ export! {
 }
 
 export! {
-    /// Has the threads that pass `place` panic from now on, see [`crate::ground::failpoint`]; "": none.
+    /// Makes threads that pass `place` panic from now on (see [`crate::ground::failpoint`]); if it is "", none.
     pub fn guix_offload_test_panic_at(
         place: *const c_char,
         error: *mut *mut guix_offload_error

@@ -5,8 +5,8 @@ use std::ffi::c_char;
 
 use super::export;
 
-/// Version of the ABI that a header describes. It changes when a program that was compiled before could break; the
-/// number in the library's SONAME is the same.
+/// Version of the ABI that this header describes. It changes when programs that were compiled earlier could break. The
+/// library's SONAME has the same number.
 pub const GUIX_OFFLOAD_ABI_VERSION: u32 = 0;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");

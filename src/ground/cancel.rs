@@ -8,10 +8,10 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::ground::error::{Error, ErrorKind, Result};
 
-/// Says once, to whoever holds a clone, that the work is not wanted any more.
+/// A cancellation, given once and seen by all who hold a clone: the work is not wanted any more.
 ///
-/// Work looks at it between steps ([`Cancel::check`]), sleeps with it ([`Cancel::sleep`]), and names what must be cut
-/// off so that a step that blocks comes back ([`Cancel::guard`]).
+/// The thread that works checks it between steps ([`Cancel::check`]) and sleeps with it ([`Cancel::sleep`]). Before a
+/// step that blocks, it says how to cut that step off ([`Cancel::guard`]).
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<Shared>);
 
@@ -26,14 +26,14 @@ type Action = Box<dyn Fn(Error) + Send>;
 #[derive(Default)]
 struct State {
     cancelled: bool,
-    /// Whether the sleep under way, or the next one, is over.
+    /// Whether the current sleep, or the next one, is to end.
     woken: bool,
     guards: Vec<(u64, Action)>,
     next: u64,
 }
 
 impl Cancel {
-    /// Cancels. Only the first time counts. Any thread.
+    /// Cancels. Only the first call has an effect. Any thread.
     pub fn cancel(&self) {
         let guards = {
             let mut state = self.0.state.lock();
@@ -63,14 +63,14 @@ impl Cancel {
         Err(cancelled())
     }
 
-    /// Ends the sleep under way, or the next one.
+    /// Ends the current sleep, or the next one.
     pub fn wake(&self) {
         self.0.state.lock().woken = true;
         self.0.changed.notify_all();
     }
 
-    /// Calls `cut_off`, with the error to fail with, on cancellation while the guard lives, or at once if that was
-    /// before.
+    /// Calls `cut_off`, with the error to fail with, when this is cancelled while the guard lives; at once if it is
+    /// cancelled already.
     #[must_use]
     pub fn guard(&self, cut_off: impl Fn(Error) + Send + 'static) -> Guard {
         let mut state = self.0.state.lock();
@@ -90,7 +90,7 @@ fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "cancelled")
 }
 
-/// Ends with the work that it guards.
+/// A `cut_off` that is registered for as long as this lives.
 pub struct Guard {
     shared: Weak<Shared>,
     number: u64,

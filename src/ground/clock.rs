@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What time it is, and waiting for it to pass: a seam, so that tests need not wait.
+//! The time, and sleeping: a trait, so that tests can use a clock of their own and need not wait.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cancel::Cancel;
 use super::error::Result;
 
-/// A clock that is read and slept by. Any thread.
+/// A clock to read and to sleep by. Any thread.
 pub trait Clock: Send + Sync {
-    /// Now, to measure how long something takes.
+    /// Returns the current time, to measure how long something takes.
     fn now(&self) -> Instant;
 
-    /// Seconds since the epoch, to compare with what other processes wrote down.
+    /// Returns the seconds since the epoch, to compare with times that other processes wrote down.
     fn since_epoch(&self) -> u64;
 
     /// Sleeps for `time`; fails as soon as `cancel` is cancelled.
@@ -46,7 +46,7 @@ pub(crate) mod tests {
 
     type Action = Box<dyn FnMut(Duration) + Send>;
 
-    /// A clock that stands still but when it is turned, or slept by: a sleep is over at once.
+    /// A clock that only [`TurnedClock::turn`] and sleeping move forward. A sleep returns at once.
     pub struct TurnedClock {
         begun: Instant,
         passed: Mutex<Duration>,
@@ -65,12 +65,12 @@ pub(crate) mod tests {
             *self.passed.lock() += time;
         }
 
-        /// How long was slept each time since this was last asked.
+        /// Returns the length of each sleep since the last call.
         pub fn take_sleeps(&self) -> Vec<Duration> {
             std::mem::take(&mut self.sleeps.lock())
         }
 
-        /// Has `action` called at the end of each sleep, with how long all of them were.
+        /// Calls `action` at the end of each sleep, with the sum of the sleeps that were not taken yet.
         pub fn during_sleep(&self, action: impl FnMut(Duration) + Send + 'static) {
             *self.during_sleep.lock() = Some(Box::new(action));
         }

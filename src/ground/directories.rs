@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Where Guix keeps things on this machine.
+//! The directories and files of Guix on this host.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ pub struct Directories {
 }
 
 impl Directories {
-    /// The directories that the environment names, with the defaults of Guix (`guix/config.scm`) for the others.
+    /// Returns the directories that the environment names, with the defaults of Guix (`guix/config.scm`) for the
+    /// others.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -38,7 +39,7 @@ impl Directories {
             database: directory("GUIX_DATABASE_DIRECTORY", state.join("db")),
             configuration: directory("GUIX_CONFIGURATION_DIRECTORY", "/etc/guix".into()),
             daemon_socket: match socket {
-                // Guix takes a file name or a URI; only those of Unix-domain sockets can be the hook's own daemon.
+                // Guix accepts a file name or a URI; only a URI of a Unix-domain socket can name the hook's own daemon.
                 Some(name) => name.strip_prefix("file://").or(name.strip_prefix("unix://")).unwrap_or(&name).into(),
                 None => state.join("daemon-socket/socket"),
             },
@@ -46,7 +47,7 @@ impl Directories {
         })
     }
 
-    /// The environment from which [`Directories::from_environment`] makes these.
+    /// Returns the variables from which [`Directories::from_environment`] makes these directories.
     pub fn variables(&self) -> [(&'static str, OsString); 5] {
         [
             ("NIX_STORE_DIR", self.store.as_str().into()),
@@ -57,24 +58,24 @@ impl Directories {
         ]
     }
 
-    /// The machine file that Guix reads when none is named.
+    /// Returns the machine file that Guix reads when none is named.
     pub fn machine_file(&self) -> PathBuf {
         self.configuration.join("machines.scm")
     }
 
-    /// The list of keys whose archives may enter the store.
+    /// Returns the file that lists the keys whose archives may enter the store.
     pub fn acl_file(&self) -> PathBuf {
         self.configuration.join("acl")
     }
 
-    /// Where build slots and what is known about machines are kept.
+    /// Returns the directory in which offloading keeps its state, such as build slots and the histories of machines.
     pub fn offload_state(&self) -> PathBuf {
         self.state.join("offload")
     }
 }
 
-/// Returns the hint where this process may not use a file: to let the process's user do `what` with it, by a command
-/// which is made of that user's number.
+/// Returns a hint for a file that this process may not use: let the process's user do `what` with it. `command` makes
+/// the command for that from the user's number.
 pub fn for_daemons_user(what: &str, command: impl Fn(u32) -> String) -> String {
     let user = rustix::process::geteuid().as_raw();
     format!(
@@ -90,7 +91,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Those of a host whose files are below `root`, but for the store.
+    /// Returns the directories of a host that has all files but the store below `root`.
     pub(crate) fn below(root: &Path) -> Directories {
         let at = |name: &str| root.join(name);
         Directories {

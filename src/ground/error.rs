@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The one error type of the crate.
 //!
-//! An [`Error`] says what went wrong ([`ErrorKind`] and a message), where (the machine, and a chain of contexts
-//! from the outside in), and what the user can do about it (the hint). Its kind decides its [`Class`], which is
-//! what guix-daemon wants to know: may this build be tried again?
+//! An [`Error`] says what went wrong ([`ErrorKind`] and a message), where (the machine, and a chain of contexts from
+//! the outside in), and what the user can do about it (the hint). Its kind decides its [`Class`], which tells
+//! guix-daemon whether the build may be tried again.
 //!
-//! Each text is a single line without control characters. A machine's words may be among it, and these must neither
-//! reach a terminal as commands nor guix-daemon as a line of their own, which could be a reply of its hook.
+//! Each text is a single line without control characters. It may contain words of a machine. These must not reach a
+//! terminal as commands, nor guix-daemon as a line of their own, which could be a reply of its hook.
 
 use std::any::Any;
 use std::fmt;
@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Authentication,
     /// The machine's host key is not the pinned one.
     HostKey,
-    /// The machine can be logged in to and has no Guix, or one that is not running.
+    /// The machine accepts our login, but has no Guix, or a Guix that is not running.
     NoGuix,
     /// The other side broke a protocol or a format: a frame, an archive.
     Protocol,
@@ -39,7 +39,7 @@ pub enum ErrorKind {
     Untrusted,
     /// The other daemon refused a request.
     Daemon,
-    /// A machine's garbage collector took what a build needs there, and again when it had been sent anew.
+    /// A machine's garbage collector deleted what a build needs there, and did so again after that was sent anew.
     Collected,
     /// The local store, its database or its file system failed.
     Store,
@@ -66,16 +66,16 @@ pub enum Class {
     Timeout,
 }
 
-/// Who has to change for a failure not to come again.
+/// The party that has to change for a failure not to come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The machine: the build may succeed on another one.
     Machine,
-    /// This host, or what it was told of the machine: no other machine would do better.
+    /// This host, or its description of the machine: no other machine would do better.
     Host,
-    /// What is to be built.
+    /// The build itself.
     Build,
-    /// Whoever asked.
+    /// The caller.
     Caller,
 }
 
@@ -97,8 +97,8 @@ impl ErrorKind {
         }
     }
 
-    /// Returns whether the error is one with a machine that stays until somebody mends it, so that waiting does not
-    /// help.
+    /// Returns whether the error means that a machine is misconfigured: the error stays until somebody corrects that,
+    /// so waiting does not help.
     pub fn is_misconfiguration(self) -> bool {
         use ErrorKind::*;
         matches!(self, Configuration | Authentication | HostKey | NoGuix)
@@ -115,8 +115,8 @@ impl ErrorKind {
 }
 
 impl Class {
-    /// Exit status with which a build hook reports this class to guix-daemon
-    /// (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`).
+    /// Returns the exit status with which a build hook reports this class to guix-daemon (`DerivationGoal::buildDone`
+    /// in Guix's `nix/libstore/build.cc`).
     pub fn exit_status(self) -> u8 {
         match self {
             Class::Transient => 1,
@@ -147,10 +147,11 @@ impl Error {
         Error(Box::new(Details { kind, message, contexts: Vec::new(), machine: None, hint: None }))
     }
 
-    /// An error of `kind` from a failed system call: `what` says what was tried, and on what. For want of a descriptor
-    /// or of memory it is [`ErrorKind::Exhausted`] whatever was tried.
+    /// Makes an error of `kind` from a failed system call. `what` says what was tried, and on what. If the process
+    /// lacks descriptors or memory, the kind is [`ErrorKind::Exhausted`] whatever was tried.
     ///
-    /// Where `error` carries an [`Error`] of ours, as the streams of [`crate::ssh`] do, that one stays the cause.
+    /// If `error` carries an [`Error`] of ours, as the errors of the streams of [`crate::ssh`] do, that one stays the
+    /// cause.
     pub fn io(kind: ErrorKind, what: impl fmt::Display, error: io::Error) -> Self {
         match error.downcast::<Error>() {
             Ok(ours) => ours.context(what.to_string()),
@@ -168,26 +169,26 @@ impl Error {
         Error::new(ErrorKind::Internal, message).hint("report this message to the authors of the library")
     }
 
-    /// Adds what was being done, outside of what is said already.
+    /// Adds what was being done, outside the contexts that the error has.
     pub fn context(mut self, context: impl Into<String>) -> Self {
         self.0.contexts.push(line(context.into()));
         self
     }
 
-    /// Says what the user can do about it: a sentence, or a command to run. An inner hint is kept.
+    /// Sets what the user can do about the error: a sentence, or a command to run. An inner hint is kept.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint.get_or_insert_with(|| line(hint.into()));
         self
     }
 
-    /// Adds to what the user can do what holds until he does it.
+    /// Adds to the hint what holds until the user follows it.
     pub fn until_then(mut self, consequence: &str) -> Self {
         let first = self.0.hint.take().unwrap_or_else(|| "correct it".into());
         self.0.hint = Some(line(format!("{first}; until then, {consequence}")));
         self
     }
 
-    /// Says which machine it happened with. An inner one is kept.
+    /// Sets the machine with which the error happened. An inner one is kept.
     pub fn on_machine(mut self, name: impl Into<String>) -> Self {
         self.0.machine.get_or_insert_with(|| line(name.into()));
         self
@@ -208,17 +209,17 @@ impl Error {
         self.0.kind.blame() == Blame::Machine
     }
 
-    /// Names the machine `name`, if that is to blame.
+    /// Sets the machine to `name`, if the machine is to blame.
     pub fn blame_machine(self, name: &str) -> Self {
         if self.is_machines_fault() { self.on_machine(name) } else { self }
     }
 
-    /// Returns the name of the machine with which it happened, if there is one.
+    /// Returns the name of the machine with which the error happened, if there is one.
     pub fn machine(&self) -> Option<&str> {
         self.0.machine.as_deref()
     }
 
-    /// Returns what the user can do about it, if that is known.
+    /// Returns the hint, if there is one.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
@@ -233,7 +234,7 @@ pub fn in_words(error: &io::Error) -> String {
     text
 }
 
-/// Returns `text` with a space for each control character.
+/// Returns `text` with each control character replaced by a space.
 pub fn line(mut text: String) -> String {
     if text.contains(char::is_control) {
         text = text.replace(char::is_control, " ");
@@ -253,7 +254,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// For streams whose `Read` and `Write` must fail with `io::Error`: [`Error::io`] finds ours again inside.
+/// For streams whose `Read` and `Write` must fail with `io::Error`: [`Error::io`] finds our error again inside.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         io::Error::other(error)
@@ -262,7 +263,7 @@ impl From<Error> for io::Error {
 
 /// Adds context to a failed `Result`.
 pub trait Context<T> {
-    /// Says what was being done, if it failed.
+    /// Adds what was being done, if it failed.
     fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 
@@ -274,7 +275,7 @@ impl<T> Context<T> for Result<T> {
 
 /// Turns a failed system call into an [`Error`].
 pub trait IoContext<T> {
-    /// As [`Error::io`].
+    /// Makes the error as [`Error::io`] does.
     fn io_context<D: fmt::Display>(self, kind: ErrorKind, what: impl FnOnce() -> D) -> Result<T>;
 }
 
@@ -349,10 +350,10 @@ mod tests {
                 assert_eq!(kind.blame(), blame, "{kind:?}");
                 let error = Error::new(kind, "it failed").blame_machine("m");
                 assert_eq!(error.machine().is_some(), blame == Blame::Machine, "{kind:?}");
-                // What another machine may mend is no reason to give a build up for good.
+                // A failure that another machine may not have is no reason to give a build up for good.
                 assert!(!error.is_machines_fault() || kind.class() == Class::Transient, "{kind:?}");
                 assert_eq!(kind.class() == Class::Transient, blame != Blame::Build, "{kind:?}");
-                // Only what is wrong with a machine, or with what is said of it, can be wrongly configured.
+                // Only a machine, or this host's description of it, can be misconfigured.
                 assert!(!kind.is_misconfiguration() || matches!(blame, Blame::Machine | Blame::Host), "{kind:?}");
             }
         }

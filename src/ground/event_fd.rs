@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! An event descriptor by which threads wake one that sleeps, in poll(2) of ours or of the host process.
+//! An eventfd with which threads wake a thread that sleeps in poll(2), ours or the host process's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::ground::error::{ErrorKind, IoContext, Result};
 /// An event that one thread sleeps on and that any thread raises.
 pub struct EventFd {
     event: OwnedFd,
-    /// Spares the system call while the sleeper has not yet taken notice of an earlier one.
+    /// Set from `raise` to `clear`: further calls of `raise` need no system call.
     raised: AtomicBool,
 }
 
@@ -25,39 +25,39 @@ impl EventFd {
         Ok(EventFd { event, raised: AtomicBool::new(false) })
     }
 
-    /// Ends the sleep under way, or the next one. What the sleeper is to see must be in place before.
+    /// Ends the current sleep, or the next one. What the sleeper is to see must be in place before this call.
     pub fn raise(&self) {
         if !self.raised.swap(true, Ordering::SeqCst) {
-            // It can only fail when the counter is full, and then the sleeper wakes anyway.
+            // This fails only if the counter is full; then the sleeper wakes anyway.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
 
-    /// Takes notice of what was raised; look for the reason only after this.
+    /// Clears the event. Look for the reason of the event only after this.
     pub fn clear(&self) {
         if self.raised.load(Ordering::SeqCst) {
             let _ = rustix::io::read(&self.event, &mut [0; 8]);
-            // Not before the read, which would swallow the event of somebody who saw the flag down.
+            // Not before the read: it would swallow the event of a thread that saw the flag down.
             self.raised.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Was it raised since it was last cleared?
+    /// Returns whether the event was raised since it was last cleared.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst)
     }
 
-    /// Sleeps until raised, until the socket is as `flags` say, until `until`, or for no reason. Returns what is the
-    /// case with the socket. [`EventFd::clear`] must come between two sleeps.
+    /// Waits for the event, for `flags` on `socket`, or until `until`. May wake spuriously. Returns the flags that the
+    /// socket has. [`EventFd::clear`] must come between two sleeps.
     pub fn sleep(&self, socket: BorrowedFd<'_>, flags: PollFlags, until: Option<Instant>) -> Result<PollFlags> {
         let mut watched = [PollFd::from_borrowed_fd(socket, flags)];
-        // A hung-up socket always wakes; one that nothing is wanted of is left out.
+        // A hung-up socket always wakes poll(2), so a socket without `flags` is left out.
         let count = if flags.is_empty() { 0 } else { 1 };
         self.sleep_beside(&mut watched[..count], until)?;
         Ok(watched[0].revents())
     }
 
-    /// As [`EventFd::sleep`], beside any number of sockets.
+    /// Waits as [`EventFd::sleep`] does, for any number of sockets.
     pub fn sleep_beside<'a>(&'a self, watched: &mut [PollFd<'a>], until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -70,8 +70,9 @@ impl EventFd {
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error).io_context(ErrorKind::Exhausted, || "waiting for events"),
         }
-        // An event whose flag is down already: `clear` came in the middle of `raise`. Nobody else would read it, and no
-        // sleep come about again. Should the flag go up at this moment, `clear` takes it down.
+        // The event is there but its flag is down: `clear` ran in the middle of `raise`. Nobody else would read this
+        // event, and every later sleep would end at once. If the flag goes up at this moment, the next `clear` takes it
+        // down.
         if polled.pop().is_some_and(|wake| !wake.revents().is_empty()) && !self.is_raised() {
             let _ = rustix::io::read(&self.event, &mut [0; 8]);
         }
@@ -80,7 +81,7 @@ impl EventFd {
     }
 }
 
-/// Readable from when it is raised until it is cleared.
+/// The descriptor is readable from `raise` to `clear`.
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
@@ -94,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Sleeps for `time` unless raised, and returns how long it did.
+    /// Sleeps for `time` unless raised. Returns how long it slept.
     fn sleep(wake: &EventFd, time: Duration) -> Duration {
         let begun = Instant::now();
         wake.sleep_beside(&mut [], Some(begun + time)).unwrap();
@@ -114,7 +115,7 @@ mod tests {
     fn a_raise_that_meets_a_clear_does_not_keep_the_sleeper_awake() {
         let (wake, turn) = (EventFd::new().unwrap(), AtomicU32::new(0));
         let (rounds, mut awake) = (300, 0);
-        // Both must be at it at the same moment, so nobody sleeps.
+        // Both threads must run at the same moment, so they spin.
         let until = |number: u32| {
             while turn.load(Ordering::SeqCst) != number {
                 std::thread::yield_now();

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Places in the threads of this library where tests make it panic. Only with the feature `test-panic`, which is never
-//! installed; else passing one does nothing.
+//! Places where tests make the threads of this library panic. They work only with the feature `test-panic`, with which
+//! the library is never installed; without it, passing a place does nothing.
 
 #[cfg(feature = "test-panic")]
 static ARMED: parking_lot::Mutex<String> = parking_lot::Mutex::new(String::new());
 
-/// Makes threads that pass `place` panic from now on; if it is empty, none.
+/// Makes threads that pass `place` panic from now on. If `place` is empty, none do.
 #[cfg(feature = "test-panic")]
 pub fn arm(place: &str) {
     *ARMED.lock() = place.to_string();
 }
 
-/// A thread of ours comes by at `place`.
+/// Panics if `place` is armed. Threads of this library call this when they pass `place`.
 #[cfg(feature = "test-panic")]
 pub fn hit(place: &str) {
     if *ARMED.lock() == place {
@@ -19,7 +19,7 @@ pub fn hit(place: &str) {
     }
 }
 
-/// A thread of ours comes by.
+/// Does nothing.
 #[cfg(not(feature = "test-panic"))]
 #[inline]
 pub fn hit(_: &str) {}

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Whether a file has changed.
+//! Detection of changed files.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// How long after a change of a file another one may leave no trace, as its times are known in whole seconds.
+/// Time after a change of a file in which another change may go unnoticed: some readers know times in whole seconds
+/// only.
 const RESOLUTION: Duration = Duration::from_secs(2);
 
 const SECOND: i128 = 1_000_000_000;
 
-/// Tells one state of a file from another without reading it: a file that is changed, replaced, or gets another mode or
-/// owner, has another identity. The time of its content's last change has no part in it, as that can be set back.
+/// The identity of one state of a file, found without reading the file. A file that is changed or replaced, or gets
+/// another mode or owner, gets another identity. The modification time is not part of it, as that can be set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
     /// Device and inode, size in bytes.
@@ -22,22 +23,23 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// Returns that of the file at `path`, or of what it links to; `None` if there is none, or it cannot be seen.
+    /// Returns the identity of the file at `path`, or of the file that it links to; `None` if there is none, or it
+    /// cannot be seen.
     pub fn of(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
     }
 
-    /// Returns what somebody saw who knows the time in whole seconds only.
+    /// Returns the identity that was seen with a time in whole seconds.
     pub fn seen(numbers: [u64; 3], seconds: i64) -> Self {
         FileIdentity { numbers, changed: i128::from(seconds) * SECOND }
     }
 
-    /// Returns what somebody sees of it who knows the time in whole seconds only.
+    /// Returns this identity with its time in whole seconds.
     pub fn in_seconds(self) -> Self {
         FileIdentity { changed: self.changed.div_euclid(SECOND) * SECOND, ..self }
     }
 
-    /// Is the last change so near to `now`, or after it, that another one may leave no trace?
+    /// Returns whether the last change is so near to `now`, or after it, that another one may go unnoticed.
     pub fn is_recent_at(&self, now: SystemTime) -> bool {
         let changed = Duration::from_nanos(self.changed.clamp(0, i128::from(u64::MAX)) as u64);
         SystemTime::UNIX_EPOCH + changed + RESOLUTION > now
@@ -65,7 +67,7 @@ mod tests {
         let mut seen = vec![FileIdentity::of(&file)];
         assert_eq!(seen[0], None);
         let mut differs = |what: &str| {
-            // Times of some file systems move with the clock's ticks.
+            // On some file systems, times move only with the clock's ticks.
             std::thread::sleep(Duration::from_millis(20));
             let now = FileIdentity::of(&file);
             assert!(now.is_some() && now == FileIdentity::of(&file) && !seen.contains(&now), "{what}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What all other floors stand on.
+//! What all other layers use.
 
 pub mod cancel;
 pub mod clock;

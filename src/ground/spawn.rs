@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Starts a program that gets nothing of this process but what it is told and given.
+//! Starts a program that gets nothing of this process but the arguments, variables and descriptors that it is given.
 //!
-//! Not with [`Command::spawn`]: a host process may have descriptors that are not close-on-exec, such as the one for the
-//! build log that guix-daemon gives its hook, and what would close them there, a `pre_exec`, makes it panic where a
-//! program cannot be started and the host reaps all its children, as guix-daemon does.
+//! [`Command::spawn`] is not used. A host process may have descriptors that are not close-on-exec, such as the one for
+//! the build log that guix-daemon gives its hook. Closing them in the child takes a `pre_exec`. With one,
+//! `Command::spawn` panics if a program cannot be started and the host reaps all its children, as guix-daemon does.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -16,11 +16,11 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
-/// Starts what `command` says, and returns the number of the process: a program, arguments, and variables, which are
-/// all of its environment. Its standard input, output and error are `standard`. It leads a process group of its own,
-/// blocks no signal and ignores no SIGPIPE.
+/// Starts the program of `command` with its arguments, and returns the process ID. The variables of `command` are the
+/// whole environment of the program; `standard` are its standard input, output and error. The process leads a process
+/// group of its own, blocks no signal and does not ignore SIGPIPE.
 ///
-/// A descriptor that another thread opens at this moment, and not close-on-exec, may still get through.
+/// A descriptor that another thread opens at this moment without close-on-exec may still get through.
 pub fn spawn(command: &Command, standard: [OwnedFd; 3]) -> io::Result<i32> {
     let [input, output, error] = standard;
     let standard = [above_standard(input)?, above_standard(output)?, above_standard(error)?];
@@ -51,12 +51,12 @@ pub fn spawn(command: &Command, standard: [OwnedFd; 3]) -> io::Result<i32> {
     Ok(posix_spawnp(&program, &actions, &attributes, &arguments, &variables)?.as_raw())
 }
 
-/// The same file at a descriptor that is none of the standard ones, which a host process may have closed.
+/// Duplicates `file` to a descriptor above the standard ones, which a host process may have closed.
 fn above_standard(file: impl AsFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(file, 3)?)
 }
 
-/// The numbers of this process's descriptors; perhaps some that are closed meanwhile, which does no harm.
+/// Returns the numbers of this process's descriptors. Some may be closed meanwhile, which does no harm.
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let entries = fs::read_dir("/proc/self/fd")?;
     entries.map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(-1))).collect()
@@ -94,13 +94,13 @@ mod tests {
 
     #[test]
     fn descriptors_of_the_host_stay_with_the_host() {
-        // As guix-daemon's for the build log, none of these is close-on-exec.
+        // Like guix-daemon's descriptor for the build log, none of these is close-on-exec.
         let file = File::open("/dev/null").unwrap();
         let kept: Vec<OwnedFd> = (0..3).map(|_| rustix::io::dup(&file).unwrap()).collect();
         let numbers: Vec<String> = kept.iter().map(|kept| kept.as_raw_fd().to_string()).collect();
         let script = format!("for n in {}; do [ ! -e /proc/$$/fd/$n ] || echo $n; done; echo end", numbers.join(" "));
         assert_eq!(said(&script, &[]), "end\n");
-        // Otherwise they would be seen.
+        // A child that is started otherwise sees them.
         let seen = Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(String::from_utf8(seen.stdout).unwrap(), numbers.join("\n") + "\nend\n");
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The files that hooks of this host share, in the directories of `STATE/offload`: build slots, and what is remembered
-//! of machines.
+//! The files that processes of this host share, in directories of `STATE/offload`: build slots, histories of machines,
+//! the queue, the keeper's socket, cached machine files, warnings that were told.
 //!
-//! Files are made with mode 0600. No link is followed, to a file or to a directory, from `offload` downwards: whoever
-//! could plant one there must not choose which file is locked or replaced. What is above may be a link, as the
+//! Files are made with mode 0600. From `offload` downwards, no link to a file or a directory is followed: somebody who
+//! could plant one must not choose which file is locked or replaced. Directories above may be links, as the
 //! administrator likes.
 
 use std::fs::File;
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// A directory of files, not open.
+/// The name of a directory of files. The directory need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDir {
     /// `STATE/offload`.
@@ -26,17 +26,17 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// The one called `name`.
+    /// Returns the directory called `name`.
     pub fn named(state: &Path, name: impl Into<String>) -> Self {
         StateDir { state: state.into(), name: name.into() }
     }
 
-    /// Its name, or that of the file `name` in it if that is not empty.
+    /// Returns the path of the file `name` in the directory, or if `name` is empty, of the directory itself.
     pub fn path(&self, name: &str) -> PathBuf {
         if name.is_empty() { self.state.join(&self.name) } else { self.state.join(&self.name).join(name) }
     }
 
-    /// Opens it.
+    /// Opens the directory.
     pub fn open(&self) -> io::Result<OpenStateDir> {
         let (parent, name) = self.split();
         let state = open(parent, DIRECTORY, Mode::empty())?;
@@ -44,12 +44,13 @@ impl StateDir {
         self.enter(state.as_fd(), &self.name).map(OpenStateDir)
     }
 
-    /// Creates it, and those above it, where they are missing.
+    /// Creates the directory, and those above it, where they are missing.
     pub fn create(&self) -> io::Result<()> {
         let (parent, name) = self.split();
         std::fs::create_dir_all(parent)?;
         let mut above = open(parent, DIRECTORY, Mode::empty())?;
         for name in [name, &self.name] {
+            // Less the umask, as `mkdir -p` does; the files in it have mode 0600.
             match mkdirat(&above, name, Mode::from_raw_mode(0o777)) {
                 Ok(()) | Err(Errno::EXIST) => above = self.enter(above.as_fd(), name)?,
                 Err(error) => return Err(error.into()),
@@ -73,7 +74,7 @@ impl StateDir {
     }
 }
 
-/// A directory of files.
+/// An open directory of files.
 pub struct OpenStateDir(OwnedFd);
 
 impl AsFd for OpenStateDir {
@@ -83,7 +84,7 @@ impl AsFd for OpenStateDir {
 }
 
 impl OpenStateDir {
-    /// Opens the file `name` with `flags`; if they create it, with mode 0600.
+    /// Opens the file `name` with `flags`. A file that they create gets mode 0600.
     pub fn open(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.0, name, flags, Mode::RUSR | Mode::WUSR).map_err(|error| match error {
@@ -93,7 +94,7 @@ impl OpenStateDir {
         Ok(file.into())
     }
 
-    /// Replaces the file `name` as a whole, or makes it.
+    /// Replaces the whole file `name`, or makes it: writes another file and renames that.
     pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let fresh = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(fs::read(at("elsewhere/m:22/0")).unwrap(), b"kept");
         assert!(!at("elsewhere/m:22/new").exists());
 
-        // What is above may be a link.
+        // A directory above may be a link.
         symlink(at("three"), at("four")).unwrap();
         StateDir::named(&at("four/offload"), "m:22").open().unwrap();
     }

@@ -11,8 +11,8 @@ use crate::ground::error::{Error, ErrorKind, Result};
 /// Characters of nix-base32, in order of value (Guix's `nix/libutil/hash.cc`).
 pub const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
-/// `bytes` in nix-base32: 52 characters for a SHA-256. The digits of a number whose least significant byte is the
-/// first, most significant digit first.
+/// Returns `bytes` in nix-base32, 52 characters for a SHA-256: the digits of a number whose least significant byte
+/// comes first, most significant digit first.
 pub fn base32(bytes: &[u8]) -> String {
     let digits = (bytes.len() * 8).div_ceil(5);
     let byte = |index: usize| u16::from(bytes.get(index).copied().unwrap_or(0));
@@ -26,7 +26,7 @@ pub fn base32(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// `bytes` in base 16, two digits each.
+/// Returns `bytes` in base 16, two digits a byte.
 pub fn base16(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -34,7 +34,7 @@ pub fn base16(bytes: &[u8]) -> String {
 /// Characters of the hash part of a store file name.
 const HASH_LENGTH: usize = 32;
 
-/// Longest base name, as guix-daemon's `checkStoreName` and the file system allow.
+/// Longest base name that guix-daemon's `checkStoreName` and the file system allow.
 const MAX_BASE_NAME: usize = 255;
 
 /// The directory that holds all store items. Absolute, without a trailing slash.
@@ -54,7 +54,7 @@ impl StoreDir {
         Ok(StoreDir(directory.into()))
     }
 
-    /// The directory's name.
+    /// Returns the directory's name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,7 +91,7 @@ impl StoreDir {
 #[serde(into = "String", try_from = "String")]
 pub struct StorePath {
     path: Arc<str>,
-    /// Where the base name begins.
+    /// Offset of the base name.
     base: usize,
 }
 
@@ -101,7 +101,7 @@ impl From<StorePath> for String {
     }
 }
 
-/// Of any store.
+/// Reads the name of an item of any store.
 impl TryFrom<String> for StorePath {
     type Error = Error;
 
@@ -111,27 +111,27 @@ impl TryFrom<String> for StorePath {
 }
 
 impl StorePath {
-    /// The full name.
+    /// Returns the full name.
     pub fn as_str(&self) -> &str {
         &self.path
     }
 
-    /// The name within the store directory: `HASH-NAME`.
+    /// Returns the name within the store directory: `HASH-NAME`.
     pub fn base_name(&self) -> &str {
         &self.path[self.base..]
     }
 
-    /// The first part of the base name.
+    /// Returns the first part of the base name.
     pub fn hash_part(&self) -> &str {
         &self.base_name()[..HASH_LENGTH]
     }
 
-    /// The last part of the base name: what somebody called the item.
+    /// Returns the last part of the base name: what somebody called the item.
     pub fn name(&self) -> &str {
         &self.base_name()[HASH_LENGTH + 1..]
     }
 
-    /// Is this the name of a derivation?
+    /// Returns whether this is the name of a derivation.
     pub fn is_derivation(&self) -> bool {
         self.path.ends_with(".drv")
     }
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn base_32_is_that_of_guix() {
-        // The name that guix-daemon gave, in .links, to a file of 8192 zero bytes.
+        // The name in .links that guix-daemon gave to a file of 8192 zero bytes.
         let (before, after) = crate::archive::nar::file_nar_frame(false, 8192);
         let hash = crate::ground::gcrypt::sha256(&[before, vec![0; 8192], after].concat()).unwrap();
         assert_eq!(base32(&hash), "1b8r8plrjzf5l2dhxbs5n4l2dy9fl7yj5lvwl3ilpjxp3pv4lnlc");

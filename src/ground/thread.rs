@@ -7,10 +7,11 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::ground::error::{ErrorKind, IoContext, Result};
 
-/// Runs `body` in a new thread of that name (at most 15 bytes of it show in `ps`), with all signals blocked in it.
+/// Runs `body` in a new thread called `name`, of which `ps` shows at most 15 bytes. All signals are blocked in the
+/// thread.
 ///
-/// The signal mask is inherited, so it is set here and put back: there is no moment at which the new thread could
-/// be picked for a signal that the host's own threads should handle.
+/// The new thread inherits the signal mask, so the mask is set here and put back afterwards. At no moment can the
+/// kernel pick the new thread for a signal that the host's own threads should handle.
 #[allow(clippy::disallowed_methods)] // all others call this
 pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
     let before = SigSet::all()

@@ -31,13 +31,13 @@ pub fn put_string(to: &mut Vec<u8>, bytes: impl AsRef<[u8]>) {
     to.resize(to.len() + padding(bytes.len() as u64), 0);
 }
 
-/// Returns the number at byte `at` of `bytes`, if that is whole.
+/// Returns the number at byte `at` of `bytes`, if all of it is there.
 pub fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
     let word = bytes.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(word.try_into().ok()?))
 }
 
-/// Reads until `buffer` is full or `from` ends; returns how much.
+/// Reads until `buffer` is full or `from` ends. Returns how many bytes it read.
 pub fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < buffer.len() {
@@ -51,7 +51,7 @@ pub fn read_fully(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// Something that words are read from. No more is read than the word that is asked for.
+/// A source of words. It reads no further than the word that is asked for.
 pub trait Words {
     /// Reads exactly as many bytes as `buffer` holds.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<()>;
@@ -59,7 +59,7 @@ pub trait Words {
     /// Returns how many bytes were read.
     fn offset(&self) -> u64;
 
-    /// Returns the error for what is at byte `offset`. `why` is a noun phrase.
+    /// Returns the error for malformed data at byte `offset`. `why` is a noun phrase.
     fn malformed(&self, offset: u64, why: impl Display) -> Error;
 
     /// Reads a number.

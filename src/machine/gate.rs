@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a machine must be, whoever describes it: the machine file, C or Guile.
+//! The requirements on a machine, whether the machine file, C or Guile describes it.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,15 +14,15 @@ impl BuildMachine {
     /// The range of `compression_level`.
     pub const COMPRESSION_LEVELS: RangeInclusive<u8> = 0..=9;
 
-    /// The one gate of validity, whoever describes the machine: returns it with its name as it is looked up, or the
-    /// first field that is not as it must be.
+    /// Validates the machine, wherever its description comes from. Returns the machine, with its name as it is looked
+    /// up (an IPv6 address without brackets), or the first field that is wrong.
     pub fn admit(mut self) -> Result<Self, Flaw> {
         // The name becomes part of a file name and of lines that tools read.
         self.name = name::parse(&self.name)?;
         number("port", self.port, Self::PORTS)?;
         check_text("user", &self.user)?;
         check_text("compression", &self.compression)?;
-        // An empty one is none as yet.
+        // An empty file name means that there is no key yet.
         let key = self.private_key.as_os_str().to_string_lossy();
         if !key.is_empty() {
             key_file(&key)?;
@@ -50,7 +50,7 @@ impl BuildMachine {
 /// Longest text of a machine, in bytes.
 pub(super) const MAX_TEXT: usize = 4096;
 
-/// Fails unless `text`, of the field `field`, can be part of a line, of a file name and of a protocol with limits.
+/// Fails unless `text`, the value of `field`, can be part of a line, of a file name and of a protocol with limits.
 /// `expected` and `got` are for the error.
 fn check(field: &'static str, text: &str, expected: &str, got: impl Fn() -> String) -> Result<(), Flaw> {
     if text.is_empty() || text.contains(char::is_control) {
@@ -74,12 +74,12 @@ fn check_texts(field: &'static str, texts: &[String]) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// Returns the file name of a private key that `text` is.
+/// Returns `text` as the file name of a private key, if it can be one.
 pub fn key_file(text: &str) -> Result<PathBuf, Flaw> {
     check_text("private-key", text).map(|()| text.into())
 }
 
-/// Returns `value` as the number of the field `field`, which must be in `range`.
+/// Returns `value` as the number of the field `field`. Fails if it is not in `range`.
 pub fn number<T>(
     field: &'static str,
     value: impl TryInto<T> + Copy + fmt::Display,
@@ -92,7 +92,7 @@ where
     number.ok_or_else(|| Flaw::new(field, integers(&range), value.to_string()))
 }
 
-/// Returns what messages call a number in `range`.
+/// Returns the phrase for a number in `range`, for messages.
 pub fn integers(range: &RangeInclusive<impl fmt::Display>) -> String {
     format!("an integer from {} to {}", range.start(), range.end())
 }
@@ -100,7 +100,7 @@ pub fn integers(range: &RangeInclusive<impl fmt::Display>) -> String {
 /// Most characters of a text that a message shows.
 const MAX_SHOWN: usize = 60;
 
-/// Returns what messages call the value `text`: `the string "22"`.
+/// Returns the phrase for the value `text`, for messages: `the string "22"`.
 pub fn quoted(text: &str) -> String {
     format!("the string {}", shown(text))
 }
@@ -113,7 +113,7 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
-/// How messages call the machine `name`, whatever is in its name: `machine 'w1'`.
+/// Returns the phrase for the machine `name`, for messages, whatever `name` contains: `machine 'w1'`.
 pub fn title(name: &str) -> String {
     match name.char_indices().nth(name::MAX_HOST) {
         Some((end, _)) => format!("machine '{}...'", name[..end].escape_debug()),
@@ -121,7 +121,7 @@ pub fn title(name: &str) -> String {
     }
 }
 
-/// A field of a machine that is not as it must be. Shown as `expected EXPECTED, got GOT`.
+/// A field of a machine that is wrong. Shown as `expected EXPECTED, got GOT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
     /// The field's name in the machine file.
@@ -135,12 +135,12 @@ pub struct Flaw {
 }
 
 impl Flaw {
-    /// Returns one that needs no hint.
+    /// Returns a flaw without a hint.
     pub fn new(field: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Self {
         Flaw { field, expected: expected.into(), got: got.into(), hint: None }
     }
 
-    /// The error for a machine called `name` that no machine file describes.
+    /// Returns the error for a machine called `name` that no machine file describes.
     pub fn error(self, name: &str) -> Error {
         let message = format!("{}, field '{}': {self}", title(name), self.field);
         let error = Error::new(ErrorKind::InvalidArgument, message).on_machine(name);

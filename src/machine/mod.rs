@@ -24,7 +24,7 @@ pub struct BuildMachine {
     pub name: String,
     /// Port of its SSH server. Default: 22.
     pub port: u16,
-    /// System types that it builds for, such as `x86_64-linux`. With none of them it gets no builds.
+    /// System types that it builds for, such as `x86_64-linux`. If there are none, it gets no builds.
     pub systems: Vec<String>,
     /// Account to log in to.
     pub user: String,
@@ -45,15 +45,15 @@ pub struct BuildMachine {
     pub speed: f64,
     /// Features that it offers, such as `kvm`.
     pub features: Vec<String>,
-    /// Load, normalised by the number of cores, from which on it takes no more builds; `None`: any load is fine.
-    /// Default: 0.8.
+    /// Load, normalised by the number of cores, from which on the machine gets no more builds; `None`: any load is
+    /// fine. Default: 0.8.
     pub overload_threshold: Option<f64>,
 }
 
-/// Values that Guix gives to fields that are left out.
+/// Guix's defaults of the fields, and the label of a machine.
 impl BuildMachine {
-    /// Returns `NAME:PORT`, the name of its directory in `STATE/offload`, as the script calls it (`machine-slot-file`
-    /// in Guix's `guix/scripts/offload.scm`).
+    /// Returns `NAME:PORT`, the name of the machine's directory in `STATE/offload`, as `guix offload` has it
+    /// (`machine-slot-file` in Guix's `guix/scripts/offload.scm`).
     pub fn label(&self) -> String {
         format!("{}:{}", self.name, self.port)
     }
@@ -84,7 +84,7 @@ pub struct Requirements {
 }
 
 impl BuildMachine {
-    /// Returns a machine of no system and with Guix's defaults for all that is not named here.
+    /// Returns a machine without systems, and with Guix's defaults for all fields that are not given.
     pub fn new(
         name: impl Into<String>,
         user: impl Into<String>,
@@ -108,15 +108,15 @@ impl BuildMachine {
         }
     }
 
-    /// Returns the systems that no build asks for, as they are misspelt or new, and what each may have been meant to
-    /// be.
+    /// Returns the systems that Guix does not know, and so no build asks for: they are misspelt or new. With each comes
+    /// the system that may be meant.
     pub fn unknown_systems(&self) -> impl Iterator<Item = (&str, Option<&'static str>)> {
         let unknown = self.systems.iter().filter(|system| !systems::is_known(system));
         unknown.map(|system| (system.as_str(), systems::nearest(system)))
     }
 
-    /// Returns the mode of the private key's file, if others than its owner, or than its owner's group where that is
-    /// how this user comes to read it, have rights to it.
+    /// Returns the mode of the private key's file, if it gives rights to too many. A file of this user must be for its
+    /// owner only. A file of another user may be for its group, too: that is how this user comes to read it.
     pub fn exposed_key(&self) -> Option<u32> {
         let metadata = std::fs::metadata(&self.private_key).ok()?;
         let too_open = if metadata.uid() == rustix::process::geteuid().as_raw() { 0o077 } else { 0o007 };
@@ -125,13 +125,13 @@ impl BuildMachine {
     }
 
     /// Returns the level for compressing what is sent there; `None` if it must not be compressed. The method is agreed
-    /// upon with the machine, whatever SSH calls those that are allowed.
+    /// upon with the machine, and need not be one that `compression` names.
     pub fn compression_level_if_allowed(&self) -> Option<i32> {
         let allowed = self.compression.split(',').any(|method| !matches!(method.trim(), "" | "none"));
         (allowed && self.compression_level > 0).then(|| i32::from(self.compression_level))
     }
 
-    /// Returns the beginning of a command that somebody runs on the machine as `user`.
+    /// Returns the beginning of a command line that runs something on the machine as `user`.
     pub fn shell(&self, user: &str) -> String {
         let port = if self.port == Self::DEFAULT_PORT { String::new() } else { format!("-p {} ", self.port) };
         format!("ssh {port}{user}@{}", self.name)
@@ -148,7 +148,7 @@ impl BuildMachine {
 pub(crate) mod tests {
     use super::*;
 
-    /// A machine for the tests of other modules.
+    /// Returns a machine for the tests of other modules.
     pub fn machine(name: &str) -> BuildMachine {
         let machine = BuildMachine::new(name, "root", "/nonexistent/key", HostKey::parse(KEY).unwrap());
         BuildMachine { systems: vec!["x86_64-linux".into()], ..machine }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Where a machine is: the host name or address in its field `name`.
+//! The host name or address of a machine, in its field `name`.
 //!
 //! ```text
 //! name    = host / IPv4 / IPv6 / "[" IPv6 "]"
@@ -8,7 +8,7 @@
 //! IPv6    = address ["%" zone]
 //! ```
 //!
-//! The last label is no number: resolvers take `5` for the address 0.0.0.5, and `10.1` for 10.0.0.1.
+//! The last label is not a number: resolvers read `5` as the address 0.0.0.5, and `10.1` as 10.0.0.1.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,7 +19,7 @@ pub(super) const MAX_HOST: usize = 253;
 /// Longest name of a network interface, in bytes.
 const MAX_ZONE: usize = 15;
 
-/// Returns the host name or address that `text` is, without brackets.
+/// Returns `text` as a host name or an address, without brackets.
 pub(super) fn parse(text: &str) -> Result<String, Flaw> {
     if is_host(text) || text.parse::<Ipv4Addr>().is_ok() || is_ipv6(text) {
         return Ok(text.to_string());
@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<String, Flaw> {
     }
 }
 
-/// Completes what is expected in place of `text`, and says what to do.
+/// Returns what completes the phrase for what is expected in place of `text`, and a hint.
 fn explain(text: &str) -> (&'static str, String) {
     let general =
         || "write the name or the address at which its SSH server can be reached, and nothing else".to_string();
@@ -76,7 +76,7 @@ fn has_labels(text: &str) -> bool {
     text.len() <= MAX_HOST && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
 }
 
-/// Is it a number to inet_aton(3): decimal, octal or hexadecimal?
+/// Returns whether inet_aton(3) reads `label` as a number: decimal, octal or hexadecimal.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or(label.strip_prefix("0X"));
     match hexadecimal {

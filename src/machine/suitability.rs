@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What was seen on a machine, and whether that lets it have a build.
+//! The state of a machine when it was probed, and whether it may get a build.
 
 use std::fmt;
 
@@ -16,9 +16,9 @@ pub struct Probe {
     pub load: f64,
     /// Free space of the file system that the store is on, in bytes.
     pub free_space: u64,
-    /// Memory that is available there, in bytes; 0: it does not say.
+    /// Memory that is available there, in bytes; 0: not known.
     pub memory: u64,
-    /// By how much its clock is ahead of ours, in seconds; negative: behind. `None`: it does not say.
+    /// By how much its clock is ahead of ours, in seconds; negative: behind. `None`: not known.
     pub clock_offset: Option<i64>,
 }
 
@@ -39,8 +39,8 @@ pub enum Unsuitable {
     },
 }
 
-/// May `machine`, as it was seen in `probe`, get a build? Its load must be below its threshold, if it has one, and
-/// [`MINIMUM_FREE_SPACE`] must be free. A load that is no number is a machine that misbehaves: it counts as overloaded.
+/// Checks that `machine`, with this `probe`, may get a build. Its load must be below its threshold, if it has one, and
+/// [`MINIMUM_FREE_SPACE`] must be free. A load that is not a number counts as overloaded: the machine misbehaves.
 pub fn check_suitability(machine: &BuildMachine, probe: &Probe) -> Result<(), Unsuitable> {
     let Probe { load, free_space: free, .. } = *probe;
     if free < MINIMUM_FREE_SPACE {
@@ -52,18 +52,18 @@ pub fn check_suitability(machine: &BuildMachine, probe: &Probe) -> Result<(), Un
     }
 }
 
-/// Is `load`, as in [`Probe::load`], too much for `machine` to get another build?
+/// Returns whether `load`, as in [`Probe::load`], is too much for `machine` to get another build.
 pub fn is_overloaded(machine: &BuildMachine, load: f64) -> bool {
     machine.overload_threshold.is_some_and(|threshold| load.is_nan() || load >= threshold)
 }
 
-/// Is `machine`, as it was seen in `probe`, so far from what would keep builds away that a minute does not change that?
-/// The load is an average over a minute.
+/// Returns whether `machine`, with this `probe`, is so far from unsuitable that a minute does not change that. The load
+/// is an average over a minute.
 pub fn is_far_from_unsuitable(machine: &BuildMachine, probe: &Probe) -> bool {
     !is_overloaded(machine, probe.load * 2.0) && probe.free_space / 10 >= MINIMUM_FREE_SPACE
 }
 
-/// Returns the error for `machine`, whose daemon is the one that asks.
+/// Returns the error for `machine`, which is this host itself.
 pub fn this_host(machine: &BuildMachine) -> Error {
     let name = &machine.name;
     Error::new(ErrorKind::Configuration, format!("'{name}' is this host itself, which cannot offload to itself"))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The system types that Guix knows, to notice a misspelt one: no build ever asks for it.
+//! The system types that Guix knows, to notice a misspelt one. No build ever asks for a misspelt type.
 
-/// Those of Guix 1.5.0 and its development branches, natively or not, and those of older versions.
+/// The types of Guix 1.5.0 and its development branches, native or not, and of older versions.
 const SYSTEMS: [&str; 14] = [
     "x86_64-linux",
     "i686-linux",
@@ -19,18 +19,18 @@ const SYSTEMS: [&str; 14] = [
     "x86_64-gnu",
 ];
 
-/// Is it one of them?
+/// Returns whether Guix knows `system`.
 pub(super) fn is_known(system: &str) -> bool {
     SYSTEMS.contains(&system)
 }
 
-/// The one that `system` is most like, if it is like any.
+/// Returns the known type that `system` is most like, if it is like any.
 pub(super) fn nearest(system: &str) -> Option<&'static str> {
     let near = SYSTEMS.iter().map(|known| (distance(system, known), *known)).min();
     near.filter(|(distance, _)| *distance <= 3).map(|(_, known)| known)
 }
 
-/// How many characters have to be changed, added or left out to make `one` of `other`.
+/// Returns how many characters have to be changed, added or left out to turn `one` into `other`.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

@@ -15,23 +15,23 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result, line};
 use crate::report::said::Said;
 use crate::report::{Aside, Event, Observer, lines};
 
-/// How often the bar is redrawn at most.
+/// Shortest time between two drawings of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How long whoever reads may pause before the hook ends all the same.
+/// How long a reader of the hook's output may pause before the hook ends with unread output.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(10);
-/// Width of the bar itself, in columns.
+/// Width of the progress bar itself, in columns.
 const BAR_WIDTH: usize = 30;
 
-/// Writes messages to one file and the build's log to another.
+/// A writer of messages to one file and of the build's log to another.
 pub struct Console {
     messages: File,
     log: File,
     said: Said,
     transfer: Option<Transfer>,
-    /// After how long without a message there has to be another one.
+    /// Longest time without a message; `None`: any.
     patience: Option<Duration>,
     spoke: Instant,
-    /// Whether it was said that the build waits: as machines are busy, and as none answers.
+    /// Whether waiting was reported: because machines are busy, and because none answers.
     queued: [bool; 2],
 }
 
@@ -43,8 +43,8 @@ struct Transfer {
 }
 
 impl Console {
-    /// Takes the files to write to, and after how many seconds without a message guix-daemon kills its hook, because
-    /// it takes it for a silent build; 0: it does not.
+    /// Takes the files to write to. After `max_silent_time` seconds without a message, guix-daemon kills its hook as a
+    /// silent build; 0: it does not.
     pub fn new(messages: File, log: File, max_silent_time: u64) -> Self {
         let patience = (max_silent_time > 0).then(|| Duration::from_secs(max_silent_time) / 3);
         let (said, spoke) = (Said::default(), Instant::now());
@@ -56,24 +56,25 @@ impl Console {
         self.patience.is_some_and(|patience| self.spoke.elapsed() >= patience)
     }
 
-    /// Writes `text`, whatever is in it as one line, and in one piece. Whoever reads messages may be gone: that stops
-    /// no build.
+    /// Writes `text` in one piece and as one line, whatever is in it. If nobody reads messages any more, that stops no
+    /// build.
     pub fn say(&mut self, text: &str) {
         self.end_transfer();
         self.spoke = Instant::now();
         let _ = self.messages.write_all(format!("{}\n", line(text.to_string())).as_bytes());
     }
 
-    /// Waits until all is read that was written, nobody reads any more, or nobody has for [`UNREAD_PATIENCE`].
+    /// Waits until everything that was written is read, nobody reads any more, or nobody has read for
+    /// [`UNREAD_PATIENCE`].
     ///
-    /// guix-daemon (`Worker::waitForInput` in Guix's `nix/libstore/build.cc`) reads 4 KiB at a time of each of its
-    /// hook's two pipes, takes the end of either for the end of the build, and throws away what is left in the other.
+    /// guix-daemon (`Worker::waitForInput` in Guix's `nix/libstore/build.cc`) reads 4 KiB at a time from each of its
+    /// hook's two pipes. It treats the end of either as the end of the build, and discards what is left in the other.
     pub fn await_readers(&self) {
         for file in [&self.log, &self.messages] {
             let mut pause = Timespec { tv_sec: 0, tv_nsec: 100_000 };
             let (mut left, mut moved) = (unread(file), Instant::now());
             while left > 0 && moved.elapsed() < UNREAD_PATIENCE {
-                // Of a pipe that is written to, this sees that nobody reads it any more.
+                // On the writing end of a pipe, poll(2) shows that nobody reads it any more.
                 match poll(&mut [PollFd::new(file, PollFlags::empty())], Some(&pause)) {
                     Ok(0) | Err(Errno::INTR) => pause.tv_nsec = (2 * pause.tv_nsec).min(10_000_000),
                     _ => break,
@@ -95,7 +96,7 @@ impl Console {
         self.say_all(&self.said.of_failure(error));
     }
 
-    /// Says what is wrong with something that is no reason to give up: once, however many requests come.
+    /// Reports a problem that is no reason to give up: once, however many requests come.
     pub fn warning(&mut self, error: &Error) {
         if self.said.is_new_warning(error) {
             self.say_all(&lines::of_warning(error));
@@ -125,13 +126,13 @@ impl Console {
     }
 }
 
-/// How many bytes nobody has read of this pipe as yet; 0 of what is no pipe.
+/// Returns how many bytes in this pipe are unread; 0 for a file that is no pipe.
 fn unread(file: &File) -> u64 {
     let is_pipe = fstat(file).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo);
     if is_pipe { ioctl_fionread(file).unwrap_or(0) } else { 0 }
 }
 
-/// One state of the bar, such as `[#####.....] 50%, 128.0 of 256.0 MiB, 85.3 MiB/s`.
+/// Returns the bar in one state, such as `[#####.....] 50%, 128.0 of 256.0 MiB, 85.3 MiB/s`.
 fn bar(bytes: u64, total: u64, elapsed: Duration) -> String {
     let share = if total == 0 { 1.0 } else { (bytes as f64 / total as f64).min(1.0) };
     let full = (share * BAR_WIDTH as f64) as usize;
@@ -216,7 +217,7 @@ mod tests {
         let mut console = Console::new(messages_in, log_in, 0);
         console.say("done");
         console.log(&[b'x'; 60_000]).unwrap();
-        // As a daemon that is busy does.
+        // Reads as a daemon that is busy does.
         let slow = |mut pipe: std::io::PipeReader, bytes: usize| {
             let mut left = bytes;
             while left > 0 {
@@ -273,7 +274,7 @@ mod tests {
         reporter.spoke -= Duration::from_secs(1);
         reporter.event(&Event::Transferred { bytes: 1 });
         assert_eq!(said(&mut file), 3);
-        // Why it waits is another reason now.
+        // The build waits for another reason now.
         reporter.event(&Event::Queued { away: true });
         assert_eq!(said(&mut file), 4);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! JSON (RFC 8259), written.
+//! Writing JSON (RFC 8259).
 
 /// Returns `text` as a string of JSON, quotes included. Control characters are escaped.
 pub fn string(text: &str) -> String {
@@ -15,7 +15,7 @@ pub fn string(text: &str) -> String {
     quoted
 }
 
-/// Returns `value`, which is JSON, or null.
+/// Returns `value`, which is JSON, or `null` if there is none.
 pub fn or_null(value: Option<String>) -> String {
     value.unwrap_or_else(|| "null".into())
 }
@@ -31,7 +31,7 @@ pub fn object(members: &[(&str, String)]) -> String {
     format!("{{{}}}", members.join(", "))
 }
 
-/// Returns an object of what is said, and what to do about it.
+/// Returns an object of a text, and a hint that says what to do about it.
 pub fn remark(text: &str, hint: Option<&str>) -> String {
     object(&[("text", string(text)), ("hint", or_null(hint.map(string)))])
 }

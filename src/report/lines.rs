@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The lines that users and tools read of a build, whoever shows them: hooks, jobs, reports.
+//! The lines about a build that users and tools read, in hooks, jobs and reports.
 //!
 //! Lines that tools parse are those of `guix offload` to the letter. Each is one line, whatever a machine, a caller or
 //! an error says.
@@ -10,11 +10,11 @@ use crate::report::Event;
 /// The beginning of most lines, as in Guix.
 pub const PREFIX: &str = "guix offload: ";
 
-/// Ends a build that no machine can do, after the reason was given for each machine.
+/// Last line about a build that no machine can do, after the reason was given for each machine.
 pub const NONE_IS_USABLE: &str =
     "guix offload: error: no machine that could do the build can be used as it is configured";
 
-/// Returns what is said of `event`; nothing of one that another event follows at once.
+/// Returns the lines about `event`; none if another event follows it at once.
 pub fn of_event(event: &Event<'_>) -> Vec<String> {
     let lines = match *event {
         Event::SlotTaken { slot } => {
@@ -44,7 +44,7 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         }
         Event::Transferred { bytes } => vec![format!("{PREFIX}{} MiB have moved so far", bytes >> 20)],
         Event::Verified { item } => vec![format!("found valid signature for '{item}'")],
-        // Nobody else says what is to be done: the build will be done elsewhere.
+        // No other line has the hint, because the build will be done elsewhere.
         Event::Retrying { machine, reason } => {
             with_hint(format!("{PREFIX}machine '{machine}' failed, trying another one: {reason}"), reason)
         }
@@ -54,18 +54,18 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
     lines.into_iter().map(line).collect()
 }
 
-/// Returns what is said of an error: what is wrong, and what to do about it.
+/// Returns the lines about an error: what is wrong, and what to do about it.
 pub fn of_error(error: &Error) -> Vec<String> {
     with_hint(format!("{PREFIX}error: {}", describe(error)), error)
 }
 
-/// Returns what is said of something that is wrong, and no reason to give up.
+/// Returns the lines about an error that is no reason to give up.
 pub fn of_warning(error: &Error) -> Vec<String> {
     with_hint(format!("{PREFIX}warning: {}", describe(error)), error)
 }
 
-/// Returns what is said while the connection to `machine` stands and `seconds` have gone by without a byte of what is
-/// waited for.
+/// Returns the line about a wait of `seconds` in which no byte has come over the connection to `machine`, which is
+/// still open.
 pub fn of_stall(machine: &str, seconds: u64) -> String {
     line(format!("{PREFIX}no byte has moved for {seconds} s between here and '{machine}'; waiting"))
 }
@@ -75,7 +75,7 @@ pub fn hint(text: &str) -> String {
     line(format!("hint: {text}"))
 }
 
-/// Returns the message of an error, and before it the machine, unless the message names that.
+/// Returns the message of an error, preceded by the machine unless the message names that.
 pub fn describe(error: &Error) -> String {
     let text = error.to_string();
     match error.machine() {
@@ -93,7 +93,7 @@ fn with_hint(text: String, error: &Error) -> Vec<String> {
     [line(text)].into_iter().chain(error.hint_text().map(hint)).collect()
 }
 
-/// `1 store item (2 MiB)`, `3 store items (0 MiB)`.
+/// Returns an amount such as `1 store item (2 MiB)` or `3 store items (0 MiB)`.
 fn amount(items: usize, bytes: u64) -> String {
     let plural = if items == 1 { "" } else { "s" };
     format!("{items} store item{plural} ({} MiB)", (bytes as f64 / (1 << 20) as f64).round())

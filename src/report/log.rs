@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A log for whoever wants to know why a build went where it did: a line for each thing that happened to it or was
-//! decided about it, appended to the file that `GUIX_OFFLOAD_LOG` names, or written to the standard error if that is
-//! `stderr`.
+//! A log that tells why a build went where it did: a line for each event of the build and for each decision about it.
+//! The lines are appended to the file that `GUIX_OFFLOAD_LOG` names, or written to standard error if that is `stderr`.
 //!
 //! ```text
 //! 2026-11-26T21:40:00.123456Z 4242 0123…-x.drv: w1: load 0.25
 //! ```
 //!
-//! Time (UTC), process, derivation, and what happened: each line is one, and has nothing in it that is secret. The logs
-//! of builds are not in it.
+//! A line has the time (UTC), the process, the derivation, and what happened. Each entry is one line, and has nothing
+//! in it that is secret. The logs of builds are not in it.
 
 use std::fmt;
 use std::fs::File;
@@ -24,31 +23,32 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result, line};
 use crate::ground::store_path::StorePath;
 use crate::report::{Aside, Event, Observer};
 
-/// The variable that names the file.
+/// Environment variable that names the log file.
 pub const VARIABLE: &str = "GUIX_OFFLOAD_LOG";
 
-/// The value of it that means the standard error.
+/// Value of [`VARIABLE`] that means standard error.
 const STDERR: &str = "stderr";
 
-/// Returns whether the log is to go to the standard error of this very process.
+/// Returns whether the log is to go to the standard error of this process.
 pub fn is_to_stderr() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|name| name == STDERR)
 }
 
-/// Is told what happens to which derivation, in any thread: see [`Log::to`].
+/// A function that is called with a derivation and a line about it, in any thread: see [`Log::to`].
 pub type Listener = Arc<dyn Fn(Option<&StorePath>, &str) + Send + Sync>;
 
-/// The open log. Any thread.
+/// An open log. Any thread may use it.
 pub struct Log(Sink);
 
-/// Where it goes.
+/// Where a log goes.
 enum Sink {
     File(File),
     Listener(Listener),
 }
 
 impl Log {
-    /// Opens the log, if one is asked for. A file is made with mode 0600, and a link in its place is not followed.
+    /// Opens the log, if [`VARIABLE`] is set. Creates a file with mode 0600, and does not follow a symbolic link in its
+    /// place.
     pub fn open() -> Result<Option<Log>> {
         let name = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
         name.map(|name| Self::open_file(Path::new(&name))).transpose()
@@ -67,7 +67,8 @@ impl Log {
             .map_err(|error| error.hint(format!("unset {VARIABLE}, or name a file that can be written, or 'stderr'")))
     }
 
-    /// Tells `listener`, and writes nothing. What it is told is one line, without time and process.
+    /// Makes a log that calls `listener` and writes nothing. `listener` gets one line at a time, without time and
+    /// process.
     pub fn to(listener: Listener) -> Log {
         Log(Sink::Listener(listener))
     }
@@ -87,7 +88,7 @@ impl Log {
     }
 }
 
-/// Logs what happens to one build on its way to another observer, if there is a log.
+/// An observer that logs what happens to one build, if there is a log, and passes it on to another observer.
 pub struct Logged<'a> {
     inner: &'a mut dyn Observer,
     log: Option<&'a Log>,
@@ -95,12 +96,12 @@ pub struct Logged<'a> {
 }
 
 impl<'a> Logged<'a> {
-    /// Logs what `inner` is told of the build of `derivation`.
+    /// Makes one that logs what it passes on to `inner` about the build of `derivation`.
     pub fn new(inner: &'a mut dyn Observer, log: Option<&'a Log>, derivation: Option<&'a StorePath>) -> Self {
         Logged { inner, log, derivation }
     }
 
-    /// Logs what came of something, if it failed.
+    /// Logs `result` if it is an error.
     pub fn failed<T>(&self, result: &Result<T>) {
         if let (Some(log), Err(error)) = (self.log, result) {
             log.write(self.derivation, format!("it fails: {}", with_hint(error)));
@@ -136,7 +137,7 @@ fn with_hint(error: &Error) -> String {
     format!("{:?}: {error}{hint}", error.kind())
 }
 
-/// What is logged of `event`, if anything is.
+/// Returns what is logged about `event`, if anything.
 fn text(event: &Event) -> Option<String> {
     Some(match event {
         Event::SlotTaken { slot } => format!("takes the slot '{}'", slot.display()),

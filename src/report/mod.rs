@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! How the layers below tell whoever asked for a build what is going on.
+//! The events of a build, and the observers that report them to the caller who asked for it.
 
 pub mod console;
 pub mod json;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::ground::error::{Error, Result};
 use crate::ground::store_path::StorePath;
 
-/// Shows a line to whoever asked for a build. Any thread may call it.
+/// A function that shows a line to the caller who asked for a build. Any thread may call it.
 pub type Aside = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Something that happened to a build, in the order in which it can happen.
@@ -49,14 +49,14 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a Error,
     },
-    /// No machine can be used now; this host, which can do the build as well, does it.
+    /// No machine can be used now. This host can do the build as well, and does it.
     BuiltHere {
         /// What is built.
         derivation: &'a StorePath,
     },
-    /// No machine can take the build now, which waits for one. Happens again and again while it waits.
+    /// No machine can take the build now, so the build waits. Comes again and again while it waits.
     Queued {
-        /// Whether none answers, rather than some being busy.
+        /// Whether no machine answers. If not, some are busy.
         away: bool,
     },
     /// This machine will do the build.
@@ -91,7 +91,7 @@ pub enum Event<'a> {
         /// Size of their nars, in bytes.
         bytes: u64,
     },
-    /// Bytes moved since sending or retrieving began, both out of those announced.
+    /// Bytes moved since sending or retrieving began, out of those that `Sending` or `Retrieving` announced.
     Transferred {
         /// Bytes so far.
         bytes: u64,
@@ -117,7 +117,7 @@ pub enum Event<'a> {
     },
 }
 
-/// Receives the events and the log of a build, in the thread that does the work.
+/// A receiver of the events and the log of a build, called in the thread that does the work.
 pub trait Observer {
     /// Receives `event`.
     fn event(&mut self, event: &Event<'_>);
@@ -125,12 +125,12 @@ pub trait Observer {
     /// Receives a piece of the build's log, as the builder wrote it. An error ends the build.
     fn log(&mut self, text: &[u8]) -> Result<()>;
 
-    /// Takes note of a detail of what was decided, which only a log of it all is for.
+    /// Receives a detail of a decision, which is only meant for the log (see `GUIX_OFFLOAD_LOG`).
     fn detail(&mut self, text: fmt::Arguments<'_>) {
         let _ = text;
     }
 
-    /// Returns a function that shows lines while this observer is lent to somebody who waits; `None` if there is none.
+    /// Returns a function that shows lines while this observer is borrowed elsewhere; `None` if it cannot show any.
     fn aside(&self) -> Option<Aside> {
         None
     }

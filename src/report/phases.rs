@@ -9,8 +9,8 @@
 //!
 //! `start_us` is in microseconds since the epoch, `us` the phase's length, `bytes` what it moved. The phases of a build
 //! follow each other: `choose` (until a machine is connected to and has answered), `query` (what the machine lacks),
-//! `send`, `build`, `inspect` (what the outputs are), `retrieve` (until all signatures are verified), `register`.
-//! Where a caller does the steps one by one, so do the phases of each step.
+//! `send`, `build`, `inspect` (what the outputs are), `retrieve` (until all signatures are verified), `register`. If a
+//! caller does the steps one by one, the phases of each step follow each other.
 
 use std::fmt;
 use std::fs::File;
@@ -25,12 +25,13 @@ use crate::ground::error::{ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
 use crate::report::{Aside, Event, Observer};
 
-/// The variable that names the file.
+/// Environment variable that names the trace file.
 pub const VARIABLE: &str = "GUIX_OFFLOAD_TRACE";
 
-/// Opens the file to trace to, if one is asked for.
+/// Opens the trace file, if [`VARIABLE`] is set.
 ///
-/// It is made with mode 0600, and a link in its place is not followed: whoever sets the variable may not be root.
+/// Creates it with mode 0600, and does not follow a symbolic link in its place: the user who sets the variable may not
+/// be root.
 pub fn open() -> Result<Option<File>> {
     std::env::var_os(VARIABLE).filter(|name| !name.is_empty()).map(|name| open_file(Path::new(&name))).transpose()
 }
@@ -43,7 +44,8 @@ fn open_file(name: &Path) -> Result<File> {
         .map_err(|error| error.hint(format!("unset {VARIABLE}, or name a file that can be written")))
 }
 
-/// Takes note of the phases of one build on their way to another observer, if there is a file to note them in.
+/// An observer that records the phases of one build, if there is a trace file, and passes events on to another
+/// observer.
 pub struct PhaseTimer<'a> {
     inner: &'a mut dyn Observer,
     file: Option<&'a File>,

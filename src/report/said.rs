@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What was said already about machines that were passed over: they are so at each look, and a build that waits looks
-//! often.
+//! Which reasons for passing over machines were already shown. A build that waits looks at the machines often, and
+//! finds the same reasons each time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,24 +8,26 @@ use std::time::{Duration, Instant};
 use crate::ground::error::Error;
 use crate::report::lines;
 
-/// How many reasons are told apart; more of them, which only a machine that makes them up can have, are not said.
+/// Most reasons that are told apart. Only a machine that makes up reasons has more; those are not shown.
 const MOST: usize = 256;
 
-/// After how long the same is said again: whoever waits wants to know what for.
+/// How long the same reason for passing over a machine is not shown again. A user who waits wants to know why.
 const AGAIN: Duration = Duration::from_secs(10 * 60);
 
-/// Machines, and what was said about them, less its digits, and when: a load differs from one look to the next.
+/// When each reason was last shown, by machine and by its text without digits: a load differs from one look to the
+/// next.
 #[derive(Default)]
 pub struct Said(HashMap<(String, String), Instant>);
 
 impl Said {
-    /// Returns whether this is to be said about `machine`, for the first time or again, and notes that it is.
+    /// Returns whether `reason` is to be shown for `machine` now, for the first time or again. If so, counts it as
+    /// shown.
     pub fn is_due(&mut self, machine: &str, reason: &Error) -> bool {
         self.is_due_at(subject(machine, reason), Instant::now())
     }
 
-    /// Returns whether this warning, which is about no machine, is to be said for the first time. Numbers matter: one
-    /// may be a line's.
+    /// Returns whether this warning, which is about no machine, was not shown yet. If so, counts it as shown. Digits
+    /// matter: they may be a line number.
     pub fn is_new_warning(&mut self, warning: &Error) -> bool {
         let subject = (String::new(), warning.to_string());
         !self.0.contains_key(&subject) && self.is_due_at(subject, Instant::now())
@@ -42,8 +44,8 @@ impl Said {
         due
     }
 
-    /// Returns the lines about an error that ends a build. Of a machine whose configuration is wrong, the reason is not
-    /// given again.
+    /// Returns the lines about an error that ends a build. If it says that a machine is misconfigured, and was shown
+    /// before as a reason, returns [`lines::NONE_IS_USABLE`] instead.
     pub fn of_failure(&self, error: &Error) -> Vec<String> {
         if error.kind().is_misconfiguration() && error.machine().is_some_and(|machine| self.contains(machine, error)) {
             return vec![lines::NONE_IS_USABLE.to_string()];
@@ -51,7 +53,7 @@ impl Said {
         lines::of_error(error)
     }
 
-    /// Returns whether this was said about `machine`, whatever the numbers in it.
+    /// Returns whether `reason` was shown for `machine`, digits aside.
     fn contains(&self, machine: &str, reason: &Error) -> bool {
         self.0.contains_key(&subject(machine, reason))
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Warnings that are told once a day, by whichever hook of this host meets them first.
+//! Warnings that are shown once a day, by the first hook of this host that meets them.
 //!
-//! `STATE/offload/.told/warnings` has a line `SECONDS HASH` for each: when it was told, since the epoch, and the
-//! SHA-256 of its text. It is replaced as a whole. Where it cannot be read or written, a warning is told each time.
+//! `STATE/offload/.told/warnings` has a line `SECONDS HASH` for each warning: when it was shown, in seconds since the
+//! epoch, and the SHA-256 of its text. The file is replaced as a whole. If it cannot be read or written, warnings are
+//! shown each time.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,15 +15,15 @@ use crate::ground::error::Error;
 use crate::ground::gcrypt;
 use crate::ground::state_dir::StateDir;
 
-/// How long a warning is not told again, in seconds.
+/// How long a warning about the machine file is not shown again, in seconds.
 const SILENCE: u64 = 24 * 60 * 60;
 /// Most warnings that are remembered.
 const MAX_LINES: usize = 1000;
-/// Larger than a file of so many lines, in bytes.
+/// Most that is read of the file of warnings that were shown, in bytes: more than the longest one has.
 const MAX_SIZE: u64 = 128 << 10;
 
-/// Returns whether `warning` is to be told now, because it was not for a day, and notes that it is. `state` is where
-/// offloading keeps its state (`STATE/offload`).
+/// Returns whether `warning` is to be shown now, because it was not shown for a day. If so, records that it is. `state`
+/// is the directory of the offloading state (`STATE/offload`).
 pub fn is_due(state: &Path, warning: &Error) -> bool {
     let Ok(hash) = gcrypt::sha256(warning.to_string().as_bytes()) else { return true };
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();

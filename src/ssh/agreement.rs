@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Why two sides find no common way to encrypt: which of the lists that they exchange have nothing in common.
+//! Explaining a failed key exchange: which of the lists that the two sides exchange have nothing in common.
 //!
-//! Each side begins with lines of text, the last of which starts with `SSH-`, and a packet that is not encrypted yet
-//! (RFC 4253, sections 4.2, 6 and 7.1):
+//! Each side begins with lines of text, the last of which starts with `SSH-`. A packet follows that is not encrypted
+//! yet (RFC 4253, sections 4.2, 6 and 7.1):
 //!
 //! ```text
 //! u32 length, u8 padding, then the payload: u8 20, 16 random bytes, 10 lists (u32 length, names with commas), ...
 //! ```
 //!
-//! libssh2 says only that there is none, so the beginnings of both streams are kept and read here, as far as they go.
+//! libssh2 only says that the sides have none in common. So the start of both streams is kept, and read here.
 
 use crate::ground::error::{Error, ErrorKind};
 
 /// `SSH_MSG_KEXINIT` of RFC 4253, section 12.
 const KEXINIT: u8 = 20;
 
-/// The lists that must have something in common: what their elements are called, where they stand, which of them
-/// everybody has, and in which setting of OpenSSH's server they are listed.
+/// The lists that must have something in common. For each: the name of an element, the list's position, an element that
+/// everybody has, and the setting of OpenSSH's server that lists the elements.
 const LISTS: [(&str, usize, &str, &str); 6] = [
     ("key exchange method", 0, "curve25519-sha256", "KexAlgorithms"),
     ("type of host key", 1, "", ""),
@@ -28,10 +28,10 @@ const LISTS: [(&str, usize, &str, &str); 6] = [
 const CIPHER: &str = "chacha20-poly1305@openssh.com";
 const MAC: &str = "hmac-sha2-256-etm@openssh.com";
 
-/// A key exchange that libssh2 has only with an OpenSSL that has its half of it.
+/// A key exchange that libssh2 only has with an OpenSSL that implements its part of it.
 const POST_QUANTUM: &str = "mlkem768x25519-sha256";
 
-/// Returns the lines before the one that starts with `SSH-`, and whether that one was there.
+/// Returns the lines before the one that starts with `SSH-`, and whether that line is there.
 pub fn greeting(stream: &[u8]) -> (String, bool) {
     let mut said = Vec::new();
     for line in stream.split(|byte| *byte == b'\n') {
@@ -44,7 +44,7 @@ pub fn greeting(stream: &[u8]) -> (String, bool) {
     (said.join(" "), false)
 }
 
-/// The lists that one side offers, from the beginning of its stream.
+/// Returns the lists that one side offers, from the start of its stream.
 fn offers(stream: &[u8]) -> Option<Vec<Vec<&str>>> {
     let mut rest = stream;
     loop {
@@ -65,15 +65,16 @@ fn offers(stream: &[u8]) -> Option<Vec<Vec<&str>>> {
         let (length, after) = lists.split_first_chunk::<4>()?;
         let (list, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
         let names = std::str::from_utf8(list).ok()?.split(',').filter(|name| !name.is_empty());
-        // These are no methods, but signs.
+        // These are signals, not methods.
         all.push(names.filter(|name| !name.starts_with("ext-info-") && !name.starts_with("kex-strict-")).collect());
         lists = after;
     }
     Some(all)
 }
 
-/// Why no keys can be exchanged with the machine `name`, if it is for want of something that both sides know: from the
-/// beginning of what it sent and of what was sent to it. `pinned` is the type of its host key in the machine file.
+/// Returns why no keys can be exchanged with the machine `name`, if that is because nothing is in common. `theirs` is
+/// the start of what the machine sent, `ours` of what was sent to it. `pinned` is the type of its host key in the
+/// machine file.
 pub fn disagreement(name: &str, port: u16, pinned: &str, theirs: &[u8], ours: &[u8]) -> Option<Error> {
     let (theirs, ours) = (offers(theirs)?, offers(ours)?);
     let (what, at, known, setting) =

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! ChaCha20 for libssh2, in place of its own.
 //!
-//! libssh2 has the cipher in portable C, which takes 0.6 s for 256 MiB where vector instructions take 0.1 s, on the one
-//! thread that a session has; its other ciphers are slower still, for it hands them 16 bytes at a time. It cannot be
-//! given another one. But its file `chacha.c` defines the three functions below and nothing else, and a linker takes a
-//! file out of an archive only for what it has not found yet: with these here, that file is left where it is. They stay
-//! inside of this library, as libssh2's do. (Cargo.toml pins libssh2; if another version called them something else,
-//! its own would be used again. Only `--whole-archive` with the static library finds both.)
+//! libssh2's own cipher is portable C. It takes 0.6 s for 256 MiB, on the one thread of a session, where vector
+//! instructions take 0.1 s. The other ciphers of libssh2 are slower still, because it hands them 16 bytes at a time.
+//! libssh2 cannot be given another implementation. But its file `chacha.c` defines only the three functions below, and
+//! a linker takes a file out of an archive only for a symbol that it has not found yet. Since it finds these first, it
+//! leaves that file out. These functions are hidden, like libssh2's. (Cargo.toml pins libssh2: if another version
+//! renamed the functions, its own would be used again. Only `--whole-archive` with the static library finds both.)
 //!
-//! In builds with debug assertions libssh2 keeps its own: the one here is generic, so it is compiled with this crate,
-//! and without optimisation it takes longer by far. That what it makes is ChaCha20 also where it is long is seen by the
-//! tests on real hosts, which have the optimised library.
+//! In builds with debug assertions libssh2 keeps its own. The cipher here is generic, so it is compiled with this
+//! crate, and is far slower without optimisation. The tests on real hosts have the optimised library. They show that
+//! long outputs, too, are ChaCha20.
 
 #![allow(unsafe_code)] // C calls these, and says how many bytes there are
 
@@ -32,12 +32,12 @@ const BLOCK: usize = 64;
 pub struct Context {
     key: [u8; 32],
     nonce: [u8; 8],
-    /// The number of the next block, native endian; in bytes, for libssh2's struct is of 32-bit integers.
+    /// The number of the next block, native endian. Bytes, because libssh2's struct has 32-bit integers.
     counter: [u8; 8],
     rest: [u8; 16],
 }
 
-/// Sets the key, which libssh2 always gives 256 bits.
+/// Sets the key, which always has 256 bits in libssh2.
 ///
 /// # Safety
 /// `context` points to 64 bytes, `key` to 32.
@@ -47,7 +47,7 @@ unsafe extern "C" fn chacha_keysetup(context: *mut Context, key: *const [u8; 32]
     unsafe { (*context).key = *key };
 }
 
-/// Sets the nonce, and the number of the first block, little endian; null: 0.
+/// Sets the nonce, and the number of the first block, little endian; a null pointer means 0.
 ///
 /// # Safety
 /// `context` points to 64 bytes, `nonce` to 8, `counter`, unless null, to 8.
@@ -61,8 +61,8 @@ unsafe extern "C" fn chacha_ivsetup(context: *mut Context, nonce: *const [u8; 8]
     }
 }
 
-/// Encrypts or decrypts `length` bytes of `from` into `to`, which may be the same. What remains of the last block is
-/// not used by the next call.
+/// Encrypts or decrypts `length` bytes of `from` into `to`, which may be the same. The next call begins with a new
+/// block; what remains of the last one is not used.
 ///
 /// # Safety
 /// `context` was set up; `from` and `to` point to `length` bytes, the same or apart.

@@ -17,7 +17,7 @@ use crate::ground::event_fd::EventFd;
 /// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
 /// much: 400 MB/s at 20 ms.
 pub(super) const RECEIVE_WINDOW: usize = 8 << 20;
-/// The window is widened in steps of at least this.
+/// The smallest step in which the window is widened.
 pub(super) const WINDOW_STEP: usize = RECEIVE_WINDOW / 4;
 /// How much a writer may be ahead of the network.
 const WRITE_LIMIT: usize = 1 << 20;
@@ -27,13 +27,13 @@ const STDERR_LIMIT: usize = 4 << 10;
 /// A stream to a socket or a command on the other machine, from [`Session::open_socket`](super::Session::open_socket)
 /// or [`Session::exec`](super::Session::exec).
 ///
-/// Clones are handles on the same channel. All methods may be called from any thread, also at once: one thread may
-/// read while another writes. When the last handle is dropped, the channel is closed, and what was written but not
-/// yet sent is discarded; to be sure that it arrived, call [`Channel::close_write`] and read to the end.
+/// Clones are handles on the same channel. All methods may be called from any thread, also at once: one thread may read
+/// while another writes. Dropping the last handle closes the channel and discards what was written but not yet sent. To
+/// be sure that it arrived, call [`Channel::close_write`] and read to the end.
 ///
-/// Reads and writes fail with an [`io::Error`] that carries an [`Error`] of ours, which
-/// [`Error::io`] finds: that the machine did not answer before the deadline, why the channel was refused, or why the
-/// session failed. What had been received before a session was lost can still be read.
+/// Reads and writes fail with an [`io::Error`] that carries an [`Error`] of ours, which [`Error::io`] finds. It says
+/// that the machine did not answer before the deadline, why the channel was refused, or why the session failed. What
+/// was received before a session was lost can still be read.
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,
@@ -55,7 +55,7 @@ pub(super) struct ChannelEnd {
     changed: Condvar,
 }
 
-/// The listener for channels of a session that do not move.
+/// The listener for stalled channels of a session.
 #[derive(Default)]
 pub(super) struct Stalls(pub(super) Mutex<Option<StallListener>>);
 
@@ -66,7 +66,7 @@ pub type StallListener = Arc<dyn Fn(Duration) + Send + Sync>;
 struct State {
     open: bool,
     received: VecDeque<u8>,
-    /// Read since the driver was last told of it.
+    /// Bytes that were read since the driver was last told.
     unreported: usize,
     /// No more data comes after what is in `received`.
     ended: bool,
@@ -78,17 +78,17 @@ struct State {
     stderr: VecDeque<u8>,
     failure: Option<Error>,
     deadline: Option<Instant>,
-    /// How long a wait may last in which no byte moves.
+    /// Longest wait in which no byte moves.
     stall_limit: Option<Duration>,
-    /// As that, where all that was written is on its way.
+    /// The same limit, once all that was written is on its way.
     answer_limit: Option<Duration>,
-    /// Whether a wait was given up because of that.
+    /// Whether a wait was given up because of one of these limits.
     stalled: bool,
-    /// When a byte moved the last time: one that came, or one that the network took.
+    /// When a byte last moved: one that came, or one that the network took.
     moved: Option<Instant>,
-    /// For how long it was waited since, in waits that are over: a writer who got room in the queue.
+    /// Time spent since then in waits that are over, such as that of a writer who got room in the queue.
     waited: Duration,
-    /// Whether somebody was told that nothing moves since then.
+    /// Whether the listener was told that nothing has moved since then.
     told: bool,
     /// No handle is left.
     dropped: bool,
@@ -120,8 +120,7 @@ impl Channel {
 
     /// Waits until the channel is open: for a command, until the server has started it.
     ///
-    /// If the server refuses, the error is of kind [`ErrorKind::Unavailable`] and says what was refused; the session
-    /// lives on.
+    /// If the server refuses, fails with [`ErrorKind::Unavailable`] and says what was refused. The session lives on.
     pub fn wait_open(&self) -> Result<()> {
         self.end().wait(|state| match &state.failure {
             Some(failure) => Some(Err(failure.clone())),
@@ -148,8 +147,8 @@ impl Channel {
         self.end().changed.notify_all();
     }
 
-    /// Sets for how long a read, a write or another wait goes on in which no byte moves, either way; `None`: as long as
-    /// it takes. It then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
+    /// Sets how long a read, a write or another wait may last while no byte moves, either way; `None`: no limit. The
+    /// wait then fails with [`ErrorKind::Unavailable`]. Time in which nobody waits does not count.
     pub fn set_stall_limit(&self, limit: Option<Duration>) {
         let mut state = self.end().state.lock();
         (state.stall_limit, state.answer_limit) = (limit, limit);
@@ -158,8 +157,8 @@ impl Channel {
         self.end().changed.notify_all();
     }
 
-    /// Sets another limit for what is waited for once all that was written is on its way; until then, that of
-    /// [`Channel::set_stall_limit`], which sets both, goes on to count.
+    /// Sets another limit for waits after all that was written is on its way. Until then the limit of
+    /// [`Channel::set_stall_limit`], which sets both, still counts.
     pub fn set_answer_limit(&self, limit: Option<Duration>) {
         self.end().state.lock().answer_limit = limit;
         self.end().changed.notify_all();
@@ -170,10 +169,10 @@ impl Channel {
         self.end().state.lock().stalled
     }
 
-    /// Waits until the other side has closed the channel, and returns the exit status that it told. `None`: it told
-    /// none, as when the command was killed by a signal.
+    /// Waits until the other side has closed the channel. Returns the exit status that it reported; `None` if it
+    /// reported none, as when a signal has killed the command.
     ///
-    /// Read to the end first: a command that has more to say than fits the queue does not finish.
+    /// Read to the end first: a command with more output than fits the queue does not finish.
     pub fn exit_status(&self) -> Result<Option<i32>> {
         self.end().wait(|state| match &state.failure {
             _ if state.closed => Some(Ok(state.exit_status)),
@@ -187,7 +186,7 @@ impl Channel {
         self.end().state.lock().stderr.iter().copied().collect()
     }
 
-    /// Is there something to read, so that the next read returns at once?
+    /// Returns whether the next read returns at once.
     pub fn is_readable(&self) -> bool {
         let state = self.end().state.lock();
         !state.received.is_empty() || state.ended || state.failure.is_some()
@@ -206,7 +205,7 @@ impl Drop for Handle {
 }
 
 impl Read for &Channel {
-    /// Blocks until there is at least one byte. 0: the other side has ended its data, or `buffer` is empty.
+    /// Blocks until there is at least one byte. Returns 0 at the end of the other side's data, or if `buffer` is empty.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -238,7 +237,7 @@ impl Read for &Channel {
 }
 
 impl Write for &Channel {
-    /// Blocks until at least one byte could be queued. Data may be written before the channel is open.
+    /// Blocks until at least one byte is queued. Data may be written before the channel is open.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let end = self.end();
         let count = end.wait(|state| {
@@ -293,7 +292,7 @@ mod tests {
         let (channel, end) = Channel::new("it".into(), "m", &Arc::new(EventFd::new().unwrap()), &Arc::default());
         channel.set_stall_limit(Some(limit));
         (&channel).write_all(&vec![0; WRITE_LIMIT]).unwrap();
-        // Too little to wake a writer for: he finds the room when he looks.
+        // This frees too little to wake the writer, which only finds the room when it looks.
         let writer = channel.clone();
         let writer = std::thread::spawn(move || (&writer).write_all(&vec![0; WRITE_LIMIT]).unwrap_err());
         std::thread::sleep(limit / 16);

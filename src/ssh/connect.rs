@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! From a machine's name to a session that is logged in: TCP, key exchange, host key, authentication.
 //!
-//! What the machine file says is all that counts: the host key given there is the only one trusted, and the private
-//! key given there the only identity offered. `known_hosts`, `~/.ssh/config` and agents are not looked at.
+//! Only the machine file counts: its host key is the only one trusted, and its private key the only identity offered.
+//! `known_hosts`, `~/.ssh/config` and agents are ignored.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,26 +20,26 @@ use super::tcp::{self, Connected};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::fingerprint;
 
-/// Fastest first, as measured with libssh2.
+/// Ciphers, fastest first, as measured with libssh2.
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com,\
                        aes256-ctr,aes192-ctr,aes128-ctr";
 
-/// How much memory libssh2 may hold for a session, in bytes, besides what its channels account for.
+/// Most memory that libssh2 may hold for a session, in bytes, besides what its channels account for.
 pub const MEMORY: usize = 2 << 20;
 
-/// The first pause, and the longest, before a server that has turned us away is asked again.
+/// The first and the longest pause before connecting again to a server that has turned us away.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Time limits of connecting.
 #[derive(Clone, Copy)]
 pub struct Patience {
-    /// For an address that answers, and then for each time that nothing comes.
+    /// For opening a TCP connection, and then for each time that nothing comes.
     pub step: Duration,
-    /// For all of it.
+    /// For everything together.
     pub until: Instant,
 }
 
-/// A session on its wire. Dropping it closes the socket at once.
+/// A session and the buffer of its socket. Dropping it closes the socket at once.
 pub struct Connection {
     pub session: RawSession,
     pub wire: Arc<SocketBuffer>,
@@ -54,7 +54,7 @@ impl Drop for Connection {
 
 /// Connects and logs in to the machine of `link`.
 pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
-    // A private key that cannot be used is noticed even when the machine is away.
+    // A private key that cannot be used is reported even when the machine is unreachable.
     let private_key = key_file::read(&link.machine.private_key)?;
     let begun = Instant::now();
     let (step, mut patience, mut pause) = (patience.step, patience, PAUSES[0]);
@@ -62,7 +62,7 @@ pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
     loop {
         let connection = match start(link, patience) {
             Ok(connection) => connection,
-            // It has gone meanwhile.
+            // If the machine has turned us away before, that is the better reason.
             Err(error) => return Err(reason.unwrap_or(error)),
         };
         let greeting_until = Some(Instant::now() + patience.step);
@@ -78,7 +78,7 @@ pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
         if is_ssh || error.kind() != ErrorKind::Unavailable || wire.ended().is_none() {
             return Err(if is_ssh { error } else { reason.unwrap_or(error) });
         }
-        // So a server says that too many connect at once: it is up. One that does not say so may be no server.
+        // A server with too many connections does this with a message: it is up. Without one it may be no server.
         let time = if words.is_empty() { step / 3 } else { step * 2 };
         let error = turned_away(link, error, &words);
         if Instant::now() + pause > patience.until.min(begun + time) {
@@ -91,7 +91,7 @@ pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
     }
 }
 
-/// Connects to the machine of `link`, without a word yet.
+/// Opens a TCP connection to the machine of `link`, and sends nothing yet.
 fn start(link: &SessionLink, patience: Patience) -> Result<Connection> {
     let until = patience.until.min(Instant::now() + patience.step);
     let Connected { socket, address, is_first } = tcp::open(link, until)?;
@@ -101,7 +101,7 @@ fn start(link: &SessionLink, patience: Patience) -> Result<Connection> {
     Ok(Connection { session, wire })
 }
 
-/// The error for a server that closes the connection before it says that it speaks SSH.
+/// Returns the error for a server that closes the connection before it says that it speaks SSH.
 fn turned_away(link: &SessionLink, error: Error, words: &str) -> Error {
     let name = &link.machine.name;
     let error = if words.is_empty() {
@@ -113,14 +113,14 @@ fn turned_away(link: &SessionLink, error: Error, words: &str) -> Error {
     error.hint(format!("see MaxStartups and PerSourcePenalties in sshd_config on '{name}'"))
 }
 
-/// A number from 0 to 1, different for processes that began at the same time.
+/// Returns a random number from 0 to 1, which differs between processes that began at the same time.
 fn random() -> f64 {
     let mut bytes = [0; 4];
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
 }
 
-/// Fails if the session was aborted, or nobody holds it any more. One that is to end in good order goes on.
+/// Fails if the session was aborted, or if nobody holds it any more. A session that is to end in good order goes on.
 pub fn check_wanted(link: &SessionLink) -> Result<()> {
     link.wake.clear();
     match link.failure() {
@@ -131,13 +131,13 @@ pub fn check_wanted(link: &SessionLink) -> Result<()> {
     }
 }
 
-/// The error for a server that has sent so much, in bytes, which stays in memory because nobody asks for it.
+/// Returns the error for a server that has filled `held` bytes of memory with data that nobody asked for.
 pub fn overfilled(link: &SessionLink, held: usize) -> Error {
     let message = format!("'{}' sends what nobody asked for: {} MiB of it", link.machine.name, held >> 20);
     link.error(ErrorKind::Protocol, message).hint("its SSH server is broken, or wants to do harm")
 }
 
-/// The error for what libssh2 refused to do.
+/// Returns the error for a call that libssh2 refused.
 fn failed(link: &SessionLink, what: &str, error: &ssh2::Error) -> Error {
     let kind = match error.code() {
         ErrorCode::Session(codes::LIBSSH2_ERROR_SOCKET_DISCONNECT) => ErrorKind::Unavailable,
@@ -151,7 +151,7 @@ struct Connecting<'a> {
     link: &'a SessionLink,
     patience: Patience,
     connection: Connection,
-    /// Until when the server must have said that it speaks SSH, whatever it says before; `None`: it has.
+    /// Deadline by which the server must have said that it speaks SSH, whatever it says before; `None` once it has.
     greeting_until: Option<Instant>,
 }
 
@@ -159,7 +159,7 @@ impl Connecting<'_> {
     fn exchange_keys(&mut self) -> Result<()> {
         let name = &self.link.machine.name;
         let pinned = self.link.machine.host_key.algorithm();
-        // An ssh-rsa key signs with SHA-2; its old way of signing, with SHA-1, is what servers refuse today.
+        // An ssh-rsa key signs with SHA-2. Today servers refuse its old way of signing, with SHA-1.
         let host_keys = if pinned == "ssh-rsa" { "rsa-sha2-512,rsa-sha2-256" } else { pinned };
         let session = &self.connection.session;
         session.prefer(MethodType::HostKey, host_keys).map_err(|_| {
@@ -209,7 +209,7 @@ impl Connecting<'_> {
         let (name, user) = (&machine.name, &machine.user);
         let outcome = self.drive("logging in", |session| session.log_in(user, private_key))?;
         outcome.map_err(|error| match error.code() {
-            // libssh2 says so, too, when it cannot read the answer at all.
+            // libssh2 reports this also when it cannot read the answer at all.
             ErrorCode::Session(codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED) if error.message().starts_with("Waiting") => {
                 let message = format!("logging in to '{name}' failed: what its SSH server answers cannot be read");
                 Error::new(ErrorKind::Protocol, message)
@@ -230,7 +230,7 @@ impl Connecting<'_> {
         })
     }
 
-    /// Calls `step` until it no longer blocks. The outer error is that of the connection, the inner one its result.
+    /// Calls `step` until it no longer blocks. The outer error is the connection's; the inner result is that of `step`.
     fn drive<T>(
         &mut self,
         what: &str,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The thread that does the work of one session.
 //!
-//! It goes round: take what the socket has, let libssh2 and every channel go as far as they can, send what came of
-//! it; and only when a round has moved nothing does it sleep. No channel waits for another: each may have at most
-//! [`RECEIVE_WINDOW`] bytes on the way to its reader, which is all granted to the server beforehand, so there is
-//! always room for what comes, and a slow reader stops only his own channel.
+//! In each round it takes what the socket has, lets libssh2 and every channel go as far as they can, and sends the
+//! result. It sleeps only after a round in which nothing has moved. No channel waits for another: a channel has at most
+//! [`RECEIVE_WINDOW`] bytes on the way to its reader, and the server is granted all of them beforehand. So there is
+//! always room for what comes, and a slow reader stops only its own channel.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,25 +23,25 @@ use crate::ground::failpoint;
 
 /// How much is copied at once between libssh2 and a channel's queues.
 const SCRATCH: usize = 256 << 10;
-/// Input that no channel's reading has taken in waits this long until a probe takes it in.
+/// How long input that no channel reads waits before a probe makes libssh2 take it in.
 const UNREAD_INPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a session that ends in good order waits for the server to close it.
 const GOOD_BYE: Duration = Duration::from_secs(15);
 
-/// When a session is given up.
+/// The limits beyond which a session is given up.
 #[derive(Clone, Copy)]
 pub struct Keepalive {
-    /// After this long without a byte, the server is asked for one.
+    /// Silence after which the server is asked for a sign of life.
     pub(super) idle: Duration,
-    /// How long it then has to answer.
+    /// How long the server then has to answer.
     pub(super) patience: Duration,
-    /// How much memory libssh2 may hold for it, in bytes, besides what its channels account for.
+    /// Most memory that libssh2 may hold for the session, in bytes, besides what its channels account for.
     pub(super) memory: usize,
 }
 
 impl Keepalive {
-    /// 15 s and 60 s.
+    /// 15 s of silence, then 60 s for an answer.
     pub const DEFAULT: Keepalive =
         Keepalive { idle: Duration::from_secs(15), patience: Duration::from_secs(60), memory: connect::MEMORY };
 }
@@ -71,19 +71,19 @@ struct Driver<'a> {
     channels: Vec<OpenChannel>,
     /// Channels that nobody holds, on the way to being closed.
     closing: Vec<RawChannel>,
-    /// Since when the server owes us a sign of life.
+    /// When the server was asked for a sign of life that it still owes us.
     asked: Option<Instant>,
     scratch: Vec<u8>,
 }
 
 enum Opening {
     Requested(Request),
-    /// A channel that is closed as soon as it is open. Unlike a keepalive request, it makes libssh2 take in what
-    /// comes even if there is no other channel, and leaves nothing behind in libssh2's queue.
+    /// A channel that is closed as soon as it is open. Unlike a keepalive request, it makes libssh2 take in what comes
+    /// even if there is no other channel, and it leaves nothing behind in libssh2's queue.
     Probe,
 }
 
-/// Did something move?
+/// Whether something has moved.
 type Moved = bool;
 
 impl<'a> Driver<'a> {
@@ -106,7 +106,7 @@ impl<'a> Driver<'a> {
             self.link.wake.clear();
             let failure = self.link.failure();
             if self.link.is_leaving() || (self.link.is_dropped() && failure.is_none()) {
-                // The server frees what it holds for us now, rather than when TCP tells it.
+                // The server can then free what it holds for us now, rather than when TCP tells it.
                 let _ = self.connection.session.disconnect();
                 wire.transmit();
                 if self.link.is_leaving() {
@@ -137,8 +137,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Fails if the server has filled the memory with more than it was allowed to send: libssh2 keeps what it does not
-    /// understand, and what nobody waits for, for ever.
+    /// Fails if the server has filled the memory with more than it was allowed to send. libssh2 keeps what it does not
+    /// understand, and what nobody waits for, forever.
     fn check_memory(&self) -> Result<()> {
         let windows = (self.channels.len() + self.closing.len()) * (RECEIVE_WINDOW + RECEIVE_WINDOW / 4);
         let held = self.connection.wire.held();
@@ -149,12 +149,12 @@ impl<'a> Driver<'a> {
         self.link.error(ErrorKind::Unavailable, format!("connection to '{}' lost: {why}", self.link.machine.name))
     }
 
-    /// The error for a failed call into libssh2 after which the session cannot go on.
+    /// Returns the error for a failed call into libssh2 after which the session cannot go on.
     fn broken(&self, error: &ssh2::Error) -> Error {
         self.lost(&self.connection.wire.ended().unwrap_or_else(|| error.message().to_string()))
     }
 
-    /// Goes on with opening the next channel.
+    /// Continues to open the next channel.
     fn open_next(&mut self) -> Result<Moved> {
         if self.opening.is_none() {
             self.opening = self.link.next_request().map(Opening::Requested);
@@ -180,7 +180,7 @@ impl<'a> Driver<'a> {
                 request.end.refuse(error.message(), &self.refusal_hint(&request.purpose));
             }
             (_, Ok(raw)) => self.closing.push(raw),
-            // A refused probe has answered, too.
+            // A refused probe is an answer, too.
             (_, Err(_)) => {}
         }
         Ok(true)
@@ -228,7 +228,7 @@ impl<'a> Driver<'a> {
         self.closing = self.closing.drain(..).filter_map(|raw| raw.free().err()).collect();
     }
 
-    /// Asks for a sign of life if need be, and says when to look again.
+    /// Asks for a sign of life if it is time to. Returns when to check again.
     fn keep_alive(&mut self) -> Result<Instant> {
         let wire = &self.connection.wire;
         let (now, heard) = (Instant::now(), wire.last_received());
@@ -257,10 +257,10 @@ impl<'a> Driver<'a> {
 struct OpenChannel {
     raw: RawChannel,
     end: Arc<ChannelEnd>,
-    /// The command that the server has not started yet.
+    /// The command, until the server has started it.
     command: Option<String>,
     is_exec: bool,
-    /// A widening of the window that libssh2 has not sent yet.
+    /// Bytes by which to widen the window; libssh2 has not sent this yet.
     widening: u32,
     end_sent: bool,
     end_told: bool,
@@ -278,7 +278,7 @@ impl OpenChannel {
         OpenChannel { raw, end, is_exec: command.is_some(), command, widening: 0, end_sent: false, end_told: false }
     }
 
-    /// Goes as far as it can, and says whether anything moved and whether the channel is done.
+    /// Does what can be done without blocking. Returns whether anything moved, and whether the channel is done.
     fn serve(&mut self, wire: &SocketBuffer, scratch: &mut [u8]) -> Result<(Moved, bool), Stop> {
         self.widen_window()?;
         if let Some(command) = &self.command {
@@ -305,7 +305,7 @@ impl OpenChannel {
         Ok((moved, false))
     }
 
-    /// Lets the server send as much as the reader has made room for.
+    /// Lets the server send as much more as the reader has made room for.
     fn widen_window(&mut self) -> Result<(), Stop> {
         if self.widening == 0 {
             let room = RECEIVE_WINDOW.saturating_sub(self.end.queued() + self.raw.window());
@@ -368,7 +368,7 @@ impl OpenChannel {
     }
 }
 
-/// `None` for what would block.
+/// Returns `None` if the call would block.
 fn unless_blocked<T>(result: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The file with the user's private key: read once, from one descriptor.
 //!
-//! That others can read it is no error, as it is none for the script: `machine_file` warns of it.
+//! A file that others can read is no error, as for Guix's own script: `machine::file` warns of it.
 //!
 //! Formats: OpenSSH's own (`PROTOCOL.key` of OpenSSH: the magic `openssh-key-v1\0`, then the cipher's name as a
 //! string with a four-byte length), and those of OpenSSL (PEM and PKCS #8). Limit: [`SIZE_LIMIT`].
@@ -18,21 +18,21 @@ use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::HostKey;
 
-/// A key of 16384 bits takes some 12 KiB.
+/// Largest key file. A key of 16384 bits takes some 12 KiB.
 const SIZE_LIMIT: u64 = 64 << 10;
 
 const OPENSSH_BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 const OPENSSH_END: &str = "-----END OPENSSH PRIVATE KEY-----";
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Reads the private key in `path`, after checking that it is one, and that it can be used without a passphrase. All
-/// errors are of kind [`ErrorKind::Configuration`], unless this process is out of descriptors.
+/// Reads the private key in `path`, after checking that it is one, and that it needs no passphrase. All errors are of
+/// kind [`ErrorKind::Configuration`], unless this process is out of descriptors.
 pub fn read(path: &Path) -> Result<String> {
     let name = path.display();
     let reject = |why: String| Error::new(ErrorKind::Configuration, format!("private key {name} {why}"));
     let user = rustix::process::geteuid().as_raw();
 
-    // Not blocking: it may turn out to be a FIFO.
+    // Non-blocking: the file may be a FIFO.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| {
         let error = std::io::Error::from(error);
@@ -71,19 +71,19 @@ pub fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The error for a file that is no private key in a known format, because of `why`.
+/// Returns the error for a file that is no private key in a known format, because of `why`.
 pub fn not_a_key(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Configuration, format!("{} is not a private key that can be used: {why}", path.display()))
         .hint("name the private key itself, not its .pub file; 'ssh-keygen -t ed25519' makes one that works")
 }
 
-/// Is it a public key: `TYPE BASE64 [COMMENT]`, as in a .pub file, or one of OpenSSL or of RFC 4716?
+/// Returns whether it is a public key: `TYPE BASE64 [COMMENT]`, as in a .pub file, or one of OpenSSL or of RFC 4716.
 fn is_public(text: &str) -> bool {
     let begins = ["-----BEGIN PUBLIC KEY-----", "-----BEGIN RSA PUBLIC KEY-----", "---- BEGIN SSH2 PUBLIC KEY ----"];
     HostKey::parse(text).is_ok() || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
-/// Does the key need a passphrase? `None` if it is no key.
+/// Returns whether the key needs a passphrase; `None` if it is no key.
 fn is_encrypted(text: &str) -> Option<bool> {
     if let Some((_, rest)) = text.split_once(OPENSSH_BEGIN) {
         let encoded: String = rest.split_once(OPENSSH_END)?.0.split_ascii_whitespace().collect();
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// The message and the hint for a file that is not accepted.
+    /// Returns the message and the hint for a file that is not accepted.
     fn rejection(path: &Path) -> (String, String) {
         let error = read(path).expect_err("it should not be accepted");
         assert_eq!(error.kind(), ErrorKind::Configuration);

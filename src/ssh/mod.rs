@@ -5,9 +5,9 @@
 //!
 //! - [`Session`] and [`Channel`] are handles: cheap to clone, blocking, usable from any thread.
 //! - `driver` is the one thread of a session. It owns everything below, and shares two queues with each channel.
-//! - `connect` makes a session that is logged in, with `tcp`, `key_file`, and `agreement` to say why not.
-//! - `raw_session` and `raw_channel` are libssh2's, `socket_buffer` the bytes between it and the socket, `chacha20`
-//!   what encrypts them.
+//! - `connect` makes a logged-in session, with `tcp` and `key_file`; `agreement` explains a failed key exchange.
+//! - `raw_session` and `raw_channel` wrap libssh2's, `socket_buffer` holds the bytes between libssh2 and the socket,
+//!   `chacha20` encrypts them.
 
 mod agreement;
 #[cfg(any(test, not(debug_assertions)))]
@@ -25,8 +25,8 @@ mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// Has libssh2 and its OpenSSL initialise themselves, once. OpenSSL reads its configuration through a descriptor that
-/// is not close-on-exec: so this comes before the first thread that may connect, while another could fork and execute.
+/// Initialises libssh2 and its OpenSSL, once. OpenSSL reads its configuration through a descriptor that is not
+/// close-on-exec, so this comes before any thread connects: another thread could fork and execute meanwhile.
 pub fn prepare() {
     ssh2::init();
 }

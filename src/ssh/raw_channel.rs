@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A channel as libssh2 has it, of a non-blocking session.
+//! A channel of a non-blocking libssh2 session.
 //!
 //! The `ssh2` crate's own channel does not tell a missing exit status from 0, opens sockets with a window that
 //! cannot be chosen, and frees a channel only if that happens not to block.
 //!
-//! The receive window is ours to manage: channels open with none, and no read may ask for more than is left of it,
-//! for libssh2 widens it by itself otherwise.
+//! This module manages the receive window: channels open with a window of 0, and no read may ask for more than is left
+//! of the window. Otherwise libssh2 widens it by itself.
 #![allow(unsafe_code)] // Calls into libssh2.
 
 use std::ffi::c_int;
@@ -15,7 +15,7 @@ use libssh2_sys::*;
 
 use super::raw_session::RawSession;
 
-/// Largest packet that we accept (RFC 4254, section 5.1); what OpenSSH uses too.
+/// Largest packet that we accept (RFC 4254, section 5.1); OpenSSH uses the same.
 const PACKET_SIZE: u32 = 32 << 10;
 
 unsafe extern "C" {
@@ -23,9 +23,9 @@ unsafe extern "C" {
     fn libssh2_channel_has_exit_status(channel: *mut LIBSSH2_CHANNEL) -> c_int;
 }
 
-/// Why a call did not do what it should.
+/// The reason why a call did not do what it should.
 pub enum Stop {
-    /// It could not go on for now. Call again, with the same arguments.
+    /// It cannot go on now. Call again with the same arguments.
     WouldBlock,
     /// It failed.
     Failed(ssh2::Error),
@@ -39,7 +39,7 @@ pub enum Stream {
     Stderr = 1,
 }
 
-/// An open channel. Dropping it leaves it to the end of its session; see [`RawChannel::free`].
+/// An open channel. Dropping it leaves it open until its session ends; see [`RawChannel::free`].
 pub struct RawChannel {
     raw: *mut LIBSSH2_CHANNEL,
     /// Keeps the session, and with it `raw`, alive.
@@ -49,8 +49,8 @@ pub struct RawChannel {
 impl RawChannel {
     /// Opens a channel of type `kind` with a receive window of 0. `message` holds the fields of that type.
     ///
-    /// A session opens one channel at a time: until this does not block any more, it must be called with the same
-    /// arguments, and with no others.
+    /// A session opens one channel at a time. As long as this would block, call it again with the same arguments, and
+    /// with no others.
     pub fn open(session: &RawSession, kind: &str, message: &[u8]) -> Result<Self, Stop> {
         // SAFETY: the session is live; pointers and lengths are those of live slices, and libssh2 keeps
         // `message` only while it is told to call again.
@@ -85,15 +85,15 @@ impl RawChannel {
         unsafe { libssh2_channel_window_read_ex(self.raw, null_mut(), null_mut()) as usize }
     }
 
-    /// Lets the server send `more` bytes. If it blocks, it must be called again with the same number.
+    /// Lets the server send `more` bytes. If this would block, call it again with the same number.
     pub fn widen_window(&mut self, more: u32) -> Result<(), Stop> {
         // SAFETY: `call` passes the live channel; the last argument may be null.
         self.call(|raw| unsafe { libssh2_channel_receive_window_adjust2(raw, more.into(), 1, null_mut()) as isize })
             .map(drop)
     }
 
-    /// Reads from a stream; 0 can mean that it ended, see [`RawChannel::at_end`]. An empty `buffer` only lets libssh2
-    /// process what has come.
+    /// Reads from a stream. 0 can mean that the stream has ended: see [`RawChannel::at_end`]. An empty `buffer` only
+    /// lets libssh2 process what has come.
     pub fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> Result<usize, Stop> {
         let length = buffer.len().min(self.window());
         // SAFETY: `call` passes the live channel; `buffer` is valid for writes of `length` bytes.
@@ -102,7 +102,7 @@ impl RawChannel {
         })
     }
 
-    /// Sends a part of `data`. If it blocks, it must be called again with data that starts with the same.
+    /// Sends a part of `data`. If this would block, call it again with data that begins with the same bytes.
     pub fn write(&mut self, data: &[u8]) -> Result<usize, Stop> {
         // SAFETY: `call` passes the live channel; pointer and length are those of a live slice.
         self.call(|raw| unsafe { libssh2_channel_write_ex(raw, 0, data.as_ptr().cast(), data.len()) as isize })
@@ -120,19 +120,19 @@ impl RawChannel {
         unsafe { libssh2_channel_eof(self.raw) != 0 }
     }
 
-    /// Succeeds when the other side has closed the channel. Only to be called when [`RawChannel::at_end`].
+    /// Succeeds when the other side has closed the channel. May only be called after [`RawChannel::at_end`].
     pub fn wait_closed(&mut self) -> Result<(), Stop> {
         // SAFETY: `call` passes the live channel.
         self.call(|raw| unsafe { libssh2_channel_wait_closed(raw) as isize }).map(drop)
     }
 
-    /// Exit status of the command, if the server has told it.
+    /// Returns the exit status of the command, if the server has reported it.
     pub fn exit_status(&self) -> Option<i32> {
         // SAFETY: the channel is live.
         unsafe { (libssh2_channel_has_exit_status(self.raw) != 0).then(|| libssh2_channel_get_exit_status(self.raw)) }
     }
 
-    /// Closes the channel and waits for the other side's close, or gives it back if that blocks.
+    /// Closes the channel and waits for the other side's close. Returns the channel if that would block.
     pub fn free(mut self) -> Result<(), Self> {
         // SAFETY: `call` passes the live channel. libssh2 has freed it unless it would block, and it is not used
         // after that, because `self` is consumed.
@@ -145,7 +145,7 @@ impl RawChannel {
         }
     }
 
-    /// Calls into libssh2 and turns what it returns into a result.
+    /// Calls into libssh2 and converts the return value into a result.
     fn call(&mut self, function: impl FnOnce(*mut LIBSSH2_CHANNEL) -> isize) -> Result<usize, Stop> {
         let result = function(self.raw);
         usize::try_from(result)
@@ -162,7 +162,7 @@ impl From<ssh2::Error> for Stop {
     }
 }
 
-/// A message of an open request: strings as SSH writes them (RFC 4251, section 5).
+/// Appends a string of an open request to `message`, in SSH's encoding (RFC 4251, section 5).
 pub fn encode_string(text: &str, message: &mut Vec<u8>) {
     message.extend((text.len() as u32).to_be_bytes());
     message.extend(text.as_bytes());

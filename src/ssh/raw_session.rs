@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A session as libssh2 has it: non-blocking, on a [`SocketBuffer`], with an account of the memory that it holds.
+//! A non-blocking libssh2 session on a [`SocketBuffer`], which counts the memory that the session holds.
 //!
-//! The `ssh2` crate's own session leaves memory to libssh2, which keeps every packet that it does not handle at once
-//! until somebody asks for it. No window holds for these, so a server could fill the process with them; here their
-//! bytes are counted, and who drives the session looks at the sum.
+//! libssh2 keeps every packet that it does not handle at once until somebody asks for it. No window limits these
+//! packets, so a server could fill the process with them. The `ssh2` crate's own session leaves memory to libssh2. Here
+//! it is counted, and the driver of the session checks the sum.
 #![allow(unsafe_code)] // Calls into libssh2, and what it calls.
 
 use std::ffi::{CString, c_int, c_void};
@@ -28,7 +28,7 @@ struct Owner {
 }
 
 impl RawSession {
-    /// A new session over `wire`, on which nothing has been said yet.
+    /// Makes a session over `wire`, and sends nothing yet.
     pub fn new(wire: &Arc<SocketBuffer>) -> Result<Self, ssh2::Error> {
         ssh2::init();
         let owner = Arc::as_ptr(wire).cast_mut().cast();
@@ -47,26 +47,26 @@ impl RawSession {
         Ok(session)
     }
 
-    /// For calls into libssh2 that are not here. Valid while this is.
+    /// Returns the pointer for calls into libssh2 from elsewhere. It is valid as long as `self`.
     pub fn raw(&self) -> *mut LIBSSH2_SESSION {
         self.0.raw
     }
 
-    /// Exchanges keys; the host key is not looked at.
+    /// Exchanges keys, without checking the host key.
     pub fn handshake(&self) -> Result<(), ssh2::Error> {
         // SAFETY: the session is live. The descriptor is only passed to the callbacks, which do not use it.
         self.check(unsafe { libssh2_session_handshake(self.0.raw, self.0.wire.as_raw_fd()) })
     }
 
-    /// Says which methods of this kind may be used, best first. Those that libssh2 does not know are left out; none
-    /// left is an error.
+    /// Sets which methods of this kind may be used, best first. Ignores those that libssh2 does not know; fails if none
+    /// is left.
     pub fn prefer(&self, kind: MethodType, methods: &str) -> Result<(), ssh2::Error> {
         let methods = c_string(methods)?;
         // SAFETY: the session is live, the string too.
         self.check(unsafe { libssh2_session_method_pref(self.0.raw, kind as c_int, methods.as_ptr()) })
     }
 
-    /// The host key that the server has shown.
+    /// Returns the host key that the server has shown.
     pub fn host_key(&self) -> Option<Vec<u8>> {
         let (mut length, mut kind) = (0, 0);
         // SAFETY: the session is live; the key, if there is one, has the length that is stored.
@@ -76,7 +76,7 @@ impl RawSession {
         }
     }
 
-    /// Logs in with the private key of which this is the file's text, without a passphrase.
+    /// Logs in with the private key whose file has this text, without a passphrase.
     pub fn log_in(&self, user: &str, private_key: &str) -> Result<(), ssh2::Error> {
         let (user, key) = (c_string(user)?, c_string(private_key)?);
         // SAFETY: the session is live; pointers and lengths are those of live strings; the others may be null.
@@ -109,7 +109,7 @@ impl RawSession {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: no clone is left, and so no channel, which has one. What goes wrong has been cut off before.
+        // SAFETY: no clone is left, and so no channel, since each channel has one. The socket was cut off before.
         unsafe { libssh2_session_free(self.raw) };
     }
 }
@@ -118,7 +118,7 @@ fn c_string(text: &str) -> Result<CString, ssh2::Error> {
     CString::new(text).map_err(ssh2::Error::from)
 }
 
-/// The count for the session of `owner`, from what libssh2 hands to every callback.
+/// Updates the count of the session of `owner`, the pointer that libssh2 hands to every callback.
 ///
 /// # Safety
 /// `owner` points to what [`RawSession::new`] gave.
@@ -141,7 +141,7 @@ extern "C" fn allocate(size: usize, owner: *mut *mut c_void) -> *mut c_void {
 }
 
 extern "C" fn reallocate(old: *mut c_void, size: usize, owner: *mut *mut c_void) -> *mut c_void {
-    // SAFETY: `old` is null or was allocated here; when there is no other place for it, it stays as it is.
+    // SAFETY: `old` is null or was allocated here; if no other place is found for it, it stays as it is.
     unsafe {
         let before = libc::malloc_usable_size(old);
         let new = libc::realloc(old, size);

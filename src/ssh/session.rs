@@ -17,16 +17,16 @@ use crate::ground::event_fd::EventFd;
 use crate::ground::thread;
 use crate::machine::BuildMachine;
 
-/// Connecting to a machine may take so many times as long as each step of it.
+/// Time limit of connecting to a machine, as a multiple of the limit of each of its steps.
 pub const STEPS: u32 = 4;
 
 /// An SSH connection to a machine, logged in, over which any number of channels can be opened.
 ///
-/// Clones are handles on the same session, and may be used from any thread. When the last one is dropped, the
-/// session is closed, together with its channels: handles on those do not keep it open.
+/// Clones are handles on the same session, and may be used from any thread. Dropping the last one closes the session
+/// and its channels. Handles on channels do not keep the session open.
 ///
-/// One thread per session does all the work. It receives no signals, and no call here makes SIGPIPE. After fork(2)
-/// without exec, the child must not use the handles it has inherited, nor drop them; all descriptors are
+/// One thread per session does all the work. It receives no signals, and no call here causes SIGPIPE. After fork(2)
+/// without exec, the child must neither use nor drop the handles that it has inherited. All descriptors are
 /// close-on-exec.
 #[derive(Clone)]
 pub struct Session {
@@ -42,7 +42,7 @@ struct Handle {
 pub(super) struct SessionLink {
     pub(super) machine: BuildMachine,
     pub(super) wake: Arc<EventFd>,
-    /// The address that answered the last time.
+    /// The address that answered last time.
     pub(super) remembered: Option<IpAddr>,
     stalls: Arc<Stalls>,
     state: Mutex<State>,
@@ -53,9 +53,9 @@ pub(super) struct SessionLink {
 struct State {
     ready: bool,
     failure: Option<Error>,
-    /// It ends as soon as it is ready, and not before: see [`Session::leave`].
+    /// The session ends as soon as it is ready, and not before: see [`Session::leave`].
     leaving: bool,
-    /// The address that has answered, if it is not the first that the resolver has.
+    /// The address that has answered, unless it is the resolver's first.
     address: Option<IpAddr>,
     /// No handle is left.
     dropped: bool,
@@ -73,22 +73,22 @@ pub(super) struct Request {
 
 /// The purpose of a channel.
 pub(super) enum Purpose {
-    /// Forwarding to a socket, the fields of whose open request (OpenSSH's `PROTOCOL`, section 2.4) these are.
+    /// Forwarding to a socket. These are the fields of its open request (OpenSSH's `PROTOCOL`, section 2.4).
     Socket(Vec<u8>),
     /// Running a command.
     Exec(String),
 }
 
 impl Session {
-    /// Starts to connect to `machine`, and returns at once. The machine may take `step` for each of its answers until
-    /// it has let us in, and [`STEPS`] times that for all of them.
+    /// Starts to connect to `machine`, and returns at once. Until we are logged in, each of the machine's answers may
+    /// take `step`, and all of them together [`STEPS`] times that.
     ///
-    /// Fails only with [`ErrorKind::Exhausted`], when there is no descriptor or thread to be had.
+    /// Fails only with [`ErrorKind::Exhausted`], for lack of a descriptor or a thread.
     pub fn start(machine: &BuildMachine, step: Duration) -> Result<Session> {
         Self::start_at(machine, None, step)
     }
 
-    /// As [`Session::start`]; the address that is `remembered`, from [`Session::address`], is tried first.
+    /// Does the same as [`Session::start`], but tries the address `remembered`, from [`Session::address`], first.
     pub fn start_at(machine: &BuildMachine, remembered: Option<IpAddr>, step: Duration) -> Result<Session> {
         Self::start_with(machine, remembered, step, Keepalive::DEFAULT)
     }
@@ -107,11 +107,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits until the session is logged in, but not longer than `timeout`; `false`: it is still connecting.
+    /// Waits until the session is logged in, for `timeout` at most. Returns `false` if it is still connecting.
     ///
-    /// Errors say why it failed: [`ErrorKind::Unavailable`] when the machine does not answer,
-    /// [`ErrorKind::Authentication`] when its host key or our login is not accepted, [`ErrorKind::Configuration`]
-    /// when the private key cannot be used.
+    /// Fails with [`ErrorKind::Unavailable`] when the machine does not answer, [`ErrorKind::HostKey`] when its host key
+    /// is not the pinned one, [`ErrorKind::Authentication`] when it rejects our key, [`ErrorKind::Configuration`] when
+    /// the private key cannot be used or no algorithm is in common, [`ErrorKind::Protocol`] when it breaks the
+    /// protocol, [`ErrorKind::Exhausted`] for lack of descriptors, and with the error of an abort.
     pub fn wait_ready(&self, timeout: Duration) -> Result<bool> {
         let deadline = after(timeout);
         let mut state = self.link().state.lock();
@@ -130,17 +131,17 @@ impl Session {
 
     /// Opens a stream to the Unix-domain socket `path` on the machine (`direct-streamlocal@openssh.com`).
     ///
-    /// Returns at once: the channel can be written to already, and opens when the session is ready.
+    /// Returns at once. The channel can be written to already; it opens when the session is ready.
     pub fn open_socket(&self, path: &str) -> Channel {
         let mut message = Vec::new();
         encode_string(path, &mut message);
-        // Two fields that are reserved.
+        // Two reserved fields.
         encode_string("", &mut message);
         message.extend(0u32.to_be_bytes());
         self.request(format!("the socket {path}"), Purpose::Socket(message))
     }
 
-    /// Runs `command` with the user's shell on the machine. Returns at once, as [`Session::open_socket`].
+    /// Runs `command` with the user's shell on the machine. Returns at once, like [`Session::open_socket`].
     pub fn exec(&self, command: &str) -> Channel {
         let mut shown: String = command.chars().take(60).collect();
         if shown.len() < command.len() {
@@ -149,32 +150,32 @@ impl Session {
         self.request(format!("the command {shown:?}"), Purpose::Exec(command.to_string()))
     }
 
-    /// Ends the session for the reason that `error` gives: whatever waits on it or its channels fails with `error` at
-    /// once, and its socket is closed without ceremony. A session that has failed already stays as it is.
+    /// Ends the session with `error`. Everything that waits on it or its channels fails with `error` at once, and the
+    /// socket is closed without a good-bye. A session that has already failed keeps its first error.
     pub fn abort(&self, error: Error) {
         self.link().end(error, ChannelEnd::abort);
     }
 
-    /// Ends the session for the reason that `error` gives, in good order: whatever waits on it or its channels fails
-    /// with `error` at once, but if it is being connected, it logs in before it says good-bye. Servers shut those out
-    /// who often leave before (OpenSSH's `PerSourcePenalties`).
+    /// Ends the session with `error`, in good order. Everything that waits on it or its channels fails with `error` at
+    /// once. A session that is still connecting logs in before it says good-bye: servers shut out clients that often
+    /// leave earlier (OpenSSH's `PerSourcePenalties`).
     pub fn leave(&self, error: Error) {
         self.link().state.lock().leaving = true;
         self.link().end(error, ChannelEnd::abort);
     }
 
-    /// The address that has answered, if it is worth to be remembered: if it is not the first that the resolver has.
+    /// Returns the address that has answered, if it is worth remembering: if it is not the resolver's first.
     pub fn address(&self) -> Option<IpAddr> {
         self.link().state.lock().address
     }
 
-    /// Calls `listener`, instead of another one, when on a channel that has a [stall
-    /// limit](Channel::set_stall_limit) no byte has moved for half a minute, while somebody waits for one.
+    /// Sets the listener, in place of an earlier one. It is called when no byte has moved for half a minute on a
+    /// channel with a [stall limit](Channel::set_stall_limit), while somebody waits for one.
     pub fn tell_of_stalls(&self, listener: Option<StallListener>) {
         *self.link().stalls.0.lock() = listener;
     }
 
-    /// Why the session has failed, if it has.
+    /// Returns why the session has failed, if it has.
     pub fn failure(&self) -> Option<Error> {
         self.link().failure()
     }
@@ -199,7 +200,7 @@ impl Session {
     }
 }
 
-/// The end of a time that starts now; a year for times too long to count.
+/// Returns the instant after `time`, counted from now; a year from now if `time` is too long to count.
 pub fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
@@ -212,7 +213,7 @@ impl Drop for Handle {
     }
 }
 
-/// For the driver.
+/// The driver's side.
 impl SessionLink {
     pub(super) fn new(machine: &BuildMachine, remembered: Option<IpAddr>) -> Result<Self> {
         Ok(SessionLink {
@@ -242,7 +243,7 @@ impl SessionLink {
         self.state.lock().address = address;
     }
 
-    /// Sleeps for `time`, or fails because the session is not wanted any more.
+    /// Sleeps for `time`. Fails as soon as the session is not wanted any more.
     pub(super) fn pause(&self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
         loop {
@@ -258,18 +259,18 @@ impl SessionLink {
         self.state.lock().dropped
     }
 
-    /// The next channel to open. Those that nobody wants any more are left out.
+    /// Returns the next channel to open, and discards requests whose channel nobody holds any more.
     pub(super) fn next_request(&self) -> Option<Request> {
         let requests = &mut self.state.lock().requests;
         std::iter::from_fn(|| requests.pop_front()).find(|request| !request.end.is_dropped())
     }
 
-    /// The session is dead. Only the first reason counts.
+    /// Marks the session as dead. Only the first reason counts.
     pub(super) fn fail(&self, error: Error) {
         self.end(error, ChannelEnd::fail);
     }
 
-    /// An error of this session's machine.
+    /// Returns an error of this session's machine.
     pub(super) fn error(&self, kind: ErrorKind, message: String) -> Error {
         Error::new(kind, message).on_machine(&self.machine.name)
     }

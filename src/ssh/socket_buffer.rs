@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Bytes between libssh2 and the socket.
 //!
-//! libssh2 never does I/O of its own here. Its send and receive callbacks copy to and from two buffers in memory,
-//! and the driver moves those to and from the socket, in between the calls into libssh2. That takes away its traps:
+//! libssh2 does no I/O of its own here. Its send and receive callbacks copy to and from two buffers in memory. Between
+//! the calls into libssh2, the driver moves bytes between these and the socket. That avoids three traps:
 //!
-//! - A send never blocks half-way. libssh2 would then want the very same operation repeated, with the same pointer
-//!   and length, before any other on the session; for an EOF or a keepalive that pointer is into its own stack.
-//! - The end of the stream does not overtake data that libssh2 holds: it sees "nothing yet" until the driver has
+//! - A send never blocks half-way. libssh2 would then require the very same operation again, with the same pointer and
+//!   length, before any other on the session. For an EOF or a keepalive, that pointer is into its own stack.
+//! - The end of the stream does not overtake data that libssh2 holds. libssh2 sees "nothing yet" until the driver has
 //!   found that nothing moves any more.
-//! - Bytes are taken from the kernel, and noticed as a sign of life, whatever channel is being looked at.
+//! - Bytes are taken from the kernel, and count as a sign of life, whichever channel is being served.
 //!
-//! Limits: [`INPUT_LIMIT`] bytes are read ahead; writers should pause above [`OUTPUT_PAUSE`]; above
-//! [`OUTPUT_LIMIT`] libssh2 gets no more input, so that it has nothing to answer.
+//! Limits: [`INPUT_LIMIT`] bytes are read ahead. Writers should pause above [`OUTPUT_PAUSE`]. Above [`OUTPUT_LIMIT`]
+//! libssh2 gets no more input, so that it has nothing to answer.
 #![allow(unsafe_code)] // The callbacks that libssh2 calls.
 
 use std::ffi::{c_int, c_long, c_void};
@@ -36,7 +36,7 @@ const INPUT_LIMIT: usize = 256 << 10;
 const OUTPUT_PAUSE: usize = 256 << 10;
 /// With more than this still to send, libssh2 is given no input either.
 const OUTPUT_LIMIT: usize = 1 << 20;
-/// How much of each side's beginning is kept.
+/// How much of the start of each side's stream is kept.
 const BEGINNING: usize = 32 << 10;
 
 // From libssh2.h.
@@ -57,7 +57,7 @@ unsafe extern "C" {
     ) -> Option<AnyCallback>;
 }
 
-/// A connected socket and the two buffers before it.
+/// A connected socket and the two buffers in front of it.
 pub struct SocketBuffer {
     socket: OwnedFd,
     buffers: Mutex<Buffers>,
@@ -72,10 +72,10 @@ struct Buffers {
     /// To be sent; the kernel has taken the first `sent` bytes.
     output: Vec<u8>,
     sent: usize,
-    /// Bytes that libssh2 took and gave, ever.
+    /// Bytes that libssh2 has ever taken and given.
     passed: u64,
     last_received: Instant,
-    /// How each side began, theirs and ours, until that is of no interest any more.
+    /// The start of each side's stream, theirs and ours, as long as it may be of interest.
     beginnings: Option<[Vec<u8>; 2]>,
     /// Why nothing more comes or goes.
     ended: Option<String>,
@@ -90,7 +90,7 @@ impl AsRawFd for SocketBuffer {
 }
 
 impl SocketBuffer {
-    /// One over `socket`, which is connected and non-blocking.
+    /// Makes the buffers of `socket`, which is connected and non-blocking.
     pub fn new(socket: OwnedFd) -> Arc<Self> {
         Arc::new(SocketBuffer {
             socket,
@@ -109,7 +109,7 @@ impl SocketBuffer {
         })
     }
 
-    /// Takes what the socket has, as far as there is room. Did anything come?
+    /// Takes what the socket has, as far as there is room. Returns whether anything came.
     pub fn receive(&self) -> bool {
         let buffers = &mut *self.buffers.lock();
         if !buffers.wants_input() {
@@ -120,8 +120,8 @@ impl SocketBuffer {
             Ok((_, 0)) => buffers.end("the other side closed it"),
             Ok(_) => {
                 buffers.last_received = Instant::now();
-                // sshd answers in two writes; with delayed acknowledgement the second waits 40 ms for that of the
-                // first. The kernel forgets this setting, so it is made every time.
+                // sshd answers in two writes. With delayed acknowledgement, the second one waits 40 ms until the first
+                // is acknowledged. The kernel forgets this setting, so it is made every time.
                 let _ = set_tcp_quickack(&self.socket, true);
                 return true;
             }
@@ -131,7 +131,7 @@ impl SocketBuffer {
         false
     }
 
-    /// Sends what the socket takes. Did anything go?
+    /// Sends what the socket takes. Returns whether anything went.
     pub fn transmit(&self) -> bool {
         let buffers = &mut *self.buffers.lock();
         let mut moved = false;
@@ -143,7 +143,7 @@ impl SocketBuffer {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    // It may never come to an end of what is to be sent.
+                    // The output may never be sent completely, so what was sent is removed here.
                     if buffers.sent > OUTPUT_PAUSE {
                         buffers.output.drain(..std::mem::take(&mut buffers.sent));
                     }
@@ -160,12 +160,12 @@ impl SocketBuffer {
         moved
     }
 
-    /// Is there room to send more channel data?
+    /// Returns whether there is room to send more channel data.
     pub fn takes_data(&self) -> bool {
         self.buffers.lock().unsent() <= OUTPUT_PAUSE
     }
 
-    /// How many bytes of memory libssh2 holds for the session.
+    /// Returns how many bytes of memory libssh2 holds for the session.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
@@ -176,33 +176,33 @@ impl SocketBuffer {
         buffers.taken < buffers.input.len()
     }
 
-    /// How many bytes libssh2 has taken and given: when this changes, it made progress, even if no call says so.
+    /// Returns how many bytes libssh2 has taken and given. A change means progress, even if no call says so.
     pub fn passed(&self) -> u64 {
         self.buffers.lock().passed
     }
 
-    /// When the last byte came; at first, when the wire was attached.
+    /// Returns when the last byte came; at first, when this buffer was made.
     pub fn last_received(&self) -> Instant {
         self.buffers.lock().last_received
     }
 
-    /// How both sides began, the other one first: the first bytes that libssh2 took, and gave.
+    /// Returns the start of both streams, the other side's first: the first bytes that libssh2 took, and gave.
     pub fn beginnings(&self) -> [Vec<u8>; 2] {
         self.buffers.lock().beginnings.clone().unwrap_or_default()
     }
 
-    /// Forgets how both sides began.
+    /// Forgets the start of both streams.
     pub fn forget_beginnings(&self) {
         self.buffers.lock().beginnings = None;
     }
 
-    /// Why nothing more comes or goes, if so.
+    /// Returns why nothing more comes or goes, if so.
     pub fn ended(&self) -> Option<String> {
         self.buffers.lock().ended.clone()
     }
 
-    /// Sends what is left and waits for the other side to close, so that it reads all of it: with bytes that nobody has
-    /// read, the kernel would reset the connection instead.
+    /// Sends what is left and waits for the other side to close. Discards what comes meanwhile: with unread bytes, the
+    /// kernel would reset the connection, and the other side might not read everything.
     pub fn see_off(&self, wake: &EventFd, until: Instant) {
         while Instant::now() < until && self.ended().is_none() {
             wake.clear();
@@ -222,12 +222,12 @@ impl SocketBuffer {
         }
     }
 
-    /// Makes every further call into libssh2 fail or end without waiting.
+    /// Makes every further call into libssh2 fail, or end without waiting.
     pub fn cut(&self) {
         self.buffers.lock().cut = true;
     }
 
-    /// Sleeps until the socket has or takes more, or as [`EventFd::sleep`].
+    /// Sleeps until the socket has or takes more, or until [`EventFd::sleep`] ends for another reason.
     pub fn sleep(&self, wake: &EventFd, until: Option<Instant>) -> Result<()> {
         let mut flags = PollFlags::empty();
         {
@@ -253,16 +253,16 @@ impl Buffers {
     }
 }
 
-/// Adds `data` to a beginning, as far as it is one.
+/// Appends `data` to the start of a stream, up to the limit.
 fn remember(beginning: &mut Vec<u8>, data: &[u8]) {
     let room = BEGINNING.saturating_sub(beginning.len());
     beginning.extend(&data[..data.len().min(room)]);
 }
 
-/// Makes `session` send and receive over the [`SocketBuffer`] that its abstract pointer is.
+/// Makes `session` send and receive over the [`SocketBuffer`] to which its abstract pointer points.
 ///
 /// # Safety
-/// The session is live, the wire lives at least as long.
+/// The session is live, and the wire lives at least as long.
 pub unsafe fn carry(session: *mut LIBSSH2_SESSION) {
     // SAFETY: as above. The function types are those that libssh2.h states for the two kinds.
     unsafe {
@@ -270,7 +270,7 @@ pub unsafe fn carry(session: *mut LIBSSH2_SESSION) {
         let recv = std::mem::transmute::<RecvCallback, AnyCallback>(recv_callback);
         libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_SEND, Some(send));
         libssh2_session_callback_set2(session, LIBSSH2_CALLBACK_RECV, Some(recv));
-        // How long to wait for an answer is decided above; libssh2's minute is too short for a slow line.
+        // The driver decides how long to wait for an answer; libssh2's minute is too short for a slow line.
         libssh2_session_set_read_timeout(session, 24 * 3600);
     }
 }
@@ -345,7 +345,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let wire = SocketBuffer::new(ours.into());
         let (mut sent, mut most) = (0, 0);
-        // A reader that takes less than is ready to be sent: the buffer never gets quite empty.
+        // The reader takes less than is ready to be sent, so the buffer never becomes quite empty.
         while sent < 64 << 20 {
             while wire.takes_data() {
                 wire.buffers.lock().output.extend([0; 64 << 10]);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! From a machine's name to a socket: whichever of its addresses answers first.
+//! From a machine's name to a connected socket: the address that answers first wins.
 //!
-//! The next address is tried beside those that have not answered for a moment (RFC 8305), so one that swallows packets,
-//! as IPv6 does in many a network, costs that moment only.
+//! If an address does not answer within a moment, the next one is tried beside it (RFC 8305). So an address that
+//! swallows packets, as IPv6 does in many networks, costs only that moment.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,12 +23,11 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub struct Connected {
     pub socket: OwnedFd,
     pub address: IpAddr,
-    /// Whether it is the one that the resolver puts first.
+    /// Whether it is the resolver's first address.
     pub is_first: bool,
 }
 
-/// Connects to the machine of `link`, before `deadline`. The address that is remembered of it is tried first, if it is
-/// still one of its.
+/// Connects to the machine of `link`, before `deadline`. Tries the remembered address first, if it is still valid.
 pub fn open(link: &SessionLink, deadline: Instant) -> Result<Connected> {
     race(link, look_up(&link.machine.name, link.machine.port)?, deadline)
 }
@@ -84,8 +83,7 @@ fn race(link: &SessionLink, mut addresses: Vec<SocketAddr>, deadline: Instant) -
     }
 }
 
-/// The addresses of `name`, best first: a host name or an address, an IPv6 address with or without brackets, with or
-/// without a zone.
+/// Returns the addresses of `name`, best first: a host name or an address. IPv6 may have brackets and a zone.
 fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
     let bare = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(name);
     // This can take longer than it should, but it holds up only this thread: see `Session::abort`.
@@ -96,12 +94,12 @@ fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
     Ok(found.collect())
 }
 
-/// Starts to connect. The inner error is that of the address, the outer one ends it all.
+/// Starts to connect. `Err` ends all attempts; `Ok(Err(_))` means that only this address has failed.
 fn start(link: &SessionLink, address: SocketAddr) -> Result<Result<OwnedFd, Errno>> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = match socket_with(family, SocketType::STREAM, flags, None) {
-        // IPv6 may be switched off here, and yet the machine have such an address.
+        // IPv6 may be switched off on this host, although the machine has an IPv6 address.
         Err(Errno::AFNOSUPPORT) => return Ok(Err(Errno::AFNOSUPPORT)),
         made => made.io_context(ErrorKind::Exhausted, || format!("making a socket for '{}'", link.machine.name))?,
     };
@@ -111,7 +109,7 @@ fn start(link: &SessionLink, address: SocketAddr) -> Result<Result<OwnedFd, Errn
     })
 }
 
-/// Is it connected?
+/// Returns whether the socket is connected, or the error with which connecting failed.
 fn state(socket: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
     sockopt::socket_error(socket)??;
     Ok(rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()))
@@ -136,7 +134,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// An address that swallows packets: a listener whose queue is full. What is returned beside it keeps it so.
+    /// Returns an address that swallows packets: a listener whose queue is full. The other values keep it full.
     fn swallowing() -> (SocketAddr, OwnedFd, Vec<OwnedFd>) {
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
@@ -162,7 +160,7 @@ mod tests {
         let connected = race(&link(None), vec![swallows, answers], begun + LONG).unwrap();
         assert!((HEAD_START..LONG / 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert_eq!((connected.address, connected.is_first), (answers.ip(), false));
-        // Known from the last time, it is the first that is tried.
+        // The address is remembered from the last time, and is tried first.
         let begun = Instant::now();
         let connected = race(&link(Some(answers.ip())), vec![swallows, answers], begun + LONG).unwrap();
         assert_eq!(connected.address, answers.ip());

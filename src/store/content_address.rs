@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Items whose names follow from their contents: any daemon that is given the contents makes the same item, so they
+//! Items whose names follow from their contents. Any daemon that is given the contents makes the same item, so they
 //! need no signature (`makeStorePath`, `computeStorePathForText` and `makeFixedOutputPath` in Guix's
 //! `nix/libstore/store-api.cc`).
 //!
@@ -18,8 +18,8 @@ use crate::ground::gcrypt::sha256;
 use crate::ground::store_path::{StoreDir, StorePath, base16, base32};
 use crate::ground::words::number_at;
 
-/// The contents of `item`, whose nar is `nar`, with the hash that `item` says, if its name follows from them. A
-/// derivation that made it would be forgotten, so what has one does not count.
+/// Returns what a daemon needs to make `item` again, or `None` if its name does not follow from its contents. `nar` is
+/// its nar, with the hash that `item` has. Items with a deriver do not count: the daemon would not record the deriver.
 pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
     if item.deriver.is_some() {
         return Ok(None);
@@ -33,7 +33,7 @@ pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<
     Ok(is_source(item, directory)?.then_some(Contents::Source(nar)))
 }
 
-/// Does the name of `item` follow from its nar, of which only the registered hash is looked at?
+/// Returns whether the name of `item` follows from its nar. Looks only at the registered hash of the nar.
 pub fn is_source(item: &ValidPath, directory: &StoreDir) -> Result<bool> {
     let alone = item.deriver.is_none() && item.references.is_empty();
     Ok(alone && is_named(item, directory, "source", &item.nar_hash)?)
@@ -45,7 +45,7 @@ fn text_kind(item: &ValidPath) -> String {
     ["text"].into_iter().chain(references).collect::<Vec<_>>().join(":")
 }
 
-/// The contents of the file whose nar is `nar`, if it is one of a file that is not executable.
+/// Returns the contents of the file whose nar is `nar`; `None` unless it is the nar of a file that is not executable.
 fn text_of(nar: &[u8]) -> Option<&[u8]> {
     let start = nar::file_nar_frame(false, 0).0.len();
     let size = number_at(nar, start.checked_sub(8)?)?;
@@ -67,7 +67,7 @@ fn hash_part(directory: &StoreDir, kind: &str, hash: &[u8; 32], name: &str) -> R
     Ok(base32(&folded))
 }
 
-/// The item called `name` that is a file of this text and refers to nothing, and its nar.
+/// Returns the item called `name` that is a file of this text without references, and its nar.
 pub fn text_item(directory: &StoreDir, name: &str, text: &str) -> Result<(StorePath, Vec<u8>)> {
     let hash_part = hash_part(directory, "text", &sha256(text.as_bytes())?, name)?;
     let (before, after) = nar::file_nar_frame(false, text.len() as u64);
@@ -75,7 +75,7 @@ pub fn text_item(directory: &StoreDir, name: &str, text: &str) -> Result<(StoreP
     Ok((directory.parse(&format!("{}/{hash_part}-{name}", directory.as_str()))?, nar))
 }
 
-/// The name of an item called `name` that is a source with this nar.
+/// Returns the file name of the source called `name` with this nar.
 #[cfg(test)]
 pub(crate) fn source_path(directory: &StoreDir, name: &str, nar: &[u8]) -> StorePath {
     let hash_part = hash_part(directory, "source", &sha256(nar).unwrap(), name).unwrap();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The store's database, `/var/guix/db/db.sqlite`: which items are valid, and what they refer to
-//! (`openDB` and `registerValidPaths` in Guix's `nix/libstore/local-store.cc`; its schema has been version 7 for ever).
+//! The store's database, `/var/guix/db/db.sqlite`: which items are valid, and which items they refer to (`openDB` and
+//! `registerValidPaths` in Guix's `nix/libstore/local-store.cc`). The version of its schema has always been 7.
 //!
 //! ```text
 //! ValidPaths (id, path, hash = "sha256:" and base 16, registrationTime in seconds since the epoch, deriver, narSize)
 //! Refs       (referrer, reference), both an id; an item may refer to itself
 //! ```
 //!
-//! The database is shared with guix-daemon: it is never created here, and its journal mode is never changed. While
-//! somebody else keeps it locked, it is waited for as long as guix-daemon does, unless that is cancelled.
+//! The database is shared with guix-daemon: this module never creates it, and never changes its journal mode. While
+//! another process keeps it locked, a call waits as long as guix-daemon would, unless it is cancelled.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -29,18 +29,18 @@ use crate::ground::store_path::{StoreDir, StorePath, base16};
 
 const SCHEMA: &str = "7";
 
-/// How long a locked database is waited for: as long as guix-daemon waits.
+/// Longest wait for a locked database: as long as guix-daemon waits.
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
-/// How long SQLite waits by itself before it is seen whether the wait was cancelled.
+/// How long SQLite itself waits for a locked database before each check for cancellation.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A connection to the database. For one thread at a time.
+/// A connection to the database. Used by one thread at a time.
 pub struct Database {
     file: PathBuf,
     store: StoreDir,
     connection: Connection,
-    /// Ends waiting.
+    /// Ends waiting for a lock.
     cancel: RefCell<Cancel>,
 }
 
@@ -69,7 +69,7 @@ impl Row {
     }
 }
 
-/// The bytes of a SHA-256 in base 16.
+/// Returns the bytes of a SHA-256 written in base 16.
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     let mut bytes = [0; 32];
@@ -88,14 +88,14 @@ pub struct ValidPath {
     pub nar_hash: [u8; 32],
     /// Size of its nar in bytes.
     pub nar_size: u64,
-    /// The derivation that made it. As in guix-daemon, it is forgotten unless it is valid itself.
+    /// The derivation that made it. As in guix-daemon, it is recorded only if it is valid itself.
     pub deriver: Option<StorePath>,
     /// The items that it refers to, possibly itself among them.
     pub references: Vec<StorePath>,
 }
 
 impl Database {
-    /// Opens the database of the store, which must exist. `cancel` ends waiting for a lock on it, now and later.
+    /// Opens the database of the store, which must exist. `cancel` ends each wait for a lock on it, now and later.
     pub fn open(directories: &Directories, cancel: &Cancel) -> Result<Self> {
         let file = directories.database.join("db.sqlite");
         check_schema(directories)?;
@@ -104,16 +104,16 @@ impl Database {
         let connection = patiently(cancel, &file, doing, || {
             let connection = Connection::open_with_flags(&file, flags)?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
-            // Settings are those of guix-daemon: a power failure may undo the last transactions, but not damage the
-            // database, and moving the log into the database proper is left to guix-daemon most of the time.
+            // The settings are guix-daemon's. A power failure may undo the last transactions, but not damage the
+            // database. Checkpoints, which move the log into the database, are mostly left to guix-daemon.
             connection.pragma_update(None, "foreign_keys", true)?;
             connection.pragma_update(None, "synchronous", "normal")?;
             connection.pragma_update(None, "wal_autocheckpoint", 40_000)?;
-            // That it can be read is told by a question.
+            // This query shows that the database can be read.
             connection.query_row("SELECT 1 FROM ValidPaths LIMIT 1", [], |_| Ok(())).optional()?;
             Ok(connection)
         })?;
-        // SQLite opens what may not be written to for reading, without a word.
+        // SQLite silently opens a file read-only if it may not write to it.
         if connection.is_readonly(MAIN_DB).unwrap_or(true) {
             let error = Error::new(ErrorKind::Store, format!("{doing}: it cannot be written to"));
             return Err(error.context(file.display().to_string()).hint(writable(&file)));
@@ -121,7 +121,7 @@ impl Database {
         Ok(Database { file, store: directories.store.clone(), connection, cancel: RefCell::new(cancel.clone()) })
     }
 
-    /// From now on, `cancel` ends waiting for a lock.
+    /// Makes `cancel` end each wait for a lock from now on.
     pub fn obey(&self, cancel: &Cancel) {
         *self.cancel.borrow_mut() = cancel.clone();
     }
@@ -130,7 +130,7 @@ impl Database {
         patiently(&self.cancel.borrow(), &self.file, doing, attempt)
     }
 
-    /// Is the item valid?
+    /// Returns whether the item is valid.
     pub fn is_valid(&self, path: &StorePath) -> Result<bool> {
         self.patiently(&format!("looking up {path}"), || find(&self.connection, path)).map(|id| id.is_some())
     }
@@ -157,8 +157,8 @@ impl Database {
         Ok(Some(Row { hash, deriver, nar_size, references }))
     }
 
-    /// Returns those of `items` that no other of them refers to, nor any of `others`: what these do not refer to,
-    /// directly or not, is none of `items`. One that is not valid is among them.
+    /// Returns the `items` that no other of them refers to, and none of `others` either. From these and `others`, all
+    /// `items` can be reached by references. An item that is not valid is returned, too.
     pub fn heads(&self, items: &[StorePath], others: &[ValidPath]) -> Result<Vec<StorePath>> {
         self.patiently("looking up references", || self.query_heads(items, others))
     }
@@ -185,12 +185,11 @@ impl Database {
         Ok(items.iter().zip(&ids).filter(|(_, id)| is_head(id)).map(|(item, _)| item.clone()).collect())
     }
 
-    /// Registers `items`, but for those that are valid already, and returns which ones that were. All are registered,
-    /// or, after an error, none.
+    /// Registers those `items` that are not valid yet, and returns their names. After an error none is registered.
     ///
-    /// What an item refers to must be valid or be registered with it, or the items are [`ErrorKind::Untrusted`].
-    /// `install` is called for each before it is registered, to put it in place: the database is locked then, so nobody
-    /// else can register the item meanwhile. Nothing is put in place once cancelled.
+    /// An item may only refer to items that are valid or registered with it; otherwise this fails with
+    /// [`ErrorKind::Untrusted`]. Calls `install` for each item before it is registered, to put it in place. The
+    /// database is locked then, so nobody else can register the item. Once cancelled, puts nothing in place any more.
     pub fn register(
         &mut self,
         items: &[ValidPath],
@@ -207,7 +206,7 @@ impl Database {
                 pending.push(item);
             }
         }
-        // What is referred to comes first, so a cycle, which guix-daemon could never delete, comes to a halt.
+        // References are registered first. So a cycle, which guix-daemon could never delete, is never registered.
         let mut registered = Vec::new();
         while !pending.is_empty() {
             let before = pending.len();
@@ -217,7 +216,7 @@ impl Database {
                     waiting.push(item);
                     continue;
                 }
-                // It may have taken long to come here.
+                // The items before this one may have taken long.
                 self.cancel.borrow().check()?;
                 install(item)?;
                 insert(&transaction, item).map_err(|error| error.context(self.file.display().to_string()))?;
@@ -245,13 +244,13 @@ fn check_schema(directories: &Directories) -> Result<()> {
     Ok(())
 }
 
-/// The id of an item, if it is valid.
+/// Returns the id of an item, if it is valid.
 fn find(connection: &Connection, path: &StorePath) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection.prepare("SELECT id FROM ValidPaths WHERE path = ?")?;
     statement.query_row([path.as_str()], |row| row.get(0)).optional()
 }
 
-/// Something that `item` refers to, not being itself, that is not valid.
+/// Returns an item that `item` refers to and that is not valid, other than `item` itself.
 fn missing_reference<'a>(connection: &Connection, item: &'a ValidPath) -> rusqlite::Result<Option<&'a StorePath>> {
     for reference in item.references.iter().filter(|&reference| *reference != item.path) {
         if find(connection, reference)?.is_none() {
@@ -261,7 +260,7 @@ fn missing_reference<'a>(connection: &Connection, item: &'a ValidPath) -> rusqli
     Ok(None)
 }
 
-/// Why none of `items` could be registered.
+/// Returns the reason why none of `items` could be registered.
 fn unresolved(connection: &Connection, items: &[&ValidPath]) -> rusqlite::Result<Error> {
     for item in items {
         for reference in &item.references {
@@ -279,7 +278,7 @@ fn unresolved(connection: &Connection, items: &[&ValidPath]) -> rusqlite::Result
 fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
     let error = |error: rusqlite::Error| Error::new(ErrorKind::Store, format!("registering {}: {error}", item.path));
     if item.path.is_derivation() {
-        // Its outputs would have to be listed as well, or the garbage collector would take them for unrelated.
+        // Its outputs would have to be recorded as well, or the garbage collector would not know that it has any.
         let why = format!("{} is a derivation, which only guix-daemon can register", item.path);
         return Err(Error::new(ErrorKind::InvalidArgument, why));
     }
@@ -309,7 +308,7 @@ fn insert(transaction: &Transaction, item: &ValidPath) -> Result<()> {
     Ok(())
 }
 
-/// Makes `attempt` again and again while the database in `file` is locked.
+/// Repeats `attempt` while the database in `file` is locked.
 fn patiently<T>(
     cancel: &Cancel,
     file: &Path,
@@ -355,7 +354,7 @@ fn writable(file: &Path) -> String {
     for_daemons_user("write to it and beside it", |user| format!("chown -R {user} {}", directory.display()))
 }
 
-/// Are there too few descriptors for SQLite, which keeps to itself why it cannot open a file?
+/// Returns whether too few descriptors are left for SQLite, which does not say why it cannot open a file.
 fn out_of_descriptors() -> bool {
     const FILES: usize = 3; // the database, its log, and the index of that
     let opened: Result<Vec<OwnedFd>, Errno> =

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tests of the store database, on one of Guix's layout.
+//! Tests of the store database, on a database with Guix's layout.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::ground::store_path::StoreDir;
 /// The tables of schema version 7 that matter here, with their constraints.
 const TABLES: &str = include_str!("../../tests/fixtures/tables.sql");
 
-/// A store database in `directory`, where nothing is valid.
+/// Creates a store database in `directory` in which nothing is valid.
 pub fn create(directory: &Path) -> Directories {
     let connection = Connection::open(directory.join("db.sqlite")).unwrap();
     connection.pragma_update(None, "journal_mode", "wal").unwrap();
@@ -24,7 +24,7 @@ pub fn create(directory: &Path) -> Directories {
     }
 }
 
-/// The item `/gnu/store/LETTER...-LETTER`, which refers to those of `references`.
+/// Returns the item `/gnu/store/LETTER...-LETTER`, which refers to those of `references`.
 fn item(letter: char, references: &str) -> ValidPath {
     let path = |letter: char| {
         let name = format!("/gnu/store/{}-{letter}", letter.to_string().repeat(32));
@@ -74,7 +74,7 @@ fn items_are_registered_with_what_they_refer_to() {
     let scratch = tempfile::tempdir().unwrap();
     let directories = create(scratch.path());
     let mut database = Database::open(&directories, &Cancel::default()).unwrap();
-    // Referrers first; one refers to itself; one has a deriver that is valid, the others one that is not.
+    // Referrers come first. `a` refers to itself and has a deriver that is valid; the deriver of `b` is not valid.
     let derived = |item: ValidPath, by: char| ValidPath { deriver: Some(self::item(by, "").path), ..item };
     let items = [derived(item('a', "bca"), 'b'), derived(item('b', "c"), 'x'), item('c', "")];
     assert!(!database.is_valid(&items[0].path).unwrap());
@@ -172,7 +172,7 @@ fn a_locked_database_is_waited_for_unless_that_is_cancelled() {
         (result, installed)
     };
 
-    // Longer than SQLite waits by itself.
+    // Locked for longer than SQLite waits by itself.
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let theirs = &mut other;
     let (result, installed) = std::thread::scope(|scope| {
@@ -262,7 +262,7 @@ fn settings_are_those_of_guix_daemon() {
     let setting = |name: &str| database.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(setting("foreign_keys"), 1);
     assert_eq!(setting("synchronous"), 1);
-    // guix-daemon waits an hour in SQLite; here as long, but for moments.
+    // guix-daemon waits for an hour inside SQLite. Here a wait is as long, but SQLite waits only for moments.
     assert!(setting("busy_timeout") <= 500 && PATIENCE >= Duration::from_secs(60 * 60));
     assert_eq!(setting("wal_autocheckpoint"), 40_000);
     let mode: String = database.connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
@@ -279,7 +279,7 @@ fn heads_are_what_no_other_item_refers_to() {
     let heads = |items: &[&ValidPath], others: &[ValidPath]| database.heads(&paths(items), others).unwrap();
     assert_eq!(heads(&[&a, &b, &c, &d], &[]), paths(&[&d]));
     assert_eq!(heads(&[&a, &b, &c], &[]), paths(&[&b, &c]));
-    // What refers to itself is a head all the same, and what is not known is one.
+    // An item that refers only to itself is a head. So is an item that is not known.
     assert_eq!(heads(&[&a, &item('g', "")], &[]), paths(&[&a, &item('g', "")]));
     assert_eq!(heads(&[&a, &b, &c], &[d]), paths(&[]));
     assert_eq!(heads(&[&a, &b, &c], &[item('f', "cz")]), paths(&[&b]));

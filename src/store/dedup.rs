@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Files of equal contents share one inode, by way of `.links` in the store
-//! (`LocalStore::optimisePath_` in Guix's `nix/libstore/optimise-store.cc`).
+//! Deduplication: files of equal contents share one inode, through `.links` in the store (`LocalStore::optimisePath_`
+//! in Guix's `nix/libstore/optimise-store.cc`).
 //!
-//! `.links/HASH` is a hard link to every file whose nar, as that of a lone file, has the SHA-256 HASH, in nix-base32.
-//! The nar tells executable files from others, so files that share an inode agree on their mode, too.
+//! `.links/HASH` is a hard link to all files of equal contents. HASH is the SHA-256, in nix-base32, of the nar of one
+//! such file by itself. The nar says whether a file is executable, so files that share an inode agree on their mode.
 //!
-//! An entry's name vouches for its contents, so one may be made before anybody vouched for the archive that they came
-//! in. If that archive is then refused, its entries are left with one link: what `guix gc` removes. So that they do
-//! not take space until then, [`Links::remove_unused`] removes them at once.
+//! The name of an entry vouches for its contents. So an entry may be made before the archive that it comes from is
+//! verified. If the archive is refused, its entries are left with one link, and `guix gc` removes these.
+//! [`Links::remove_unused`] removes them at once, so that they take no space until then.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -21,21 +21,21 @@ use crate::ground::store_path::base32;
 /// Files below this size, in bytes, are not deduplicated (`deduplicationMinSize`).
 pub(super) const MIN_SIZE: u64 = 8192;
 
-/// Name of a link on its way to replacing a file.
+/// Name of the temporary link that is renamed to replace a file.
 const TEMPORARY: &str = ".link";
 
-/// So many new entries are remembered, to bound memory at 2 MiB; what they exceed is left to `guix gc`.
+/// New entries that are remembered at most, to bound memory at 2 MiB. Further ones are left to `guix gc`.
 const MAX_REMEMBERED: usize = 1 << 16;
 
 /// The directory `.links` of a store.
 pub struct Links {
     directory: OwnedFd,
-    /// Hashes of the entries that were made here.
+    /// Hashes of the entries that were made through this value.
     made: Vec<[u8; 32]>,
 }
 
 impl Links {
-    /// Opens `.links` in `store`, which is created if it is missing.
+    /// Opens `.links` in `store`, and creates it if it is missing.
     pub fn open(store: BorrowedFd) -> Result<Self> {
         let what = || "opening .links in the store";
         match mkdirat(store, ".links", Mode::from_raw_mode(0o755)) {
@@ -46,9 +46,9 @@ impl Links {
         Ok(Links { directory, made: Vec::new() })
     }
 
-    /// Makes `file`, which is complete and called `name` in `parent`, share its inode with the file of the same
-    /// `hash`, or be the one to share with. If the file system will not have another link, or what has that hash
-    /// looks different, the file stays as it is. `scratch` is a directory for a temporary link.
+    /// Makes `file` share its inode with the file of the same `hash`, or be the first of them. `file` is complete and
+    /// called `name` in `parent`. It stays as it is if the file system allows no other link, or if the entry of that
+    /// hash looks different. `scratch` is a directory for a temporary link.
     pub fn share(
         &mut self,
         hash: &[u8; 32],
@@ -59,7 +59,7 @@ impl Links {
     ) -> Result<()> {
         let what = || format!("deduplicating '{}'", name.escape_ascii());
         let entry = base32(hash);
-        // Again if the garbage collector removes the entry between two steps.
+        // Repeats if the garbage collector removes the entry between two steps.
         loop {
             match linkat(parent, name, &self.directory, &entry, AtFlags::empty()) {
                 Ok(()) => {
@@ -88,12 +88,12 @@ impl Links {
         }
         let Err(error) = renameat(scratch, TEMPORARY, parent, name) else { return Ok(()) };
         unlinkat(scratch, TEMPORARY, AtFlags::empty()).io_context(ErrorKind::Store, what)?;
-        // Some file systems count a link more while they rename.
+        // Some file systems count one link more during a rename.
         if error == Errno::MLINK { Ok(()) } else { Err(error).io_context(ErrorKind::Store, what) }
     }
 
-    /// Removes the entries made here that no other link shares any more. One that somebody begins to share at this
-    /// moment may go as well: that file merely stays alone.
+    /// Removes the entries made here that no file shares any more. This can also hit an entry that somebody begins to
+    /// share at this moment; that file is then merely not deduplicated.
     pub fn remove_unused(&mut self) {
         for hash in self.made.drain(..) {
             let entry = base32(&hash);
@@ -105,8 +105,8 @@ impl Links {
     }
 }
 
-/// Would one be missed if the other took its place? The contents are equal already. An entry that is damaged or
-/// writable, or that belongs to somebody else, does not look like a file that was just restored.
+/// Returns whether nobody would notice if one took the place of the other; their contents are equal already. An entry
+/// that is damaged or writable, or that belongs to somebody else, does not look like a file that was just restored.
 fn same_attributes(ours: &Stat, theirs: &Stat) -> bool {
     let look = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_size, stat.st_mtime);
     look(ours) == look(theirs)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What has to be known of a derivation itself (`parseDerivation` in Guix's `nix/libstore/derivations.cc`).
+//! Reading whether a derivation's outputs are fixed (`parseDerivation` in Guix's `nix/libstore/derivations.cc`).
 //!
 //! ```text
 //! Derive([OUTPUT,...],[INPUT,...],...)
-//! OUTPUT = ("NAME","FILE NAME","HASH ALGORITHM","HASH"), the last two empty unless its contents are known beforehand
+//! OUTPUT = ("NAME","FILE NAME","HASH ALGORITHM","HASH"), the last two empty unless the output is fixed
 //! ```
 //!
-//! In a string, a backslash goes before a quotation mark or a backslash that is part of it.
+//! In a string, a backslash precedes each quotation mark and each backslash that is part of it.
 
-/// Are the contents of all outputs of the derivation with this text known beforehand, as those of a download are? What
-/// is no derivation has no such outputs.
+/// Returns whether all outputs of the derivation with this text are fixed: their contents are known beforehand, as
+/// those of a download are. Returns `false` for a text that is no derivation.
 pub fn has_fixed_output(text: &str) -> bool {
     let Some(mut rest) = text.strip_prefix("Derive([") else { return false };
     loop {
@@ -24,7 +24,7 @@ pub fn has_fixed_output(text: &str) -> bool {
     }
 }
 
-/// The fields of the output that `text` begins with, as they are written, and what comes after it.
+/// Returns the fields of the output that `text` begins with, with their backslashes, and the text after the output.
 fn output(text: &str) -> Option<([&str; 4], &str)> {
     let mut rest = text.strip_prefix('(')?;
     let mut fields = [""; 4];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The nar of a store item, as it is read (`dump` in Guix's `nix/libutil/archive.cc`; the format is in
+//! The nar of a store item, produced while it is read (`dump` in Guix's `nix/libutil/archive.cc`; the format is in
 //! [`crate::archive::nar`]). The counterpart of [`super::restore`].
 //!
 //! Every name is used relative to the descriptor of the directory that it was found in, and no link is followed. Only
@@ -16,21 +16,21 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::{padding, put_number, put_string};
 
-/// An archive in the making. Its errors, all of [`ErrorKind::Store`], come as what an [`io::Error`] carries.
+/// The nar of an item being read. All its errors are of kind [`ErrorKind::Store`], wrapped in an [`io::Error`].
 pub struct Dump {
     item: StorePath,
     here: OwnedFd,
-    /// For each directory that is being dumped, the names that are still to come, the next one last.
+    /// For each directory that is being dumped, the names that are still to come; the next one is last.
     levels: Vec<Vec<Vec<u8>>>,
-    /// A file, how much of its contents is still to come, and how much there is.
+    /// The open file, how many bytes of its contents are still to come, and its size.
     file: Option<(File, u64, u64)>,
-    /// Bytes of the archive, of which those from `position` on come next.
+    /// Bytes of the archive that are ready; those from `position` on come next.
     pending: Vec<u8>,
     position: usize,
 }
 
 impl Dump {
-    /// Begins with `item` in the directory `store`.
+    /// Begins to dump `item`, which is in the directory `store`.
     pub fn new(store: BorrowedFd, item: &StorePath) -> Result<Self> {
         let here =
             openat(store, ".", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, || "opening the store")?;
@@ -45,7 +45,7 @@ impl Dump {
         words.iter().for_each(|word| put_string(&mut self.pending, word));
     }
 
-    /// Begins the node that is called `name` in the directory where we are.
+    /// Begins the node called `name` in the current directory.
     fn node(&mut self, name: &[u8]) -> Result<()> {
         let what = || format!("reading '{}' in {}", name.escape_ascii(), self.item);
         let kind = statat(&self.here, name, AtFlags::SYMLINK_NOFOLLOW).io_context(ErrorKind::Store, what)?;
@@ -96,14 +96,14 @@ impl Dump {
         Ok(())
     }
 
-    /// Ends the entry whose node is complete; the archive has no entry around its first node.
+    /// Ends the entry whose node is complete. The first node of an archive has no entry around it.
     fn end_entry(&mut self) {
         if !self.levels.is_empty() {
             self.words(&[b")"]);
         }
     }
 
-    /// Goes on after what was pending; `false`: there is nothing more.
+    /// Adds the next words to `pending`. Returns `false` at the end of the archive.
     fn advance(&mut self) -> Result<bool> {
         if let Some((_, _, size)) = self.file.take() {
             self.pending.resize(padding(size), 0);
@@ -181,7 +181,7 @@ mod tests {
         Ok(bytes)
     }
 
-    /// As an independent reader understands it, and an independent writer writes it.
+    /// Compares with `nix_nar`, an independent implementation.
     #[test]
     fn a_tree_is_dumped_as_by_others() {
         let mut expected = Vec::new();

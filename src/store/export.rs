@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A store item on its way to another store, signed: what guix-daemon's `export-path` gives (`LocalStore::exportPath`
-//! in Guix's `nix/libstore/local-store.cc`), without the daemon and the process that signs for it.
+//! Exporting a store item, signed, for another store: the same as guix-daemon's `export-path` (`LocalStore::exportPath`
+//! in Guix's `nix/libstore/local-store.cc`), without the daemon and its signing process.
 
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
@@ -10,24 +10,24 @@ use crate::archive::{self, KeyPair};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::gcrypt::Sha256;
 
-/// An item of a bundle in the making, as [`archive::read_item`] takes it apart. Its errors, all of
-/// [`ErrorKind::Store`], come as what an [`io::Error`] carries.
+/// An item of a bundle, produced while it is read; [`archive::read_item`] parses it. All its errors are of kind
+/// [`ErrorKind::Store`], wrapped in an [`io::Error`].
 pub struct Export<'a> {
     item: &'a ValidPath,
     keys: &'a KeyPair,
     nar: Dump,
     hash: Sha256,
-    /// The bytes after the nar, once that is complete, and how much of them was read.
+    /// The bytes after the nar, once the nar was read, and how many of them were read.
     rest: Option<(Vec<u8>, usize)>,
 }
 
 impl<'a> Export<'a> {
-    /// Begins with `item` in the directory `store`, to be signed with `keys`.
+    /// Begins to export `item`, which is in the directory `store` and is signed with `keys`.
     pub fn new(store: BorrowedFd, item: &'a ValidPath, keys: &'a KeyPair) -> Result<Self> {
         Ok(Export { item, keys, nar: Dump::new(store, &item.path)?, hash: Sha256::new()?, rest: None })
     }
 
-    /// Returns the bytes after the nar. Does not sign an item whose nar is not what it was when it was registered.
+    /// Returns the bytes after the nar. Fails, instead of signing, if the nar does not have the registered hash.
     fn trailer(&mut self) -> Result<Vec<u8>> {
         let ValidPath { path, nar_hash, deriver, references, .. } = self.item;
         if self.hash.try_clone()?.finish() != *nar_hash {
@@ -40,7 +40,7 @@ impl<'a> Export<'a> {
     }
 }
 
-/// The error for an item whose contents have another hash than when it was registered.
+/// Returns the error for an item whose contents no longer have the registered hash.
 pub fn damaged(item: &ValidPath) -> Error {
     let message = format!("{} is not what it was when it was registered", item.path);
     Error::new(ErrorKind::Store, message).hint("find out what is damaged: guix gc --verify=contents")

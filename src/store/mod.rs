@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The local store: file names, directories, and how items get in and out without the daemon's help.
+//! The local store: how items get in and out of it without the daemon's help.
 
 mod content_address;
 mod database;
@@ -27,7 +27,7 @@ pub use staging::{Received, Registrar, Staging, install};
 pub(crate) mod tests {
     use rustix::thread::set_thread_res_uid;
 
-    /// Does `what` as a user who may do nothing; root can become that in one thread.
+    /// Runs `what` as an unprivileged user. Needs root, which can become another user in a single thread.
     pub fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
         let nobody = rustix::fs::Uid::from_raw(65534);
         std::thread::scope(|scope| {

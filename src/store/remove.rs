@@ -8,20 +8,20 @@ use rustix::io::Errno;
 
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 
-/// How every directory is opened here and in the modules beside this one.
+/// Flags with which every directory is opened, here and in the modules beside this one.
 pub(super) const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A directory that is being removed. All it holds besides `directories` is gone.
 struct Level {
     name: Vec<u8>,
-    /// Device and inode, by which it is known again on the way up.
+    /// Device and inode, by which the directory is recognized on the way up.
     identity: (u64, u64),
     directories: Vec<Vec<u8>>,
 }
 
-/// Removes what is called `name` in `parent`: a file or a link, or a directory with all it holds, read-only ones too.
-/// It is fine if there is nothing of that name.
+/// Removes `name` in `parent`: a file, a link, or a directory with all that it holds, even if it is read-only.
+/// Succeeds if there is nothing of that name.
 pub fn remove_tree(parent: BorrowedFd, name: &[u8]) -> Result<()> {
     if remove_file(parent, name)? {
         return Ok(());
@@ -47,7 +47,7 @@ pub fn remove_tree(parent: BorrowedFd, name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a directory, and removes all that is not a directory from it.
+/// Opens a directory, and removes everything from it except directories.
 fn enter(parent: BorrowedFd, name: &[u8]) -> Result<(OwnedFd, Level)> {
     let what = || format!("removing directory '{}'", name.escape_ascii());
     let directory = openat(parent, name, OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
@@ -67,8 +67,8 @@ fn enter(parent: BorrowedFd, name: &[u8]) -> Result<(OwnedFd, Level)> {
     Ok((directory, Level { name: name.to_vec(), identity: (stat.st_dev, stat.st_ino), directories }))
 }
 
-/// Goes from the directory `here`, which is called `name`, up to the one that it was entered from. Should somebody
-/// have moved it meanwhile, that is an error, not a way out of the tree.
+/// Goes from the directory `here`, called `name`, up to the directory that it was entered from. Fails if somebody has
+/// moved it in the meantime: `..` would then lead out of the tree.
 fn leave(here: OwnedFd, above: (u64, u64), name: &[u8]) -> Result<OwnedFd> {
     let what = || format!("leaving directory '{}', which is being removed", name.escape_ascii());
     let parent = openat(&here, "..", OPEN_DIRECTORY, Mode::empty()).io_context(ErrorKind::Store, what)?;
@@ -79,7 +79,7 @@ fn leave(here: OwnedFd, above: (u64, u64), name: &[u8]) -> Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Removes what is called `name` unless it is a directory; returns whether it was not one.
+/// Removes what is called `name`. Returns `false`, and removes nothing, if it is a directory.
 fn remove_file(parent: BorrowedFd, name: &[u8]) -> Result<bool> {
     match unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
@@ -100,7 +100,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Lets this process have 1024 descriptors at most, as most processes have; deep trees here have more levels.
+    /// Limits this process to 1024 descriptors, the usual limit. The deep trees of these tests have more levels.
     pub fn limit_descriptors() {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let maximum = getrlimit(Resource::Nofile).maximum;

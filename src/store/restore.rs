@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Making files of an archive, just as guix-daemon leaves them in the store
+//! Restoring the files of an archive, exactly as guix-daemon leaves them in the store
 //! (`canonicalisePathMetaData` in Guix's `nix/libstore/local-store.cc`).
 //!
-//! Files are 0444 or 0555, directories 0555, everything has a modification time of one second after the epoch and
+//! Files are 0444 or 0555, directories 0555. Everything has a modification time of one second after the epoch and
 //! belongs to the user of the process. Files of 8 KiB and more are deduplicated as they come, without reading them
-//! again. Like the daemon, nothing here waits for the disk (no `fsync`): after a power failure
-//! `guix gc --verify=contents` tells whether the last items are whole.
+//! again. Like the daemon, this module does not wait for the disk (no `fsync`). After a power failure,
+//! `guix gc --verify=contents` tells whether the last items are intact.
 //!
-//! Zeros are not written: they become holes, as with Guix's own restoration since 1.5 (`find-holes` in
-//! `guix/store/deduplication.scm`). No room is taken for a file before its contents come: that would fill the holes,
-//! and some file systems do not compress what was allocated beforehand.
+//! Zeros are not written: they become holes, as in Guix itself since 1.5 (`find-holes` in
+//! `guix/store/deduplication.scm`). No space is allocated before a file's contents come: that would fill the holes, and
+//! some file systems do not compress space that was allocated beforehand.
 //!
-//! Every name is used relative to the descriptor of the directory that it was made in, and must be new there, so no
+//! Every name is used relative to the descriptor of the directory that it is made in, and must be new there. So no
 //! archive can make anything outside its own tree. Only one directory is open at a time, however deep the tree.
 
 use std::fs::File;
@@ -29,8 +29,8 @@ use crate::archive::{Visitor, nar};
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::gcrypt::Sha256;
 
-/// How much of a file is looked at whether it is all zeros, in bytes: as much as Guix looks at. File systems have
-/// blocks of this size or a multiple of it, as a rule.
+/// Size, in bytes, of the pieces of a file that are checked for being all zeros: the same as in Guix. The blocks of
+/// most file systems have this size or a multiple of it.
 const GRAIN: usize = 1024;
 
 /// A modification time of one second after the epoch. The time of access stays.
@@ -39,14 +39,14 @@ const TIMES: Timestamps = Timestamps {
     last_modification: Timespec { tv_sec: 1, tv_nsec: 0 },
 };
 
-/// Restores one archive as it is read. What a failed restoration leaves is for the caller to remove, with
+/// Restores one archive as it is read. After a failure the caller must remove what is left, with
 /// [`remove_tree`](super::remove_tree).
 pub struct Restorer<'a> {
     links: &'a mut Links,
     top: BorrowedFd<'a>,
     /// The innermost directory.
     here: OwnedFd,
-    /// The name of the next node there.
+    /// The name of the next node in it.
     name: Vec<u8>,
     file: Option<OpenFile>,
 }
@@ -55,15 +55,15 @@ pub struct Restorer<'a> {
 struct OpenFile {
     file: File,
     executable: bool,
-    /// How much has come, and how much of that reaches up to the last byte that was written.
+    /// Offset after the contents that have come, zeros included, and offset after the last byte that was written.
     position: u64,
     written: u64,
-    /// Of the file's own nar, and what it still lacks after the contents.
+    /// Hash of the file's own nar up to now, and the bytes of that nar that follow the contents.
     hash: Option<(Sha256, Vec<u8>)>,
 }
 
 impl OpenFile {
-    /// Writes the contents that come next, but for zeros.
+    /// Writes the contents that come next, except for zeros.
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let (run, is_zero) = next_run(bytes, self.position);
@@ -78,8 +78,9 @@ impl OpenFile {
     }
 }
 
-/// How many of `bytes`, of which there are some, are all zeros, grain by grain, or have something in each; and which of
-/// both. `position` is where in the file they are: that is where grains begin.
+/// Returns the length of the run that `bytes` begins with, and whether it is a run of zeros: of grains that are all
+/// zeros, or that all are not. `bytes` is not empty, and at `position` in the file. Grains count from the start of the
+/// file.
 fn next_run(bytes: &[u8], position: u64) -> (usize, bool) {
     static ZEROS: [u8; GRAIN] = [0; GRAIN];
     let is_zero = |grain: &[u8]| *grain == ZEROS[..grain.len()];
@@ -90,7 +91,7 @@ fn next_run(bytes: &[u8], position: u64) -> (usize, bool) {
 }
 
 impl<'a> Restorer<'a> {
-    /// Restores to `name` in the directory `top`, which nobody else writes to. There must be nothing of that name.
+    /// Prepares to restore to `name` in the directory `top`. Nobody else writes there, and nothing of that name exists.
     pub fn new(top: BorrowedFd<'a>, name: &str, links: &'a mut Links) -> Result<Self> {
         let here = openat(top, ".", OPEN_DIRECTORY, Mode::empty())
             .io_context(ErrorKind::Store, || "opening the directory to restore to")?;
@@ -173,7 +174,7 @@ impl Visitor for Restorer<'_> {
     }
 }
 
-/// Gives a file or directory that is complete the mode and time that things in the store have.
+/// Gives a complete file or directory the mode and time of things in the store.
 pub(super) fn seal(file: BorrowedFd, executable: bool) -> rustix::io::Result<()> {
     fchmod(file, Mode::from_raw_mode(if executable { 0o555 } else { 0o444 }))?;
     futimens(file, &TIMES)

@@ -9,7 +9,7 @@ use super::*;
 use crate::archive::WordReader;
 use crate::store::remove_tree;
 
-/// What somebody who looks at a tree sees: a line for each file with its name, mode, time, and contents or target.
+/// Describes a tree as others see it: a line for each file with its name, mode, time, and contents or target.
 pub fn look(tree: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut pending = vec![tree.to_path_buf()];
@@ -76,7 +76,7 @@ fn nar_of_file(contents: &[u8], executable: bool) -> Vec<u8> {
     [&before, contents, &after].concat()
 }
 
-/// A nar of `depth` directories, one in another.
+/// Returns a nar of `depth` nested directories.
 fn nested(depth: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut put = |text: &str| text.split(' ').for_each(|word| crate::ground::words::put_string(&mut bytes, word));
@@ -89,7 +89,7 @@ fn nested(depth: usize) -> Vec<u8> {
 
 #[test]
 fn a_tree_looks_as_guix_daemon_left_it() {
-    // What guix-daemon, exporting this, had in its store.
+    // What guix-daemon had in its store when it exported this.
     let expected = [
         " 555 1.0 /",
         "bin 555 1.0 /",
@@ -199,7 +199,7 @@ fn a_tree_deeper_than_there_are_descriptors_is_restored_and_removed() {
 
 #[test]
 fn a_large_file_comes_in_pieces() {
-    // 64 MiB that are never in memory at once: the reader makes them up as they are asked for.
+    // 64 MiB that are never in memory at once: the reader produces them on demand.
     use std::io::Read;
     const SIZE: u64 = 64 << 20;
     let (before, after) = nar::file_nar_frame(false, SIZE);
@@ -265,7 +265,7 @@ fn a_file_that_is_larger_than_the_disk_fits_if_it_is_mostly_holes() {
     let room = rustix::fs::statvfs(store.0.path()).unwrap();
     let size = 8 << 20;
     assert!(room.f_bavail * room.f_frsize > size);
-    // What is said of the size takes no room by itself: the disk cannot have this much.
+    // An announced size takes no space by itself: the disk cannot have this much.
     let (before, _) = nar::file_nar_frame(false, 1 << 43);
     let mut reader = before.chain(std::io::repeat(0).take(size));
     let top = File::open(store.0.path()).unwrap();

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Items on their way into the store.
 //!
-//! They are restored into a directory of their own in the store, where nobody looks at them: its name is that of an
-//! item which is not valid, and a temporary root keeps the garbage collector away. Once all were received, and their
-//! signatures verified, they move to their places and are registered in one transaction.
+//! All items are restored into one temporary directory in the store. Nobody looks into it: it has the name of an item
+//! that is not valid, and a temporary root protects it from the garbage collector. Once all items were received and
+//! their signatures verified, they move to their places and are registered in one transaction.
 //!
-//! Whenever the process is killed, the store is sound: what lies around is either that directory or an item that is
-//! not valid, both of which `guix gc` removes, and guix-daemon removes the latter before it builds that item. The only
-//! other things made are entries of `.links`; why that is fine is said in [`super::dedup`].
+//! The store is sound whenever the process is killed. What is left is that directory, or an item that is not valid.
+//! `guix gc` removes both, and guix-daemon removes the item before it builds it. The only other things made are
+//! entries of `.links`; [`super::dedup`] says why they do no harm.
 //!
 //! No output locks are taken: guix-daemon holds them, and temporary roots for the outputs, while its build hook runs.
 
@@ -26,13 +26,13 @@ use crate::ground::directories::Directories;
 use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::{StoreDir, StorePath, base32};
 
-/// How often the garbage collector may take the directory before it has its temporary root.
+/// Attempts to make the directory: the garbage collector may take it before it has its temporary root.
 const MAX_ATTEMPTS: usize = 16;
 
 /// Bytes of the hash part of a store item's name.
 const HASH_BYTES: usize = 20;
 
-/// How many descriptors removing a directory takes: for one, for another inside, and to list that.
+/// Descriptors that `remove_tree` needs: for a directory, for another one inside it, and to list that one.
 const REMOVAL: usize = 3;
 
 /// The items being received. Dropped, it removes those that were not committed.
@@ -44,13 +44,13 @@ pub struct Staging {
     directory: OwnedFd,
     links: Links,
     received: Vec<ValidPath>,
-    /// Descriptors to be given up for the removal, which so needs no others.
+    /// Descriptors that are closed before the removal, which therefore needs no others.
     reserve: Vec<OwnedFd>,
 }
 
 impl Staging {
-    /// Makes a directory for items being received. `add_temp_root` has to make the daemon keep it for as long as this
-    /// lives; that is the RPC `add-temp-root`, whose effect lasts as long as the connection.
+    /// Makes a directory for items being received. `add_temp_root` must make the daemon protect the directory for as
+    /// long as this value lives. It is the RPC `add-temp-root`, whose effect lasts as long as the connection.
     pub fn new(directories: &Directories, add_temp_root: &mut dyn FnMut(&StorePath) -> Result<()>) -> Result<Self> {
         let name = directories.store.as_str();
         let store =
@@ -71,7 +71,7 @@ impl Staging {
             let what = || format!("creating {path}");
             mkdirat(&store, path.base_name(), Mode::RWXU).io_context(ErrorKind::Store, what)?;
             let rooted = add_temp_root(&path);
-            // Before the root was there, the garbage collector may have taken the directory.
+            // The garbage collector may have taken the directory before it had its temporary root.
             match openat(&store, path.base_name(), OPEN_DIRECTORY, Mode::empty()) {
                 Ok(directory) => {
                     let received = Vec::new();
@@ -90,11 +90,11 @@ impl Staging {
         Err(Error::new(ErrorKind::Store, format!("directories in {} disappear at once", store_dir.as_str())))
     }
 
-    /// Receives one item from `reader`, whose last byte is the last that is read. It must be `expected` and have a
+    /// Receives one item from `reader`, and reads nothing after its last byte. The item must be `expected` and have a
     /// signature that `acl` authorizes.
     ///
-    /// `deriver` is the derivation that it was asked for. It is recorded instead of the one that the archive names,
-    /// if any: where several derivations have the same output, the other machine may know it by another one.
+    /// `deriver` is the derivation for which the item was requested. It is recorded instead of the one that the archive
+    /// names, if any: several derivations can have the same output, and the other machine may know it by another one.
     ///
     /// After an error nothing of the item is left, and other items can still be received.
     pub fn receive(
@@ -116,7 +116,7 @@ impl Staging {
                 Ok(())
             }
             Err(error) => {
-                // A failure here would hide the error; dropping the whole directory tries again.
+                // A failure here would hide the error. Dropping `self` removes the whole directory anyway.
                 let _ = remove_tree(self.directory.as_fd(), name.as_bytes());
                 Err(error)
             }
@@ -139,8 +139,8 @@ impl Staging {
         })
     }
 
-    /// Moves the items to their places in the store and makes them valid, but for those that became valid meanwhile.
-    /// Returns which ones were made valid. After an error none was, and none is in its place.
+    /// Moves the items to their places in the store and makes them valid, except those that became valid in the
+    /// meantime. Returns those that it made valid. After an error it has made none valid, and left none in its place.
     pub fn commit(mut self, registrar: &mut dyn Registrar) -> Result<Vec<StorePath>> {
         let items = std::mem::take(&mut self.received);
         registrar.make_valid(&Received {
@@ -152,19 +152,19 @@ impl Staging {
     }
 }
 
-/// Items that have come whole, each in the directory where they are received, and not valid yet.
+/// Items that were received completely into a directory, and are not valid yet.
 pub struct Received<'a> {
     store: BorrowedFd<'a>,
     directory: BorrowedFd<'a>,
-    /// The name of that directory, which is in the store.
+    /// The name of that directory in the store.
     pub path: &'a StorePath,
-    /// What is known of the items.
+    /// The items' records for the database.
     pub items: &'a [ValidPath],
 }
 
-/// Makes valid what was received: whoever holds the locks on the items, or stands for him.
+/// Makes received items valid: it holds the locks on them, or acts for the process that does.
 pub trait Registrar {
-    /// Moves what was received to its place and makes it valid; see [`Staging::commit`].
+    /// Moves the items to their places and makes them valid; see [`Staging::commit`].
     fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>>;
 }
 
@@ -174,8 +174,8 @@ impl Registrar for Database {
     }
 }
 
-/// Makes `items` valid, which another process received into `path`; see [`Staging::commit`]. The directory stays that
-/// process's.
+/// Makes `items` valid, which another process has received into the directory `path`; see [`Staging::commit`]. That
+/// process still removes the directory.
 pub fn install(
     directories: &Directories,
     path: &StorePath,
@@ -198,8 +198,8 @@ impl Received<'_> {
             move_item(self.directory, item.path.base_name(), self.store, item.path.base_name())
         });
         if result.is_err() {
-            // Only what is surely not valid goes back; what stays, not being valid, guix-daemon removes when it needs
-            // the place.
+            // Only an item that is certainly not valid goes back. If another one is left without being valid,
+            // guix-daemon removes it when it needs the place.
             for path in installed.iter().filter(|path| matches!(database.is_valid(path), Ok(false))) {
                 let _ = move_item(self.store, path.base_name(), self.directory, path.base_name());
             }
@@ -207,12 +207,12 @@ impl Received<'_> {
         result
     }
 
-    /// Moves what is in the place of an item that is not valid here, to be removed with the directory.
+    /// Moves what is in the place of an item that is not valid into the directory, to be removed with it.
     fn set_aside(&self, path: &StorePath, number: usize) -> Result<()> {
         if !exists(self.store, path.base_name()) {
             return Ok(());
         }
-        // This is no name of an item.
+        // Not the name of any item.
         let aside = format!("leftover-{number}");
         move_item(self.store, path.base_name(), self.directory, &aside)
     }
@@ -227,7 +227,7 @@ impl Drop for Staging {
     }
 }
 
-/// A name of an item that nobody can foresee.
+/// Returns an unpredictable name of a store item.
 fn temporary_name(store: &StoreDir) -> Result<StorePath> {
     let mut random = [0u8; HASH_BYTES];
     getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Store, || "asking for random bytes")?;

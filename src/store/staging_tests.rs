@@ -17,7 +17,7 @@ const SECOND: &[u8] = BUNDLE.split_at(672).1.split_at(BUNDLE.len() - 672 - 8).0;
 /// Where the signature of the first item begins.
 const SIGNATURE: usize = 120 + 8 + 8 + 56 + 8 + 8;
 
-/// A store and its database, in a scratch directory; its items are named as if it were `/gnu/store`.
+/// A store and its database in a scratch directory. The items are named as if the store were `/gnu/store`.
 struct Host {
     scratch: tempfile::TempDir,
     acl: Acl,
@@ -47,7 +47,7 @@ impl Host {
         self.stage_with(&mut |_| Ok(())).unwrap()
     }
 
-    /// Names in the store, `.links` excepted, which must be as long as `links` says.
+    /// Asserts that the store holds `items` and `.links`, and that `.links` has this many entries.
     #[track_caller]
     fn assert_holds(&self, items: &[&StorePath], links: usize) {
         let list = |directory: &Path| {
@@ -64,7 +64,7 @@ impl Host {
     }
 }
 
-/// Ordinary users cannot remove a read-only tree as `TempDir` does.
+/// `TempDir` cannot remove a read-only tree for an ordinary user; `remove_tree` can.
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = remove_tree(File::open(self.scratch.path()).unwrap().as_fd(), b"store");
@@ -165,7 +165,7 @@ fn a_flipped_bit_anywhere_is_noticed() {
         let mut flipped = item.to_vec();
         flipped[n] ^= 1 << (n % 8);
         let result = staging.receive(&mut &flipped[..], &host.acl, &expected, None);
-        // Layout and letter case of the signature's text mean nothing; what is signed, all.
+        // Bits of the signature's layout or letter case may flip; a flip in what is signed must be noticed.
         if result.is_ok() {
             assert!(n >= SIGNATURE, "byte {n} of {expected}");
             staging.received.clear();
@@ -203,7 +203,7 @@ fn only_what_is_signed_and_asked_for_is_received() {
 fn nothing_is_in_place_after_a_failed_commit() {
     let mut host = Host::new();
     let mut staging = host.stage();
-    // Without the item that it refers to.
+    // The item that it refers to is missing.
     staging.receive(&mut &SECOND[..], &host.acl, &second(), None).unwrap();
     let error = staging.commit(&mut host.database).unwrap_err();
     assert!(error.to_string().contains(&format!("refers to {}", first())), "{error}");

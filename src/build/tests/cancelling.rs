@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A build that is cancelled leaves nothing, whenever that is.
+//! A cancelled build leaves nothing behind, whenever it is cancelled.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -32,7 +32,7 @@ fn at_each_step_of_the_machine() {
         });
         let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
-        // The thread that connects may be a little late to see it.
+        // The thread that connects may notice this a little later.
         let begun = std::time::Instant::now();
         while host.world.doubles.count_open() > 0 && begun.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
@@ -43,7 +43,7 @@ fn at_each_step_of_the_machine() {
 
 #[test]
 fn at_each_event_but_the_last() {
-    // What happens to a build that nobody cancels.
+    // The events of a build that nobody cancels.
     let events = Rc::new(RefCell::new(Vec::new()));
     let host = Host::new(&["m"]);
     let noted = Rc::clone(&events);
@@ -124,7 +124,7 @@ fn before_it_begins() {
     cancel.cancel();
     assert_eq!(host.run(accepted, &cancel, &mut Notes::default()).unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(host.world.doubles.take_steps(|_| true).is_empty());
-    // It was accepted with a machine.
+    // The same for a build that was accepted with a machine.
     let Ok(Reply::Accept(accepted)) = host.world.ask(&host.machines, &host.derivation, false) else { panic!() };
     assert!(accepted.lease.is_some());
     assert_eq!(host.run(*accepted, &cancel, &mut Notes::default()).unwrap_err().kind(), ErrorKind::Cancelled);

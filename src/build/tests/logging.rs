@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The log tells of each build what was decided, and why.
+//! The log tells what was decided about each build, and why.
 
 use super::*;
 use crate::report::log::Log;
 
-/// What is logged of a host's builds, without times and process.
+/// Returns what is logged of a host's builds, without times and process.
 fn logged(host: &mut Host, act: impl FnOnce(&Host)) -> Vec<String> {
     let file = host.scene.at("log");
     Arc::get_mut(&mut host.world.engine.common).unwrap().log = Some(Log::open_file(&file).unwrap());

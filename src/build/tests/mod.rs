@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tests of builds on doubles of machines, by a clock that is turned. This host's store, database and daemon are as in
-//! `tests/hostile`.
+//! Tests of builds with test doubles for machines, and with a clock that the tests turn. This host's store, database
+//! and daemon are as in `tests/hostile`.
 
 mod cancelling;
 #[path = "../../../tests/support/daemon.rs"]
@@ -61,7 +61,7 @@ impl World {
         )
     }
 
-    /// How many slots of `machine` are taken.
+    /// Returns how many slots of `machine` are taken.
     fn count_taken(&self, machine: &BuildMachine) -> u32 {
         LockDirectory::count_taken(&self.engine.directories().offload_state(), machine).unwrap()
     }
@@ -72,7 +72,7 @@ fn request(derivation: &StorePath) -> Request {
     Request { requirements, derivation: derivation.clone(), is_patient: true }
 }
 
-/// A host with a derivation to build and an output to bring in, which every machine has built.
+/// A host with a derivation to build and an output to retrieve, which every machine has already built.
 struct Host {
     scene: Scene,
     world: World,
@@ -103,12 +103,12 @@ impl Host {
         self.world.engine.run(accepted, work, cancel, notes)
     }
 
-    /// Has the build done by whichever machine.
+    /// Does the build on whichever machine.
     fn build(&self, notes: &mut Notes) -> Result<()> {
         self.run(self.accept(), &Cancel::default(), notes)
     }
 
-    /// Is the output valid? It is taken out again.
+    /// Returns whether the output is valid, and removes it again.
     fn take_output(&self) -> bool {
         let valid = self.scene.database().is_valid(&self.output).unwrap();
         if valid {
@@ -118,10 +118,10 @@ impl Host {
     }
 }
 
-/// Is called at each event, in words.
+/// Called at each event, with the event as text.
 type AtEvent = Box<dyn FnMut(&str)>;
 
-/// Notes what happens.
+/// Records what happens.
 #[derive(Default)]
 struct Notes {
     retried: Vec<(String, Error)>,
@@ -161,11 +161,11 @@ fn a_build_goes_through_its_steps() {
     assert!(host.take_output());
     use Step::*;
     let steps: Vec<_> = host.world.doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
-    // The derivation's name does not follow from its contents here.
+    // The derivation's name does not follow from its contents here, so it is imported.
     let expected = [Start, Connect, Protect, Protect, Missing, Expect, Import, Trust, Build, Info, Export];
     assert_eq!(steps, expected);
     assert_eq!((host.world.count_taken(&host.machines[0]), host.world.doubles.count_open()), (0, 1));
-    // The next one, on the same connection.
+    // The next build, on the same connection.
     host.build(&mut Notes::default()).unwrap();
     let trips = host.world.doubles.take_steps(Step::is_round_trip);
     let trips: Vec<_> = trips.into_iter().map(|(_, step)| step).collect();

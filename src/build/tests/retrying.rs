@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Which failures have a build tried again, where, how often, and for how long.
+//! After which failures a build is tried again, where, how often, and for how long.
 
 use super::*;
 use crate::build::site::Site;
@@ -16,7 +16,7 @@ const MACHINES: [ErrorKind; 7] = [
     ErrorKind::Daemon,
 ];
 
-/// All others, but for that of a collector.
+/// All other kinds, except that of a collector.
 const OTHERS: [ErrorKind; 8] = [
     ErrorKind::InvalidArgument,
     ErrorKind::Configuration,
@@ -36,7 +36,7 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 #[test]
 fn a_failure_of_the_machines_has_up_to_five_machines_try() {
     let steps = [Step::Missing, Step::Import, Step::Trust, Step::Build, Step::Info, Step::Export];
-    // Each kind, and each step.
+    // Each kind of failure, at one of the steps.
     for (index, kind) in MACHINES.into_iter().enumerate() {
         let step = steps[index % steps.len()];
         let host = Host::new(&["a", "b", "c", "d", "e", "f", "g"]);
@@ -64,7 +64,7 @@ fn a_failure_that_is_not_the_machines_is_final() {
         let error = host.build(&mut notes).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!((notes.retried.len(), host.world.doubles.take_machines(Step::Build).len()), (0, 1), "{kind:?}");
-        // The connection is good for the next build, unless it is cut.
+        // The connection is kept for the next build, unless it was cut.
         let kept = usize::from(kind != ErrorKind::Cancelled);
         assert_eq!(host.world.doubles.count_open(), kept, "{kind:?}");
         assert!(host.machines.iter().all(|machine| host.world.count_taken(machine) == 0));
@@ -100,14 +100,14 @@ fn a_machine_whose_archives_are_not_let_in_is_left_alone_by_all() {
         ("a", Step::Trust) => Err(failure(ErrorKind::Untrusted)),
         _ => Ok(()),
     });
-    // Whichever comes first.
+    // Often, since either machine may come first.
     for _ in 0..20 {
         host.build(&mut Notes::default()).unwrap();
         assert!(host.take_output());
         host.world.clock.turn(Duration::from_secs(61));
     }
     assert!(host.world.engine.histories().of(&host.machines[0]).is_distrusted());
-    // It has to show something before it gets a build.
+    // Machine `a` must prove itself trustworthy before it gets a build.
     let asked = host.world.doubles.take_steps(|step| matches!(step, Step::Trust | Step::Build));
     assert!(asked.iter().all(|(name, step)| name == "b" || *step == Step::Trust), "{asked:?}");
 }
@@ -132,7 +132,7 @@ fn a_connection_that_died_while_idle_says_nothing_about_its_machine_once() {
     }
 }
 
-/// However many idle connections other builds leave it.
+/// This holds however many idle connections other builds leave it.
 #[test]
 fn a_machine_that_fails_a_build_is_not_excused_again_and_again() {
     let host = Host::new(&["m"]);
@@ -189,7 +189,7 @@ fn a_build_that_no_machine_has_failed_waits_until_one_is_back() {
     let mut notes = Notes::default();
     host.build(&mut notes).unwrap();
     let slept: Duration = host.world.clock.take_sleeps().iter().sum();
-    // It may be left alone for a minute at that time.
+    // The machine may be backed off for up to a minute at that time.
     assert!((hour..hour + Duration::from_secs(90)).contains(&slept), "{slept:?}");
     let tried = host.world.doubles.take_machines(Step::Connect).len();
     assert!((50..70).contains(&tried), "once a minute, not {tried} times");
@@ -255,7 +255,7 @@ fn what_collectors_take_is_sent_again_for_ten_minutes_and_no_longer() {
 #[test]
 fn a_collector_that_leaves_it_at_last_lets_the_build_through() {
     let host = Host::new(&["a", "b"]);
-    // The other one fails for good.
+    // The other machine fails for good.
     host.world.doubles.act(|name, at, _| match (name, at) {
         ("a", Step::Build) => Err(failure(ErrorKind::Collected)),
         ("b", Step::Build) => Err(failure(ErrorKind::Daemon)),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A caller who does the steps one by one has what a whole build has.
+//! A caller who does the steps one by one gets the same as from a whole build.
 
 use std::io::{Read, Seek};
 
@@ -10,7 +10,7 @@ use crate::choose::Choice;
 use crate::store::source_path;
 
 impl Host {
-    /// Does `step` of the build of these items at `site`.
+    /// Does `step` of a build of these items.
     fn step<T>(&self, items: &[StorePath], step: impl FnOnce(&Task, &mut Notes) -> Result<T>) -> Result<T> {
         let (outputs, options) = (std::slice::from_ref(&self.output), BuildOptions::default());
         step(&Task { derivation: &self.derivation, items, outputs, options: &options }, &mut Notes::default())

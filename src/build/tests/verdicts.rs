@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What becomes of a request, whatever its machines are like.
+//! The answer to a request, for machines in any combination of states.
 
 use super::*;
 use crate::choose::slot::Slots;
@@ -8,7 +8,7 @@ use crate::ground::store_path::StoreDir;
 use crate::machine::suitability::Probe;
 use crate::remote::double::IDLE;
 
-/// What a machine is like.
+/// The state of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Like {
     Ready,
@@ -23,7 +23,7 @@ use Like::*;
 
 const ALL: [Like; 6] = [Ready, Busy, Away, Misconfigured, Overloaded, Full];
 
-/// What is expected to become of a request.
+/// The expected answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     AcceptWithLease,
@@ -33,12 +33,12 @@ enum Verdict {
     Fail(ErrorKind),
 }
 
-/// A directory in memory, if there is such a place: hundreds of hosts have theirs in it.
+/// Makes a directory in memory, if there is such a place: hundreds of hosts have theirs in it.
 fn in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// One or two machines in any order, three in one.
+/// Returns one machine, two machines in any order, and three machines in one order, each in all states.
 fn combinations() -> Vec<Vec<Like>> {
     let mut found: Vec<Vec<Like>> = Vec::new();
     for (index, one) in ALL.into_iter().enumerate() {
@@ -51,7 +51,7 @@ fn combinations() -> Vec<Vec<Like>> {
     found
 }
 
-/// As the decisions are documented, not as they are made.
+/// Returns the answer according to the documentation, not to the implementation.
 fn expected(machines: &[Like], builds_here: bool, times_are_known: bool) -> Verdict {
     let any = |likes: &[Like]| machines.iter().any(|like| likes.contains(like));
     match () {
@@ -114,7 +114,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
             let what = format!("{likes:?}, {builds_here}, {times_are_known}");
             let expected = expected(&likes, builds_here, times_are_known);
             assert_eq!(ask(), expected, "{what}");
-            // Asked again at once, it says the same, and goes by what it has seen.
+            // Asked again at once, it gives the same answer, from what it has seen.
             world.doubles.take_steps(|_| true);
             let again = match expected {
                 Verdict::AcceptWithLease => Verdict::AcceptQueued,
@@ -122,7 +122,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
             };
             assert_eq!(ask(), again, "{what}, again");
             assert!(world.doubles.take_steps(|_| true).is_empty(), "{what}: machines are asked again");
-            // The one that was ready has its slot again.
+            // The machine that was ready has its slot back.
             let count: u32 = machines.iter().map(|machine| world.count_taken(machine)).sum();
             assert_eq!(count as usize, taken.len(), "{what}");
         }
@@ -155,7 +155,7 @@ fn a_queue_that_is_long_or_slow_is_not_joined() {
     let state = world.engine.directories().offload_state();
     let slots = Slots::default().of(&state, &machines[0]).unwrap();
     let taken = slots.lock().try_take().unwrap().unwrap();
-    // For a slot that is held for longer than builds take, nobody waits; this test may take as long as it takes.
+    // A slot held for longer than builds take is not waited for. Its time is in the future, so this test may be slow.
     let later = std::time::SystemTime::now() + Duration::from_secs(3600);
     std::fs::File::options().write(true).open(taken.name()).unwrap().set_modified(later).unwrap();
     world.engine.histories().note_build(&machines[0], Duration::from_millis(10));
@@ -168,7 +168,7 @@ fn a_queue_that_is_long_or_slow_is_not_joined() {
     places.pop();
     assert!(matches!(world.ask(&machines, &derivation, false), Ok(Reply::Accept(_))));
     places.clear();
-    // It would wait for 6 s; or longer than a twentieth of the time that it may take.
+    // The expected wait is 6 s; or further down, longer than a twentieth of the build's time limit.
     for _ in 0..8 {
         world.engine.histories().note_build(&machines[0], Duration::from_secs(6));
     }

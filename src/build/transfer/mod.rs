@@ -15,7 +15,7 @@ pub use ask::collected;
 pub use retrieve::retrieve_files;
 pub use send::{have_gone, import_files, send_files};
 
-/// A stream that reports how much was read, of it and others before.
+/// A reader that reports how many bytes were read, from it and from those before it.
 struct Counted<'a, R: Read> {
     inner: R,
     bytes: &'a mut u64,

@@ -13,22 +13,22 @@ use crate::remote::Connection;
 use crate::report::{Event, Observer};
 use crate::store::{Registrar, Staging};
 
-/// Most that comes beside the nar of an item, in bytes: its name, references and signature.
+/// Largest size of what comes beside the nar of an item, in bytes: its name, references and signature.
 const MAX_BESIDE_NAR: u64 = 8 << 20;
 
-/// No output is larger than the file system of the store, holes included, times this.
+/// Largest output, holes included, as a multiple of the size of the store's file system.
 const LARGEST: u64 = 64;
 
-/// How many bytes may come before it is looked at how much room they leave.
+/// Interval, in bytes received, at which the free space in the store is checked.
 const LOOK: u64 = 64 << 20;
 
-/// What must be left then, in bytes.
+/// Free space that must be left in the store's file system while outputs come, in bytes.
 const RESERVE: u64 = 64 << 20;
 
 /// Brings `outputs` of `derivation`, which `remote` built, into the store and makes them valid, all of them or none.
 ///
-/// Whoever calls holds the locks on the outputs, as guix-daemon does for its hook. With a `registrar`, that one makes
-/// them valid.
+/// The caller holds the locks on the outputs, as guix-daemon does for its hook. A `registrar`, if given, makes the
+/// outputs valid.
 pub fn retrieve_files(
     local: &mut LocalGuix,
     remote: &mut dyn Connection,
@@ -65,7 +65,7 @@ pub fn retrieve_files(
             .receive(&mut archive, &acl, output, Some(derivation))
             .map_err(blame)
             .context(|| format!("retrieving '{output}'"))?;
-        // What the daemon says after the item: that it is complete.
+        // This reads what the daemon says after the item: that it is complete.
         let rest = archive.read(&mut [0; 1]).io_context(ErrorKind::Protocol, || format!("retrieving '{output}'"));
         if rest.map_err(blame)? != 0 {
             return Err(
@@ -75,7 +75,7 @@ pub fn retrieve_files(
         observer.event(&Event::Verified { item: output });
     }
     observer.event(&Event::Received);
-    // Whoever cancels may have lost the locks on the outputs.
+    // After a cancellation, the locks on the outputs may be lost.
     cancel.check()?;
     staging
         .commit(registrar.unwrap_or_else(|| local.database()))
@@ -84,9 +84,9 @@ pub fn retrieve_files(
         .context(|| format!("registering the outputs of '{derivation}'"))
 }
 
-/// Fails if an output cannot have this size, which the machine says it has.
+/// Fails if an output cannot have the size that the machine reports.
 ///
-/// It may be larger than what is free, or than the disk: it may consist of holes, and the file system may compress.
+/// The output may be larger than the free space or the disk: it may have holes, and the file system may compress.
 fn require_likely(size: u64, store: &str) -> Result<()> {
     let total = fs2::total_space(store).io_context(ErrorKind::Store, || format!("the size of '{store}'"))?;
     if size > i64::MAX as u64 || size / LARGEST > total {
@@ -96,11 +96,11 @@ fn require_likely(size: u64, store: &str) -> Result<()> {
     Ok(())
 }
 
-/// A stream that fails before what it brings could fill the disk, on which others depend.
+/// A reader that fails before its data could fill the disk, on which others depend.
 struct Roomy<'a, R: Read> {
     inner: R,
     store: &'a str,
-    /// Bytes that came since the room was looked at last.
+    /// Bytes that came since the free space was last checked.
     unseen: u64,
 }
 
@@ -124,7 +124,7 @@ impl<R: Read> Read for Roomy<'_, R> {
     }
 }
 
-/// A stream that may be no longer than announced: nobody shall fill the disk.
+/// A reader that fails once more bytes come than were announced, so that nobody can fill the disk.
 struct Announced<R: Read> {
     inner: R,
     size: u64,

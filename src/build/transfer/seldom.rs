@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Progress, told at a rate that whoever listens can bear.
+//! Progress reports, at a rate that their listener can bear.
 
 use std::time::{Duration, Instant};
 
 use crate::ground::error::Result;
 use crate::report::{Event, Observer};
 
-/// So many bytes are worth a word, ...
+/// Progress, in bytes, after which it is reported again.
 const STEP: u64 = 64 << 10;
-/// ... or so much time, on a slow link.
+/// Time since the last progress report after which progress is reported even if few bytes have moved.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Passes on what an observer is told, but of the bytes that have moved only the last of what happens within a step and
-/// an interval: the pieces of an archive are as small as 8 bytes.
+/// An observer that passes on all events, but throttles the reports of bytes: within a step and an interval, it passes
+/// on only the last one. The pieces of an archive are as small as 8 bytes.
 pub struct Seldom<'a> {
     inner: &'a mut dyn Observer,
-    /// What was told last, and when.
+    /// The number of bytes that was last reported, and when.
     told: u64,
     at: Instant,
-    /// What is to be told.
+    /// The number of bytes to report next.
     bytes: u64,
 }
 
 impl<'a> Seldom<'a> {
-    /// Passes on to `inner`.
+    /// Passes events on to `inner`.
     pub fn new(inner: &'a mut dyn Observer) -> Self {
         Seldom { inner, told: 0, at: Instant::now(), bytes: 0 }
     }
@@ -40,7 +40,7 @@ impl Observer for Seldom<'_> {
     fn event(&mut self, event: &Event<'_>) {
         if let Event::Transferred { bytes } = *event {
             self.bytes = bytes;
-            // Fewer than before: something is sent again.
+            // Fewer bytes than before: something is sent again.
             if bytes < self.told || bytes - self.told >= STEP || self.at.elapsed() >= INTERVAL {
                 self.catch_up();
             }
@@ -55,7 +55,7 @@ impl Observer for Seldom<'_> {
     }
 }
 
-/// What was not told is told at the end.
+/// Reports at the end what was not reported yet.
 impl Drop for Seldom<'_> {
     fn drop(&mut self) {
         self.catch_up();

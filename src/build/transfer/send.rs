@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Sending the inputs of a build to a machine that lacks them.
 //!
-//! Items whose names follow from their contents, derivations above all, are made again there, which takes neither a
-//! signature nor its verification: small ones in batches, large sources one by one, if the daemon there has the memory.
-//! All others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
+//! Items whose names follow from their contents, derivations above all, are made again there by the daemon, without a
+//! signature or its verification: small ones in batches, large sources one by one if the machine has the memory. All
+//! others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -25,18 +25,18 @@ use crate::store::{self, Export, ValidPath};
 /// Largest item of a batch, as a nar, in bytes.
 const SMALL: u64 = 512 << 10;
 
-/// How much is a batch, as nars, in bytes: it is in our memory, and the one before it, too.
+/// Size of a batch, as nars, in bytes. At most two batches are in memory at once.
 const BATCH: u64 = 512 << 10;
 
-/// How much it takes, as nars in bytes, to see first whether it is let in.
+/// Least size, as nars, in bytes, of what is only sent after a check that the machine accepts this host's signatures.
 const MUCH: u64 = 8 << 20;
 
-/// Sends those of `items`, a closure, that `remote` lacks, or has them travel with what is asked next. Returns what was
-/// sent, in the order sent. All of them, and `outputs`, which may come to be, are protected from the collector there
-/// until the connection to its daemon ends.
+/// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
+/// sent, in the order sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
+/// there until the connection to its daemon ends.
 ///
-/// If something that was there is gone when what refers to it comes, all is asked for again, once, at once. The second
-/// time it is [`ErrorKind::Collected`].
+/// If the machine has lost an item in the meantime, asks again and resends at once. If that happens twice, fails with
+/// [`ErrorKind::Collected`].
 pub fn send_files(
     local: &mut LocalGuix,
     remote: &mut dyn Connection,
@@ -73,12 +73,12 @@ pub fn send_files(
     }
 }
 
-/// Has something of `items`, all of which `remote` had or was sent, gone from there?
+/// Returns whether `remote` has lost any of `items`, all of which it had or was sent.
 pub fn have_gone(remote: &mut dyn Connection, items: &[StorePath]) -> bool {
     remote.is_usable() && remote.missing(items).is_ok_and(|missing| !missing.is_empty())
 }
 
-/// As [`send_files`], but has everything imported with a signature, to see that the machine accepts ours.
+/// Does the same as [`send_files`], but imports everything with a signature, to see that the machine accepts ours.
 pub fn import_files(
     local: &mut LocalGuix,
     remote: &mut dyn Connection,
@@ -98,7 +98,7 @@ fn asking() -> &'static str {
     "asking what is missing"
 }
 
-/// The items that `remote` lacks, each after what it refers to.
+/// Sorts `missing`, each item after what it refers to, and reports [`Event::Sending`].
 fn announce(missing: Vec<ValidPath>, remote: &dyn Connection, observer: &mut dyn Observer) -> Vec<ValidPath> {
     let order = references_first(missing);
     if !order.is_empty() {
@@ -108,13 +108,13 @@ fn announce(missing: Vec<ValidPath>, remote: &dyn Connection, observer: &mut dyn
     order
 }
 
-/// `items`, each after those that it refers to.
+/// Sorts `items`, each after those that it refers to.
 fn references_first(items: Vec<ValidPath>) -> Vec<ValidPath> {
     let mut order = Vec::with_capacity(items.len());
     let names: Vec<_> = items.iter().map(|item| item.path.clone()).collect();
     let mut left: HashMap<StorePath, ValidPath> = items.into_iter().map(|item| (item.path.clone(), item)).collect();
-    // Depth first, with a stack of our own: an item, and how many of its references were looked at. It goes from there
-    // to `order` after all that it refers to.
+    // Depth first, with a stack of our own. It holds items, each with the number of its references that were looked at.
+    // An item moves from there to `order` after all that it refers to.
     let mut stack: Vec<(ValidPath, usize)> = Vec::new();
     for name in names {
         stack.extend(left.remove(&name).map(|item| (item, 0)));
@@ -136,11 +136,11 @@ struct Sending<'a> {
     local: &'a LocalGuix,
     remote: &'a mut dyn Connection,
     observer: &'a mut dyn Observer,
-    /// Bytes of nars and what goes with them so far.
+    /// Bytes sent so far: nars and what goes with them.
     sent: u64,
 }
 
-/// Items that were made again there, and those that were not; whether all were tried.
+/// The items that the daemon there has added, those that remain, and whether all were tried.
 struct Made<'i> {
     made: Vec<&'i ValidPath>,
     rest: Vec<&'i ValidPath>,
@@ -152,8 +152,8 @@ type Batch<'i> = (Option<Additions>, Vec<&'i ValidPath>);
 
 impl Sending<'_> {
     /// Sends `items`, each of which comes after what it refers to, and appends them to `sent` in the order sent.
-    /// `false`: another connection to the daemon there took the place of the one that protected what is there; all is
-    /// to be asked for again.
+    /// Returns `false` if a new connection to the daemon there has replaced the one that held the temporary roots: then
+    /// the caller must ask again what is missing.
     fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
         self.require_welcome(items)?;
         let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
@@ -169,7 +169,7 @@ impl Sending<'_> {
         Ok(all)
     }
 
-    /// Before much is sent, some of which must be signed, sees whether that is let in.
+    /// If much is to be sent, and some of it signed, checks first that the machine accepts our signatures.
     fn require_welcome(&mut self, items: &[ValidPath]) -> Result<()> {
         if items.iter().map(|item| item.nar_size).sum::<u64>() < MUCH {
             return Ok(());
@@ -183,12 +183,12 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Has the machine get ready for `items`.
+    /// Tells the connection how much is coming.
     fn expect(&mut self, items: &[&ValidPath]) {
         self.remote.prepare_to_receive(items.len(), items.iter().map(|item| item.nar_size).sum());
     }
 
-    /// Has those of `items` made again there that are large sources, until one shows that the link is slow.
+    /// Has the daemon there add the large sources of `items` whole, until the link proves slow.
     fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Made<'i>> {
         let (mut made, mut rest) = (Vec::new(), Vec::new());
         for item in items {
@@ -208,8 +208,8 @@ impl Sending<'_> {
         Ok(Made { made, rest, all: true })
     }
 
-    /// Has those of `items` made again there that are small and whose names follow from their contents, unless they
-    /// refer to others.
+    /// Has the daemon there add the small ones of `items` whose names follow from their contents, except those that
+    /// refer to an item that it does not add.
     fn add_small_items<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Made<'i>> {
         let (mut made, mut rest) = (Vec::new(), Vec::new());
         let mut others = HashSet::new();
@@ -233,7 +233,7 @@ impl Sending<'_> {
             others.insert(&item.path);
             rest.push(item);
         }
-        // What is little, and all there is, travels with the build.
+        // If little is to be added, and nothing else is to be sent, it travels with the build.
         if before.0.is_none() && rest.is_empty() && self.add_later(&batch)? {
             return Ok(Made { made, rest, all: true });
         }
@@ -243,7 +243,7 @@ impl Sending<'_> {
         Ok(Made { made, rest, all: true })
     }
 
-    /// Has a batch made again along with what is asked next; `false`: it is too much for that.
+    /// Lets a batch travel with the next question. Returns `false` if the batch is too large for that.
     fn add_later(&mut self, batch: &[(&ValidPath, Contents)]) -> Result<bool> {
         let additions: Vec<_> = batch.iter().map(addition).collect();
         let names: Vec<_> = batch.iter().map(|(item, _)| item.path.clone()).collect();
@@ -255,7 +255,7 @@ impl Sending<'_> {
         Ok(later)
     }
 
-    /// Has a batch made again, without waiting for it: so the next one is read meanwhile.
+    /// Sends a batch without waiting for the answer, so that the next one is read meanwhile.
     fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, Contents)>) -> Result<Batch<'i>> {
         let additions: Vec<_> = batch.iter().map(addition).collect();
         Ok((self.remote.begin_adding(&additions)?, batch.into_iter().map(|(item, _)| item).collect()))
@@ -271,7 +271,7 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Fails unless what was made of `item` is it.
+    /// Fails unless the daemon there gave `item` the same name.
     fn check(&self, item: &ValidPath, made: &StorePath) -> Result<()> {
         if *made == item.path {
             return Ok(());
@@ -282,7 +282,7 @@ impl Sending<'_> {
         Err(Error::new(ErrorKind::Protocol, message).on_machine(machine))
     }
 
-    /// Has `items` imported there.
+    /// Imports `items` there, as one bundle.
     fn import(&mut self, items: &[&ValidPath]) -> Result<()> {
         if items.is_empty() {
             return Ok(());
@@ -298,7 +298,7 @@ impl Sending<'_> {
         };
         let imported = self.remote.import(&mut bundle);
         let imported = imported.map_err(|error| explain_refused(error, self.local, self.remote.machine()));
-        // What went wrong here came up during the import, but says nothing of the machine.
+        // A failure of this host comes up during the import, but says nothing of the machine.
         match bundle.failure {
             Some(failure) => Err(failure),
             None => imported,
@@ -310,7 +310,7 @@ fn addition<'a>((item, contents): &'a (&ValidPath, Contents)) -> Addition<'a> {
     Addition { name: item.path.name(), contents, references: &item.references }
 }
 
-/// The bundle of `items`, made as it is read.
+/// The bundle of `items`, produced as it is read.
 struct Bundle<'a, 'i> {
     local: &'i LocalGuix,
     items: std::slice::Iter<'i, &'i ValidPath>,
@@ -319,7 +319,7 @@ struct Bundle<'a, 'i> {
     framing: Framing,
     sent: u64,
     observer: &'a mut dyn Observer,
-    /// What went wrong here.
+    /// A failure of this host.
     failure: Option<Error>,
 }
 
@@ -327,7 +327,7 @@ struct Bundle<'a, 'i> {
 #[derive(Default)]
 struct Framing {
     bytes: [u8; 8],
-    /// How much of it is still to be read.
+    /// How many of its bytes are still to be read.
     left: usize,
     ended: bool,
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::ground::store_path::StoreDir;
 
-/// The item with this number, which refers to those with these.
+/// Returns the item with this number, which refers to those with the numbers in `references`.
 fn item(number: usize, references: &[usize]) -> ValidPath {
     let path = |number: usize| {
         let store = StoreDir::new("/gnu/store").unwrap();
@@ -19,7 +19,7 @@ fn item(number: usize, references: &[usize]) -> ValidPath {
     }
 }
 
-/// Orders `items`, and sees that all are there once, each after those that it refers to.
+/// Orders `items`, and checks that each is there once, after those that it refers to.
 #[track_caller]
 fn assert_ordered(items: Vec<ValidPath>) -> Vec<ValidPath> {
     let names: HashSet<_> = items.iter().map(|item| item.path.clone()).collect();
@@ -38,7 +38,7 @@ fn assert_ordered(items: Vec<ValidPath>) -> Vec<ValidPath> {
 #[test]
 fn each_item_comes_after_what_it_refers_to() {
     assert_ordered(Vec::new());
-    // To itself, and to what the machine has.
+    // References to the item itself, and to what the machine has.
     assert_ordered(vec![item(0, &[0]), item(1, &[99, 0, 1])]);
     for rotation in 0..5 {
         let mut items = vec![item(0, &[]), item(1, &[0]), item(2, &[0, 1]), item(3, &[1]), item(4, &[2, 3, 0])];
@@ -65,7 +65,7 @@ fn a_chain_of_any_length_is_ordered() {
 fn any_graph_is_ordered() {
     use proptest::prelude::*;
     let graphs = proptest::collection::vec(proptest::collection::vec(0..40usize, 0..5), 1..40);
-    // Only to items with a smaller number: there are no cycles in a store.
+    // References go only to items with a smaller number, or to the item itself: there are no cycles in a store.
     proptest!(|(graph in graphs, turn in 0..40usize)| {
         let mut items: Vec<_> = graph
             .iter()

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Whether a machine lets in what this host signs, found out before much of it is sent.
+//! Finding out whether a machine accepts this host's signatures, before much is sent.
 
 use crate::build::local_guix::LocalGuix;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::remote::Connection;
 
-/// The item by which it is found out: its name, and what it says.
+/// The item that the machine is asked to import: its name and its text.
 const TEXT: (&str, &str) = ("offload-welcome", "Is what the host that offloads signs let in by this machine?");
 
-/// Fails with [`ErrorKind::Untrusted`] if the machine does not let in what this host signs. To see that, it imports a
-/// small text, once a connection. Two round trips.
+/// Fails with [`ErrorKind::Untrusted`] if the machine does not accept this host's signatures. To find out, has the
+/// machine import a small text, once per connection. Two round trips.
 pub fn require_welcome(local: &LocalGuix, remote: &mut dyn Connection) -> Result<()> {
     if remote.has_imported() {
         return Ok(());
@@ -20,7 +20,7 @@ pub fn require_welcome(local: &LocalGuix, remote: &mut dyn Connection) -> Result
     remote.import(&mut &bundle[..]).map_err(|error| explain_refused(error, local, remote.machine()))
 }
 
-/// A daemon that imports nothing from here does not know our key, as a rule: with the command to run.
+/// Explains why a daemon refuses to import: as a rule it does not know our key. Adds the command that authorizes it.
 pub fn explain_refused(error: Error, local: &LocalGuix, machine: &BuildMachine) -> Error {
     explain(error, machine, &local.directories().configuration.join("signing-key.pub").display().to_string())
 }
@@ -32,7 +32,7 @@ fn explain(error: Error, machine: &BuildMachine, key: &str) -> Error {
     {
         return error;
     }
-    // Whoever may change its list of keys, which is seldom the user who builds.
+    // The command is for root, since the user who builds may seldom change the list of keys.
     Error::new(ErrorKind::Untrusted, format!("it does not let in what this host signs: {message}"))
         .on_machine(&machine.name)
         .hint(format!("authorize this host's key there: {} guix archive --authorize < {key}", machine.shell("root")))

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What is remembered of a machine, as a file.
+//! The file of the history of a machine.
 //!
 //! ```text
-//! load LOAD SECONDS MARK                at that time (since the epoch) the load, normalised by cores, was that; MARK
-//!                                       stands for how the machine was configured
-//! answered MS                           connecting to it took so many milliseconds, the last time that it worked
-//! unanswered COUNT                      so many times in a row others answered first, and it had not answered by then
-//! setback KIND COUNT SECONDS MARK       it could not be used, so many times in a row, the last time then; MARK as
-//! reason ERROR TEXT                     above
-//! hint TEXT
-//! address IP                            this one of its addresses answered, not the one that the resolver has first
-//! slow RATE SECONDS                     at that time the link to it moved no more than so many bytes a second
-//! took SECONDS MS MS...                 so long the last builds held a slot of it, the last of them until then
+//! load LOAD SECONDS MARK                the last load, normalised by cores, and its time, since the epoch; MARK is the
+//!                                       fingerprint of the machine's configuration
+//! answered MS                           milliseconds that connecting took, the last time that it worked
+//! unanswered COUNT                      how many times in a row another machine answered first
+//! setback KIND COUNT SECONDS MARK       it could not be used COUNT times in a row, last at SECONDS; MARK as above
+//! reason ERROR TEXT                     why it could not be used
+//! hint TEXT                             what the user can do about that
+//! address IP                            the address that answered, if the resolver does not return it first
+//! slow RATE SECONDS                     at SECONDS the link to it moved at most RATE bytes a second
+//! took SECONDS MS MS...                 how long the last builds held a slot of it; the last one ended at SECONDS
 //! ```
 
 use std::time::Duration;
@@ -30,7 +30,7 @@ const KIND_WORDS: [(&str, SetbackKind); 4] = [
     ("this-host", SetbackKind::ThisHost),
 ];
 
-/// The kinds of error that are remembered as themselves. Of all others it is only remembered that there was one.
+/// The kinds of error that the file can name. Any other kind becomes `unavailable`.
 const ERROR_WORDS: [(&str, ErrorKind); 7] = [
     ("unavailable", ErrorKind::Unavailable),
     ("configuration", ErrorKind::Configuration),
@@ -42,7 +42,7 @@ const ERROR_WORDS: [(&str, ErrorKind); 7] = [
 ];
 
 impl History {
-    /// Reads `text`. Lines that are none of it, or damaged, are left out.
+    /// Reads `text`. Skips lines that are unknown or damaged.
     pub(super) fn parse(text: &str) -> Self {
         let mut history = History::default();
         for line in text.lines() {
@@ -89,7 +89,7 @@ impl History {
         history
     }
 
-    /// The text of it.
+    /// Returns the text of the file.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let mut add = |line: String| text.extend([&line, "\n"]);
@@ -129,7 +129,7 @@ fn milliseconds(text: &str) -> Option<Duration> {
     text.parse().ok().map(|ms: u32| Duration::from_millis(ms.into()))
 }
 
-/// As much of `text` as is remembered.
+/// Returns the beginning of `text` that is remembered.
 fn short(text: &str) -> &str {
     let ends = text.char_indices().map(|(at, char)| at + char.len_utf8());
     &text[..ends.take_while(|end| *end <= MAX_TEXT).last().unwrap_or(0)]

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Locks on files, or on single bytes of them, between the processes of this host.
+//! File locks, on whole files or on single bytes, between the processes of this host.
 //!
-//! They belong to the open file (`F_OFD_SETLK`, see fcntl(2)): they exclude those of `guix offload`, which locks with
-//! `F_SETLK`, both ways, and also exclude other threads of this process that opened the file by themselves. The kernel
-//! releases them when the last descriptor of that file is closed, however its holder died. A child that was just
-//! forked has another one until it executes a program, so a lock that is to end before its process is unlocked, not
-//! just closed.
+//! They belong to the open file (`F_OFD_SETLK`, see fcntl(2)). They and the locks of `guix offload`, which uses
+//! `F_SETLK`, exclude each other. They also exclude other threads of this process that opened the file by themselves.
+//! The kernel releases them when the last descriptor of the open file is closed, however its holder died. A child that
+//! was just forked has another descriptor until it executes a program. So a lock that must end before its process does
+//! is unlocked, not just closed.
 #![allow(unsafe_code)] // fcntl(F_OFD_SETLK), which has no safe wrapper.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// What of a file is locked.
+/// The part of a file that is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
     /// All of it, whatever its size.
     Whole,
-    /// The byte at that place, which need not exist.
+    /// The byte at this offset, which need not exist.
     Byte(u64),
 }
 
@@ -37,17 +37,17 @@ impl Range {
     }
 }
 
-/// A file that is locked as a whole. Dropping it unlocks it, also where a forked child has it open still.
+/// A file that is locked as a whole. Dropping this unlocks the file, even if a forked child still has it open.
 #[derive(Debug)]
 pub struct Held(File);
 
 impl Held {
-    /// Locks all of `file`, which is open for writing; gives it back if somebody else has some of it locked.
+    /// Locks all of `file`, which is open for writing. Returns the file if another holder has locked some of it.
     pub fn try_new(file: File) -> io::Result<Result<Held, File>> {
         Ok(if try_lock(&file, Range::Whole)? { Ok(Held(file)) } else { Err(file) })
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn file(&self) -> &File {
         &self.0
     }
@@ -55,12 +55,12 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Should it fail, closing the file does it, or the end of the process.
+        // If this fails, closing the file unlocks it, or the end of the process does.
         let _ = unlock(&self.0, Range::Whole);
     }
 }
 
-/// Locks `range` of `file`, which is open for writing; `false`: somebody else has some of it locked.
+/// Locks `range` of `file`, which is open for writing; `false`: another holder has locked some of it.
 pub fn try_lock(file: &File, range: Range) -> io::Result<bool> {
     match set(file, range, libc::F_WRLCK) {
         Ok(()) => Ok(true),
@@ -74,7 +74,7 @@ pub fn unlock(file: &File, range: Range) -> io::Result<()> {
     set(file, range, libc::F_UNLCK)
 }
 
-/// Has somebody locked some of `range` through another open file than `file`?
+/// Returns whether some of `range` is locked through another open file than `file`.
 pub fn is_locked(file: &File, range: Range) -> io::Result<bool> {
     let mut lock = range.describe(libc::F_WRLCK)?;
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and `lock`, which is written to, outlives the

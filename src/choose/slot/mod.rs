@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Build slots: how many builds may run on a machine at once, agreed on between all hooks of this host by file locks.
 //!
-//! Slot N of a machine is taken by whoever holds the lock on the file `STATE/offload/NAME:PORT/N`, as for `guix
-//! offload`. The file's time of modification says since when. A slot is free again however its holder died.
+//! A process takes slot N of a machine by locking the file `STATE/offload/NAME:PORT/N`, as `guix offload` does. The
+//! file's modification time says since when. However the holder dies, the slot is free again.
 
 pub mod lock;
 
@@ -21,7 +21,7 @@ use crate::ground::state_dir::StateDir;
 use crate::machine::BuildMachine;
 use lock::{Held, Range};
 
-/// A taken slot. Dropping it frees it.
+/// A taken slot. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct Lock {
     _held: Held,
@@ -29,14 +29,14 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The name of the lock's file.
+    /// Returns the name of the lock file.
     pub fn name(&self) -> &Path {
         &self.name
     }
 }
 
 /// The build slots of the machines that a process knows. Builds that wait for the same machine share its open files:
-/// hundreds of them, each with its own, would be out of descriptors.
+/// with files of their own, hundreds of builds would run out of descriptors.
 #[derive(Debug, Default)]
 pub struct Slots(Mutex<HashMap<Key, SharedSlots>>);
 
@@ -47,7 +47,7 @@ pub type SharedSlots = Arc<Mutex<LockDirectory>>;
 type Key = (String, u16, u32);
 
 impl Slots {
-    /// Those of `machine`. `state` is where offloading keeps its state, always the same.
+    /// Returns the slots of `machine`. `state` is where offloading keeps its state, always the same.
     pub fn of(&self, state: &Path, machine: &BuildMachine) -> Result<SharedSlots> {
         let key = (machine.name.clone(), machine.port, machine.parallel_builds);
         self.share(key, || LockDirectory::slots(state, machine))
@@ -64,29 +64,29 @@ impl Slots {
     }
 }
 
-/// A directory of lock files named `0` to `count - 1`, any one of which is as good as the others.
+/// A directory of interchangeable lock files, named `0` to `count - 1`.
 ///
-/// Its files stay open between attempts, so that waiting for one costs a system call a file.
+/// Its files stay open between attempts, so that each attempt costs one system call a file.
 #[derive(Debug)]
 pub struct LockDirectory {
     directory: StateDir,
     count: u32,
-    /// Those that were tried so far; `None`: it is with whoever took it.
+    /// The files that were tried so far; `None`: a taken [`Lock`] has the file.
     files: Vec<Option<File>>,
 }
 
 impl LockDirectory {
-    /// The build slots of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
+    /// Returns the build slots of `machine`. `state` is where offloading keeps its state (`STATE/offload`).
     pub fn slots(state: &Path, machine: &BuildMachine) -> Result<Self> {
         Self::new(StateDir::named(state, machine.label()), machine.parallel_builds)
     }
 
-    /// How many build slots of `machine` are taken, by hooks of this host. Takes none, and creates no file.
+    /// Returns how many build slots of `machine` hooks of this host have taken. Takes none, and creates no file.
     pub fn count_taken(state: &Path, machine: &BuildMachine) -> Result<u32> {
         Self::taken_for(state, machine).map(|ages| ages.len() as u32)
     }
 
-    /// For how long each build slot of `machine` that is taken has been. Takes none, and creates no file.
+    /// Returns how long each taken build slot of `machine` has been taken. Takes none, and creates no file.
     pub fn taken_for(state: &Path, machine: &BuildMachine) -> Result<Vec<Duration>> {
         let directory = StateDir::named(state, machine.label());
         let what = |name: &str| format!("looking at '{}'", directory.path(name).display());
@@ -105,7 +105,7 @@ impl LockDirectory {
                         taken.push(SystemTime::now().duration_since(since).unwrap_or_default());
                     }
                 }
-                // Slots are tried in order: the files of those that were never taken are not there.
+                // Slots are tried in order, so the files of slots that were never tried are missing.
                 Err(error) if error.kind() == NotFound => break,
                 Err(error) => return Err(error).io_context(ErrorKind::Store, || what(&name)),
             }
@@ -136,7 +136,7 @@ impl LockDirectory {
             let what = || format!("locking '{}'", name.display());
             match Held::try_new(open).io_context(ErrorKind::Store, what)? {
                 Ok(held) => {
-                    // The script leaves the time of taking it, too, as it empties the file.
+                    // `guix offload` leaves the time of taking the slot, too, as it empties the file.
                     let _ = held.file().set_modified(SystemTime::now());
                     return Ok(Some(Lock { _held: held, name }));
                 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What is done with one machine that is connected to.
+//! The checks of one machine that is connected.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -23,7 +23,7 @@ pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Resu
     Ok(())
 }
 
-/// Sends the machine a small item, and brings one from there.
+/// Sends the machine a small item, and retrieves another one from it.
 pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories) -> Result<()> {
     status(report, remote, directories)?;
     if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
@@ -113,14 +113,14 @@ fn send(local: &mut LocalGuix, remote: &mut Remote, item: &StorePath, directorie
     }
 }
 
-/// A text that was in no store before, so that an item of it has to be sent.
+/// Returns a text that was in no store before, so that an item with it has to be sent.
 fn nonce(name: &str) -> Result<String> {
     let mut random = [0u8; 20];
     getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Internal, || "asking for random bytes")?;
     Ok(format!("{name}-{}", base32(&random)))
 }
 
-/// Ignores a transfer.
+/// An observer that ignores a transfer.
 struct Unseen;
 
 impl Observer for Unseen {

@@ -16,7 +16,7 @@ use super::{Report, text};
 use crate::doors::keeper::report::KeeperReport;
 use crate::report::json::{array, object, or_null, remark, string};
 
-/// All reports, and the keeper's, in one line that ends with a newline.
+/// Returns all reports, and the keeper's, in one line that ends with a newline.
 pub fn report(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
     let machines: Vec<String> = reports.iter().map(machine).collect();
     let keeper = or_null(keeper.map(KeeperReport::json));

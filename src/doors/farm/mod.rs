@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! All build machines at once: are they usable (`guix offload test`), and how are they doing (`guix offload status`)?
 //!
-//! Every machine is looked at in a thread of its own, so that the whole takes as long as the slowest one. One that
-//! fails is a [`Report`] that says so; the others go on.
+//! Each machine is examined in a thread of its own, so the whole takes as long as the slowest one. A machine that fails
+//! gets a [`Report`] that says so; the others go on.
 //!
-//! - [`check`]: what is done with one machine
+//! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`text`], [`json`]: reports for people, and for programs
 
 mod check;
@@ -26,11 +26,11 @@ use crate::machine::suitability::{Probe, Unsuitable, check_suitability, this_hos
 use crate::remote::{Remote, Survey};
 use crate::ssh::Session;
 
-/// How long all of it may take, as a rule. Each step of connecting has limits of its own, which are shorter; this is
-/// for daemons that wait, such as for a garbage collection.
+/// Time limit for examining all machines, as a rule. Each step of connecting has a shorter limit of its own; this one
+/// is for daemons that wait, such as for a garbage collection.
 pub const TIME_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long machines that were cut off for that may take to notice.
+/// How long the examination of a machine may take to end once it was cut off at the time limit.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The report on one machine.
@@ -42,7 +42,7 @@ pub struct Report {
     pub state: Option<MachineState>,
     /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
     pub slots_taken: Option<u32>,
-    /// The checks that it passed, in sentences without a stop.
+    /// The checks that it passed, in sentences without a full stop.
     pub checks_passed: Vec<String>,
     /// Oddities of a machine that is usable.
     pub notes: Vec<Note>,
@@ -53,7 +53,7 @@ pub struct Report {
 /// The state of a machine that was reached.
 #[derive(Clone, Debug)]
 pub struct MachineState {
-    /// The figures that count when it is to get a build.
+    /// The figures that decide whether it gets a build.
     pub probe: Probe,
     /// The kind of machine.
     pub survey: Survey,
@@ -62,7 +62,7 @@ pub struct MachineState {
 /// Something worth knowing, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// A clause without a stop.
+    /// A clause without a full stop.
     pub text: String,
     /// A sentence, or a command to run.
     pub hint: Option<String>,
@@ -74,27 +74,27 @@ impl Report {
         Report { machine, state: None, slots_taken, checks_passed: Vec::new(), notes: Vec::new(), failure: None }
     }
 
-    /// Why the machine, which was connected to, gets no builds now; `None`: it does, or it is not known.
+    /// Returns why a machine that was reached gets no builds now; `None`: it does get builds, or was not reached.
     pub fn unsuitable(&self) -> Option<Unsuitable> {
         self.state.as_ref().and_then(|state| check_suitability(&self.machine, &state.probe).err())
     }
 }
 
-/// Tests each of `machines`: that it can be connected to and has a usable Guix, and that store items can be sent there
-/// and brought from there. Leaves two small items in the local store and there, as garbage.
+/// Tests that each of `machines` can be connected to and has a usable Guix, and that store items can be sent to it and
+/// retrieved from it. Leaves two small items, as garbage, in the local store and in that of the machine.
 ///
 /// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
-/// takes longer than `limit` has failed; the others go on.
+/// takes longer than `limit` counts as failed; the others go on.
 pub fn test(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
     examine(directories, machines, limit, check::test)
 }
 
-/// Asks each of `machines` how it is doing. Otherwise as [`test()`], but nothing is changed anywhere.
+/// Asks each of `machines` how it is doing. Changes nothing anywhere; otherwise as [`test()`].
 pub fn status(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
     examine(directories, machines, limit, check::status)
 }
 
-/// Looks at a machine that is connected to, and writes down what it finds.
+/// A function that examines a connected machine and adds what it finds to the report.
 type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
 
 fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration, check: Check) -> Vec<Report> {
@@ -151,7 +151,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
     reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect()
 }
 
-/// The machines, each once: one may be listed again for another system.
+/// Returns each machine once: one may be listed again for another system.
 fn distinct(machines: &[BuildMachine]) -> Vec<&BuildMachine> {
     let mut distinct: Vec<&BuildMachine> = Vec::new();
     for machine in machines {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Retrieving a small item by way of the local daemon, for a caller who has no locks on outputs, nor, as the daemon may
-//! be the only one to have, a store that can be written to.
+//! Retrieving a small item by way of the local daemon. The caller has no locks on outputs, and may not be able to write
+//! to the store: perhaps only the daemon can.
 
 use std::io::Read;
 
@@ -11,12 +11,12 @@ use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
 use crate::remote::Remote;
 
-/// Largest item that is retrieved, as a bundle item in bytes.
+/// Largest item that a test retrieves from a machine, in bytes of its exported form.
 const MAX_ITEM: usize = 1 << 20;
 
-/// Brings the item `item`, without references, from `remote` into the store.
+/// Retrieves `item`, which has no references, from `remote` into the local store.
 ///
-/// The archive is verified here too, as [`crate::build::transfer::retrieve_files`] does.
+/// Verifies the archive here too, as [`crate::build::transfer::retrieve_files`] does.
 pub fn retrieve_through_daemon(
     directories: &Directories,
     local: &mut LocalGuix,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Reports for people. Lines that people know from Guix, and that programs look for, are as there.
+//! Reports for people. Lines that are known from Guix, and that programs look for, are worded as in Guix.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ pub fn test(reports: &[Report]) -> String {
     text
 }
 
-/// How machines are doing: a table, then about each machine what the table has no room for.
+/// Returns how machines are doing: a table, then for each machine the details that the table has no room for.
 pub fn status(reports: &[Report]) -> String {
     let mut rows =
         vec![["machine", "state", "slots", "load", "cores", "free space", "clock", "guix"].map(str::to_string)];
@@ -55,7 +55,7 @@ fn line(text: &mut String, message: &str, hint: Option<&str>) {
     *text += &lines::text(&[message].into_iter().chain(hint.map(lines::hint)).collect::<Vec<_>>());
 }
 
-/// Notes and failure of a machine.
+/// Appends the notes about a machine, and its failure.
 fn problems(text: &mut String, report: &Report) {
     for note in &report.notes {
         line(text, &format!("warning: {}", note.text), note.hint.as_deref());
@@ -109,7 +109,7 @@ fn row(report: &Report) -> [String; 8] {
     ]
 }
 
-/// The lines of `guix offload status`.
+/// Appends the details of a machine, in the lines of `guix offload status`.
 fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &MachineState) {
     writeln!(
         text,
@@ -126,7 +126,7 @@ fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &
     .unwrap_or_default();
 }
 
-/// A number of bytes with a unit, as Guix prints it.
+/// Returns a number of bytes with a unit, as Guix prints it.
 fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| bytes >> shift > 0) {
@@ -163,7 +163,7 @@ good
         assert!(text.ends_with("\naway\n  error: cannot connect to 'away'\n  hint: check that it is up\n"), "{text}");
     }
 
-    /// `docs/machines-not-used.md` says of each kind of error what it means, and of all of them.
+    /// `docs/machines-not-used.md` explains every kind of error that is about a machine.
     #[test]
     fn the_manual_tells_of_each_reason_what_it_is() {
         const MANUAL: &str = include_str!("../../../docs/machines-not-used.md");
@@ -179,7 +179,7 @@ good
             ErrorKind::Untrusted,
             ErrorKind::Internal,
         ];
-        // What else can go wrong is said by whom it concerns.
+        // Kinds that the manual need not have: they are not about a machine.
         let elsewhere = |kind| match kind {
             ErrorKind::InvalidArgument
             | ErrorKind::Store

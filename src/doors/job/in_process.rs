@@ -16,17 +16,17 @@ use crate::ground::{failpoint, thread};
 use crate::machine::BuildMachine;
 use crate::ssh;
 
-/// One that is under way, or over.
+/// A job of this process, under way or over.
 struct InProcess {
     queue: Arc<Queue>,
     cancel: Cancel,
-    /// Raised while there is an event, and for good once the job is over.
+    /// Raised while there is an event to take, and permanently once the job is over.
     ready: Arc<EventFd>,
 }
 
 /// Starts to build what `request` asks for, on one of `machines`. Returns at once.
 ///
-/// Fails with [`Exhausted`](crate::ground::error::ErrorKind::Exhausted) for want of a thread or descriptor.
+/// Fails with [`Exhausted`](crate::ground::error::ErrorKind::Exhausted) for lack of a thread or descriptor.
 pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
     if !Engine::has_candidates(machines, &request.requirements) {
         return Ok(Started::Declined);
@@ -46,7 +46,7 @@ pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, 
             engine.run_job(&machines, &request, work, None, &cancel, &mut teller)
         }))
         .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
-        // What the result tells to be over is over: connections, threads and the place among the running.
+        // Release the connections, threads and the place among the running jobs before the result is published.
         drop((engine, running));
         teller.finish(result);
     })?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Builds that run beside a host process: a job is started, watched through a descriptor, and cancelled or freed at any
-//! time. [`in_process`] does one in a thread of the process; [`crate::doors::keeper::link`] has the keeper do it.
+//! Builds in the background of a host process: a job is started, watched through a descriptor, and cancelled or freed
+//! at any time. [`in_process`] runs a job in a thread of the process; [`crate::doors::keeper::link`] hands it to the
+//! keeper.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,21 +12,22 @@ use crate::ground::error::{Error, Result};
 pub mod in_process;
 pub mod queue;
 
-/// How many jobs may run in threads of one process at once; to start more is postponed.
+/// Most jobs that run in threads of one process at once. Starting one more is answered with [`Started::Postponed`].
 pub const MAX_JOBS: usize = 256;
 
-/// How many jobs of a process the keeper may do at once; to start more is postponed. In the keeper, each has a thread.
+/// Most jobs of one process that the keeper runs at once, each in a thread. Starting one more is answered with
+/// [`Started::Postponed`].
 pub const MAX_LINKED_JOBS: usize = 512;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// A build that is under way, or over. Any thread. Dropping it cancels it.
+/// A build that is under way or over. Any thread may use it. Dropping it cancels it.
 pub trait Job: Send + Sync {
     /// Takes the next event, if there is one. Does not block.
     fn next_event(&self) -> Option<Told>;
 
-    /// Waits until the job is over, at most for `time`; `false`: it is not over yet. Takes no events: a job whose log
-    /// nobody takes does not end.
+    /// Waits until the job is over, for at most `time`. Returns `false` if it is not over yet. Takes no events: a job
+    /// whose log nobody takes may never end.
     fn wait(&self, time: Duration) -> bool;
 
     /// Stops the job as soon as possible: its result will be [`crate::ground::error::ErrorKind::Cancelled`], unless it
@@ -35,7 +37,7 @@ pub trait Job: Send + Sync {
     /// Returns the outcome of the job, once it is over.
     fn result(&self) -> Option<Result<()>>;
 
-    /// Readable while there is an event to take. For poll(2) and select(2) only.
+    /// Returns a descriptor that is readable while there is an event to take. For poll(2) and select(2) only.
     fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
@@ -44,36 +46,37 @@ pub trait Job: Send + Sync {
 pub enum JobEvent {
     /// No machine is free; the job waits.
     Queued,
-    /// A machine cannot take the job, and why. Each reason comes once, whatever the numbers in it.
+    /// A machine cannot take the job, and why. The same reason, digits aside, comes again after 10 minutes at the
+    /// earliest.
     PassedOver(String, Reason),
     /// This machine does the job.
     Chosen(String),
-    /// So many items, of so many bytes, are about to be sent to the machine.
+    /// Items are about to be sent to a machine: its name, their number, and their size in bytes.
     Sending(String, usize, u64),
-    /// So many bytes have moved since sending or retrieving began.
+    /// Bytes that have moved since sending or retrieving began.
     Transferred(u64),
     /// The machine builds.
     Building(String),
     /// A piece of the build's log.
     Log(Vec<u8>),
-    /// So many items, of so many bytes, are about to be retrieved from the machine.
+    /// Items are about to be retrieved from a machine: its name, their number, and their size in bytes.
     Retrieving(String, usize, u64),
-    /// The machine failed, and how; another one is tried.
+    /// The machine failed, and why; another one is tried.
     Retrying(String, Reason),
-    /// The job is over; its result is there.
+    /// The job is over; its result can be read.
     Done,
 }
 
-/// An event of a job, with the lines that are shown of it.
+/// An event of a job, and the lines about it for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The event.
     pub event: JobEvent,
-    /// The lines that a build hook shows of it; none of a log's and of progress.
+    /// The lines that a build hook shows; empty for a piece of the log and for progress.
     pub lines: String,
 }
 
-/// The words of an [`Error`] about a machine that the job does without.
+/// The text of an [`Error`] about a machine that was passed over or failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// What is wrong.
@@ -94,15 +97,15 @@ pub enum Started {
     Declined,
     /// Too many jobs are running.
     Postponed,
-    /// It runs.
+    /// The job runs.
     Running(Box<dyn Job>),
 }
 
-/// One of at most so many jobs of this process.
+/// A place among the running jobs of this process. Dropping it frees the place.
 pub struct Running;
 
 impl Running {
-    /// One more, unless there are `most` by now.
+    /// Takes a place, unless `most` are taken already.
     pub fn another(most: usize) -> Option<Self> {
         let more = |count| (count < most).then_some(count + 1);
         RUNNING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Running)

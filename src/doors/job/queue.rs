@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The events of a job, from who does it to who watches it.
+//! The queue of a job's events, from the side that does the job to the side that watches it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::ground::event_fd::EventFd;
 use crate::report::said::Said;
 use crate::report::{Aside, Event, Observer, lines};
 
-/// Most bytes of log that wait to be taken; then the build waits.
+/// Size of a job's untaken log, in bytes, at which the build waits.
 pub const MAX_LOG: usize = 1 << 20;
 
-/// Pieces of log are put together up to this size, in bytes.
+/// Size, in bytes, below which a queued piece of a log is extended by the next piece.
 const LOG_PIECE: usize = 16 << 10;
 
-/// Shows the host that a job has events.
+/// The signal to the host process that a job has events.
 pub trait Ready: Send + Sync {
-    /// There is an event.
+    /// Signals that there is an event.
     fn raise(&self);
 
-    /// There is none, or no more.
+    /// Signals that there is no event now, or, if `is_over`, that none will follow.
     fn clear(&self, is_over: bool);
 }
 
-/// A descriptor for one job.
+/// The descriptor of one job, which stays readable once the job is over.
 impl Ready for EventFd {
     fn raise(&self) {
         EventFd::raise(self);
@@ -41,7 +41,7 @@ impl Ready for EventFd {
     }
 }
 
-/// The events that have not been taken, and the result. Any thread.
+/// The events of a job that nobody has taken yet, and its result. Any thread may use it.
 pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
@@ -58,7 +58,7 @@ struct State {
 }
 
 impl Queue {
-    /// An empty one, which has `ready` show whether it is.
+    /// Makes an empty queue. `ready` shows whether it has events.
     pub fn new(ready: Arc<dyn Ready>) -> Self {
         Queue { state: Mutex::default(), changed: Condvar::new(), ready }
     }
@@ -77,7 +77,7 @@ impl Queue {
         event
     }
 
-    /// Waits until the job is over, or until `until`; `false`: it is not over yet.
+    /// Waits until the job is over, or until `until`. Returns `false` if the job is not over yet.
     pub fn wait(&self, until: Option<Instant>) -> bool {
         let mut state = self.state.lock();
         while state.result.is_none() {
@@ -90,7 +90,7 @@ impl Queue {
         state.result.is_some()
     }
 
-    /// Whoever waits for the log to be taken waits no longer.
+    /// Wakes the thread that waits for its log to be taken, which then fails with [`ErrorKind::Cancelled`].
     pub fn cancel(&self) {
         self.state.lock().cancelled = true;
         self.changed.notify_all();
@@ -102,18 +102,18 @@ impl Queue {
     }
 }
 
-/// Puts what happens to a build into the queue of its job.
+/// The observer that puts what happens to a build into the queue of its job.
 pub struct Teller {
     queue: Arc<Queue>,
     said: Said,
-    /// The lines about a build that is done.
+    /// The lines of [`Event::Done`]; they go out with the result.
     done: String,
-    /// Whether it was told that it waits: as machines are busy, and as none answers.
+    /// Whether waiting was reported: because machines are busy, and because none answers.
     queued: [bool; 2],
 }
 
 impl Teller {
-    /// Nothing has happened yet.
+    /// Makes one for a job to which nothing has happened yet.
     pub fn new(queue: Arc<Queue>) -> Self {
         Teller { queue, said: Said::default(), done: String::new(), queued: [false; 2] }
     }
@@ -128,19 +128,19 @@ impl Teller {
         self.queue.ready.raise();
     }
 
-    /// A piece of the log, however much of it waits to be taken.
+    /// Adds a piece of the log without waiting, however much of the log is untaken.
     pub fn add_log(&self, text: &[u8]) {
         let mut state = self.queue.state.lock();
         state.log += text.len();
         self.push(&mut state, JobEvent::Log(text.to_vec()), String::new());
     }
 
-    /// A line for the user, which becomes one of the log.
+    /// Adds a line for the user to the log.
     pub fn add_line(&self, text: &str) {
         self.add_log(format!("{}\n", line(text.to_string())).as_bytes());
     }
 
-    /// The job is over.
+    /// Publishes the result: the job is over.
     pub fn finish(&self, result: Result<()>) {
         let lines = match &result {
             Ok(()) => self.done.clone(),
@@ -167,7 +167,7 @@ impl Observer for Teller {
             Event::Building { machine, .. } => JobEvent::Building(machine.into()),
             Event::Retrieving { machine, items, bytes } => JobEvent::Retrieving(machine.into(), items, bytes),
             Event::Retrying { machine, reason } => JobEvent::Retrying(machine.into(), reason.into()),
-            // The result tells more.
+            // `finish` reports it, together with the result.
             Event::Done { .. } => {
                 self.done = said();
                 return;
@@ -276,7 +276,7 @@ mod tests {
             let mut teller = Teller::new(Arc::clone(&queue));
             for event in events("m", &derivation, &reason) {
                 teller.event(&event);
-                // What is only of use to who sees it at once.
+                // Details that help only a user who sees them at once.
                 let details = matches!(
                     event,
                     Event::SlotTaken { .. }

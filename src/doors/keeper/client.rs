@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The hook's side: the keeper as one that decides about builds and does them.
+//! The hook's side: a builder that has the keeper decide about builds and do them.
 
 use std::io;
 use std::net::Shutdown;
@@ -22,16 +22,16 @@ use crate::ground::store_path::StorePath;
 use crate::report::{Observer, lines};
 use crate::store::{self, Database, ValidPath};
 
-/// How long a keeper may take to take notice of a hook.
+/// How long the keeper may take to answer the first message of a hook or another client.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long another keeper is looked for when one ends at the moment at which it is needed: it makes room.
+/// How long a hook tries to be served by a keeper: one that is just ending hangs up, and another one takes its place.
 const CHANGE_OVER: Duration = Duration::from_secs(1);
 
-/// How long it has for that each time.
+/// Pause between a hook's attempts to be served by a keeper.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks the keeper of `directories` what it is doing; `None`: there is none.
+/// Asks the keeper of `directories` what it is doing; `None`: there is no keeper.
 pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
     match tell(directories, &FromHook::Inspect)? {
         None => Ok(None),
@@ -40,7 +40,8 @@ pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
     }
 }
 
-/// Has the keeper of `directories` end once the builds that it has accepted are done; `false`: there is none.
+/// Tells the keeper of `directories` to end once the builds that it has accepted are done. Returns `false` if there is
+/// no keeper.
 pub fn retire(directories: &Directories) -> Result<bool> {
     match tell(directories, &FromHook::Retire)? {
         None => Ok(false),
@@ -49,7 +50,7 @@ pub fn retire(directories: &Directories) -> Result<bool> {
     }
 }
 
-/// Says one thing to the keeper and returns the answer; `None`: there is no keeper.
+/// Sends one message to the keeper and returns the answer; `None`: there is no keeper.
 fn tell(directories: &Directories, message: &FromHook) -> Result<Option<FromKeeper>> {
     let doing = || "asking the keeper";
     let stream = match Place::of(directories).connect_to_look_after() {
@@ -75,7 +76,7 @@ fn tell(directories: &Directories, message: &FromHook) -> Result<Option<FromKeep
     answer.map(Some).map_err(unanswered)
 }
 
-/// A hook's keeper, or, if that fails, the hook itself. One build.
+/// A builder that uses the keeper or, if that fails, the hook's own process. For one build.
 pub struct WithKeeper {
     /// The program to start as the keeper.
     program: PathBuf,
@@ -86,7 +87,8 @@ pub struct WithKeeper {
 }
 
 impl WithKeeper {
-    /// Starts nothing yet. `program` is started as the keeper if there is none; `engine` does what no keeper does.
+    /// Makes a builder, without starting anything yet. If there is no keeper, it will start `program`. If the keeper
+    /// fails, `engine` does the build.
     pub fn new(program: PathBuf, engine: Arc<Engine>) -> Self {
         let directories = engine.directories().clone();
         WithKeeper { program, here: InProcess::new(engine), directories, connection: None, failed: false }
@@ -163,7 +165,7 @@ impl Builder for WithKeeper {
     }
 }
 
-/// Whose failure it is.
+/// A failure, of the build or of the keeper.
 enum Failure {
     OfBuild(Error),
     OfKeeper(Error),
@@ -177,7 +179,7 @@ impl Connection {
         send(&mut Socket(&self.0), message).map_err(Failure::OfKeeper)
     }
 
-    /// The next message that is not for the user.
+    /// Passes messages for the user to `observer`, and returns the next other one.
     fn hear(&self, observer: &mut dyn Observer) -> Result<FromKeeper, Failure> {
         loop {
             match receive(&mut &self.0).map_err(Failure::OfKeeper)? {
@@ -194,7 +196,7 @@ impl Connection {
         }
     }
 
-    /// Hangs up when cancelled.
+    /// Hangs up when cancelled, as long as the guard lives.
     fn guard(&self, cancel: &Cancel) -> Result<Guard, Failure> {
         let stream = self.0.try_clone().io_context(ErrorKind::Exhausted, || "duplicating the keeper's socket");
         let stream = stream.map_err(Failure::OfKeeper)?;
@@ -251,7 +253,7 @@ impl Connection {
     }
 }
 
-/// Moves what was received to its place and makes it valid, for the holder of the locks on it.
+/// Moves received outputs to their places and makes them valid. The caller holds the locks on them.
 pub(super) fn make_valid(
     directories: &Directories,
     directory: &StorePath,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The side of a process whose jobs the keeper does: one connection for all of them, and no thread.
 //!
-//! What the keeper says is read by whoever asks for an event of a job, or waits for one. The host watches one
-//! descriptor, which is readable while the keeper has said something that was not read, or a job has something that was
-//! not taken.
+//! A call that asks for an event of a job, or waits for one, reads the socket. The host watches one descriptor, which
+//! is readable while the socket has unread messages, or a job has untaken events.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -34,21 +33,21 @@ use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::store::ValidPath;
 
-/// How often a job is handed to another keeper, as the one before it ended and had not begun with it.
+/// Most keepers that a job is handed to, one after the other, if each ends before it has begun with the job.
 const MOST_KEEPERS: u32 = 5;
 
-/// So many bytes of a job's log are taken before the keeper is told.
+/// Amount of a job's log, in bytes, after which the keeper is told that it was taken.
 const TELL_TAKEN: usize = MAX_LOG / 16;
 
-/// Most bytes that are read at once, before it is looked at what they say.
+/// Space, in bytes, for each read from the keeper's socket.
 const READ_AT_ONCE: usize = 64 << 10;
 
-/// The keeper of some directories, for the jobs of this process. Any thread.
+/// The keeper of some directories, for the jobs of this process. Any thread may use it.
 pub struct Link {
     program: PathBuf,
     directories: Directories,
     state: Mutex<State>,
-    /// Notified when something was read, or nobody reads any more.
+    /// Notified when messages were read, or when no thread sleeps on the sockets any more.
     read: Condvar,
 }
 
@@ -56,49 +55,49 @@ pub struct Link {
 struct State {
     /// Made by the first job.
     watch: Option<Arc<Watch>>,
-    /// The last one, and those before it whose keepers still have jobs of ours.
+    /// The present connection, and earlier ones whose keepers still have jobs of ours.
     connections: Vec<Connection>,
     jobs: BTreeMap<u64, Entry>,
-    /// The numbers of jobs and connections so far.
+    /// The last number that a job or a connection got.
     numbers: u64,
-    /// Whether a thread sleeps until there is something to read, for all that wait.
+    /// Whether a thread sleeps on the sockets, for all threads that wait.
     sleeps: bool,
 }
 
 /// A job that is not over.
 struct Entry {
-    /// Over which connection.
+    /// The number of its connection.
     connection: u64,
     teller: Teller,
     flag: Arc<Flag>,
     cancel: Cancel,
     _running: Running,
-    /// What starts it, until a keeper has begun with it.
+    /// The message that starts it; `None` once a keeper has begun with it.
     start: Option<Vec<u8>>,
-    /// How many keepers were asked.
+    /// How many keepers it was handed to.
     keepers: u32,
     /// Outputs that are to be made valid.
     received: Option<(StorePath, Vec<ValidPath>)>,
-    /// Whether they are: then the job is done, whatever becomes of the keeper.
+    /// Whether its outputs were made valid: then the job has succeeded, whatever becomes of the keeper.
     made: bool,
 }
 
 impl Link {
-    /// Starts nothing yet. `program` is started as the keeper if there is none.
+    /// Makes a link, without starting anything yet. If there is no keeper, the first job starts `program`.
     pub fn new(program: PathBuf, directories: Directories) -> Self {
         Link { program, directories, state: Mutex::default(), read: Condvar::new() }
     }
 
-    /// The program that is started as the keeper.
+    /// Returns the program that is started as the keeper.
     pub fn program(&self) -> &Path {
         &self.program
     }
 
-    /// Has the keeper build what `request` asks for, on one of `machines`. Returns at once but that a keeper may have
-    /// to be started.
+    /// Asks the keeper to build what `request` names, on one of `machines`. Returns at once, unless a keeper has to be
+    /// started.
     ///
     /// Fails with [`ErrorKind::Unavailable`] if there is no keeper and none can be started, and with
-    /// [`ErrorKind::Exhausted`] for want of a descriptor.
+    /// [`ErrorKind::Exhausted`] for lack of a descriptor.
     pub fn start(self: &Arc<Self>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
         if !Engine::has_candidates(machines, &request.requirements) {
             return Ok(Started::Declined);
@@ -137,7 +136,7 @@ impl Link {
         Ok(Started::Running(Box::new(LinkedJob { link, number, queue, flag, watch, untold: AtomicUsize::new(0) })))
     }
 
-    /// Sends what starts a job to a keeper that takes new ones.
+    /// Sends the start of a job to a keeper that takes new jobs.
     fn hand_over(&self, state: &mut State, entry: &mut Entry) -> Result<()> {
         let at = match state.connections.iter().position(|connection| !connection.retires) {
             Some(at) => at,
@@ -150,7 +149,7 @@ impl Link {
         let connection = &mut state.connections[at];
         (entry.connection, entry.keepers) = (connection.number, entry.keepers + 1);
         connection.unsent.extend_from_slice(entry.start.as_deref().unwrap_or_default());
-        // That it is gone is seen when its end is read.
+        // If the keeper is gone, the next read from its socket shows that.
         let _ = connection.flush();
         Ok(())
     }
@@ -168,7 +167,7 @@ impl Link {
         Ok(Connection { number, stream: Arc::new(stream), watch, received, unsent, is_full: false, retires: false })
     }
 
-    /// Reads and sends what can be without waiting, and hands out what was read.
+    /// Reads and sends what is possible without waiting, and handles the messages that were read.
     fn attend(&self, state: &mut State) {
         let (mut said, mut gone) = (Vec::new(), Vec::new());
         for connection in &mut state.connections {
@@ -197,10 +196,10 @@ impl Link {
         }
     }
 
-    /// A keeper says something of a job.
+    /// Handles a message from a keeper about a job.
     fn hear(&self, state: &mut State, connection: u64, job: u64, message: FromKeeper) -> Result<()> {
         let Some(entry) = state.jobs.get_mut(&job) else {
-            // It was cancelled. Its outputs are not ours any more.
+            // The job was cancelled. Its outputs are not ours any more.
             if matches!(message, FromKeeper::MakeValid { .. }) {
                 let refused = Err(Error::new(ErrorKind::Cancelled, "cancelled"));
                 state.say(connection, &About(job, FromLink::MadeValid(refused)))?;
@@ -229,7 +228,7 @@ impl Link {
         Ok(())
     }
 
-    /// A connection is over.
+    /// Removes a connection that is over, and hands on its jobs.
     fn lose(&self, state: &mut State, number: u64, error: &Error) {
         let Some(at) = state.connections.iter().position(|connection| connection.number == number) else {
             return;
@@ -241,7 +240,8 @@ impl Link {
         }
     }
 
-    /// A keeper does not do a job, as `error` says: another one does if it had not begun.
+    /// Hands a job on to another keeper, because the first failed with `error`. If the first had begun with the job,
+    /// ends the job.
     fn hand_on(&self, state: &mut State, job: u64, error: &Error) {
         let Some(mut entry) = state.jobs.remove(&job) else { return };
         let ended = || error.clone().context("the keeper ended").hint("run the same command again");
@@ -259,7 +259,8 @@ impl Link {
         entry.teller.finish(result);
     }
 
-    /// Reads until there is something new, or until `until`. One of those that wait sleeps for all.
+    /// Sleeps until there is something to read, or until `until`. One of the threads that wait sleeps on the sockets
+    /// for all.
     fn sleep(&self, state: &mut MutexGuard<'_, State>, watch: &Watch, until: Option<Instant>) {
         if state.sleeps {
             match until {
@@ -274,7 +275,7 @@ impl Link {
             let flags = |is_full| if is_full { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             let mut watched: Vec<_> =
                 streams.iter().map(|(stream, is_full)| PollFd::new(&**stream, flags(*is_full))).collect();
-            // It fails for want of memory alone, and then it is looked again.
+            // This fails only for lack of memory; then the caller looks again.
             let _ = watch.news.sleep_beside(&mut watched, until);
         });
         watch.news.clear();
@@ -312,14 +313,14 @@ struct Connection {
     watch: Arc<Watch>,
     received: Vec<u8>,
     unsent: Vec<u8>,
-    /// Whether the socket takes no more now.
+    /// Whether the socket takes no more bytes now.
     is_full: bool,
     /// Whether the keeper takes no more jobs.
     retires: bool,
 }
 
 impl Connection {
-    /// Sends what can be without waiting.
+    /// Sends what is possible without waiting.
     fn flush(&mut self) -> Result<()> {
         let mut sent = 0;
         let result = loop {
@@ -345,7 +346,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what can be without waiting.
+    /// Reads what is possible without waiting, and passes whole messages to `hear`.
     fn receive(&mut self, mut hear: impl FnMut(About<FromKeeper>)) -> Result<()> {
         let ended = loop {
             self.received.reserve(READ_AT_ONCE);
@@ -368,21 +369,21 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Somebody who sleeps may have it open for a moment more.
+        // A thread that sleeps may have the socket open for a moment longer.
         let _ = epoll::delete(&self.watch.all, &self.stream);
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 }
 
-/// What the host watches.
+/// The descriptors that the host watches as one.
 struct Watch {
-    /// The sockets, and `ready`.
+    /// The epoll descriptor, with the sockets and `ready` in it.
     all: OwnedFd,
     /// Raised while a job has something to take.
     ready: EventFd,
-    /// How many have.
+    /// How many jobs have something to take.
     count: Mutex<usize>,
-    /// Raised when somebody else has read what the one who sleeps may wait for.
+    /// Raised when another thread has read what the one that sleeps may wait for.
     news: EventFd,
 }
 
@@ -397,17 +398,17 @@ impl Watch {
     }
 }
 
-/// Why a job wants to be looked at.
+/// Why a job needs a call from the host.
 #[derive(Clone, Copy)]
 enum Reason {
     Events,
     Received,
 }
 
-/// Whether a job wants to be looked at.
+/// Whether a job needs a call from the host, which the host's descriptor shows.
 struct Flag {
     watch: Arc<Watch>,
-    /// By [`Reason`].
+    /// Indexed by [`Reason`].
     reasons: Mutex<[bool; 2]>,
 }
 
@@ -451,12 +452,12 @@ struct LinkedJob {
     queue: Arc<Queue>,
     flag: Arc<Flag>,
     watch: Arc<Watch>,
-    /// Bytes of log that were taken, of which the keeper was not told.
+    /// Bytes of log that were taken without telling the keeper yet.
     untold: AtomicUsize,
 }
 
 impl LinkedJob {
-    /// Takes the next event of those that are here.
+    /// Takes the next event of those that were read.
     fn take(&self) -> Option<Told> {
         let told = self.queue.next_event()?;
         if let JobEvent::Log(text) = &told.event {
@@ -471,12 +472,12 @@ impl LinkedJob {
 
     fn say(&self, state: &mut State, message: FromLink) {
         if let Some(connection) = state.jobs.get(&self.number).map(|entry| entry.connection) {
-            // That it is gone is seen when its end is read.
+            // If the keeper is gone, the next read from its socket shows that.
             let _ = state.say(connection, &About(self.number, message));
         }
     }
 
-    /// Reads what the keeper has said, and makes outputs valid if they are to be.
+    /// Handles messages from the keeper, and makes the outputs of this job valid if the keeper asks for that.
     fn attend(&self, state: &mut MutexGuard<'_, State>) {
         self.link.attend(state);
         let Some(entry) = state.jobs.get_mut(&self.number) else { return };

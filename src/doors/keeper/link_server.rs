@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The keeper's side of a link: a thread hears what its process says, and each of its jobs has one.
+//! The keeper's side of a link: one thread reads the messages of its process, and each of its jobs has a thread.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ use crate::machine::BuildMachine;
 use crate::report::{Aside, Event, Observer};
 use crate::store::{Received, Registrar};
 
-/// Hears what a link says until it hangs up, and then cancels its jobs and waits for their ends.
+/// Handles the messages of a link until it hangs up. Then cancels its jobs and waits until they have ended.
 pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
     keeper.is_link(hook);
     let jobs = Arc::new(Jobs::default());
@@ -94,12 +94,12 @@ struct Jobs {
 }
 
 impl Jobs {
-    /// `None`: it is over.
+    /// Returns a job; `None`: it is over.
     fn get(&self, number: u64) -> Option<Arc<Running>> {
         self.running.lock().get(&number).cloned()
     }
 
-    /// Takes note of what is said of a job, unless that comes too late.
+    /// Changes the state of a job as a message says, unless the job is over.
     fn note(&self, number: u64, change: impl FnOnce(&mut State)) {
         if let Some(job) = self.get(number) {
             job.note(change);
@@ -107,7 +107,7 @@ impl Jobs {
     }
 }
 
-/// A job is among those that run for as long as this lives.
+/// Keeps a job among those that run, until dropped.
 struct Here {
     jobs: Arc<Jobs>,
     keeper: Arc<Keeper>,
@@ -124,7 +124,7 @@ impl Drop for Here {
     }
 }
 
-/// A job, for the thread that hears what is said of it.
+/// A running job: what its thread shares with the thread that reads messages about it.
 #[derive(Default)]
 struct Running {
     cancel: Cancel,
@@ -134,9 +134,9 @@ struct Running {
 
 #[derive(Default)]
 struct State {
-    /// Bytes of log that were said and not taken.
+    /// Bytes of log that were sent and not yet taken.
     untaken: usize,
-    /// What came of the last question to make outputs valid.
+    /// The answer to the last `MakeValid`.
     made: Option<Result<Vec<StorePath>>>,
     cancelled: bool,
 }
@@ -152,7 +152,7 @@ impl Running {
         self.cancel.cancel();
     }
 
-    /// Waits until `look` finds something, or the job is cancelled.
+    /// Waits until `look` finds something. Fails with [`ErrorKind::Cancelled`] once the job is cancelled.
     fn wait_for<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T> {
         let mut state = self.state.lock();
         loop {
@@ -167,7 +167,7 @@ impl Running {
     }
 }
 
-/// Speaks of a job, from any thread.
+/// The sender of messages about a job. Any thread may use it.
 #[derive(Clone)]
 struct JobVoice {
     voice: Voice,
@@ -181,7 +181,7 @@ impl JobVoice {
     }
 }
 
-/// Tells the process what is going on. That it is gone is noticed elsewhere.
+/// Reports to the process. If that is gone, the thread that reads its messages notices.
 impl Observer for JobVoice {
     fn event(&mut self, event: &Event<'_>) {
         if let Some(activity) = self.voice.activities.lock().get_mut(&self.number) {
@@ -203,7 +203,7 @@ impl Observer for JobVoice {
     }
 }
 
-/// Has the process make outputs valid, as it holds the locks on them.
+/// Asks the process to make outputs valid, because the process holds the locks on them.
 impl Registrar for JobVoice {
     fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>> {
         let (directory, items) = (received.path.clone(), received.items.to_vec());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! With a keeper that says what the test says.
+//! Tests of a link with a keeper that says what the test tells it to.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -42,7 +42,7 @@ impl Scene {
         }
     }
 
-    /// Starts a first job, and a keeper for it.
+    /// Starts the first job, and a keeper for it.
     fn start_first(&self) -> (Box<dyn Job>, Keeper, u64) {
         let (job, keeper) = thread::scope(|scope| {
             let keeper = scope.spawn(|| self.keeper());
@@ -52,7 +52,7 @@ impl Scene {
         (job, keeper, number)
     }
 
-    /// Welcomes a link.
+    /// Accepts a link and welcomes it.
     fn keeper(&self) -> Keeper {
         let (stream, _) = self.listener.accept().unwrap();
         assert!(matches!(receive(&mut &stream).unwrap(), FromHook::Hello(_)));
@@ -109,7 +109,7 @@ fn one_descriptor_shows_whether_a_job_has_events() {
     keeper.say(first, log("a"));
     keeper.say(second, log("b"));
     assert!(Scene::is_readable(&*one));
-    // The first reads what is said of both; what is said of the second is not forgotten.
+    // A call for the first job reads the messages about both; those about the second are kept.
     assert_eq!(logged(&*one).as_deref(), Some(&b"a"[..]));
     assert_eq!(logged(&*one), None);
     assert!(Scene::is_readable(&*one), "the other one has an event");
@@ -120,7 +120,7 @@ fn one_descriptor_shows_whether_a_job_has_events() {
     assert_eq!(one.next_event().unwrap().event, JobEvent::Done);
     assert!(matches!(one.result(), Some(Ok(()))));
     assert!(!Scene::is_readable(&*two), "one that is over does not keep the host awake");
-    // Nor does one that is dropped with events that nobody took.
+    // Nor does a job that is dropped with untaken events.
     keeper.say(second, log("c"));
     keeper.say(second, log("d"));
     while two.next_event().is_none() {}
@@ -166,7 +166,7 @@ fn a_keeper_that_dies_fails_what_it_has_begun() {
     let error = job.result().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.class().exit_status()), (ErrorKind::Unavailable, 1), "{error}");
     assert!(error.to_string().starts_with("the keeper ended: "), "{error}");
-    // The next job has another one.
+    // The next job gets another keeper.
     let (next, keeper, number) = scene.start_first();
     keeper.say(number, FromKeeper::Failed(Error::new(ErrorKind::BuildFailed, "it failed")));
     assert!(next.wait(SOON));
@@ -201,7 +201,7 @@ fn what_comes_for_a_cancelled_job_touches_nothing() {
     assert!(matches!(&said, FromLink::MadeValid(Err(error)) if error.kind() == ErrorKind::Cancelled), "{said:?}");
 }
 
-/// Here there is no database, so it fails; what matters is who is asked, and when.
+/// There is no database here, so making outputs valid fails. What matters is which call tries to.
 #[test]
 fn outputs_are_made_valid_in_a_call_for_their_job() {
     let scene = Scene::new();
@@ -254,7 +254,7 @@ fn threads_that_wait_read_for_each_other() {
         }
         assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
     });
-    // One who sleeps is woken by a cancellation, too.
+    // A cancellation also wakes a thread that sleeps.
     let job = scene.start();
     keeper.hear_start();
     thread::scope(|scope| {
@@ -287,7 +287,7 @@ fn a_message_that_the_socket_does_not_hold_is_sent_bit_by_bit() {
         let begun = Instant::now();
         while !hearing.is_finished() {
             assert!(begun.elapsed() < SOON);
-            // Readable when the socket takes more.
+            // The descriptor is readable when the socket takes more.
             if Scene::is_readable(&*job) {
                 assert!(job.next_event().is_none());
             }

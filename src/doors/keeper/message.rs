@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a hook and the keeper say to each other. Both are of one version, so no form of it is for ever.
+//! The messages between a hook and the keeper. Both are of one version, so the format may change with every version.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -18,28 +18,29 @@ use crate::machine::{BuildMachine, Requirements};
 use crate::report::{Event, Observer};
 use crate::store::ValidPath;
 
-/// Longest message, in bytes: the items of a build may have as many as a hook accepts, twice.
+/// Longest message on the keeper's socket, in bytes: a message may have two lists of items, each as long as a hook
+/// accepts.
 const MAX_MESSAGE: u32 = 256 << 20;
 
-/// What a hook says.
+/// A message from a hook, or from another client of the keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromHook {
-    /// Who it is. A keeper that differs in anything is not its keeper.
+    /// The client's identity. A keeper that differs in anything does not serve it.
     Hello(Identity),
-    /// What is to be built, and where that may be.
+    /// A build to decide about, and the machines that may do it.
     Ask {
-        /// All that the machine file has.
+        /// All machines of the machine file.
         machines: Vec<BuildMachine>,
-        /// What the build requires of one.
+        /// What the build requires of a machine.
         requirements: Requirements,
         /// What is to be built.
         derivation: StorePath,
         /// Limits and trace.
         options: BuildOptions,
     },
-    /// Whether guix-daemon could do the build as well.
+    /// The answer to [`FromKeeper::CouldBuildHere`].
     BuildsHere(bool),
-    /// What belongs to a build that was accepted.
+    /// The inputs and outputs of a build that was accepted.
     Work {
         /// The closure of all that the build needs.
         inputs: Vec<StorePath>,
@@ -48,18 +49,18 @@ pub enum FromHook {
     },
     /// Which outputs were made valid.
     MadeValid(Result<Vec<StorePath>>),
-    /// Not of a hook: from now on this is the link of a process that has jobs, which says [`FromLink`].
+    /// Not from a hook: the client is a process with jobs. From now on it sends [`FromLink`].
     Link,
-    /// Not of a hook: what is the keeper doing?
+    /// Not from a hook: asks what the keeper is doing.
     Inspect,
-    /// Not of a hook: the keeper ends once the builds that it has accepted are done.
+    /// Not from a hook: tells the keeper to end once the builds that it has accepted are done.
     Retire,
 }
 
-/// What the keeper says.
+/// A message from the keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromKeeper {
-    /// It is the hook's keeper.
+    /// The keeper has the hook's identity, and serves it.
     Welcome,
     /// Something happened to the build.
     Told(Told),
@@ -67,43 +68,43 @@ pub enum FromKeeper {
     Log(Vec<u8>),
     /// A line for the user, beside events.
     Aside(String),
-    /// A question: could guix-daemon do the build as well?
+    /// The question whether guix-daemon could do the build as well.
     CouldBuildHere,
     /// No machine can ever do this build, or none can now and this host can.
     Declined,
-    /// No machine can do it now.
+    /// No machine can do the build now.
     Postponed,
-    /// It will be done.
+    /// The build will be done.
     Accepted,
-    /// Outputs were received in this directory of the store.
+    /// Outputs were received into the store; the hook is to make them valid.
     MakeValid {
-        /// Where they are.
+        /// The directory of the store where they are.
         directory: StorePath,
-        /// What is known of them.
+        /// What the database is to record of them.
         items: Vec<ValidPath>,
     },
     /// The build is done.
     Done,
-    /// There is no answer, or the build failed.
+    /// The keeper could not decide, or the build failed.
     Failed(Error),
-    /// What it is doing.
+    /// What the keeper is doing.
     Report(KeeperReport),
-    /// It ends soon.
+    /// The keeper ends soon, and takes no new jobs.
     Retires,
 }
 
-/// What a process says of one of its jobs, which it has given a number.
+/// A message from a process about one of its jobs.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromLink {
-    /// There is a job.
+    /// The start of a job.
     Start {
         /// All machines there are.
         machines: Vec<BuildMachine>,
-        /// What the build requires of one.
+        /// What the build requires of a machine.
         requirements: Requirements,
         /// What is to be built.
         derivation: StorePath,
-        /// Whether it waits when no machine can be reached.
+        /// Whether the job waits while no machine can be reached or has room.
         is_patient: bool,
         /// The closure of all that the build needs.
         inputs: Vec<StorePath>,
@@ -112,34 +113,34 @@ pub enum FromLink {
         /// Limits and trace.
         options: BuildOptions,
     },
-    /// So many more bytes of its log were taken.
+    /// The number of bytes of its log that were taken since the last such message.
     Taken(usize),
     /// Which outputs were made valid.
     MadeValid(Result<Vec<StorePath>>),
-    /// It is not wanted any more.
+    /// The job is not wanted any more.
     Cancel,
 }
 
-/// A message about a job of a link: its number, and what is said.
+/// A message about a job of a link: the number that the process gave the job, and the message.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct About<M>(pub u64, pub M);
 
-/// What a hook and its keeper have in common.
+/// What a hook and its keeper must have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Of the library.
+    /// The version of the library.
     pub version: String,
-    /// The program that is started as the keeper: another one beside another library.
+    /// The program that is started as the keeper. It stands beside the library: another library has another one.
     pub program: PathBuf,
-    /// Store, state, database, configuration, socket of the daemon.
+    /// Store, state, database, configuration, and the daemon's socket.
     pub directories: [PathBuf; 5],
     /// The mount namespace and the user namespace, as the kernel names them.
     pub namespaces: [PathBuf; 2],
-    /// Those variables of the environment that matter, and their values.
+    /// The environment variables that matter to a keeper, and their values.
     pub variables: Vec<(String, OsString)>,
 }
 
-/// An [`Event`], with all that it borrows.
+/// An [`Event`] that owns its data.
 #[allow(missing_docs)] // see there
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Told {
@@ -185,7 +186,7 @@ impl From<&Event<'_>> for Told {
 }
 
 impl Told {
-    /// Tells `observer`.
+    /// Passes the event to `observer`.
     pub fn to(&self, observer: &mut dyn Observer) {
         observer.event(&match self {
             Told::SlotTaken(slot) => Event::SlotTaken { slot },
@@ -210,7 +211,7 @@ impl Told {
 
 const SOCKET: &str = "the keeper's socket";
 
-/// A socket that raises no SIGPIPE when the other end is gone, in a thread of the host that does not block that.
+/// A socket that raises no SIGPIPE when the other end is gone: threads of the host may not block that signal.
 pub struct Socket<'a>(pub &'a UnixStream);
 
 impl Write for Socket<'_> {
@@ -228,7 +229,7 @@ pub fn send(to: &mut impl Write, message: &impl Serialize) -> Result<()> {
     to.write_all(&encode(message)?).io_context(ErrorKind::Unavailable, || SOCKET)
 }
 
-/// A message as it is sent: its length, as four bytes in the processor's order, and what postcard makes of it.
+/// Encodes a message as it is sent: its length, four bytes in native order, then its postcard encoding.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     let encoded = postcard::to_extend(message, vec![0; 4])
         .map_err(|error| Error::new(ErrorKind::Internal, format!("a message cannot be encoded: {error}")));
@@ -251,7 +252,8 @@ pub fn receive<M: DeserializeOwned>(from: &mut impl Read) -> Result<M> {
     decode(&encoded)
 }
 
-/// Takes the first message off `received`, whose first `taken` bytes were taken before; `None`: it is not all there.
+/// Decodes the message that begins after the first `taken` bytes of `received`, and adds its length to `taken`. `None`:
+/// the message is not complete yet.
 pub fn take<M: DeserializeOwned>(received: &[u8], taken: &mut usize) -> Result<Option<M>> {
     let rest = &received[*taken..];
     let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
@@ -261,7 +263,7 @@ pub fn take<M: DeserializeOwned>(received: &[u8], taken: &mut usize) -> Result<O
     decode(encoded).map(Some)
 }
 
-/// The other end is gone.
+/// Returns the error that says that the other end is gone.
 pub fn closed() -> Error {
     Error::new(ErrorKind::Unavailable, "the keeper's socket was closed")
 }
@@ -297,7 +299,7 @@ mod tests {
         StoreDir::new("/other/store").unwrap().parse(&format!("/other/store/{}-{name}", "a".repeat(32))).unwrap()
     }
 
-    /// Writes down what it is told.
+    /// An observer that records what it is told.
     #[derive(Default)]
     struct Notes(Vec<String>);
 
@@ -368,7 +370,7 @@ mod tests {
         let mut other = bytes.clone();
         other[4] = 200;
         assert_eq!(refused(&other), ErrorKind::Protocol, "no kind of message");
-        // A name of an item that is none.
+        // An invalid name of a store item.
         let mut invalid = Vec::new();
         send(&mut invalid, &"not a store item").unwrap();
         assert_eq!(receive::<StorePath>(&mut &invalid[..]).unwrap_err().kind(), ErrorKind::Protocol);

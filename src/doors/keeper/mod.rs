@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The keeper: one process of a host and user that does the builds of all hooks, with connections that stay warm from
-//! one build to the next.
+//! The keeper: one process per host and user that does the builds of all hooks. Its connections stay open from one
+//! build to the next.
 //!
-//! A hook reads guix-daemon's lines and the machine file itself. For the rest it has the keeper, over a socket:
-//! [`client`] is the hook's side, [`server`] the keeper's, [`place`] is where they meet, and [`message`] what they say.
+//! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
+//! the hook's side, [`server`] the keeper's, [`place`] is where they meet, and [`message`] what they say.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
 //! keeper:  Welcome, or hangs up
 //! hook:    Ask                          again after Declined and Postponed
-//! keeper:  Told, Log...                 any number of times, also further on
+//! keeper:  Told, Log, Aside...          any number of times, also further on
 //! keeper:  CouldBuildHere               if that matters; the hook answers BuildsHere
 //! keeper:  Declined, Postponed, Accepted or Failed
 //! hook:    Work                         after Accepted
@@ -17,13 +17,24 @@
 //! keeper:  Done or Failed
 //! ```
 //!
-//! Whoever looks after it says one thing instead, and needs not be its hook: `Inspect`, which is answered by a
-//! [`report`], or `Retire`.
+//! A process with jobs says `Link` after `Welcome`. [`link`] is its side, [`link_server`] the keeper's. Each message
+//! then has the number of a job:
 //!
-//! A hook that is killed cannot do harm later: guix-daemon gives up its locks on the outputs with the hook, so it is
-//! the hook, not the keeper, that makes outputs valid. Its end is seen by the keeper, which cancels the build.
+//! ```text
+//! process: Start
+//! keeper:  Accepted                     or Retires: the process needs another keeper
+//! keeper:  Told, Log, Aside...          any number of times; Taken says how much of the log was taken
+//! keeper:  MakeValid                    the outputs are here; the process answers MadeValid
+//! keeper:  Done or Failed               the process may say Cancel at any time before
+//! ```
 //!
-//! Any failure of the keeper before `Accepted` has the hook do the build by itself; after that, the build fails as one
+//! An administrator says one thing instead of `Hello`: `Inspect`, which the keeper answers with a [`report`], or
+//! `Retire`, which it answers with `Retires`.
+//!
+//! A hook that is killed cannot do harm later: guix-daemon gives up the locks on the outputs when the hook ends. So the
+//! hook, not the keeper, makes outputs valid. The keeper notices the end of the hook and cancels the build.
+//!
+//! If the keeper fails before `Accepted`, the hook does the build by itself. If it fails later, the build fails as one
 //! that may be tried again.
 
 pub mod client;

@@ -2,8 +2,8 @@
 //! Where a hook and its keeper meet: `STATE/offload/.keeper` has a `lock`, which the keeper holds for as long as it
 //! takes new builds, and a `socket`.
 //!
-//! The hook that finds no keeper makes lock and socket, and hands both to the program that it starts. So whoever comes
-//! next can connect at once, however long the keeper takes to begin.
+//! A hook that finds no keeper makes lock and socket, and hands both to the program that it starts. So the next hook
+//! can connect at once, however long the keeper takes to start.
 
 use std::ffi::OsString;
 use std::io;
@@ -26,27 +26,27 @@ use crate::ground::spawn::spawn;
 use crate::ground::state_dir::{OpenStateDir, StateDir};
 use crate::report::{log, phases};
 
-/// Set to `no`, each hook does its build by itself.
+/// Environment variable that can turn the keeper off: if it is `no`, each hook does its own build.
 pub const VARIABLE: &str = "GUIX_OFFLOAD_KEEPER";
 
-/// How many hooks may wait for the keeper to take notice of them.
+/// Most connections that may wait for the keeper to accept them.
 const BACKLOG: i32 = 1024;
 
-/// How long a keeper is waited for that somebody else is starting.
+/// How long a hook waits while another process starts a keeper, or while a keeper is just ending.
 const START: Duration = Duration::from_secs(2);
 
 const SOCKET: &str = "socket";
 const LOCK: &str = "lock";
 
-/// Of the variables of a hook, those that its keeper gets, besides those that name directories.
+/// Environment variables that a hook hands on to its keeper, besides those that name directories.
 const VARIABLES: [&str; 2] = [phases::VARIABLE, log::VARIABLE];
 
-/// Their values here.
+/// Returns those of [`VARIABLES`] that are set in this process, with their values.
 fn variables() -> Vec<(String, OsString)> {
     VARIABLES.iter().filter_map(|name| Some((name.to_string(), std::env::var_os(name)?))).collect()
 }
 
-/// Who this process is, if it works with these directories.
+/// Returns the identity of this process when it works with these directories.
 pub fn identity(directories: &Directories, program: &Path) -> Result<Identity> {
     let namespace = |name: &str| {
         let file = format!("/proc/self/ns/{name}");
@@ -67,12 +67,12 @@ pub fn identity(directories: &Directories, program: &Path) -> Result<Identity> {
     })
 }
 
-/// The place of one host and user.
+/// The meeting place of one host and user.
 #[derive(Clone, Debug)]
 pub struct Place(StateDir);
 
 impl Place {
-    /// That of the offloading which has these directories.
+    /// Returns the place for these directories.
     pub fn of(directories: &Directories) -> Self {
         Place(StateDir::named(&directories.offload_state(), ".keeper"))
     }
@@ -104,7 +104,8 @@ impl Place {
         Ok(stream)
     }
 
-    /// Connects to the keeper, whose user may be another one if this process is root's: to look after it, no more.
+    /// Connects to the keeper in order to inspect or end it. If this process is root's, the keeper may be another
+    /// user's.
     pub fn connect_to_look_after(&self) -> io::Result<UnixStream> {
         if geteuid().is_root() { self.connect_to_any() } else { self.connect() }
     }
@@ -114,7 +115,7 @@ impl Place {
         UnixStream::connect(socket_in(&directory))
     }
 
-    /// Starts `program` as the keeper; `false`: there is one, or somebody else starts one.
+    /// Starts `program` as the keeper. Returns `false` if there is one, or if another process is starting one.
     fn start(&self, program: &Path, directories: &Directories) -> io::Result<bool> {
         self.0.create()?;
         let directory = self.0.open()?;
@@ -122,7 +123,8 @@ impl Place {
         if !try_lock(&lock, Range::Whole)? {
             return Ok(false);
         }
-        // Another one may have been started, and have ended or not, since we looked.
+        // A keeper without the lock takes no new builds, whether it has ended or not: if it left a socket, that is
+        // stale.
         let _ = directory.remove(SOCKET);
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         fchmod(&listener, Mode::RUSR | Mode::WUSR)?; // before it has a name
@@ -135,7 +137,7 @@ impl Place {
         command.envs(variables()).envs(directories.variables());
         let null = std::fs::File::options().write(true).open("/dev/null")?;
         let number = spawn(&command, [listener, lock.into(), null.into()])?;
-        // What was started starts the keeper, which so is no child of this process, and ends.
+        // The program forks the keeper and exits, so the keeper is no child of this process.
         let starter = rustix::process::Pid::from_raw(number).and_then(|it| pidfd_open(it, PidfdFlags::empty()).ok());
         if let Some(starter) = starter {
             let _ = waitid(WaitId::PidFd(starter.as_fd()), WaitIdOptions::EXITED); // fails if the host reaps it
@@ -143,14 +145,14 @@ impl Place {
         Ok(true)
     }
 
-    /// What tells the keeper's socket from another one in its place; `None`: there is none any more.
+    /// Returns what distinguishes the keeper's socket from another one of the same name; `None`: there is no socket.
     pub fn socket_identity(&self) -> Option<[i64; 3]> {
         let metadata = std::fs::symlink_metadata(self.0.path(SOCKET)).ok()?;
-        // The number of one that is gone may be given to the next.
+        // The inode number alone is not enough: the next socket may get that of a removed one.
         Some([metadata.ino() as i64, metadata.ctime(), metadata.ctime_nsec()])
     }
 
-    /// Takes the socket away, so that nobody new connects.
+    /// Removes the socket, so that nobody else connects.
     pub fn remove_socket(&self) {
         if let Ok(directory) = self.0.open() {
             let _ = directory.remove(SOCKET);
@@ -158,12 +160,12 @@ impl Place {
     }
 }
 
-/// Fails unless the process at the other end is one of this user.
+/// Fails unless the process at the other end belongs to this user.
 pub fn require_own(stream: &impl AsFd) -> io::Result<()> {
     require(stream, |other| other == geteuid())
 }
 
-/// Fails unless the process at the other end is one of this user or root's.
+/// Fails unless the process at the other end belongs to this user or to root.
 pub fn require_own_or_root(stream: &impl AsFd) -> io::Result<()> {
     require(stream, |other| other == geteuid() || other.is_root())
 }
@@ -176,17 +178,17 @@ fn require(stream: &impl AsFd, is_allowed: impl Fn(Uid) -> bool) -> io::Result<(
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it belongs to user {}", other.as_raw())))
 }
 
-/// The name of the socket: a short one, whatever the directory is called, and one that follows no links.
+/// Returns a name of the socket that is short, however long the directory's name is, and that follows no links.
 fn socket_in(directory: &OpenStateDir) -> String {
     format!("/proc/self/fd/{}/{SOCKET}", directory.as_fd().as_raw_fd())
 }
 
-/// Does it mean that no keeper is there?
+/// Returns whether `error` means that there is no keeper.
 pub fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-/// The listening socket and the lock, as the keeper is given them.
+/// The listening socket and the lock that are handed to the keeper.
 pub struct Given {
     /// The socket.
     pub listener: OwnedFd,
@@ -214,7 +216,7 @@ mod tests {
         }
     }
 
-    /// A program that does as keepers do, by `script`, in a state directory whose name no socket may have.
+    /// Makes a program that runs `script` as the keeper, and a state directory whose name is too long for a socket.
     fn scene(script: &str) -> (tempfile::TempDir, std::path::PathBuf, Directories) {
         let scratch = tempfile::tempdir().unwrap();
         let program = scratch.path().join("program");
@@ -224,7 +226,7 @@ mod tests {
         (scratch, program, directories)
     }
 
-    /// Keeps what it is given open for as long as the test's directory is there, and writes down what it got.
+    /// A script that records what it is given, and keeps it open for as long as the test's directory is there.
     const KEEPER: &str = "d=$(dirname $0); echo \"$@\" >$d/arguments; env >$d/variables; ls /proc/self/fd >$d/files; \
                           exec 3<&0; (while [ -d $d ]; do sleep 0.05; done) <&3 & exit 0";
 
@@ -254,14 +256,14 @@ mod tests {
     fn a_keeper_that_died_is_replaced_and_one_that_lives_is_not() {
         let (_scratch, program, directories) = scene("exit 0");
         let place = Place::of(&directories);
-        // It ends at once, and its socket and lock with it.
+        // The keeper ends at once, and its socket and lock with it.
         let error = place.connect_or_start(&program, &directories).unwrap_err();
         assert!(error.to_string().contains("it ended"), "{error}");
         let first = place.socket_identity().unwrap();
         assert_eq!(place.connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(place.start(&program, &directories).unwrap());
         assert_ne!(place.socket_identity(), Some(first));
-        // One that holds the lock and does not listen is on its way out.
+        // A keeper that holds the lock and does not listen is about to end.
         let lock = place.0.open().unwrap().open(LOCK, OFlags::RDWR).unwrap();
         assert!(try_lock(&lock, Range::Whole).unwrap());
         place.remove_socket();

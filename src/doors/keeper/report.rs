@@ -20,29 +20,29 @@ use crate::report::json::{array, object, or_null, remark, string};
 use crate::report::table::table;
 use crate::report::{Event, lines};
 
-/// What a build is at.
+/// The phase of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// A machine is looked for.
+    /// The keeper looks for a machine.
     Choosing,
-    /// No machine can take it now.
+    /// No machine can take the build now.
     Waiting,
-    /// A machine is asked what it lacks.
+    /// The keeper asks the machine what it lacks.
     Querying,
-    /// That is sent.
+    /// The keeper sends what the machine lacks.
     Sending,
     /// The machine builds.
     Building,
-    /// The machine is asked what the outputs are.
+    /// The keeper asks the machine what the outputs are.
     Inspecting,
-    /// The outputs are fetched.
+    /// The outputs are retrieved.
     Retrieving,
-    /// They are made valid here.
+    /// The outputs are made valid on this host.
     Registering,
 }
 
 impl Phase {
-    /// Returns the word for it, which [`crate::report::phases`] has as a verb.
+    /// Returns the word for the phase; [`crate::report::phases`] has it as a verb.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Choosing => "choosing",
@@ -70,13 +70,13 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// Begins with a build of `derivation` on one of `candidates`.
+    /// Begins to follow a build of `derivation` on one of `candidates`.
     pub fn new(derivation: StorePath, candidates: Vec<String>) -> Self {
         let (machine, phase, begun) = (None, Phase::Choosing, Instant::now());
         Activity { derivation, candidates, machine, phase, begun, phase_begun: begun, bytes: None }
     }
 
-    /// Takes notice of what happened.
+    /// Updates the activity after `event`.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
             Event::Queued { .. } => self.enter(Phase::Waiting),
@@ -110,7 +110,7 @@ impl Activity {
         }
     }
 
-    /// Returns what there is to say of it now.
+    /// Returns the present state of the build.
     pub fn report(&self) -> BuildReport {
         BuildReport {
             derivation: self.derivation.clone(),
@@ -124,22 +124,22 @@ impl Activity {
     }
 }
 
-/// A build, as it is at a moment.
+/// The state of a build at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BuildReport {
     /// What is built.
     pub derivation: StorePath,
     /// The machines that could do it.
     pub candidates: Vec<String>,
-    /// The one that does it; `None`: none as yet.
+    /// The machine that does it; `None`: none yet.
     pub machine: Option<String>,
-    /// What it is at, ...
+    /// The phase that it is in.
     pub phase: Phase,
-    /// ... since when the keeper knows of it, ...
+    /// How long the keeper has known of it.
     pub age: Duration,
-    /// ... and since when it is at that.
+    /// How long it has been in this phase.
     pub phase_age: Duration,
-    /// How much was sent or retrieved, and of how much.
+    /// Bytes that were sent or retrieved so far, and the bytes in all; `None` in other phases.
     pub bytes: Option<(u64, u64)>,
 }
 
@@ -148,24 +148,24 @@ pub struct BuildReport {
 pub struct LeftAlone {
     /// Its name.
     pub machine: String,
-    /// Why.
+    /// The error for which it gets none.
     pub reason: Error,
-    /// For how long.
+    /// How much longer it gets none.
     pub time: Duration,
 }
 
-/// A keeper, as it is at a moment.
+/// The state of a keeper at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeeperReport {
-    /// The number of its process.
+    /// Its process ID.
     pub process: u32,
     /// The version of its library.
     pub version: String,
     /// How long it has run.
     pub age: Duration,
-    /// The builds that it does or has accepted, in the order in which they came.
+    /// The builds that it decides about or does, in the order in which they came.
     pub builds: Vec<BuildReport>,
-    /// Machines of which it knows that get no builds.
+    /// The machines that it knows of and that get no builds now.
     pub left_alone: Vec<LeftAlone>,
 }
 
@@ -221,7 +221,7 @@ fn seconds(time: Duration) -> String {
 }
 
 impl KeeperReport {
-    /// Returns a report for programs, an object.
+    /// Returns a report for programs: a JSON object.
     pub fn json(&self) -> String {
         let whole = |time: Duration| time.as_secs().to_string();
         let build = |build: &BuildReport| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The keeper's side: hooks come in, each is served by a thread, and the keeper ends when it is of no use any more.
+//! The keeper's side: a thread serves each hook, and the keeper ends when it is of no use any more.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -34,17 +34,18 @@ use crate::machine::{BuildMachine, Requirements};
 use crate::report::{Aside, Event, Observer};
 use crate::store::{Received, Registrar};
 
-/// How often it is looked whether the keeper is still in its place.
+/// How often the keeper checks that its socket, its program and the library are still the same.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How long it is waited for a descriptor.
+/// Pause before the keeper accepts connections again after it ran out of descriptors.
 const RESPITE: Duration = Duration::from_millis(50);
 
-/// How long a hook may take to say who it is.
+/// How long a client of the keeper may take to send its first message.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves hooks that connect to what was `given`, until none has come for `idle_limit`, or `program`, which this is, or
-/// its `library` was replaced, or the place is not ours any more.
+/// Serves hooks that connect to the `given` socket. Ends when no hook has come for `idle_limit`. Also ends, once the
+/// builds that it has begun are done, if a client asks for that, if `program` (this program) or its `library` is
+/// replaced, or if the socket is not ours any more.
 pub fn serve(
     given: Given,
     directories: Directories,
@@ -81,7 +82,7 @@ pub fn serve(
             if let Some(lock) = lock.take() {
                 keeper.hooks.lock().leaving = true;
                 retire(&place, lost, lock);
-                // Who connected just before.
+                // Clients that connected just before.
                 keeper.accept_all(&listener);
                 continue;
             }
@@ -96,14 +97,13 @@ pub fn serve(
     }
 }
 
-/// Allows this process as many descriptors as it may have: for a hook that waits it takes a few, for one that builds
-/// some sixteen.
+/// Raises the limit of descriptors to the maximum: a hook that waits takes a few, one that builds some sixteen.
 fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Makes room for another keeper.
+/// Lets another keeper start: removes the socket, unless that is lost, and releases the lock.
 fn retire(place: &Place, lost: bool, lock: OwnedFd) {
     if !lost {
         place.remove_socket();
@@ -128,12 +128,12 @@ pub(super) struct Keeper {
     pub(super) engine: Engine,
     identity: Identity,
     begun: Instant,
-    /// Those that the last hook had.
+    /// The machines of the last hook.
     machines: Mutex<Vec<BuildMachine>>,
     hooks: Mutex<Hooks>,
-    /// Raised when a hook comes or goes.
+    /// Raised when a client or a job is gone, a client becomes a link, or the keeper is to end.
     pub(super) changed: EventFd,
-    /// Whether somebody came whose keeper this is not, though it is in the same place.
+    /// Whether the keeper is to end: a client asked for that, or came to this place with another identity.
     retires: AtomicBool,
 }
 
@@ -141,7 +141,7 @@ pub(super) struct Keeper {
 struct Hooks {
     connected: HashMap<u64, Connected>,
     next: u64,
-    /// Whether the keeper has made room for another one.
+    /// Whether the keeper has let another one start.
     leaving: bool,
 }
 
@@ -149,26 +149,26 @@ struct Hooks {
 struct Connected {
     stream: Arc<UnixStream>,
     cancel: Cancel,
-    /// Whether it has hung up, and its build was cancelled.
+    /// Whether the client has hung up, and its build was cancelled.
     gone: bool,
-    /// Whether it is a link, which stays for as long as its process, with jobs or without.
+    /// Whether it is a link, which stays as long as its process, with or without jobs.
     is_link: bool,
     activities: Activities,
 }
 
-/// What is done for a hook, or for the jobs of a link by their numbers.
+/// The build of a hook, under [`OF_HOOK`], or the builds of a link, under the numbers of their jobs.
 type Activities = Arc<Mutex<BTreeMap<u64, Activity>>>;
 
-/// The number of what is done for a hook.
+/// The key of a hook's build in [`Activities`].
 const OF_HOOK: u64 = 0;
 
 impl Hooks {
-    /// There is nothing to do, and nobody is about to say what.
+    /// Returns whether no hook is connected and no link has a job.
     fn is_idle(&self) -> bool {
         self.connected.values().all(|it| it.is_link && it.activities.lock().is_empty())
     }
 
-    /// Tells the links that the keeper ends.
+    /// Hangs up on the links: the keeper ends.
     fn hang_up(&self) {
         for link in self.connected.values() {
             let _ = link.stream.shutdown(Shutdown::Both);
@@ -177,7 +177,8 @@ impl Hooks {
 }
 
 impl Keeper {
-    /// Waits until a hook connects, comes or goes, or until `until`; cancels the builds of those that have hung up.
+    /// Waits until a client connects or hangs up, until `changed` is raised, or until `until`. Cancels the builds of
+    /// clients that have hung up.
     fn wait(&self, listener: &UnixListener, until: Instant) -> Result<()> {
         self.changed.clear();
         let hooks = self.hooks.lock().connected.clone();
@@ -201,10 +202,11 @@ impl Keeper {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // For want of a descriptor: some hook will be done soon.
+                // For lack of a descriptor: some hook will be done soon.
                 Err(_) => return std::thread::sleep(RESPITE),
             };
-            // Whoever else comes is not told why. Hooks of root take no keeper but their own.
+            // Other users are turned away without a reason. Root may inspect this keeper; its hooks use only root's
+            // own.
             if require_own_or_root(&stream).is_ok() {
                 let _ = self.admit(stream); // for want of a thread; the hook goes on by itself
             }
@@ -224,14 +226,14 @@ impl Keeper {
         let here = Here { keeper: Arc::clone(self), number };
         thread::spawn("guix-offload", move || {
             let hook = Hook { number, voice: Voice { stream, writing: Arc::default(), activities }, cancel };
-            // A panic is one hook's trouble: its connection ends.
+            // A panic ends only the connection of this hook.
             let _ = catch_unwind(AssertUnwindSafe(|| hook.serve(&here.keeper)));
             drop(here);
         })
         .map(|_| ())
     }
 
-    /// What it is doing.
+    /// Returns what the keeper is doing.
     fn report(&self) -> KeeperReport {
         let mut builds: Vec<_> = {
             let hooks = self.hooks.lock();
@@ -265,7 +267,7 @@ impl Keeper {
         self.changed.raise();
     }
 
-    /// This is no hook but the link of a process.
+    /// Marks `hook` as the link of a process.
     pub(super) fn is_link(&self, hook: &Hook) {
         if let Some(connected) = self.hooks.lock().connected.get_mut(&hook.number) {
             connected.is_link = true;
@@ -273,7 +275,8 @@ impl Keeper {
         self.changed.raise();
     }
 
-    /// Takes on a job of a link, by which it will not end; `false`: it has made room for another keeper.
+    /// Takes on a job of a link, so that the keeper does not end before it is over. Returns `false` if the keeper has
+    /// let another one start.
     pub(super) fn takes(&self, link: &Hook, job: u64, activity: Activity) -> bool {
         let hooks = self.hooks.lock();
         if !hooks.leaving {
@@ -282,7 +285,7 @@ impl Keeper {
         !hooks.leaving
     }
 
-    /// A build of `derivation` is asked for.
+    /// Begins an activity for a requested build of `derivation`, and remembers `machines`.
     pub(super) fn begin(
         &self,
         machines: &[BuildMachine],
@@ -298,7 +301,7 @@ impl Keeper {
     }
 }
 
-/// A hook is among those that are connected for as long as this lives.
+/// Keeps a client among those that are connected, until dropped.
 struct Here {
     keeper: Arc<Keeper>,
     number: u64,
@@ -314,7 +317,7 @@ impl Drop for Here {
     }
 }
 
-/// A hook that is connected.
+/// A client that is connected: a hook, a link, or one that inspects or ends the keeper.
 pub(super) struct Hook {
     number: u64,
     pub(super) voice: Voice,
@@ -396,7 +399,7 @@ impl Hook {
     }
 }
 
-/// Lets these machines in by the gate that all pass, whoever names them.
+/// Validates machines that a client names, by the rules for all machines.
 pub(super) fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
     let admitted = machines.into_iter().map(|machine| {
         let name = machine.name.clone();
@@ -405,7 +408,7 @@ pub(super) fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
     admitted.collect()
 }
 
-/// Has the hook make outputs valid, as it holds the locks on them.
+/// A registrar that asks the hook to make outputs valid, because the hook holds the locks on them.
 struct AtHook<'a>(&'a Hook);
 
 impl Registrar for AtHook<'_> {
@@ -419,17 +422,17 @@ impl Registrar for AtHook<'_> {
     }
 }
 
-/// Speaks to a hook, from any thread.
+/// The sender of messages to a client. Any thread may use it.
 #[derive(Clone)]
 pub(super) struct Voice {
     pub(super) stream: Arc<UnixStream>,
-    /// Held while something is said.
+    /// Held while a message is sent.
     writing: Arc<Mutex<()>>,
     pub(super) activities: Activities,
 }
 
 impl Voice {
-    /// The hook has this done for it; `None`: nothing.
+    /// Records what is done for the hook; `None`: nothing.
     fn note(&self, activity: Option<Activity>) {
         let mut activities = self.activities.lock();
         activities.remove(&OF_HOOK);
@@ -442,7 +445,7 @@ impl Voice {
     }
 }
 
-/// Tells the hook what is going on.
+/// Reports to the hook.
 impl Observer for Voice {
     fn event(&mut self, event: &Event<'_>) {
         if let Some(activity) = self.activities.lock().get_mut(&OF_HOOK) {

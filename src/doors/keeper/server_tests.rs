@@ -8,7 +8,7 @@ use crate::doors::keeper::message::{About, FromLink};
 use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;
 
-/// A keeper in a thread, which has what the first hook would give it.
+/// A keeper in a thread, with the socket and lock that the first hook would give it.
 struct Scene {
     scratch: tempfile::TempDir,
     directories: Directories,
@@ -25,7 +25,7 @@ impl Scene {
         let listener = UnixListener::bind(place.join("socket")).unwrap().into();
         let lock = std::fs::File::create(place.join("lock")).unwrap().into();
         std::fs::write(at("program"), "").unwrap();
-        // Once: a job reads it at any time.
+        // Written once, because a job may read it at any time.
         std::fs::write(at("key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
         std::fs::set_permissions(at("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
         let (program, theirs) = (at("program"), directories.clone());
@@ -74,7 +74,7 @@ fn await_end(stream: &UnixStream) {
     assert_eq!(ended.kind(), ErrorKind::Unavailable, "{ended}");
 }
 
-/// The question for a build that one of `machines` is to do.
+/// Returns the question for a build on one of `machines`.
 fn ask_for(scene: &Scene, machines: Vec<BuildMachine>) -> FromHook {
     FromHook::Ask {
         machines,
@@ -101,14 +101,14 @@ fn it_makes_room_when_its_program_is_replaced_and_finishes_what_has_begun() {
     let old = scene.greet();
     std::fs::write(scene.at("new"), "new").unwrap();
     std::fs::rename(scene.at("new"), scene.at("program")).unwrap();
-    // Whoever comes is a reason to look.
+    // Each connection makes the keeper check its files.
     drop(scene.connect());
     let begun = Instant::now();
     while scene.has_socket() {
         assert!(begun.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(5));
     }
-    // This one is still served: nothing can do a build of no machine.
+    // The old hook is still served: its build is declined, as there are no machines.
     send(&mut &old, &ask_for(&scene, Vec::new())).unwrap();
     assert!(matches!(receive(&mut &old), Ok(FromKeeper::Declined)));
     drop(old);
@@ -137,7 +137,7 @@ fn it_ends_with_its_place() {
     drop(scene.greet());
     std::fs::remove_dir_all(scene.at("state")).unwrap();
     scene.join();
-    // Also if it was gone before the keeper looked.
+    // Also if its place was gone before the keeper first looked.
     let mut scene = Scene::new(LONG);
     std::fs::remove_dir_all(scene.at("state")).unwrap();
     scene.join();
@@ -179,7 +179,7 @@ fn what_makes_no_sense_ends_one_connection() {
     }
 }
 
-/// A job that waits, as nobody listens where its machine is.
+/// Returns a job that waits: nobody listens at its machine's address.
 fn start_of(scene: &Scene) -> FromLink {
     let FromHook::Ask { requirements, derivation, options, .. } = ask_for(scene, Vec::new()) else { unreachable!() };
     let (name, private_key) = ("127.0.0.1".into(), scene.at("key"));
@@ -195,7 +195,7 @@ fn link(scene: &Scene) -> UnixStream {
     stream
 }
 
-/// Starts a job, and waits until the keeper has begun with it.
+/// Starts a job, and waits until the keeper has accepted it.
 fn start(scene: &Scene, link: &UnixStream, job: u64) {
     send(&mut &*link, &About(job, start_of(scene))).unwrap();
     while !matches!(receive(&mut &*link).unwrap(), About(number, FromKeeper::Accepted) if number == job) {}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The few functions of libgcrypt that are needed, declared by hand: SHA-256 here, signatures in [`mod@sign`]; and
-//! [`sexp`], what signatures and keys are written in.
+//! The few functions of libgcrypt that are needed, declared by hand: SHA-256 here, signatures in [`mod@sign`]. [`sexp`]
+//! holds s-expressions, the form of signatures and keys.
 //!
-//! libgcrypt is what guix-daemon and `guix` themselves sign, verify and hash with, so it is on every machine that
-//! runs Guix. The host process may have initialised it already (Guile does); then nothing is initialised again.
+//! guix-daemon and `guix` themselves sign, verify and hash with libgcrypt, so it is on every machine that runs Guix.
+//! The host process may have initialised it already, as Guile does; then this module does not initialise it again.
 #![allow(unsafe_code)] // Calls into libgcrypt, with the reason beside each.
 
 mod sexp;
@@ -38,7 +38,7 @@ unsafe extern "C" {
     fn gcry_md_read(handle: *mut c_void, algorithm: c_int) -> *mut u8;
 }
 
-/// Initialises libgcrypt unless that was done, here or by the host process.
+/// Initialises libgcrypt unless this library or the host process has done so.
 fn initialise() -> Result<()> {
     static INITIALISED: OnceCell<()> = OnceCell::new();
     INITIALISED
@@ -93,7 +93,7 @@ impl Sha256 {
         unsafe { gcry_md_write(self.0, bytes.as_ptr().cast(), bytes.len()) }
     }
 
-    /// A second computation that goes on from this state.
+    /// Returns a second computation that goes on from this state.
     pub fn try_clone(&self) -> Result<Self> {
         let mut copy = std::ptr::null_mut();
         // SAFETY: as in `new`; the original handle is open and only read.
@@ -101,7 +101,7 @@ impl Sha256 {
         Ok(Sha256(copy))
     }
 
-    /// The digest of all bytes added.
+    /// Returns the digest of all bytes added.
     pub fn finish(self) -> [u8; 32] {
         // SAFETY: the handle is open; gcry_md_read finalises it and returns its own buffer of 32 bytes, which is
         // copied before Drop closes the handle.
@@ -116,7 +116,7 @@ impl Drop for Sha256 {
     }
 }
 
-/// SHA-256 of `bytes`.
+/// Returns the SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> Result<[u8; 32]> {
     let mut state = Sha256::new()?;
     state.update(bytes);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! S-expressions, of which keys, signatures and the list of authorized keys are made.
 //!
-//! Two forms are read: the canonical one, `(3:tag4:data)`, which has one spelling for each value, and the advanced
-//! one, `(tag #64617461#)`, in which Guix keeps them.
+//! Two forms are read: the canonical one, `(3:tag4:data)`, which has one spelling for each value, and the advanced one,
+//! `(tag #64617461#)`, in which Guix stores them.
 //!
 //! ```text
 //! list   = "(" *(blank / list / datum) ")"
@@ -12,9 +12,9 @@
 //! char   = any but DQUOTE and "\" / "\" (any of "btvnfr" / DQUOTE / "'" / "\" / "x" two digits / three octal digits)
 //! ```
 //!
-//! Not by libgcrypt, though that is what reads them in Guix: it ends the process over a list or a datum of more than
-//! 64 KiB, and what it prints in the advanced form grows with the square of the depth. A machine sends such things for
-//! the asking. Here time and memory are in proportion to the text, and the stack does not grow with the depth.
+//! libgcrypt, which reads them in Guix, is not used for that. It ends the process over a list or a datum of more than
+//! 64 KiB, and its output in the advanced form grows with the square of the depth; any machine could send such data.
+//! Here time and memory are in proportion to the text, and the stack does not grow with the depth.
 
 use std::borrow::Cow;
 
@@ -60,7 +60,7 @@ impl Sexp {
         }
     }
 
-    /// The elements, each in canonical form. The first is the tag.
+    /// Returns the elements, each in canonical form. The first is the tag.
     pub fn elements(&self) -> impl Iterator<Item = &[u8]> {
         let (mut tokens, mut depth) = (Tokens { bytes: &self.0, at: 1 }, 0usize);
         std::iter::from_fn(move || {
@@ -78,7 +78,7 @@ impl Sexp {
         })
     }
 
-    /// The bytes of element `number`, if there is one and it is no list. Number 0 is the tag.
+    /// Returns the bytes of element `number`, if there is one and it is no list. Number 0 is the tag.
     pub fn data(&self, number: usize) -> Option<&[u8]> {
         let bytes = self.elements().nth(number)?;
         match (Tokens { bytes, at: 0 }).next()? {
@@ -87,22 +87,22 @@ impl Sexp {
         }
     }
 
-    /// Element `number`, if there is one and it is a list.
+    /// Returns element `number`, if there is one and it is a list.
     pub fn list(&self, number: usize) -> Option<Sexp> {
         self.elements().nth(number).and_then(Self::of_element)
     }
 
-    /// An element that is a list.
+    /// Returns `element` as a list, if it is one.
     pub fn of_element(element: &[u8]) -> Option<Sexp> {
         element.starts_with(b"(").then(|| Sexp(element.into()))
     }
 
-    /// The canonical form.
+    /// Returns the canonical form.
     pub fn canonical(&self) -> &[u8] {
         &self.0
     }
 
-    /// As text in ASCII, in the advanced form on one line: words as they are, all else in hexadecimal.
+    /// Returns the list as ASCII text, in the advanced form on one line: words as they are, all else in hexadecimal.
     pub fn text(&self) -> String {
         let is_word = |datum: &[u8]| {
             datum.first().is_some_and(u8::is_ascii_alphabetic)
@@ -129,12 +129,12 @@ impl Sexp {
     }
 }
 
-/// A datum in canonical form.
+/// Returns the datum `bytes` in canonical form.
 pub fn canonical_datum(bytes: &[u8]) -> Vec<u8> {
     [format!("{}:", bytes.len()).as_bytes(), bytes].concat()
 }
 
-/// The list of `elements`, which are in canonical form, in canonical form.
+/// Returns the list of `elements` in canonical form. The elements are in canonical form, too.
 pub fn canonical_list(elements: &[u8]) -> Vec<u8> {
     [b"(", elements, b")"].concat()
 }
@@ -146,7 +146,7 @@ enum Token<'a> {
     Datum(&'a [u8]),
 }
 
-/// The rest of a canonical form.
+/// The tokens of a canonical form, from `at` on.
 struct Tokens<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -170,7 +170,7 @@ impl<'a> Iterator for Tokens<'a> {
     }
 }
 
-/// The datum that `text` begins with, and the length of what it is written in.
+/// Returns the datum that `text` begins with, and the length of its spelling.
 fn datum(text: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {
     match text.first()? {
         b'1'..=b'9' => counted(text).map(|(datum, length)| (datum.into(), length)),
@@ -184,9 +184,9 @@ fn datum(text: &[u8]) -> Option<(Cow<'_, [u8]>, usize)> {
     }
 }
 
-/// The datum after its length.
+/// Returns the datum that is written as `number ":" bytes`, and the length of its spelling.
 fn counted(text: &[u8]) -> Option<(&[u8], usize)> {
-    // No number of more digits is the length of anything here.
+    // No datum has a length of more than 9 digits.
     let colon = text.iter().take(10).position(|byte| *byte == b':')?;
     let digits = std::str::from_utf8(&text[..colon]).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
     let end = digits.parse::<usize>().ok()?.checked_add(colon + 1)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Signatures, which libgcrypt makes and judges. It is given s-expressions, and gives them.
+//! Signatures: libgcrypt makes and verifies them. It takes and returns s-expressions.
 #![allow(unsafe_code)] // Calls into libgcrypt, with the reason beside each.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -11,8 +11,9 @@ use crate::ground::error::{Error, ErrorKind, Result};
 // From gcrypt.h, whose number is part of its ABI.
 const FORM_CANONICAL: c_int = 1;
 
-/// Longest list that libgcrypt is given, in bytes of the canonical form: it ends the process over one that takes 64 KiB
-/// inside, where each datum has up to one byte more. Those of RSA with 16384 bits have some 2 KiB, private keys 10.
+/// Longest list that is passed to libgcrypt, in bytes of the canonical form. libgcrypt ends the process over a list of
+/// 64 KiB in its own form, which has up to one byte more for each datum. Lists of RSA with 16384 bits have some 2 KiB,
+/// private keys some 10 KiB.
 const MAX_LIST: usize = 32 << 10;
 
 #[link(name = "gcrypt")]
@@ -24,11 +25,11 @@ unsafe extern "C" {
     fn gcry_pk_verify(signature: *mut c_void, data: *mut c_void, key: *mut c_void) -> GcryError;
 }
 
-/// A list of libgcrypt's. It never changes.
+/// A list in libgcrypt's memory. It never changes.
 struct Handle(*mut c_void);
 
 impl Handle {
-    /// libgcrypt's copy of a list.
+    /// Copies `list` to libgcrypt.
     fn of(list: &Sexp) -> Result<Self> {
         initialise()?;
         let text = list.canonical();
@@ -49,7 +50,7 @@ impl Handle {
         (!sexp.is_null()).then_some(Handle(sexp))
     }
 
-    /// The canonical form.
+    /// Returns the canonical form.
     fn print(&self) -> Vec<u8> {
         // SAFETY: the list is alive; a null buffer asks for the length that is needed, and the second call gets a
         // buffer of that length.
@@ -69,7 +70,7 @@ impl Drop for Handle {
     }
 }
 
-/// Signs `data`, a `(data ...)`, with `key`, a `(private-key ...)`: a `(sig-val ...)`.
+/// Signs `data`, a `(data ...)`, with `key`, a `(private-key ...)`. Returns a `(sig-val ...)`.
 pub fn sign(data: &Sexp, key: &Sexp) -> Result<Sexp> {
     let failed = |why: String| Error::new(ErrorKind::Store, format!("signing: {why}"));
     let handle = |list: &Sexp| Handle::of(list).map_err(|error| failed(error.to_string()));
@@ -82,7 +83,7 @@ pub fn sign(data: &Sexp, key: &Sexp) -> Result<Sexp> {
     }
 }
 
-/// Checks that `signature`, a `(sig-val ...)`, is one of `data`, a `(data ...)`, made with the secret half of `key`,
+/// Checks that `signature`, a `(sig-val ...)`, is a signature of `data`, a `(data ...)`, by the private half of `key`,
 /// a `(public-key ...)`.
 pub fn verify(signature: &Sexp, data: &Sexp, key: &Sexp) -> Result<()> {
     let (signature, data, key) = (Handle::of(signature)?, Handle::of(data)?, Handle::of(key)?);
@@ -137,7 +138,7 @@ mod tests {
                         _ => drop(text.remove(at)),
                     }
                 }
-                // To libgcrypt, an empty list is nothing.
+                // libgcrypt reads an empty list as nothing.
                 let Some(ours) = Sexp::parse(&text).ok().filter(|list| list.canonical() != b"()") else { continue };
                 read += 1;
                 let theirs = read_by_libgcrypt(&text);

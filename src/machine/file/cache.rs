@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What Guile made of a machine file, for hooks that come after: each is a new process, and starting Guile takes longer
+//! Guile's results for machine files, kept for later hooks. Each hook is a new process, and starting Guile takes longer
 //! than all else that a hook does for a build that it declines.
 //!
-//! `STATE/offload/.machines/HASH`, where HASH is that of the machine file's name, has a line
+//! `STATE/offload/.machines/HASH`, where HASH is the hash of the machine file's name, begins with a line
 //!
 //! ```text
 //! guix-offload-machines KEY MILLISECONDS        ; when it was evaluated, since the epoch
 //! ```
 //!
-//! and then what the child printed, files that it depends on included. KEY is the SHA-256 of all that is known before:
-//! text, name and identity of the file, the evaluating program, the interpreters, the environment, the working
-//! directory. Only what this user wrote, and nobody else may write, is read. What failed is never kept.
+//! The output of the child follows, which includes the files that the result depends on. KEY is the SHA-256 of all that
+//! is known before: text and identity of the file, the evaluating program, the library's version, the interpreters, the
+//! environment, the working directory. A file is read only if this user owns it and nobody else may write it. Failures
+//! are never kept.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -22,12 +23,12 @@ use rustix::fs::OFlags;
 use crate::ground::gcrypt;
 use crate::ground::state_dir::StateDir;
 
-/// Longest data that are kept, in bytes.
+/// Longest output of Guile that is kept, in bytes.
 const MAX_SIZE: usize = 1 << 20;
 
 const MAGIC: &str = "guix-offload-machines";
 
-/// The place where the result of one machine file is kept.
+/// The file in which the result of one machine file is kept.
 pub(super) struct Slot {
     directory: StateDir,
     name: String,
@@ -35,8 +36,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Returns the place for the machine file `file`. `state` is where offloading keeps its state (`STATE/offload`);
-    /// `facts` are all that is known before. `None`: they cannot be hashed.
+    /// Returns the slot of the machine file `file`. `state` is where offloading keeps its state (`STATE/offload`);
+    /// `facts` are all that is known before the evaluation. `None`: they cannot be hashed.
     pub fn new(state: &Path, file: &str, facts: &[&[u8]]) -> Option<Self> {
         let lengths: Vec<u8> = facts.iter().flat_map(|fact| fact.len().to_le_bytes()).collect();
         let key = hash(&[&lengths[..], &facts.concat()].concat())?;
@@ -44,7 +45,7 @@ impl Slot {
         Some(Slot { directory: StateDir::named(state, ".machines"), name, key })
     }
 
-    /// When the file was evaluated, and what the child printed.
+    /// Returns when the file was evaluated, and what the child printed.
     pub fn read(&self) -> Option<(SystemTime, Vec<u8>)> {
         let file = self.directory.open().ok()?.open(&self.name, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
         let metadata = file.metadata().ok()?;
@@ -61,7 +62,7 @@ impl Slot {
         Some((at, content.split_off(end + 1)))
     }
 
-    /// Keeps `output`. What cannot be written is not kept: nobody waits for that.
+    /// Keeps `output`. A failure to write it is no error.
     pub fn write(&self, at: SystemTime, output: &[u8]) {
         let Ok(at) = at.duration_since(UNIX_EPOCH) else { return };
         if output.len() <= MAX_SIZE {

@@ -15,13 +15,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_proce
 
 use crate::ground::spawn::spawn;
 
-/// How much of standard error is kept, in bytes: its end.
+/// Longest end of a program's standard error that is kept, in bytes.
 const STDERR_KEPT: usize = 8 << 10;
 
-/// How much a pipe holds, in bytes, where nobody has changed that.
+/// Default capacity of a pipe, in bytes.
 const PIPE_CAPACITY: usize = 64 << 10;
 
-/// Makes a pipe: the end to read from, and the one to write to.
+/// Makes a pipe. Returns the end to read from and the end to write to.
 fn pipe() -> io::Result<(File, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((reader.into(), writer))
@@ -44,13 +44,12 @@ pub(super) enum Stopped {
     PrintedTooMuch,
 }
 
-/// Runs `command`, as [`spawn`] does, with `input` as its standard input until it closes its standard output,
-/// but not beyond `deadline`, nor when that output gets longer than `max_output` bytes. Then the program is killed,
-/// with its process group.
+/// Runs `command`, as [`spawn`] does, with `input` as its standard input, until it closes its standard output. Stops
+/// earlier at `deadline`, or when that output gets longer than `max_output` bytes. Then kills the program, with its
+/// process group.
 ///
-/// Its exit status is not asked for: a host process may reap all its children in a SIGCHLD handler, as guix-daemon
-/// does, or ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be
-/// started.
+/// The exit status is not used: a host process may reap all its children in a SIGCHLD handler, as guix-daemon does, or
+/// ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be started.
 pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
     let (mut stdout, stdout_writer) = pipe()?;
     let (mut stderr, stderr_writer) = pipe()?;
@@ -76,8 +75,8 @@ pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output
         }
     };
     drop(program);
-    // What the program said before it ended, which fills a pipe at most; not what a process that it left behind may go
-    // on to say.
+    // Reads what the program said before it ended, which fills a pipe at most. A process that it left behind may go on
+    // to write; that is not waited for.
     while stderr_is_open
         && errors.len() <= STDERR_KEPT + PIPE_CAPACITY
         && wait(&stderr, None::<&File>, Duration::ZERO)?.0
@@ -90,10 +89,11 @@ pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output
 
 /// A child process and the group that it leads: both end when this is dropped.
 ///
-/// Not by its number alone: as soon as the host process has reaped it, its number may be somebody else's.
+/// The process ID alone does not do: as soon as the host process has reaped the child, another process may have that
+/// ID.
 struct Group {
     number: Pid,
-    /// None: it was over, and reaped, before we could look.
+    /// `None`: the child had ended, and was reaped, before it could be opened.
     leader: Option<OwnedFd>,
 }
 
@@ -108,7 +108,7 @@ impl Group {
         Ok(Group { number, leader })
     }
 
-    /// Is the leader still running, or not reaped yet? Then its number is its own.
+    /// Returns whether the leader still runs, or is not reaped yet. Then no other process has its ID.
     fn has_its_number(&self) -> bool {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         self.leader.as_ref().is_some_and(|leader| waitid(WaitId::PidFd(leader.as_fd()), look).is_ok())
@@ -126,7 +126,7 @@ impl Drop for Group {
     }
 }
 
-/// A file without a name that holds `bytes`: unlike a pipe, it needs nobody to write while the other side reads.
+/// Makes a file without a name that holds `bytes`. Unlike a pipe, it needs nobody to write while the child reads.
 fn file_in_memory(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create("machines.scm", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
@@ -134,7 +134,8 @@ fn file_in_memory(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Waits until one of two streams has something to read, or ends, but no longer than `limit`: which of them does?
+/// Waits until one of two streams has something to read, or ends, but no longer than `limit`. Returns which of them
+/// did.
 fn wait(one: &impl AsFd, other: Option<&impl AsFd>, limit: Duration) -> io::Result<(bool, bool)> {
     let mut polled = vec![PollFd::new(one, PollFlags::IN)];
     polled.extend(other.map(|other| PollFd::new(other, PollFlags::IN)));
@@ -147,7 +148,7 @@ fn wait(one: &impl AsFd, other: Option<&impl AsFd>, limit: Duration) -> io::Resu
     Ok((ready(0), ready(1)))
 }
 
-/// Appends what `stream` has to `bytes`; false at its end. A read after `wait` does not block.
+/// Appends what `stream` has to `bytes`. Returns `false` at its end. A read after `wait` does not block.
 fn read_some(stream: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<bool> {
     let mut buffer = [0; 16 << 10];
     let length = stream.read(&mut buffer)?;
@@ -181,7 +182,7 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(20));
         let sleeper = String::from_utf8(finished.stdout).unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", sleeper.trim())).unwrap_or_default();
-        // It has been sent the signal; it may take a moment to go, and init another one to reap it.
+        // The signal has been sent. The process may take a moment to end, and init another one to reap it.
         while !state().is_empty() && !state().contains(") Z ") {
             assert!(started.elapsed() < Duration::from_secs(20), "{}", state());
             std::thread::sleep(Duration::from_millis(10));
@@ -206,7 +207,7 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(20));
     }
 
-    /// The tests' own process must not reap the children of other tests, so this one starts itself in another one.
+    /// This test must not reap the children of other tests, so it starts itself in another process.
     #[test]
     fn a_host_that_reaps_all_its_children_does_no_harm() {
         const INSIDE: &str = "GUIX_OFFLOAD_TEST_REAPS";

@@ -14,8 +14,8 @@
 //! The last kind of expression is what Guix System writes: each element is a machine, or a list of machines.
 //!
 //! The value of a file is that of its last form. Names are defined before they are used, and may be defined again, as
-//! in any Scheme. What is not of this form is [`NeedsGuile`], never an error: it may be a fine program.
-//! That includes every error that Guile would raise, such as a name that nobody defined.
+//! in any Scheme. A text that is not of this form is [`NeedsGuile`], never an error: it may be a fine program. That
+//! includes all that Guile would report as an error, such as a name that nobody defined.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -44,11 +44,11 @@ const RESERVED: [&str; 11] = [
     "if",
 ];
 
-/// Longest result of `string-append`, in bytes: what doubles itself again and again is not for this process.
+/// Longest result of `string-append`, in bytes: a string that doubles itself again and again is left to Guile.
 const MAX_STRING: usize = 64 << 10;
 
-/// How much may be made of a file beyond what is written in it, in bytes: strings that are joined, machines that are
-/// inherited, lists that are joined, each element of which may become a machine. A short text can make much of little.
+/// Most memory for what a file makes beyond its text, in bytes: joined strings, inherited machines, joined lists, each
+/// element of which may become a machine. A short text can make much of little.
 const MAX_MADE: usize = 64 << 20;
 
 /// A form that is left to Guile, and why.
@@ -61,13 +61,13 @@ pub(super) struct NeedsGuile {
 
 type Result<T> = std::result::Result<T, NeedsGuile>;
 
-/// The value of the last form of `source`, and its place.
+/// Returns the value of the last form of `source`, and its place.
 pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
     let readable = plain::check(source.text())
         .map_err(|trouble| NeedsGuile { place: source.place(trouble.offset), what: trouble.what })?;
     let mut evaluator = Evaluator { source, reals: &readable.reals, names: HashMap::new(), room: Cell::new(MAX_MADE) };
     let mut last = (Value::Other("no value".into()), source.place(0));
-    // The reader interface: lexpr takes quadratic time over a `str`.
+    // Not `Parser::from_str`: lexpr takes quadratic time over a `str`.
     let mut parser = Parser::from_reader(readable.text.as_bytes());
     loop {
         match parser.next_datum() {
@@ -83,10 +83,10 @@ pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
 
 struct Evaluator<'a> {
     source: &'a Source<'a>,
-    /// Offsets of the numbers that are no integers, though lexpr takes them for that.
+    /// Offsets of the numbers that are no integers, although lexpr reads them as integers.
     reals: &'a HashSet<usize>,
     names: HashMap<Rc<str>, Value>,
-    /// Of [`MAX_MADE`], what is left.
+    /// What is left of [`MAX_MADE`].
     room: Cell<usize>,
 }
 
@@ -109,7 +109,7 @@ impl Evaluator<'_> {
                 _ => return self.leave_to_guile(form, "a 'define' that is not of the form (define NAME VALUE)"),
             },
             Some(("use-modules", arguments)) => {
-                // This one only brings `build-machine`, and nothing that hides what is evaluated here.
+                // An offload module only provides `build-machine`, and hides nothing that is evaluated here.
                 if !arguments.iter().all(|module| is_offload_module(*module)) {
                     return self.leave_to_guile(form, "'use-modules'");
                 }
@@ -120,8 +120,8 @@ impl Evaluator<'_> {
         Ok((value, place))
     }
 
-    /// The value of `form`, where `fields` are those of the machine around it that stand before it: as in Guix, their
-    /// names are bound.
+    /// Returns the value of `form`. `fields` are the fields that stand before it in the machine around it: as in Guix,
+    /// their names are bound.
     fn expression(&self, form: Ref, fields: &[Field]) -> Result<Value> {
         if let Some(name) = form.as_symbol() {
             let field = fields.iter().rev().find(|field| *field.name == *name).map(|field| &field.value);
@@ -149,7 +149,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// The machines of a list of machines and lists.
+    /// Returns the machines of a list of machines and lists.
     fn flatten(&self, entries: Ref, fields: &[Field]) -> Result<Value> {
         let Value::List(entries_value) = self.expression(entries, fields)? else {
             return self.leave_to_guile(entries, "'append-map' of what is no list");
@@ -195,7 +195,7 @@ impl Evaluator<'_> {
         let mut bound = outer.to_vec();
         for specifier in specifiers {
             bound.push(match call(*specifier) {
-                // The name would be bound to the field's value in all that follows.
+                // The field's value would be bound to that name in all that follows.
                 Some((name, _)) if name != "inherit" && RESERVED.contains(&name) => {
                     return self.leave_to_guile(*specifier, format!("a field called '{name}'"));
                 }
@@ -209,7 +209,7 @@ impl Evaluator<'_> {
                 },
                 None => Field {
                     name: specifier.value().to_string().into(),
-                    // As with Guile, which knows the places of lists only.
+                    // As Guile does, which knows the places of lists only.
                     place: if specifier.is_cons() { self.place(*specifier) } else { place.clone() },
                     value: Value::Malformed,
                 },
@@ -254,7 +254,7 @@ impl Evaluator<'_> {
         }
     }
 
-    /// Notes that so many bytes are made for `form`.
+    /// Counts `bytes` that are made for `form`.
     fn make(&self, form: Ref, bytes: usize) -> Result<()> {
         match self.room.get().checked_sub(bytes) {
             Some(left) => {
@@ -279,12 +279,12 @@ impl Evaluator<'_> {
     }
 }
 
-/// The elements of a proper list, the empty one too.
+/// Returns the elements of a proper list, which may be empty.
 fn list(datum: Ref<'_>) -> Option<Vec<Ref<'_>>> {
     datum.value().is_list().then(|| datum.list_iter().into_iter().flatten().collect())
 }
 
-/// The name and the arguments of a form `(NAME ARGUMENT ...)`.
+/// Returns the name and the arguments of a form `(NAME ARGUMENT ...)`.
 fn call(form: Ref<'_>) -> Option<(&str, Vec<Ref<'_>>)> {
     let mut elements = list(form)?;
     if elements.is_empty() {
@@ -294,13 +294,13 @@ fn call(form: Ref<'_>) -> Option<(&str, Vec<Ref<'_>>)> {
     Some((name.as_symbol()?, elements))
 }
 
-/// Are these the symbols in the list `form`?
+/// Returns whether `form` is the list of these symbols.
 fn is_list_of(form: Ref, names: &[&str]) -> bool {
     let symbols = list(form).into_iter().flatten().map(|name| name.value().as_symbol());
     symbols.eq(names.iter().copied().map(Some))
 }
 
-/// Is this a module that has `build-machine`, and nothing else that is evaluated here?
+/// Returns whether `module` provides `build-machine`, and nothing else that is evaluated here.
 fn is_offload_module(module: Ref) -> bool {
     is_list_of(module, &["guix", "scripts", "offload"]) || is_list_of(module, &["guix", "offload"])
 }
@@ -325,7 +325,7 @@ fn flattened(form: Ref<'_>) -> Option<Ref<'_>> {
     is_flattening.then_some(entries)
 }
 
-/// The name of a form, and its two arguments.
+/// Returns the name and the two arguments of a form with just two.
 fn exactly(form: Ref<'_>) -> Option<(&str, [Ref<'_>; 2])> {
     let (name, arguments) = call(form)?;
     Some((name, arguments.try_into().ok()?))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! From a machine as it is written to a [`BuildMachine`]: the types of the fields, their defaults, and what to say
-//! about a field that is wrong.
+//! Turns a machine as it is written into a [`BuildMachine`]: the types of the fields, their defaults, and the errors
+//! about fields that are wrong.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -28,8 +28,8 @@ const FIELDS: [&str; 14] = [
     "features",
 ];
 
-/// Validates `machine`: the types of its fields here, all else where every machine is. `default_key` is asked for the
-/// private key where none is given.
+/// Validates `machine`: the types of its fields here, all else in [`BuildMachine::admit`]. `default_key` returns the
+/// private key for a machine that names none.
 pub(super) fn build_machine(machine: &Machine, default_key: &dyn Fn() -> Result<PathBuf>) -> Result<BuildMachine> {
     let form = Form { machine };
     form.check_names()?;
@@ -69,7 +69,7 @@ pub(super) fn build_machine(machine: &Machine, default_key: &dyn Fn() -> Result<
     described.admit().map_err(|flaw| form.flawed(flaw))
 }
 
-/// Returns warnings about `described`, which is used all the same, with the place of the field in `machine`.
+/// Returns warnings about `described`, which is used nevertheless, with the place of the field in `machine`.
 pub(super) fn doubts(machine: &Machine, described: &BuildMachine) -> Vec<Error> {
     let form = Form { machine };
     let at = |name: &str, what: String| match form.named(name) {
@@ -97,13 +97,13 @@ struct Form<'a> {
 }
 
 impl Form<'_> {
-    /// Every field must be known, of the form `(FIELD VALUE)`, and there once.
+    /// Checks that every field is known, has the form `(FIELD VALUE)`, and occurs once.
     fn check_names(&self) -> Result<()> {
         let fields = &self.machine.fields;
         for (i, field) in fields.iter().enumerate() {
             let malformed = matches!(field.value, Value::Malformed);
             match &*field.name {
-                // Well-formed and in its place, it is not among the fields.
+                // A first, well-formed `inherit` is among the fields only if it names no machine.
                 "inherit" if !malformed && i == 0 => return Err(self.unexpected(field, "a build machine")),
                 "inherit" if !malformed => return Err(self.wrong(field, "it must come first")),
                 "inherit" => {}
@@ -125,7 +125,7 @@ impl Form<'_> {
         Ok(())
     }
 
-    /// The field that the gate calls `name`: systems may be given by the older `system`.
+    /// Returns the field that sets `name`: the older `system` may set `systems`.
     fn named(&self, name: &str) -> Option<&Field> {
         let given = |name| self.field(name).filter(|field| !matches!(field.value, Value::Boolean(false)));
         if name == "systems" { given("systems").or_else(|| given("system")) } else { self.field(name) }
@@ -143,7 +143,7 @@ impl Form<'_> {
         self.field(name).map_or(Ok(default), |field| read(self, field))
     }
 
-    /// `systems` or else the older `system`, as `build-machine-systems` of Guix has it: #f is as good as nothing.
+    /// Reads `systems` or else the older `system`, as `build-machine-systems` of Guix does: #f counts as not given.
     fn systems(&self) -> Result<Vec<String>> {
         match self.named("systems") {
             Some(field) if &*field.name == "systems" => self.texts(field),
@@ -179,7 +179,7 @@ impl Form<'_> {
         key.map_err(|error| self.name_machine(error))
     }
 
-    /// An integer in `range`; `name` is the field's.
+    /// Reads an integer in `range`. `name` is the name of `field`.
     fn integer<T>(&self, field: &Field, name: &'static str, range: RangeInclusive<T>) -> Result<T>
     where
         T: TryFrom<i64> + PartialOrd + Display,
@@ -190,7 +190,7 @@ impl Form<'_> {
         }
     }
 
-    /// A number; which ones are allowed is not asked here. `alternative` completes the message.
+    /// Reads a number, whatever its range. `alternative` completes the message.
     fn number(&self, field: &Field, alternative: &str) -> Result<f64> {
         match field.value {
             Value::Integer(number) => Ok(number as f64),
@@ -199,7 +199,7 @@ impl Form<'_> {
         }
     }
 
-    /// `machine 'x'`, or what there is to say instead where the name is no name.
+    /// Returns `machine 'x'`, or another phrase if the name is not a string.
     fn title(&self) -> String {
         match self.field("name").map(|field| &field.value) {
             Some(Value::String(name)) => machine::title(name),
@@ -219,11 +219,11 @@ impl Form<'_> {
         self.wrong(field, format_args!("expected {expected}, got {}", field.value))
     }
 
-    /// The error for what the gate refuses.
+    /// Returns the error for `flaw`, at the place of its field.
     fn flawed(&self, flaw: Flaw) -> Error {
         let error = match self.named(flaw.field) {
             Some(field) => self.wrong(field, &flaw),
-            // A default that is refused.
+            // The default of the field is wrong.
             None => self.locate(Error::new(ErrorKind::Configuration, format!("field '{}': {flaw}", flaw.field))),
         };
         match flaw.hint {

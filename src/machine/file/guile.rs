@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Evaluates a machine file with Guile, in a child process, for what the evaluator of this library leaves to it.
+//! Evaluates machine files with Guile, in a child process: those that the evaluator of this library leaves to it.
 //!
-//! The child gets, on standard input, the program `guile.scm` and after it the text of the machine file, and prints
+//! The child reads, from standard input, the program `guile.scm` and after it the text of the machine file. It prints
 //! data:
 //!
 //! ```text
@@ -15,17 +15,17 @@
 //! string    = DQUOTE *(ASCII but control characters, "\" and DQUOTE / "\x" hex ";") DQUOTE
 //! ```
 //!
-//! COUNT is that of machines and wrong elements. An INDEX of 0 is the result itself, another one
-//! counts its elements. `guix repl -t machine` prints a line `(repl-version ...)` before that. Limits: 16 MiB of
-//! output; lists have 256 elements.
+//! COUNT is the number of machines and wrong elements. INDEX 0 is the result itself; another INDEX is that of an
+//! element, counted from 1. `guix repl -t machine` prints a line `(repl-version ...)` before the output. Limits: 16 MiB
+//! of output; lists have 256 elements.
 //!
 //! # Which Guile
 //!
-//! First `guile`, which starts in 20 ms. There, `(guix scripts offload)` is a module of ours with `build-machine` in
-//! it, whether Guix is installed or not, and so is `(guix offload)`, to which Guix may move it. Records of any type
-//! called `build-machine` are machines. A file that needs other modules of Guix, or somebody's that were compiled
-//! against Guix's own `build-machine`, fails there with a module or a variable that is missing. Then, or without a
-//! `guile`, comes `guix repl`, which takes 130 ms and has everything that `guix offload` has.
+//! `guile` comes first: it starts in 20 ms. There, `(guix scripts offload)` is a module of ours that has
+//! `build-machine` in it, whether Guix is installed or not. So is `(guix offload)`, to which Guix may move it. Records
+//! of any type called `build-machine` are machines. Some files need other modules of Guix, or modules that were
+//! compiled against Guix's own `build-machine`. With them, a module or a variable is missing in `guile`. Then, or if
+//! there is no `guile`, comes `guix repl`, which takes 130 ms and has everything that `guix offload` has.
 
 use std::fmt::Write;
 use std::io;
@@ -50,13 +50,13 @@ use crate::machine::BuildMachine;
 /// The program that evaluates a machine file.
 const PROGRAM: &str = include_str!("guile.scm");
 
-/// Longest time limit, so that no sum overflows.
+/// Longest time limit for Guile, so that no sum of times overflows.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Most that the program may print, in bytes.
+/// Longest output of the program that evaluates a machine file, in bytes.
 const MAX_OUTPUT: usize = 16 << 20;
 
-/// An interpreter was there, but did not get to the end.
+/// The failure of an interpreter that was started.
 struct Failure {
     error: Error,
     cause: Cause,
@@ -81,8 +81,8 @@ pub(super) struct Program<'a> {
     pub reason: &'a NeedsGuile,
 }
 
-/// Returns what the file returns, and what that depends on. `home` is the home directory of the user. What an earlier
-/// call with the same `options.cache` found out is used again while it is good.
+/// Returns what the file returns, and the inputs of that. `home` is the home directory of the user. Uses the result of
+/// an earlier call with the same `options.cache` while it is current.
 pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOptions) -> Result<(Entries, Inputs)> {
     let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
     let (guile, guix) = (find(&options.guile), find(&options.guix));
@@ -124,7 +124,7 @@ pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOpt
     };
     match (attempt(&guix, &["repl", "-t", "machine"], true)?, first) {
         (Some(Ok(result)), _) => Ok(result),
-        // That it broke down says less than what `guile` said.
+        // A crash of `guix repl` says less than the error of `guile`.
         (Some(Err(failure)), Some(first)) if failure.cause == Cause::Crashed => {
             Err(first.hint(format!("'{} repl' was tried, too: {}", options.guix.display(), failure.error)))
         }
@@ -148,11 +148,11 @@ pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOpt
     }
 }
 
-/// Where `guile` and `guix` may be when PATH does not say, as for a daemon that an init system started.
+/// Where `guile` and `guix` may be if there is no PATH, as in a daemon that an init system started.
 const DEFAULT_PATH: &str =
     "/usr/local/bin:/usr/bin:/bin:/run/current-system/profile/bin:/var/guix/profiles/per-user/root/current-guix/bin";
 
-/// The file of a command, which is looked for in PATH unless it has a slash in it.
+/// Returns the file of a command, which is looked up in PATH unless it has a slash in it.
 fn find(command: &Path) -> Option<PathBuf> {
     if command.components().count() > 1 || command.is_absolute() {
         return Some(command.into());
@@ -163,7 +163,7 @@ fn find(command: &Path) -> Option<PathBuf> {
         .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
 }
 
-/// Where the result for `program` is kept, and under which key: all that is known beforehand to matter.
+/// Returns the slot in which the result for `program` is kept. Its key covers all that is known beforehand to matter.
 fn slot(
     program: &Program,
     interpreters: [&Option<PathBuf>; 2],
@@ -187,8 +187,9 @@ fn slot(
 const VARIABLES: [&str; 8] = ["PATH", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"];
 const PREFIXES: [&str; 5] = ["GUIX_", "GUILE_", "NIX_", "LC_", "XDG_"];
 
-/// Gives the child those variables that Guix and Guile, and so the file, may want to know. Not the others: they are
-/// meant for the program that we are in, such as LD_PRELOAD, or nobody else's business, such as SSH_AUTH_SOCK.
+/// Gives the child those variables that Guix and Guile, and so the file, may want to know. The others are not for the
+/// child: they are meant for the host process, such as LD_PRELOAD, or are nobody else's business, such as
+/// SSH_AUTH_SOCK.
 fn set_environment(command: &mut Command, home: Option<&Path>) {
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| {
         name.to_str()
@@ -221,7 +222,7 @@ fn standard_input(file: &str, has_guix: bool, text: &[u8]) -> Vec<u8> {
     [definitions.as_bytes(), b"\n", PROGRAM.as_bytes(), b")\n", text].concat()
 }
 
-/// A string as Guile reads it, in ASCII.
+/// Returns `text` as a string literal of Guile, in ASCII.
 fn literal(text: &str) -> String {
     let mut literal = String::from("\"");
     for char in text.chars() {
@@ -234,7 +235,7 @@ fn literal(text: &str) -> String {
 }
 
 impl Program<'_> {
-    /// The result that the complete `output` of a child has, which was started at `at`.
+    /// Returns the result in `output` of a child that was started at `at`, if the output is complete.
     fn result(&self, output: &[u8], at: SystemTime) -> Option<(Entries, Inputs)> {
         match (Data { file: self.file }).output(output) {
             Some(Output::Result { entries, files, volatile }) => {
@@ -246,7 +247,7 @@ impl Program<'_> {
     }
 }
 
-/// Returns the result of a child that was started at `at` and printed `finished`.
+/// Returns the result of a child that was started at `at` and ended as `finished` says.
 fn outcome(
     program: &Program,
     finished: &Finished,
@@ -288,7 +289,7 @@ fn outcome(
     }
 }
 
-/// The last three lines of what a child wrote to its standard error.
+/// Returns the last three lines of what a child wrote to its standard error.
 fn last_words(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match lines.len() {
@@ -297,7 +298,7 @@ fn last_words(stderr: &str) -> String {
     }
 }
 
-/// On one line, and not longer than a message should be.
+/// Returns `message` on one line, cut to 500 characters.
 fn shortened(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(500).collect()
 }
@@ -308,9 +309,10 @@ enum Output {
     Exception { place: Place, key: String, message: String },
 }
 
-/// Reads what `guile.scm` prints; `None` where it is not complete, or not of the form given above.
+/// A reader of what `guile.scm` prints. It returns `None` for output that is not complete, or not of the form given
+/// above.
 struct Data<'a> {
-    /// The usual file of a place, so that most of them share it.
+    /// The file of most places, which therefore share this name.
     file: &'a Rc<str>,
 }
 
@@ -380,7 +382,7 @@ impl Data<'_> {
             ("list", elements) => {
                 Value::List(elements.iter().map(|element| self.value(element)).collect::<Option<_>>()?)
             }
-            // Guile writes `+inf.0` and `+nan.0`, which no field takes.
+            // Guile writes `+inf.0` and `+nan.0`, which no field accepts.
             ("real", [number]) => Value::Real(number.as_str()?.parse().unwrap_or(f64::NAN)),
             ("symbol", [name]) => Value::Symbol(name.as_str()?.into()),
             ("other", [text]) => Value::Other(text.as_str()?.into()),
@@ -391,12 +393,12 @@ impl Data<'_> {
     }
 }
 
-/// `TAG` of `(TAG ARGUMENT ...)`.
+/// Returns `TAG` of `(TAG ARGUMENT ...)`.
 fn tag(datum: &lexpr::Value) -> Option<&str> {
     datum.as_cons()?.car().as_symbol()
 }
 
-/// The arguments of `(TAG ARGUMENT ...)`.
+/// Returns the arguments of `(TAG ARGUMENT ...)`.
 fn arguments(datum: &lexpr::Value) -> Option<Vec<&lexpr::Value>> {
     Some(datum.list_iter()?.skip(1).collect())
 }

@@ -8,9 +8,9 @@ use rustix::fs::statfs;
 
 use crate::ground::file_identity::FileIdentity;
 
-/// How long a result is good for while nothing changes that is known, and if something may be unknown.
+/// How long the result of a machine file is used if none of its inputs changes.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// The same, if more may matter than is known.
+/// How long the result of a machine file is used if it may depend on unknown inputs.
 const VOLATILE_LIFETIME: Duration = Duration::from_secs(5);
 
 /// Kinds of file systems (`f_type` of statfs(2)) on which a change of a file always shows in its times: ext2 to ext4,
@@ -25,32 +25,33 @@ pub struct Inputs {
     pub(super) file: (PathBuf, Option<FileIdentity>),
     /// The files that it reads or asks for, as they were, with times in whole seconds.
     pub(super) files: Vec<(PathBuf, Option<FileIdentity>)>,
-    /// Does it depend on other things, which nobody knows?
+    /// Whether it may depend on other, unknown things.
     pub(super) volatile: bool,
     /// When it was evaluated.
     pub(super) at: SystemTime,
 }
 
 impl Inputs {
-    /// Returns the inputs of a machine file that depends on nothing but itself, or does not exist, and had this
-    /// identity.
+    /// Returns the inputs of a machine file that depends on nothing but itself and had this identity; `None`: the file
+    /// does not exist.
     pub fn of_file(path: &Path, identity: Option<FileIdentity>) -> Self {
         Inputs { file: (path.into(), identity), files: Vec::new(), volatile: false, at: SystemTime::now() }
     }
 
-    /// Returns whether the file would have the same value now. That is assumed for 5 seconds if it depends on what
-    /// is not known, else for ten minutes.
+    /// Returns whether the file would have the same value now. If it depends on unknown things, that is assumed for 5
+    /// seconds, else for ten minutes.
     pub fn are_current(&self) -> bool {
         let elsewhere = |(path, _): &(PathBuf, Option<FileIdentity>)| path.exists() && !is_honest(path);
         let volatile = self.volatile || self.files.iter().any(elsewhere);
         let lifetime = if volatile { VOLATILE_LIFETIME } else { LIFETIME };
-        // A clock that was set back makes it old.
+        // If the clock was set back, the result counts as old.
         self.at.elapsed().is_ok_and(|age| age < lifetime)
             && FileIdentity::of(&self.file.0) == self.file.1
             && self.files.iter().all(|(path, seen)| FileIdentity::of(path).map(FileIdentity::in_seconds) == *seen)
     }
 
-    /// Is none of the files that the machine file reads so new that another change of it might go unnoticed?
+    /// Returns whether all files that the machine file reads are old enough that no further change of them goes
+    /// unnoticed.
     pub(super) fn are_settled(&self) -> bool {
         self.files.iter().filter_map(|(_, identity)| *identity).all(|identity| !identity.is_recent_at(self.at))
     }
@@ -104,7 +105,7 @@ mod tests {
         let future = Inputs { at: SystemTime::now() + Duration::from_secs(60), ..inputs(&file) };
         assert!(!future.are_current());
 
-        // The content of such a file changes without a sign.
+        // The content of a file in /proc changes without a sign.
         let mut virtual_file = Inputs { at: SystemTime::now() - Duration::from_secs(10), ..inputs(&file) };
         assert!(virtual_file.are_current());
         virtual_file

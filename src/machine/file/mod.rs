@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The machine file, usually `/etc/guix/machines.scm`: which build machines there are.
 //!
-//! The file is a Scheme program that returns a list of machines. Most are plain enough to be read here, in no time;
-//! others compute their machines, and are given to Guile.
+//! The file is a Scheme program that returns a list of machines. Most files are plain enough to be read here, in no
+//! time. Others compute their machines; Guile evaluates those.
 //!
 //! ```text
 //! text --plain: surely understood?--> lexpr --evaluate--> machines --fields--> Vec<BuildMachine>
@@ -10,10 +10,10 @@
 //!                    +-------- guile: child process ----------+
 //! ```
 //!
-//! What Guile made of a file is kept for those who come after, and used while nothing has changed that it depends on.
+//! Guile's result for a file is kept for later processes. They use it while nothing that it depends on has changed.
 //!
-//! Only the machines that the file returns are validated; one that is malformed is left out, and said.
-//! Errors start with `FILE:LINE:COLUMN: `, the line counted from 1 and the column from 0, as Guile and Guix print them.
+//! Only the machines that the file returns are validated. A malformed one is left out, and reported. Errors start with
+//! `FILE:LINE:COLUMN: `. As Guile and Guix print them, the line counts from 1 and the column from 0.
 
 mod cache;
 mod child;
@@ -43,21 +43,21 @@ use crate::machine::BuildMachine;
 /// Longest machine file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// How many of the machines that are left out are told, at most.
+/// Most left-out machines that are reported one by one.
 const MAX_TOLD: usize = 20;
 
 /// How a machine file that needs Guile is evaluated.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// How long Guile may take, with all that it tries; a day at most. Default: 30 s.
+    /// How long Guile may take for all its attempts together; a day at most. Default: 30 s.
     pub time_limit: Duration,
     /// The `guile` command, looked up in `PATH` unless it contains a slash. Default: what the environment variable
     /// `GUIX_OFFLOAD_GUILE` says, or `guile`.
     pub guile: PathBuf,
     /// The `guix` command, likewise. Default: what the environment variable `GUIX` says, as for guix-daemon, or `guix`.
     pub guix: PathBuf,
-    /// Where what Guile makes of a file is kept: the directory in which offloading keeps its state (`STATE/offload`).
-    /// Default: nowhere.
+    /// Where Guile's results are kept: the directory in which offloading keeps its state (`STATE/offload`). Default:
+    /// nowhere.
     pub cache: Option<PathBuf>,
 }
 
@@ -78,20 +78,21 @@ impl Default for LoadOptions {
 pub struct Loaded {
     /// The machines that can be used, in the file's order.
     pub machines: Vec<BuildMachine>,
-    /// Errors about the others, which are left out, in the file's order; or about a result that is no
-    /// list of machines. Each says where in the file it is, and what to do.
+    /// Errors about the machines that are left out, in the file's order, or about a result that is no list of machines.
+    /// Each says where in the file it is, and what to do.
     pub left_out: Vec<Error>,
-    /// Warnings about machines that are used all the same; likewise.
+    /// Warnings about machines that are used nevertheless, in the same form.
     pub warnings: Vec<Error>,
-    /// The inputs that all of it depends on; `None` if it did not come from a file.
+    /// The inputs that the result depends on; `None` if it did not come from a file.
     pub inputs: Option<Inputs>,
 }
 
 /// Returns the result of the file at `path`; `None` if there is no such file.
 ///
-/// May start a child process, and takes until it is done, at most [`LoadOptions::time_limit`]. Fails, with an
-/// [`ErrorKind::Configuration`], only where the file as a whole cannot be read or evaluated. A machine that is
-/// malformed does not keep the others from being used, and a result that is no list has no machines, as for the script.
+/// May start a child process, and then takes until that is done, at most [`LoadOptions::time_limit`]. Fails only if the
+/// file as a whole cannot be read or evaluated: with [`ErrorKind::Exhausted`] if the system cannot start Guile, else
+/// with [`ErrorKind::Configuration`]. A malformed machine does not keep the others from being used. As with `guix
+/// offload`, a result that is no list has no machines.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Loaded>> {
     let Some((text, identity)) = read(path)? else {
         return Ok(None);
@@ -108,13 +109,13 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Loaded>> {
     Ok(Some(Loaded { inputs: Some(inputs), ..loaded }))
 }
 
-/// Returns what [`load`] makes of a file at `path` with this content, if it is plain enough to be read without Guile.
+/// Returns what [`load`] makes of a file at `path` with this `content`, if the file is plain enough to be read without
+/// Guile.
 pub fn read_plain(path: &Path, content: &[u8]) -> Option<Loaded> {
     evaluate_plain(path, content).ok().map(|entries| validate(&name_of(path), entries, &default_private_key))
 }
 
-/// What a file returns, before anyone has asked whether the fields make sense: a machine, or what is wrong with what
-/// stands in its place.
+/// The elements that a file returns, not yet validated: machines, or the error about what stands in the place of one.
 type Entries = Vec<Result<Rc<Machine>>>;
 
 fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathBuf>) -> Loaded {
@@ -139,12 +140,12 @@ fn validate(file: &str, entries: Entries, default_key: &dyn Fn() -> Result<PathB
     loaded
 }
 
-/// The content of a machine file, if there is one, and what the file was before it was read.
+/// Returns the content of the machine file at `path`, if there is one, and its identity before it was read.
 fn read(path: &Path) -> Result<Option<(Vec<u8>, FileIdentity)>> {
     let kind = ErrorKind::Configuration;
     let what = || format!("{}: reading the machine file", path.display());
     let reject = |why| Err(Error::new(kind, format!("{}: the machine file {why}", path.display())));
-    // Opening a pipe could wait forever; so it is looked at first.
+    // Opening a pipe could wait forever, so the kind of the file is checked first.
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return reject("is a directory"),
         Ok(metadata) if !metadata.is_file() => return reject("is not a regular file"),
@@ -162,7 +163,7 @@ fn read(path: &Path) -> Result<Option<(Vec<u8>, FileIdentity)>> {
     Ok(Some((bytes, identity)))
 }
 
-/// Returns the result of the text, if it is surely understood.
+/// Returns the result of the text, if it is surely understood here.
 fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Entries, NeedsGuile> {
     let file = name_of(path);
     let (value, place) = match std::str::from_utf8(bytes) {
@@ -183,7 +184,8 @@ fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Entries, NeedsGuile> {
     Ok(elements.iter().enumerate().map(entry).collect())
 }
 
-/// The file returned `value`, or if `index` is not 0, a list with that as its element number `index`.
+/// Returns the error for a file that returned `value` or, if `index` is not 0, a list whose element number `index` is
+/// `value`.
 fn wrong_result(place: &Place, index: usize, value: &Value) -> Error {
     let got = match index {
         0 => format!("{value}"),
@@ -202,15 +204,16 @@ fn name_of(path: &Path) -> Rc<str> {
     path.to_string_lossy().into()
 }
 
-/// The home directory that the user database has for the user whose rights this process has. Not `$HOME`: a daemon may
-/// have been started with somebody else's.
+/// Returns the home directory of the process's effective user, from the user database. Not `$HOME`: a daemon may have
+/// been started with somebody else's.
 fn home_directory() -> Option<PathBuf> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
     user.ok().flatten().map(|user| user.dir)
 }
 
-/// The private key that Guix takes where none is named: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa` that
-/// exists in the home directory that the user database gives the process's user.
+/// Returns the private key that Guix uses if none is named: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa` that
+/// exists in the home directory that the user database gives the process's user. If neither exists, it is the first
+/// one.
 pub fn default_private_key() -> Result<PathBuf> {
     default_key(home_directory().as_deref())
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Is a text surely read alike by Guile and by lexpr?
+//! Finds out whether Guile and lexpr surely read a text alike.
 //!
-//! lexpr reads some of what Guile reads otherwise, without an error: `1/2` is two data, `#true` is `#t` and `rue`, `.5`
-//! and `1e3` are not numbers, a form feed is part of a symbol, `"\x41;"` is `A` and not `A;`. So this scan lets
-//! through only what is known to be the same for both; everything else is left to Guile. Grammar:
+//! lexpr reads some texts differently from Guile, without an error: `1/2` is two data, `#true` is `#t` and `rue`, `.5`
+//! and `1e3` are not numbers, a form feed is part of a symbol, `"\x41;"` is `A` and not `A;`. So this scan accepts only
+//! what is known to be the same for both; everything else is left to Guile. Grammar:
 //!
 //! ```text
 //! text    = *(blank / datum / "#;" *blank datum)   ; after an atom or a string: a blank, a bracket, or the end
@@ -15,8 +15,8 @@
 //! symbol  = (letter / "%" / "*" / "<" / "!") *(letter / digit / any of "-_%*!?<>/=+")
 //! ```
 //!
-//! Limits, which also bound the stack that lexpr needs: lists nest 31 deep, a list has 256 elements, a line 8192
-//! bytes. Beyond them the text is not wrong, but Guile's.
+//! Limits, which also bound the stack that lexpr needs: lists nest 31 deep, a list has 256 elements, a line 8192 bytes.
+//! A text beyond them is not wrong, but left to Guile.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,11 +24,11 @@ use std::ops::Range;
 
 /// Deepest nesting of brackets and quotes.
 const MAX_DEPTH: usize = 32;
-/// Longest list. Also what `guile.scm` prints as a list.
+/// Most elements of a list, here and in what `guile.scm` prints as a list.
 pub(super) const MAX_ELEMENTS: usize = 256;
-/// Longest line, in bytes: to find a column costs time in proportion to its line.
+/// Longest line, in bytes: finding a column takes time in proportion to its line.
 const MAX_LINE: usize = 8192;
-/// Longest number: as an integer it fits an `i64`, as a decimal it keeps all its digits.
+/// Most characters of a number: as an integer it fits an `i64`, as a decimal it keeps all its digits.
 const MAX_NUMBER: usize = 15;
 
 /// Why a text is left to Guile.
@@ -139,7 +139,7 @@ pub(super) fn check(text: &str) -> Result<Readable<'_>, NotPlain> {
     Ok(Readable { text: blanked(text, &blanks), reals })
 }
 
-/// `text` with a blank for each byte of `ranges` that ends no line.
+/// Returns `text` with a blank for each byte of `ranges` that ends no line.
 fn blanked<'a>(text: &'a str, ranges: &[Range<usize>]) -> Cow<'a, str> {
     if ranges.is_empty() {
         return Cow::Borrowed(text);
@@ -148,11 +148,12 @@ fn blanked<'a>(text: &'a str, ranges: &[Range<usize>]) -> Cow<'a, str> {
     for range in ranges {
         bytes[range.clone()].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
     }
-    // Whole characters are replaced, so that it is UTF-8 still.
+    // Whole characters are replaced, so the text is still UTF-8.
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Guile looks for a declaration like `coding: latin-1` in the first 500 bytes. Is there one, other than of UTF-8?
+/// Returns whether the text declares a coding other than UTF-8, as `coding: latin-1` does. Guile looks for that in the
+/// first 500 bytes.
 fn has_other_coding(text: &str) -> bool {
     let start = text.as_bytes()[..text.len().min(512)].to_ascii_lowercase();
     let mut positions = start.windows(6).enumerate().filter(|(_, window)| window == b"coding");
@@ -162,14 +163,14 @@ fn has_other_coding(text: &str) -> bool {
     })
 }
 
-/// Length of the comment that `rest` starts with; `None` if lexpr may see its end elsewhere.
+/// Returns the length of the comment that `rest` starts with; `None` if lexpr may see its end elsewhere.
 fn comment(rest: &str) -> Option<usize> {
     let length = rest.find('\n').map_or(rest.len(), |end| end + 1);
     let line = rest[..length].trim_end_matches('\n');
     (!line.strip_suffix('\r').unwrap_or(line).contains('\r')).then_some(length)
 }
 
-/// Length of the string that `rest` starts with, or the offset of what is not understood in it.
+/// Returns the length of the string that `rest` starts with, or the offset of what is not understood in it.
 fn string(rest: &str) -> Result<usize, usize> {
     let mut chars = rest.char_indices().skip(1);
     while let Some((at, char)) = chars.next() {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::value::Place;
 
-/// A text that can say where something is in it.
+/// A text that knows the places of its bytes.
 pub(super) struct Source<'a> {
     file: Rc<str>,
     text: &'a str,
@@ -14,7 +14,7 @@ pub(super) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The text of `file`.
+    /// Makes the source of `text`, the content of `file`.
     pub fn new(file: Rc<str>, text: &'a str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Source { file, text, line_starts }
@@ -24,13 +24,14 @@ impl<'a> Source<'a> {
         self.text
     }
 
-    /// The byte that lexpr says is at `line` and `column`: both counted from 1, the column in bytes.
+    /// Returns the offset of the byte that lexpr says is at `line` and `column`: both count from 1, the column in
+    /// bytes.
     pub fn offset(&self, line: usize, column: usize) -> usize {
         let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(self.text.len());
         start + column.saturating_sub(1)
     }
 
-    /// The place of the byte at `offset`. Takes time in proportion to its column.
+    /// Returns the place of the byte at `offset`. Takes time in proportion to its column.
     pub fn place(&self, offset: usize) -> Place {
         let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
         let before = self.text.get(self.line_starts[line - 1]..offset).unwrap_or_default();

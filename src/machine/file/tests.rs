@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tests over the whole way from a text to its machines. They need `guile` in PATH.
+//! Tests of the whole way from a text to its machines. They need `guile` in PATH.
 
 mod evaluating;
 mod keeping;
@@ -19,7 +19,7 @@ fn text(short: &str) -> String {
     text.replace("KEY", KEY).replace("__", "@")
 }
 
-/// Machines, and what is said about those that are left out; or why the file fails.
+/// The machines, and the errors about those that are left out; or why the file fails.
 type Outcome = Result<(Vec<BuildMachine>, Vec<String>), String>;
 
 fn validated(entries: Result<Entries>) -> Outcome {
@@ -32,14 +32,14 @@ fn validated(entries: Result<Entries>) -> Outcome {
     Ok((loaded.machines, loaded.left_out.iter().map(Error::to_string).collect()))
 }
 
-/// The machines of a file with which nothing is wrong.
+/// Returns the machines of a file without errors.
 fn faultless(outcome: Outcome) -> Vec<BuildMachine> {
     let (machines, left_out) = outcome.unwrap();
     assert!(left_out.is_empty(), "{left_out:?}");
     machines
 }
 
-/// What is wrong with a file: why it fails, or what is said about the one that is left out.
+/// Returns the one error of a file: why it fails, or why a machine is left out.
 fn fault(outcome: Outcome) -> String {
     match outcome {
         Err(error) => error,
@@ -48,7 +48,7 @@ fn fault(outcome: Outcome) -> String {
     }
 }
 
-/// What comes out without Guile; `None` if the text is left to it.
+/// Returns the outcome without Guile; `None` if the text is left to Guile.
 fn in_process(text: &[u8]) -> Option<Outcome> {
     evaluate_plain(Path::new("m.scm"), text).ok().map(|entries| validated(Ok(entries)))
 }
@@ -78,7 +78,7 @@ fn programs_are_left_to_guile() {
     for (short, names) in PROGRAMS {
         let text = text(short);
         assert_eq!(in_process(text.as_bytes()), None, "{text}");
-        // No machine gets a name with a control character, so the values are looked at instead.
+        // No machine may have a name with a control character, so the test looks at the values instead.
         let reason = NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: String::new() };
         let program = guile::Program { file: &"m.scm".into(), text: text.as_bytes(), identity: None, reason: &reason };
         let (machines, _) =
@@ -287,7 +287,7 @@ fn a_file_that_is_no_text_is_an_error() {
         assert!(error.starts_with("m.scm:"), "{error}");
         assert!(error.len() < 1000);
     }
-    // In a comment, it does no harm.
+    // In a comment, the byte does no harm.
     let file = [b"; Andr\xe9\n", text("(list (build-machine (name \"a\") @))").as_bytes()].concat();
     assert_eq!(faultless(by_guile(&file, &no_guix())).len(), 1);
 }
@@ -309,7 +309,7 @@ fn a_file_that_cannot_be_read_is_an_error() {
     assert!(message(&long).ends_with(": the machine file has more than 4 MiB"));
 }
 
-/// The stack of a test is small, and its time is not: an overflow would show, and so would quadratic time.
+/// The stack of a test is small, so an overflow would show. Quadratic time would show, too.
 #[test]
 fn many_machines() {
     let a = text("(define a (build-machine (name \"a\") @))\n");
@@ -366,7 +366,7 @@ fn what_makes_much_of_little_is_left_to_guile() {
     assert!(in_process(less.as_bytes()).is_some());
 }
 
-/// A directory, or the name of a file, that is gone after the test.
+/// A directory, or the name of a file, which is removed after the test.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What both readers of the machine file make of it: machines as they are written, with the place of each field,
-//! before anyone has asked whether the fields make sense.
+//! What both readers of the machine file produce: machines as they are written, with the place of each field, not yet
+//! validated.
 
 use std::fmt;
 use std::rc::Rc;
@@ -8,8 +8,8 @@ use std::rc::Rc;
 use crate::ground::error::{Error, ErrorKind};
 use crate::machine::quoted;
 
-/// A place in a file. Shown as Guile and Guix show it: `FILE:LINE:COLUMN`, lines counted from 1 and columns from 0,
-/// in characters, where a tab goes on to the next multiple of 8.
+/// A place in a file. Shown as Guile and Guix show it: `FILE:LINE:COLUMN`. Lines count from 1. Columns count characters
+/// from 0, and a tab goes on to the next multiple of 8.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
     pub file: Rc<str>,
@@ -18,7 +18,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// An error of the machine file at this place.
+    /// Returns an error of the machine file at this place.
     pub fn error(&self, message: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Configuration, format!("{self}: {message}"))
     }
@@ -77,19 +77,19 @@ pub(super) struct Field {
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     pub place: Place,
-    /// The fields in the order in which they are written, those inherited first. A name that occurs twice is an
-    /// error, as it is for Guix where nothing is inherited.
+    /// The inherited fields, and then the others in the order in which they are written. A name that occurs twice is an
+    /// error, as it is for Guix if nothing is inherited.
     pub fields: Vec<Field>,
 }
 
 impl Machine {
-    /// `(build-machine FIELD ...)`.
+    /// Makes the machine of `(build-machine FIELD ...)`.
     pub fn new(place: Place, fields: Vec<Field>) -> Self {
         Machine { place, fields }
     }
 
-    /// `(build-machine (inherit ORIGINAL) FIELD ...)`: the fields given prevail over those of the original and, as in
-    /// Guix's records, the last one of a name over the others.
+    /// Makes the machine of `(build-machine (inherit ORIGINAL) FIELD ...)`. The given fields prevail over those of the
+    /// original and, as in Guix's records, the last field of a name over the others.
     pub fn inheriting(place: Place, original: &Machine, fields: Vec<Field>) -> Self {
         let given_in = |fields: &[Field], name: &str| fields.iter().any(|field| *field.name == *name);
         let inherited = original.fields.iter().filter(|field| !given_in(&fields, &field.name));

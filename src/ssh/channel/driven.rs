@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A channel as its session's driver sees it: it fills and drains the queues.
+//! The driver's side of a channel: it fills and drains the queues.
 
 use std::collections::VecDeque;
 
@@ -15,20 +15,20 @@ impl ChannelEnd {
         self.change(|state| state.open = true);
     }
 
-    /// The channel will not work, or no longer. Only the first reason counts.
+    /// Marks the channel as failed. Only the first reason counts.
     pub(in crate::ssh) fn fail(&self, error: &Error) {
         self.change(|state| {
             state.failure.get_or_insert_with(|| error.clone().on_machine(&self.machine));
         });
     }
 
-    /// The server does not open the channel, because of `why`.
+    /// Marks the channel as refused by the server, because of `why`.
     pub(in crate::ssh) fn refuse(&self, why: &str, hint: &str) {
         let message = format!("'{}' refuses {}: {why}", self.machine, self.target);
         self.fail(&Error::new(ErrorKind::Unavailable, message).hint(hint));
     }
 
-    /// As [`ChannelEnd::fail`], and what could still be read is no longer there either.
+    /// Fails the channel like [`ChannelEnd::fail`], and discards what could still be read.
     pub(in crate::ssh) fn abort(&self, error: &Error) {
         self.change(|state| {
             state.received = VecDeque::new();
@@ -38,7 +38,7 @@ impl ChannelEnd {
         self.fail(error);
     }
 
-    /// How much is queued for the reader.
+    /// Returns how much is queued for the reader.
     pub(in crate::ssh) fn queued(&self) -> usize {
         self.state.lock().received.len()
     }
@@ -80,7 +80,7 @@ impl ChannelEnd {
         from_front + from_back
     }
 
-    /// Takes `count` bytes, which were sent, off what is to be sent.
+    /// Removes `count` bytes, which were sent, from what is to be sent.
     pub(in crate::ssh) fn sent(&self, count: usize) {
         let mut state = self.state.lock();
         state.to_send.drain(..count);
@@ -91,7 +91,7 @@ impl ChannelEnd {
         }
     }
 
-    /// Was all sent that will ever be written?
+    /// Returns whether everything was sent and nothing more will be written.
     pub(in crate::ssh) fn is_finished(&self) -> bool {
         let state = self.state.lock();
         state.write_closed && state.to_send.is_empty()

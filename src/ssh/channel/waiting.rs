@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Waiting for a channel: until something happens, the time is up, or nothing has moved for too long.
+//! Waiting for a channel: until something happens, until the deadline, or until nothing has moved for too long.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use parking_lot::MutexGuard;
 use super::{ChannelEnd, State};
 use crate::ground::error::{Error, ErrorKind, Result};
 
-/// After how long without a byte somebody is told, if there is a limit; after half of that, if this is shorter.
+/// Time without a byte after which the listener is told, if there is a stall limit; half the limit, if that is shorter.
 const STALL_NOTICE: Duration = Duration::from_secs(30);
 
 impl ChannelEnd {
-    /// Waits until `ready` returns something, or the deadline.
+    /// Waits until `ready` returns something. Fails at the deadline, or when nothing has moved for too long.
     pub(super) fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<Result<T>>) -> Result<T> {
         let mut state = self.state.lock();
         let begun = Instant::now();
@@ -37,7 +37,7 @@ impl ChannelEnd {
                 state.stalled = true;
                 return Err(self.stalled(waited + since.elapsed()));
             }
-            // Once for each time that nothing moves; where it may last, as in a build, nobody.
+            // Tells once per stall. A wait without a limit, such as that for a build, may be long, and tells nobody.
             let notice = limit
                 .filter(|_| !state.told)
                 .and_then(|limit| since.checked_add(STALL_NOTICE.min(limit / 2).saturating_sub(waited)));

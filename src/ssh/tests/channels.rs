@@ -65,7 +65,7 @@ fn a_command_has_output_stderr_and_a_status() {
     assert_eq!(read_all(&channel), b"out\n");
     assert_eq!(channel.exit_status().unwrap(), Some(7));
     assert_eq!(channel.stderr(), b"err\n");
-    // And zero is told apart from none.
+    // A status of zero differs from no status.
     let channel = session.exec("true");
     pass_deadline(&channel);
     assert_eq!(channel.exit_status().unwrap(), Some(0));
@@ -118,7 +118,7 @@ fn a_socket_is_forwarded() {
     let session = session(&machine(&sshd));
     let mut channel = session.open_socket(path.to_str().unwrap());
     pass_deadline(&channel);
-    // Written before it is open.
+    // This is written before the channel is open.
     channel.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     channel.read_exact(&mut answer).unwrap();
@@ -126,7 +126,7 @@ fn a_socket_is_forwarded() {
     channel.wait_open().unwrap();
     check_echo(&channel, 3 << 20);
     server.join().unwrap();
-    // The socket's server is gone, and the remote end with it.
+    // The socket's server has ended, and with it the remote end of the channel.
     assert_eq!(channel.exit_status().unwrap(), None);
     let error = Error::io(ErrorKind::Internal, "writing", channel.write(b"x").unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}: after close_write it is our own mistake");
@@ -137,8 +137,8 @@ fn answers_in_two_parts_come_quickly() {
     let sshd = Sshd::start(&[]);
     let path = sshd.directory().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
-    // As guix-daemon, it sends some, and then some more; sshd holds back the second part until the first is
-    // acknowledged, which takes the kernel 40 ms if left alone.
+    // Like guix-daemon, the server answers in two parts. sshd holds back the second part until the first one is
+    // acknowledged; by itself the kernel takes 40 ms for that.
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut parts = [0];
@@ -159,7 +159,7 @@ fn answers_in_two_parts_come_quickly() {
         channel.read_exact(&mut [0; 16][..usize::from(parts) * 8]).unwrap();
         start.elapsed()
     };
-    // Beside answers in one part, which take as long as everything does on a machine that has much else to do.
+    // Compared with answers in one part, which are as slow as everything else on a machine that is busy.
     let (mut one, mut two): (Vec<_>, Vec<_>) = (0..51).map(|_| (ask(1), ask(2))).unzip();
     one.sort();
     two.sort();
@@ -212,7 +212,7 @@ fn forwarding_may_be_switched_off() {
 fn a_slow_reader_does_not_stall_others() {
     let sshd = Sshd::start(&[]);
     let session = session(&machine(&sshd));
-    // It fills its window and what is behind, and nobody reads.
+    // It fills its window and the queues behind it, and nobody reads.
     let mut slow = session.exec("head -c 40000000 /dev/zero");
     pass_deadline(&slow);
     slow.wait_open().unwrap();
@@ -220,7 +220,7 @@ fn a_slow_reader_does_not_stall_others() {
     let quick = session.exec("cat");
     pass_deadline(&quick);
     check_echo(&quick, 16 << 20);
-    // Nothing of the slow one was lost.
+    // No data of the slow channel was lost.
     slow.read_exact(&mut [0]).unwrap();
     assert_eq!(read_all(&slow).len(), 40_000_000 - 1);
     assert_eq!(slow.exit_status().unwrap(), Some(0));
@@ -230,7 +230,7 @@ fn a_slow_reader_does_not_stall_others() {
 fn a_writer_that_is_not_read_does_not_stall_others() {
     let sshd = Sshd::start(&[]);
     let session = session(&machine(&sshd));
-    // Reads nothing, and ends with its session.
+    // The command reads nothing, and ends with its session.
     let stuck = session.exec("while kill -0 $PPID; do sleep 1; done");
     pass_deadline(&stuck);
     thread::scope(|scope| {
@@ -276,7 +276,7 @@ fn a_dropped_channel_is_closed() {
     drop(clone);
     server.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
-    // One that is dropped before it is open does no harm, and is closed as well.
+    // A channel that is dropped before it is open does no harm, and is closed as well.
     drop(session.open_socket(path.to_str().unwrap()));
     assert_eq!(read_all(&session.exec("echo alive")), b"alive\n");
 }
@@ -300,7 +300,7 @@ fn a_deadline_ends_a_read() {
     assert_late(channel.read(&mut [0]).unwrap_err());
     assert!((Duration::from_millis(100)..Duration::from_secs(5)).contains(&start.elapsed()));
     assert_late(channel.exit_status().unwrap_err().into());
-    // It can be moved while another thread blocks.
+    // The deadline can be moved while another thread blocks.
     channel.set_deadline(None);
     thread::scope(|scope| {
         let reader = scope.spawn(|| (&channel).read(&mut [0]).unwrap_err());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What sessions leave behind in their process: nothing.
+//! Sessions leave nothing behind in their process.
 
 use std::fs;
 use std::io::Read;
@@ -11,7 +11,7 @@ use super::{LONG, machine};
 use crate::machine::BuildMachine;
 use crate::ssh::Session;
 
-/// Set in the process that runs only the test below, where it can count without others in between.
+/// Set in a process that runs only the test below, so that no other test disturbs its counts.
 const ALONE: &str = "GUIX_OFFLOAD_TEST_ALONE";
 
 #[test]
@@ -29,7 +29,7 @@ fn dropped_sessions_leave_no_thread_and_no_descriptor() {
 fn count_around_sessions() {
     let sshd = Sshd::start(&[]);
     let mut machine = machine(&sshd);
-    // What libraries allocate only once.
+    // Libraries allocate some things only once.
     (0..4).for_each(|round| use_session(&machine, round));
     settle((0, 0));
     let before = count();
@@ -72,7 +72,7 @@ fn count() -> (usize, usize) {
     (entries("/proc/self/task"), entries("/proc/self/fd"))
 }
 
-/// Waits until the counts are down to `target`, or for a time in which all threads should have ended.
+/// Waits until the counts are `target`, but not longer than all threads should take to end.
 fn settle(target: (usize, usize)) {
     let deadline = Instant::now() + Duration::from_secs(3);
     while count() != target && Instant::now() < deadline {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Which connections come about, and what is said of the others.
+//! Which connections succeed, and how the failures of others are explained.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::ground::error::{Error, ErrorKind};
 use crate::machine::{BuildMachine, HostKey};
 use crate::ssh::Session;
 
-/// Why no session with `machine` comes about.
+/// Returns why no session with `machine` comes about.
 fn refusal(machine: &BuildMachine) -> Error {
     let start = Instant::now();
     let error = Session::start(machine, LONG).unwrap().wait_ready(LONG).expect_err("it should have failed");
@@ -76,7 +76,7 @@ fn private_keys_of_all_formats_work() {
     ];
     for (index, options) in formats.iter().enumerate() {
         machine.private_key = sshd.new_user_key(&format!("key{index}"), options);
-        // Its public part need not lie beside it.
+        // The public key need not lie beside it.
         fs::remove_file(machine.private_key.with_extension("pub")).unwrap();
         let session = Session::start(&machine, LONG).unwrap();
         assert!(session.wait_ready(LONG).unwrap_or_else(|error| panic!("{options:?}: {error}")));
@@ -143,7 +143,7 @@ fn a_server_that_never_answers_is_given_up_in_time() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(session.wait_ready(LONG).unwrap_err().to_string(), error.to_string());
     assert_eq!(session.failure().unwrap().to_string(), error.to_string());
-    // A channel that is asked for afterwards fails in the same way.
+    // A channel that is opened afterwards fails in the same way.
     assert_eq!(session.exec("true").exit_status().unwrap_err().to_string(), error.to_string());
 }
 
@@ -155,7 +155,7 @@ fn a_server_that_lets_in_few_at_a_time_lets_all_in() {
     for session in &sessions {
         assert!(session.wait_ready(LONG).unwrap(), "{}", sshd.log());
     }
-    // Or else this shows nothing.
+    // Otherwise this test shows nothing.
     assert!(sshd.log().contains("MaxStartups"), "{}", sshd.log());
 }
 
@@ -191,7 +191,7 @@ fn a_session_that_is_left_while_it_is_made_ends_after_the_login() {
         assert!(Instant::now() < end, "{}", sshd.log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    // The tests' own look at whether it is up ends before; whatever has begun to log in has not.
+    // The tests' own probe of the server ends before it logs in; a session that has begun to log in must not.
     let log = sshd.log();
     assert!(log.contains("Accepted publickey") && !log.contains("Connection closed by authenticating"), "{log}");
     assert!(log.contains(":11: done"), "{log}");
@@ -224,7 +224,7 @@ fn what_a_server_and_we_have_not_in_common_is_said() {
     }
 }
 
-/// Carries bytes to `port` and back, each of them `delay` later; returns the port to connect to.
+/// Forwards bytes to `port` and back, each of them `delay` later. Returns the port to connect to.
 fn long_line(port: u16, delay: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
@@ -256,7 +256,7 @@ fn long_line(port: u16, delay: Duration) -> u16 {
 fn each_step_of_connecting_may_take_its_time() {
     let sshd = Sshd::start(&[]);
     let mut machine = machine(&sshd);
-    // A step is one round trip here, and all of them together are longer than one may be.
+    // A step is one round trip here. All steps together take longer than one step may.
     machine.port = long_line(machine.port, Duration::from_millis(600));
     let (step, start) = (Duration::from_secs(5), Instant::now());
     let session = Session::start(&machine, step).unwrap();

@@ -16,7 +16,7 @@ use crate::ssh::{Channel, Session};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// The error that the next read of `channel` fails with.
+/// Returns the error of the next read of `channel`.
 fn read_error(mut channel: &Channel) -> Error {
     Error::io(ErrorKind::Internal, "reading", channel.read(&mut [0]).unwrap_err())
 }
@@ -30,7 +30,7 @@ fn a_killed_server_is_noticed() {
     (&channel).read_exact(&mut [0; 2]).unwrap();
     let start = Instant::now();
     sshd.signal_connections(Signal::KILL);
-    // What had come can still be read.
+    // What came before can still be read.
     let mut rest = [0; 3];
     (&channel).read_exact(&mut rest).unwrap();
     assert_eq!(&rest, b"id\n");
@@ -50,7 +50,7 @@ fn a_silent_server_is_given_up() {
     let session = Session::start_with(&machine(&sshd), None, LONG, keepalive).unwrap();
     let channel = session.exec("exec cat >/dev/null");
     channel.wait_open().unwrap();
-    // As long as it answers, it is not lost, whether there is a channel or not.
+    // As long as the server answers, the session is not lost, whether there is a channel or not.
     thread::sleep(4 * SHORT);
     assert_eq!(session.failure().map(|e| e.to_string()), None);
     drop(channel);
@@ -71,7 +71,7 @@ fn a_silent_server_is_given_up() {
 fn a_server_that_asks_for_signs_of_life_gets_them() {
     let sshd = Sshd::start(&["ClientAliveInterval 1", "ClientAliveCountMax 2"]);
     let session = session(&machine(&sshd));
-    // No channel that would be read from. sshd would give up after some 6 s.
+    // There is no channel to read from. sshd would give up after some 6 s.
     thread::sleep(Duration::from_secs(9));
     assert_eq!(session.failure().map(|e| e.to_string()), None);
 }

@@ -11,14 +11,14 @@ use crate::ground::error::ErrorKind;
 use crate::ssh::Session;
 use crate::ssh::driver::Keepalive;
 
-/// A packet before there are keys (RFC 4253, section 6).
+/// Encodes a packet before there are keys (RFC 4253, section 6).
 pub fn packet(payload: &[u8]) -> Vec<u8> {
     let padding = 4 + (8 - (payload.len() + 9) % 8) % 8;
     let length = (payload.len() + padding + 1) as u32;
     [&length.to_be_bytes(), &[padding as u8][..], payload, &[0; 16][..padding]].concat()
 }
 
-/// The message in which a server says what it can do: its lists, in their order.
+/// Encodes the message in which a server says what it supports: its lists, in their order.
 pub fn kexinit(lists: [&str; 10]) -> Vec<u8> {
     let mut payload = vec![20];
     payload.extend([7; 16]);
@@ -30,7 +30,7 @@ pub fn kexinit(lists: [&str; 10]) -> Vec<u8> {
     packet(&payload)
 }
 
-/// A server that says `words`, and then `again` as long as it can; returns its port.
+/// Starts a server that sends `words`, and then `again` as long as it can. Returns its port.
 fn server(words: Vec<u8>, again: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -62,7 +62,7 @@ fn packets_that_nobody_asks_for_do_not_fill_the_memory() {
         "",
     ]);
     let greeting = [b"SSH-2.0-flood\r\n".to_vec(), greeting].concat();
-    // That a request was granted, to a channel that there is not; and what has no meaning at all.
+    // 99 says that a request was granted, here for a channel that does not exist; 215 has no meaning at all.
     for (number, size) in [(99, 5), (99, 30_000), (215, 5), (215, 30_000)] {
         let mut payload = vec![0; size];
         payload[0] = number;
@@ -76,7 +76,7 @@ fn packets_that_nobody_asks_for_do_not_fill_the_memory() {
     }
 }
 
-/// As no real server floods, the memory that a session may have is none at all.
+/// No real server floods, so the session may hold no memory at all here.
 #[test]
 fn a_session_that_holds_too_much_ends() {
     let sshd = Sshd::start(&[]);

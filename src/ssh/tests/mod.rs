@@ -17,7 +17,7 @@ use self::sshd::Sshd;
 use super::Session;
 use crate::machine::{BuildMachine, HostKey};
 
-/// Far more than anything here takes, so that a test fails rather than hangs.
+/// A time far longer than anything here takes, so that a test fails rather than hangs.
 const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {

@@ -33,7 +33,7 @@ fn guile_is_stopped_when_the_time_is_up() {
     assert!(started.elapsed() < Duration::from_secs(20));
 }
 
-/// A `guix` whose `repl` is Guile: it gets what plain `guile` fails at.
+/// The `guix` here runs Guile as its `repl`. It gets what plain `guile` fails at.
 #[test]
 fn guix_repl_comes_second() {
     let scratch = Scratch::new("guix");
@@ -62,7 +62,7 @@ fn guix_repl_comes_second() {
     assert_eq!(error, "m.scm:1:0: no code for module (my farm)");
 }
 
-/// The record of Guix itself, from a module that makes one like it.
+/// Records like those of Guix itself, from a module that defines such a type.
 #[test]
 fn records_of_guix_are_read() {
     let file = String::from(
@@ -84,7 +84,7 @@ fn records_of_guix_are_read() {
     assert!(error.starts_with("other.scm:7:3: machine 'a', field 'port': expected an integer"), "{error}");
 }
 
-/// A type of another module, with fields that nobody knows and without those that are not needed.
+/// Records of a type of another module, with unknown fields and without optional ones.
 #[test]
 fn records_of_another_type_are_read() {
     let file = String::from(
@@ -111,7 +111,7 @@ fn a_program_may_load_files_beside_it() {
     assert_eq!(machines.machines[0].name, "machines.scm");
 }
 
-/// The environment of these tests is that of the other ones, so this one starts itself in another process.
+/// All tests share one environment, so this one starts itself in another process.
 #[test]
 fn a_program_sees_what_concerns_guix_of_the_environment() {
     let given = [

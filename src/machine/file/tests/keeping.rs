@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! How long what Guile made of a file is used.
+//! How long Guile's result for a file is used.
 
 use super::*;
 
@@ -29,7 +29,7 @@ impl Kept {
         std::fs::write(self.at("m.scm"), text(&short.replace("BESIDE/", &beside))).unwrap();
     }
 
-    /// Reads the file so often; returns the names of the machines, or the errors, and how often Guile was started.
+    /// Reads the file `times` times. Returns the names of the machines, or the errors, and how often Guile was started.
     fn load(&self, times: usize) -> (Vec<String>, usize) {
         let started = || std::fs::read_to_string(self.at("started")).map_or(0, |text| text.lines().count());
         let before = started();
@@ -43,7 +43,7 @@ impl Kept {
         (names.collect(), started() - before)
     }
 
-    /// Makes all that is kept older.
+    /// Makes all results that are kept older by `seconds`.
     fn age(&self, seconds: u64) {
         for file in std::fs::read_dir(self.at("offload/.machines")).unwrap() {
             let file = file.unwrap().path();
@@ -56,7 +56,7 @@ impl Kept {
     }
 }
 
-/// Longer than the times of files need to tell two changes from each other.
+/// Waits until the times of files tell the next change from the last one.
 fn settle() {
     std::thread::sleep(Duration::from_millis(3100));
 }
@@ -74,7 +74,7 @@ fn a_file_is_evaluated_once_a_change() {
     assert_eq!(kept.load(5), (vec!["a c".to_string(); 5], 1));
     kept.write("(map (lambda (n) (build-machine (name n) @)) '(\"a\" \"c\"))");
     assert_eq!(kept.load(2).1, 1, "it was written, if with the same text");
-    // A malformed machine is told each time.
+    // A malformed machine is reported each time.
     kept.write("(map (lambda (n) (build-machine (name n))) '(\"a\"))");
     for _ in 0..2 {
         assert_eq!(load(&kept.at("m.scm"), &kept.options).unwrap().unwrap().left_out.len(), 1);
@@ -156,7 +156,7 @@ fn what_depends_on_more_is_kept_for_seconds() {
     assert_eq!(kept.load(1), (vec!["b".to_string()], 1));
 }
 
-/// The environment of these tests is that of the other ones, so this one starts itself in other processes.
+/// All tests share one environment, so this one starts itself in other processes.
 #[test]
 fn another_environment_is_another_result() {
     if let Some(scratch) = std::env::var_os("GUIX_KEEPING") {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Machine files to test with, in which `@` stands for the fields that every machine needs, but for the name, and `KEY`
+//! Machine files to test with. In them, `@` stands for the fields besides the name that every machine needs, and `KEY`
 //! for a host key.
 
 /// Files that are understood in process.
