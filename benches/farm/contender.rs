@@ -163,9 +163,10 @@ impl Contender {
                 times.lines().last().and_then(|line| line.strip_prefix("total ")?.parse().ok()).expect("a total")
             }
             Contender::Phase(phase) => {
-                let _ = fs::remove_file(OURS.file(TRACE));
+                // Emptied, not removed: the keeper has it open.
+                fs::File::create(OURS.file(TRACE)).expect("emptying the trace");
                 build(OURS, settings);
-                phase_in(&fs::read_to_string(OURS.file(TRACE)).expect("the hook's trace"), phase)
+                phase_in(&fs::read_to_string(OURS.file(TRACE)).expect("the trace"), phase)
             }
             Contender::ImportFromFile => import_from_file(settings),
             Contender::SshFrom => ssh(settings, "ssh $options root@w1 cat /root/bytes >/root/bytes"),
@@ -213,10 +214,16 @@ fn add(head: Host, settings: &[&str]) -> String {
 }
 
 /// The seconds of the phases of this name.
+///
+/// # Panics
+///
+/// When there is none.
 fn phase_in(trace: &str, phase: &str) -> f64 {
     let name = format!("\"phase\":\"{phase}\"");
     let time = |line: &str| line.split_once("\"us\":")?.1.split(',').next()?.parse::<f64>().ok();
-    trace.lines().filter(|line| line.contains(&name)).filter_map(time).sum::<f64>() / 1e6
+    let times: Vec<f64> = trace.lines().filter(|line| line.contains(&name)).filter_map(time).collect();
+    assert!(!times.is_empty(), "no phase {phase} in the trace:\n{trace}");
+    times.iter().sum::<f64>() / 1e6
 }
 
 fn import_from_file(settings: &[&str]) -> f64 {

@@ -238,9 +238,13 @@ impl Site {
     }
 
     fn build_there(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
-        let Task { derivation, outputs, options, .. } = task;
+        let Task { derivation, items, outputs, options } = task;
         observer.event(&Event::Building { machine: &self.machine().name, derivation });
         let built = build_all_rounds(&mut *self.remote, derivation, outputs, options, &mut |text| observer.log(text));
+        if built.is_ok() {
+            self.remote.held().add(items);
+            self.remote.held().add(outputs);
+        }
         built.map_err(|error| match error.is_machines_fault() {
             true => error.context(format!("building '{derivation}' on '{}'", self.machine().name)),
             false => error,

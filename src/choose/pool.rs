@@ -62,6 +62,10 @@ impl<T: Send + 'static> Pool<T> {
     /// Keeps `connection` for the next use.
     pub fn put(&self, connection: T) {
         let mut state = self.0.state.lock();
+        // The sweeper may wait for the end of others, which all rest.
+        if state.idle.iter().all(|idle| idle.rests) {
+            self.0.changed.notify_all();
+        }
         state.idle.push(Idle { since: self.0.clock.now(), rests: false, connection });
         if !state.swept {
             let shared = Arc::clone(&self.0);
@@ -149,6 +153,17 @@ mod tests {
         }
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(pool.take(|_| true).map(|(number, _)| number), Some(101));
+        // The sweeper still waits for the end of what it has seen.
+        pool.put(3);
+        pool.put(101);
+        pool.take(|number| *number == 3);
+        std::thread::sleep(Duration::from_millis(100));
+        pool.put(3);
+        let begun = Instant::now();
+        while pool.0.state.lock().idle.iter().any(|idle| !idle.rests) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not rest");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until `count` clones are left.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Limits, Remote};
+use super::{Held, Limits, Remote};
 use crate::archive::Acl;
 use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
 use crate::ground::error::{Error, Result};
@@ -91,6 +91,9 @@ pub trait Connection: Send {
 
     /// Protects `paths` from the collector there for as long as the connection lives. No round trip of its own.
     fn protect(&mut self, paths: &[StorePath]) -> Result<()>;
+
+    /// What it needs not be asked about.
+    fn held(&mut self) -> &mut Held;
 
     /// Those of `paths` that it lacks. One round trip.
     fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>>;
@@ -230,6 +233,10 @@ impl Connection for Remote {
 
     fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
         Remote::protect(self, paths)
+    }
+
+    fn held(&mut self) -> &mut Held {
+        Remote::held(self)
     }
 
     fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {

@@ -56,8 +56,8 @@ impl DaemonLink {
 
     /// Greets the daemon through the forwarded socket `channel`, without waiting for either.
     pub fn open_later(channel: Channel, store: &StoreDir, round_trip: Duration) -> Result<DaemonLink> {
-        let client = Client::later_handshake(Box::new(channel.clone()), store)?;
-        Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: false, round_trip })
+        let client = greeting(Box::new(channel.clone()), store)?;
+        Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: true, round_trip })
     }
 
     /// As [`DaemonLink::through_relay`], on a server that forwards no sockets and may allow one session at a time. It
@@ -89,17 +89,22 @@ impl DaemonLink {
         Ok(DaemonLink { compresses, ..link })
     }
 
-    /// Greets the daemon, and asks it along with that for what shows whether the machine is trusted. It signs that while
-    /// nobody waits: starting to sign takes it a tenth of a second.
+    /// Greets the daemon.
     fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<DaemonLink> {
         let begun = Instant::now();
-        let (name, text) = trust::TEXT;
-        let (path, _) = text_item(store, name, text)?;
-        let mut client = Client::handshake_with_text(stream, store, name, text, &path)?;
+        let mut client = greeting(stream, store)?;
         client.finish_greeting()?;
         let round_trip = begun.elapsed();
         Ok(DaemonLink { client, channel, relayed, compresses: false, proves: true, round_trip })
     }
+}
+
+/// Sends the greeting, and asks along with it for what shows whether the machine is trusted. The daemon signs that while
+/// nobody waits: to start its signing process takes a tenth of a second.
+fn greeting(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Client> {
+    let (name, text) = trust::TEXT;
+    let (path, _) = text_item(store, name, text)?;
+    Client::handshake_with_text(stream, store, name, text, &path)
 }
 
 /// The file name of the socket that `GUIX_DAEMON_SOCKET` names: a file name, or a URI of one.

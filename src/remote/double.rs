@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Connecting, Connection, Connector, Line};
+use super::{Connecting, Connection, Connector, Held, Line};
 use crate::archive::{self, Acl, Unseen};
 use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -179,7 +179,8 @@ impl Connector for Arc<Doubles> {
             let probe = world.probe(&machine.name);
             world.open.fetch_add(1, Ordering::SeqCst);
             let (usable, stalled, imported, slow, adding) = (true, false, false, None, VecDeque::new());
-            Ok(Box::new(Double { world, machine, cut, probe, usable, stalled, imported, slow, store, adding }))
+            let held = Held::default();
+            Ok(Box::new(Double { world, machine, cut, probe, usable, stalled, imported, held, slow, store, adding }))
         };
         Ok(Connecting { line, wait: Box::new(wait) })
     }
@@ -239,6 +240,7 @@ struct Double {
     usable: bool,
     stalled: bool,
     imported: bool,
+    held: Held,
     slow: Option<f64>,
     store: StoreDir,
     /// Batches that were begun.
@@ -324,6 +326,7 @@ impl Connection for Double {
     fn tell_of_stalls(&self, _: Option<Aside>) {}
 
     fn let_go(&mut self) -> Result<()> {
+        self.held.clear();
         self.step(Step::LetGo)
     }
 
@@ -333,6 +336,10 @@ impl Connection for Double {
 
     fn protect(&mut self, _: &[StorePath]) -> Result<()> {
         self.step(Step::Protect)
+    }
+
+    fn held(&mut self) -> &mut Held {
+        &mut self.held
     }
 
     fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
@@ -355,6 +362,7 @@ impl Connection for Double {
         self.step(Step::AddNar)?;
         if self.machine.name.starts_with("slow") && self.slow.is_none() {
             self.slow = Some(1e6);
+            self.held.clear();
             return Ok(None);
         }
         io::copy(nar, &mut io::sink()).map_err(|error| Error::io(ErrorKind::Store, "reading it", error))?;

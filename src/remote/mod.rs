@@ -12,6 +12,7 @@ mod daemon_link;
 #[cfg(test)]
 pub(crate) mod double;
 mod early;
+mod held;
 mod limits;
 mod probe;
 mod relay;
@@ -42,6 +43,7 @@ use streams::{Explained, Patient};
 use trust::Proof;
 
 pub use connection::{Connecting, Connection, Connector, Line, Ssh};
+pub use held::Held;
 pub use limits::Limits;
 pub use probe::Answer;
 pub use rounds::build_all_rounds;
@@ -63,6 +65,8 @@ pub struct Remote {
     linked: Instant,
     /// The connection that `link` has replaced, if any: what was added over it is protected while it lives.
     former: Option<DaemonLink>,
+    /// What it has, protected by `link` or `former`.
+    held: Held,
     /// Whether its SSH server forwards sockets.
     forwards: bool,
     /// Whether its daemon may hand builds on to other machines.
@@ -141,6 +145,7 @@ impl Remote {
             link,
             linked: Instant::now(),
             former: None,
+            held: Held::default(),
             offloads,
             probe,
             probed: Instant::now(),
@@ -233,6 +238,11 @@ impl Remote {
         Ok(())
     }
 
+    /// What the machine needs not be asked about.
+    pub fn held(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
     /// Returns whether the daemon there has imported something that this host has signed, over this connection.
     pub fn has_imported(&self) -> bool {
         self.imported
@@ -316,6 +326,7 @@ impl Remote {
     pub fn let_go(&mut self) -> Result<()> {
         self.be_patient();
         (self.former, self.linked) = (None, Instant::now());
+        self.held.clear();
         if self.forwards {
             let channel = self.session.open_socket(&self.socket);
             self.link = DaemonLink::open_later(channel, &self.store, self.link.round_trip)?;

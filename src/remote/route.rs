@@ -142,7 +142,10 @@ impl Remote {
         };
         let added = link.client.add_nar(name, &mut watched);
         match replacement {
-            Some(link) => self.link = link,
+            Some(link) => {
+                self.link = link;
+                self.held.clear();
+            }
             None if added.as_ref().is_err_and(|error| error.kind() == ErrorKind::Store) => return added.map(Some),
             None => return added.map(Some).map_err(|e| self.on_this_machine(e)),
         }

@@ -120,7 +120,7 @@ fn a_connection_that_died_while_idle_says_nothing_about_its_machine_once() {
         assert!(host.take_output());
         let failed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         host.world.doubles.act(move |_, at, _| {
-            let fails = at == Step::Missing && !failed.swap(true, std::sync::atomic::Ordering::SeqCst);
+            let fails = at == Step::Build && !failed.swap(true, std::sync::atomic::Ordering::SeqCst);
             if fails { Err(failure(kind)) } else { Ok(()) }
         });
         let mut notes = Notes::default();
@@ -152,7 +152,7 @@ fn a_machine_that_does_not_move_has_failed_though_its_connection_was_an_old_one(
     host.take_output();
     host.world.doubles.take_steps(|_| true);
     host.world.doubles.act(|_, at, _| match at {
-        Step::Missing => Err(Error::new(ErrorKind::Unavailable, "no byte has moved for 180 s")),
+        Step::Build => Err(Error::new(ErrorKind::Unavailable, "no byte has moved for 180 s")),
         _ => Ok(()),
     });
     let error = host.build(&mut Notes::default()).unwrap_err();

@@ -119,6 +119,59 @@ fn what_a_collector_takes_of_a_large_closure_the_build_shows_and_it_is_sent_agai
 }
 
 #[test]
+fn what_an_earlier_build_saw_over_the_connection_is_not_asked_about_again() {
+    let host = Host::new(&["m"]);
+    let known: Vec<_> = (0..3).map(|number| text(&host, &format!("t{number}"), 10)).collect();
+    let build = |inputs: &[&StorePath]| {
+        host.world.doubles.take_steps(|_| true);
+        let inputs = inputs.iter().copied().chain(&known).cloned().collect();
+        let work = Work { inputs, outputs: vec![host.output.clone()], options: BuildOptions::default() };
+        host.world.engine.run(host.accept(), work, &Cancel::default(), &mut Notes::default()).unwrap();
+        assert!(host.take_output());
+        let steps = host.world.doubles.take_steps(|_| true);
+        steps.iter().filter(|(_, step)| *step == Step::Missing).count()
+    };
+    assert_eq!(build(&[]), 1, "all is new");
+    assert_eq!(build(&[]), 0, "all is known");
+    let (derivation, source) = (text(&host, "new.drv", 10), text(&host, "new", 10));
+    assert_eq!(build(&[&derivation]), 0, "a derivation is sent unasked");
+    assert!(host.world.doubles.has("m", &derivation));
+    assert_eq!(build(&[&source]), 1, "another new item may be there");
+    let pool = &host.world.engine.common.resources.pool;
+    let (mut idle, _) = pool.take(|_| true).expect("an idle connection");
+    idle.let_go().unwrap();
+    pool.put(idle);
+    assert_eq!(build(&[]), 1, "the connection to the daemon is another one");
+}
+
+#[test]
+fn what_a_machine_has_lost_all_the_same_is_asked_for_and_sent_again() {
+    let host = Host::new(&["m"]);
+    let item = text(&host, "t", 10);
+    let build = || {
+        let work =
+            Work { inputs: vec![item.clone()], outputs: vec![host.output.clone()], options: BuildOptions::default() };
+        host.world.engine.run(host.accept(), work, &Cancel::default(), &mut Notes::default()).unwrap();
+        assert!(host.take_output());
+    };
+    build();
+    host.world.doubles.take("m", &item);
+    let (doubles, lost) = (Arc::clone(&host.world.doubles), item.clone());
+    host.world.doubles.act(move |_, step, _| match step {
+        Step::Build if !doubles.has("m", &lost) => Err(Error::new(ErrorKind::Daemon, "it is not valid")),
+        _ => Ok(()),
+    });
+    host.world.doubles.take_steps(|_| true);
+    build();
+    assert!(host.world.doubles.has("m", &item));
+    let steps: Vec<_> =
+        host.world.doubles.take_steps(|step| step != Step::Protect).into_iter().map(|(_, s)| s).collect();
+    use Step::*;
+    let expected = [Probe, Trust, Build, Missing, Missing, Expect, BeginAdding, FinishAdding, Build, Info, Export];
+    assert_eq!(steps, expected, "over the same connection");
+}
+
+#[test]
 fn a_closure_that_a_collector_eats_meanwhile_is_given_up() {
     let host = Host::new(&["m"]);
     let items = many(&host);

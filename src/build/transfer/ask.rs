@@ -22,14 +22,16 @@ use crate::store::ValidPath;
 /// How often a machine may take items just after it said that it has them.
 const TRIES: usize = 5;
 
-/// What is sent within a moment: so many items ...
+/// Most items that are sent in a moment.
 const FEW: usize = 16;
-/// ... of so many bytes.
+/// Most bytes that are sent in a moment, as nars.
 const LITTLE: u64 = 2 << 20;
 
-/// Those of `items`, a closure, that `remote` lacks. What it has, and `outputs`, which may come to be, is protected
-/// there until the connection to its daemon ends. If not `warily`, little that is sent at once is no reason to ask
-/// twice, and protects what it refers to.
+/// Returns those of `items`, a closure, that `remote` lacks, or is better sent than asked about. What it has, and
+/// `outputs`, which may come to be, is protected there until the connection to its daemon ends.
+///
+/// Unless `warily`, relies on what an earlier build has seen over the same connection, and takes items that are sent in
+/// a moment to protect what they refer to.
 pub fn missing(
     local: &LocalGuix,
     remote: &mut dyn Connection,
@@ -38,6 +40,18 @@ pub fn missing(
     warily: bool,
 ) -> Result<Vec<ValidPath>> {
     let infos = |missing: &[StorePath]| missing.iter().map(|item| local.info(item)).collect::<Result<Vec<_>>>();
+    if warily {
+        remote.held().clear();
+    }
+    let count = items.len();
+    let items: Vec<_> = items.iter().filter(|item| !remote.held().contains(item)).cloned().collect();
+    let items = items.as_slice();
+    // A new derivation is not there, as a rule, and to add one that is does no harm.
+    if items.len() < count.min(FEW) && items.iter().all(StorePath::is_derivation) {
+        remote.protect(outputs)?;
+        remote.protect(items)?;
+        return infos(items);
+    }
     if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
         remote.protect(outputs)?;
         remote.protect(items)?;

@@ -75,6 +75,7 @@ pub fn send_files(
 
 /// Returns whether `remote` has lost any of `items`, all of which it had or was sent.
 pub fn have_gone(remote: &mut dyn Connection, items: &[StorePath]) -> bool {
+    remote.held().clear();
     remote.is_usable() && remote.missing(items).is_ok_and(|missing| !missing.is_empty())
 }
 
