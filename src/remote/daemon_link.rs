@@ -56,8 +56,10 @@ impl DaemonLink {
 
     /// Greets the daemon through the forwarded socket `channel`, without waiting for either.
     pub fn open_later(channel: Channel, store: &StoreDir, round_trip: Duration) -> Result<DaemonLink> {
-        let client = greeting(Box::new(channel.clone()), store)?;
-        Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: true, round_trip })
+        let (path, _) = text_item(store, trust::TEXT.0, trust::TEXT.1)?;
+        // Its daemon starts to sign now, and not when an output is waited for: that takes a tenth of a second.
+        let client = Client::later_handshake(Box::new(channel.clone()), store, |client| client.export_later(&path))?;
+        Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: false, round_trip })
     }
 
     /// As [`DaemonLink::through_relay`], on a server that forwards no sockets and may allow one session at a time. It
@@ -89,22 +91,18 @@ impl DaemonLink {
         Ok(DaemonLink { compresses, ..link })
     }
 
-    /// Greets the daemon.
+    /// Greets the daemon, and asks it along with that for what shows whether the machine is trusted. It signs that while
+    /// nobody waits.
     fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<DaemonLink> {
         let begun = Instant::now();
-        let mut client = greeting(stream, store)?;
+        let (name, text) = trust::TEXT;
+        let (path, _) = text_item(store, name, text)?;
+        let more = |client: &mut Client| client.export_text_later(name, text, &path);
+        let mut client = Client::later_handshake(stream, store, more)?;
         client.finish_greeting()?;
         let round_trip = begun.elapsed();
         Ok(DaemonLink { client, channel, relayed, compresses: false, proves: true, round_trip })
     }
-}
-
-/// Sends the greeting, and asks along with it for what shows whether the machine is trusted. The daemon signs that while
-/// nobody waits: to start its signing process takes a tenth of a second.
-fn greeting(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Client> {
-    let (name, text) = trust::TEXT;
-    let (path, _) = text_item(store, name, text)?;
-    Client::handshake_with_text(stream, store, name, text, &path)
 }
 
 /// The file name of the socket that `GUIX_DAEMON_SOCKET` names: a file name, or a URI of one.

@@ -32,8 +32,8 @@ impl Remote {
 
     /// Takes note of what it has exported.
     pub(super) fn note_proof(&mut self) {
-        if let Some(exported) = self.link.client.take_exported() {
-            self.link.proves = false;
+        let exported = self.link.client.take_exported();
+        if let Some(exported) = exported.filter(|_| std::mem::take(&mut self.link.proves)) {
             self.proof = Some(exported.and_then(|bytes| self.read_proof(&bytes)));
         }
     }

@@ -20,8 +20,13 @@ impl Client {
     pub fn export_text_later(&mut self, name: &str, text: &str, path: &StorePath) -> Result<()> {
         let contents = &Contents::Text(text.into());
         let addition = Addition { name, contents, references: &[] }.request();
-        let export = request(Operation::ExportPath, &arguments_about(Operation::ExportPath, path));
         self.postpone_request(Operation::AddTextToStore, addition, Answer::OfText)?;
+        self.export_later(path)
+    }
+
+    /// As [`Client::export_text_later`], but the text may be there already, and is not protected from the collector.
+    pub fn export_later(&mut self, path: &StorePath) -> Result<()> {
+        let export = request(Operation::ExportPath, &arguments_about(Operation::ExportPath, path));
         self.postpone_request(Operation::ExportPath, export, Answer::OfText)?;
         self.exported = None;
         Ok(())

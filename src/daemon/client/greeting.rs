@@ -7,7 +7,7 @@ use crate::daemon::Stream;
 use crate::daemon::request::Operation;
 use crate::daemon::wire::{broken, lost, read_number};
 use crate::ground::error::{Context, Result};
-use crate::ground::store_path::{StoreDir, StorePath};
+use crate::ground::store_path::StoreDir;
 use crate::ground::words::put_number;
 
 pub(super) const CLIENT_MAGIC: u64 = 0x6e69_7863;
@@ -25,24 +25,16 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends the greeting and returns at once. The daemon is to log errors only, whatever it was started with; its
-    /// answers are read before the first request, or by [`Client::finish_greeting`] and [`Client::catch_up`].
-    pub fn later_handshake(stream: Box<dyn Stream>, store: &StoreDir) -> Result<Self> {
-        let mut client = Self::new(stream, store);
-        client.greet_blindly()?;
-        Ok(client)
-    }
-
-    /// As [`Client::later_handshake`]; what [`Client::export_text_later`] asks for travels with the greeting.
-    pub fn handshake_with_text(
+    /// Sends the greeting, and along with it what `more` has travel with the next request. Returns at once. The daemon is
+    /// to log errors only, whatever it was started with; its answers are read before the first request, or by
+    /// [`Client::finish_greeting`] and [`Client::catch_up`].
+    pub fn later_handshake(
         stream: Box<dyn Stream>,
         store: &StoreDir,
-        name: &str,
-        text: &str,
-        path: &StorePath,
+        more: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Self> {
         let mut client = Self::new(stream, store);
-        client.export_text_later(name, text, path)?;
+        more(&mut client)?;
         client.greet_blindly()?;
         Ok(client)
     }
