@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use guix_offload::archive::{Unseen, WordReader, nar};
+use guix_offload::archive::{NullVisitor, WordReader, nar};
 use guix_offload::ground::store_path::StoreDir;
 use guix_offload::ground::words::Words;
 use guix_offload::store::{Dump, Links, Restorer, remove_tree};
@@ -121,7 +121,7 @@ proptest! {
             bytes[index] = byte;
         }
         let mut reader = &bytes[..];
-        let ours = nar::read(&mut WordReader::new(&mut reader).unwrap(), &mut Unseen).is_ok() && reader.is_empty();
+        let ours = nar::read(&mut WordReader::new(&mut reader).unwrap(), &mut NullVisitor).is_ok() && reader.is_empty();
         prop_assert_eq!(ours, nix_archive::nar::decode(&bytes).is_ok());
     }
 }

@@ -15,6 +15,6 @@ mod word_reader;
 pub use acl::{Acl, PublicKey};
 pub use item::{ExportedItem, encode_metadata, encode_signature, read_item};
 pub use key_pair::KeyPair;
-pub use nar::{Unseen, Visitor};
+pub use nar::{NullVisitor, Visitor};
 pub use signature::verify;
 pub use word_reader::WordReader;

@@ -53,9 +53,9 @@ pub trait Visitor {
 }
 
 /// A visitor that ignores the contents of an archive.
-pub struct Unseen;
+pub struct NullVisitor;
 
-impl Visitor for Unseen {
+impl Visitor for NullVisitor {
     fn directory(&mut self) -> Result<()> {
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Engine {
         connector: Arc<dyn Connector>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let rest = |remote: &mut Box<dyn Connection>| remote.let_go().is_ok();
+        let rest = |remote: &mut Box<dyn Connection>| remote.drop_temp_roots().is_ok();
         let pool = Pool::with_rest(idle_limit, REST_AFTER.min(idle_limit), rest, Arc::clone(&clock));
         let queue = Queue::new(&directories.offload_state());
         let (histories, slots) = (Histories::new(&directories, &clock), Slots::default());
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// Makes `listener` receive what `GUIX_OFFLOAD_LOG` would write. Only for an engine that was not used yet.
-    pub fn telling(mut self, listener: Option<Listener>) -> Self {
+    pub fn with_listener(mut self, listener: Option<Listener>) -> Self {
         if let (Some(listener), Some(common)) = (listener, Arc::get_mut(&mut self.common)) {
             common.log = Some(Log::to(listener));
         }

@@ -47,7 +47,7 @@ impl LocalGuix {
     pub fn connect(directories: &Directories, cancel: &Cancel) -> Result<Self> {
         let unusable = |error| local_daemon_error(error, "be used");
         let stream = LocalStream::connect(directories).map_err(unusable)?;
-        let _guard = guard(cancel, &stream);
+        let _guard = cut_when_cancelled(cancel, &stream);
         let client = Client::handshake(Box::new(stream.clone()), &directories.store).map_err(unusable)?;
         // The daemon makes the database of a new store when it gets its first client.
         let name = directories.store.as_str();
@@ -62,9 +62,9 @@ impl LocalGuix {
     /// Returns a guard. While it lives, a cancellation cuts off the connection to the daemon, and ends waiting for the
     /// database.
     #[must_use]
-    pub fn guard(&self, cancel: &Cancel) -> Guard {
+    pub fn cut_when_cancelled(&self, cancel: &Cancel) -> Guard {
         self.database.obey(cancel);
-        guard(cancel, &self.stream)
+        cut_when_cancelled(cancel, &self.stream)
     }
 
     /// Returns whether it can be used for another build, as far as is known.
@@ -103,7 +103,7 @@ impl LocalGuix {
     }
 
     /// Fails if no output could be brought in. That is better known before a build than after it.
-    pub fn require_receptive(&self) -> Result<()> {
+    pub fn check_can_import(&self) -> Result<()> {
         self.acl()?;
         let store = self.directories.store.as_str();
         accessat(CWD, store, Access::WRITE_OK, AtFlags::EACCESS)
@@ -194,7 +194,7 @@ impl LocalGuix {
     }
 }
 
-fn guard(cancel: &Cancel, stream: &LocalStream) -> Guard {
+fn cut_when_cancelled(cancel: &Cancel, stream: &LocalStream) -> Guard {
     let stream = stream.clone();
     cancel.guard(move |_| stream.cut_off())
 }

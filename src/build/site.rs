@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::local_guix::LocalGuix;
 use super::transfer;
 use crate::choose::pool::Pool;
-use crate::choose::queue::Slot;
-use crate::choose::{Lease, Resources, guard};
+use crate::choose::taken_slot::TakenSlot;
+use crate::choose::{Lease, Resources, cut_when_cancelled};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::error::{ErrorKind, Result};
@@ -41,7 +41,7 @@ impl Common {
     /// Returns a connection to this host's own Guix: one that an earlier build left, or a new one.
     fn local(&self, cancel: &Cancel) -> Result<LocalGuix> {
         if let Some((mut local, _)) = self.locals.take(LocalGuix::is_usable) {
-            let guard = local.guard(cancel);
+            let guard = local.cut_when_cancelled(cancel);
             let answers = local.answers();
             drop(guard);
             if answers {
@@ -54,8 +54,8 @@ impl Common {
     /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are
     /// old; otherwise the pool releases them, unless the next build comes soon.
     fn keep(&self, mut remote: Box<dyn Connection>) {
-        let long = remote.protects_for() > LONGEST_PROTECTION;
-        if remote.is_usable() && (!long || remote.let_go().is_ok()) {
+        let long = remote.temp_roots_age() > LONGEST_PROTECTION;
+        if remote.is_usable() && (!long || remote.drop_temp_roots().is_ok()) {
             self.resources.pool.put(remote);
         }
     }
@@ -79,7 +79,7 @@ pub struct Task<'a> {
 pub struct Site {
     common: Arc<Common>,
     pub(super) remote: Box<dyn Connection>,
-    slot: Option<Slot>,
+    slot: Option<TakenSlot>,
     /// When the slot was taken, or when the last build in it ended.
     since: Instant,
     cancel: Cancel,
@@ -99,7 +99,7 @@ impl Site {
         let Resources { histories, connector, directories, clock, .. } = &*common.resources;
         let history = histories.of(machine);
         let Connecting { line, wait } = connector.start(machine, &directories.store, history.address())?;
-        let guard = guard(cancel, line);
+        let guard = cut_when_cancelled(cancel, line);
         let mut remote = wait().or_else(|error| cancel.check().and(Err(error)))?;
         if remote.address() != history.address() {
             histories.note_address(machine, remote.address());
@@ -144,7 +144,7 @@ impl Site {
     /// Builds, after a check that this host trusts what the machine signs.
     pub fn build(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
         self.timed(task, "build", observer, |site, local, observer| {
-            local.require_receptive()?;
+            local.check_can_import()?;
             site.remote.require_trust(&local.acl()?)?;
             site.build_there(task, observer)
         })
@@ -163,7 +163,7 @@ impl Site {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         self.with_local(observer, |site, local, observer| {
-            local.require_receptive()?;
+            local.check_can_import()?;
             site.send_from(local, task, observer)?;
             site.remote.require_trust(&local.acl()?)?;
             let mut built = site.build_there(task, observer);
@@ -212,7 +212,7 @@ impl Site {
         self.cancel.check()?;
         let local = self.common.local(&self.cancel);
         let mut local = local.or_else(|error| self.cancel.check().and(Err(error)))?;
-        let guard = local.guard(&self.cancel);
+        let guard = local.cut_when_cancelled(&self.cancel);
         self.remote.tell_of_stalls(observer.aside());
         let result = step(self, &mut local, observer);
         self.remote.tell_of_stalls(None);

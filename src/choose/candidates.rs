@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::queue::{Place, Slot, Waiting};
+use super::queue::{Place, Waiting};
 use super::slot::{LockDirectory, SharedSlots};
+use super::taken_slot::TakenSlot;
 use super::turn::{self, Turn};
 use super::{Resources, forecast};
 use crate::ground::error::Result;
@@ -94,7 +95,7 @@ impl Candidates {
 
     /// Takes a slot of a candidate, unless the builds that are `ahead` in the queue will take all free ones. `waits`:
     /// this build is in the queue itself.
-    pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<Slot>> {
+    pub(super) fn take_slot(&mut self, index: usize, ahead: &[Waiting], waits: bool) -> Result<Option<TakenSlot>> {
         let machine = &self.machines[index];
         let rivals = ahead.iter().filter(|waiting| waiting.wants(machine)).count();
         if !waits && rivals >= machine.parallel_builds as usize {
@@ -104,7 +105,7 @@ impl Candidates {
             self.untaken[index] = None;
             return Ok(None);
         };
-        let slot = Slot::new(lock, &self.resources.queue, machine);
+        let slot = TakenSlot::new(lock, &self.resources.queue, machine);
         if rivals > 0 {
             let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine)?;
             let free = machine.parallel_builds.saturating_sub(taken) as usize;

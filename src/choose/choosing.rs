@@ -8,8 +8,9 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::history::{History, SetbackKind};
-use super::queue::{Place, Slot};
-use super::{Candidates, Choice, Lease, Resources, guard, order};
+use super::queue::Place;
+use super::taken_slot::TakenSlot;
+use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled, order};
 use crate::archive::Acl;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -52,7 +53,7 @@ const IDLE_PING_TIMEOUT: Duration = Duration::from_secs(2);
 struct Attempt {
     begun: Instant,
     line: Arc<dyn Line>,
-    slot: Slot,
+    slot: TakenSlot,
     guard: Guard,
 }
 
@@ -158,14 +159,14 @@ impl Candidates {
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
         let known_load = |index: usize| histories[index].recent_load();
         let order = order::order(&self.machines, known_load, &mut self.random);
-        let mut findings = ChoiceSummary::default();
+        let mut summary = ChoiceSummary::default();
         let mut order = order.into_iter().filter(|&index| eligible(index)).collect::<Vec<_>>();
         order.retain(|&index| {
             let setback = histories[index].setback();
             if let Some(setback) = setback {
                 let reason = setback.reason.clone().on_machine(&self.machines[index].name);
-                findings.add(setback.kind, &reason);
-                findings.left_alone.push((index, reason));
+                summary.add(setback.kind, &reason);
+                summary.left_alone.push((index, reason));
             }
             setback.is_none()
         });
@@ -187,7 +188,7 @@ impl Candidates {
                 let Some(slot) = self.take_slot(index, &ahead, place.is_some())? else {
                     let name = &self.machines[index].name;
                     observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
-                    findings.busy = true;
+                    summary.busy = true;
                     continue;
                 };
                 let since = clock.now();
@@ -200,7 +201,7 @@ impl Candidates {
                         return Ok(chosen(lease, observer));
                     }
                     Idle::NoRoom(reason) => {
-                        findings.add(SetbackKind::NoRoom, &reason);
+                        summary.add(SetbackKind::NoRoom, &reason);
                         continue;
                     }
                     Idle::Gone => {}
@@ -208,13 +209,13 @@ impl Candidates {
                 match self.start_connecting(index, &histories[index], &answers) {
                     Ok(line) => {
                         observer.detail(format_args!("{}: is connected to", self.machines[index].name));
-                        let guard = guard(cancel, Arc::clone(&line));
+                        let guard = cut_when_cancelled(cancel, Arc::clone(&line));
                         attempts.0.insert(index, Attempt { begun: since, line, slot, guard });
-                        let usual = histories[index].answered().unwrap_or_default();
+                        let usual = histories[index].connect_time().unwrap_or_default();
                         next_start = clock.now() + head_start.max((usual * 2).min(LONGEST_HEAD_START));
                         head_start = (head_start / 2).max(SHORTEST_HEAD_START);
                     }
-                    Err(error) => self.note_failure(index, error, &mut findings, observer)?,
+                    Err(error) => self.note_failure(index, error, &mut summary, observer)?,
                 }
             }
             if attempts.0.is_empty() {
@@ -238,7 +239,7 @@ impl Candidates {
             match result {
                 Ok(remote) if remote.is_daemon_at(&resources.directories.daemon_socket) => {
                     let reason = suitability::this_host(&self.machines[index]);
-                    self.pass_over(index, SetbackKind::ThisHost, &reason, &mut findings, observer);
+                    self.pass_over(index, SetbackKind::ThisHost, &reason, &mut summary, observer);
                 }
                 Ok(mut remote) => match self.check_suitability(index, &*remote, Some(clock.now() - begun), observer) {
                     Ok(()) => {
@@ -248,7 +249,7 @@ impl Candidates {
                         return Ok(chosen(lease, observer));
                     }
                     Err(reason) => {
-                        findings.add(SetbackKind::NoRoom, &reason);
+                        summary.add(SetbackKind::NoRoom, &reason);
                         // The connection is not at fault: the next build for which the machine has room may use it.
                         drop(guard);
                         if remote.is_usable() {
@@ -256,14 +257,14 @@ impl Candidates {
                         }
                     }
                 },
-                Err(error) => self.note_failure(index, error, &mut findings, observer)?,
+                Err(error) => self.note_failure(index, error, &mut summary, observer)?,
             }
         }
-        for (index, reason) in &findings.left_alone {
+        for (index, reason) in &summary.left_alone {
             observer.event(&Event::PassedOver { machine: &self.machines[*index].name, reason });
         }
-        observer.detail(format_args!("no machine can be used now: {findings}"));
-        Ok(findings.verdict())
+        observer.detail(format_args!("no machine can be used now: {summary}"));
+        Ok(summary.verdict())
     }
 
     /// Gives up `attempts`: a machine whose attempt began at `begun` is chosen. Machines that were tried earlier were
@@ -294,7 +295,7 @@ impl Candidates {
             if !remote.is_usable() {
                 continue;
             }
-            let guard = guard(cancel, remote.line());
+            let guard = cut_when_cancelled(cancel, remote.line());
             // A connection can be lost without a sign. Then a new one shows whether the machine is away.
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
             let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
@@ -372,13 +373,13 @@ impl Candidates {
         &self,
         index: usize,
         error: Error,
-        findings: &mut ChoiceSummary,
+        summary: &mut ChoiceSummary,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         if error.kind() == ErrorKind::Exhausted {
             return Err(error);
         }
-        self.pass_over(index, SetbackKind::of(&error), &error, findings, observer);
+        self.pass_over(index, SetbackKind::of(&error), &error, summary, observer);
         Ok(())
     }
 
@@ -388,13 +389,13 @@ impl Candidates {
         index: usize,
         kind: SetbackKind,
         reason: &Error,
-        findings: &mut ChoiceSummary,
+        summary: &mut ChoiceSummary,
         observer: &mut dyn Observer,
     ) {
         let machine = &self.machines[index];
         observer.event(&Event::PassedOver { machine: &machine.name, reason });
         self.resources.histories.note_setback(machine, kind, reason);
-        findings.add(kind, reason);
+        summary.add(kind, reason);
     }
 }
 

@@ -295,7 +295,7 @@ impl History {
     }
 
     /// Returns how long connecting to the machine took, the last time that it worked.
-    pub fn answered(&self) -> Option<Duration> {
+    pub fn connect_time(&self) -> Option<Duration> {
         self.answered
     }
 

@@ -9,6 +9,7 @@ pub mod order;
 pub mod pool;
 pub mod queue;
 pub mod slot;
+pub mod taken_slot;
 pub mod turn;
 
 use std::sync::Arc;
@@ -16,8 +17,9 @@ use std::time::Instant;
 
 use crate::choose::history::Histories;
 use crate::choose::pool::Pool;
-use crate::choose::queue::{Queue, Slot};
+use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
+use crate::choose::taken_slot::TakenSlot;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::clock::Clock;
 use crate::ground::directories::Directories;
@@ -54,7 +56,7 @@ pub struct Lease {
     /// Whether the connection had been idle: if it fails, that says nothing about the machine.
     pub reused: bool,
     /// The slot.
-    pub slot: Slot,
+    pub slot: TakenSlot,
     /// When the slot was taken.
     pub since: Instant,
     /// Cuts the connection when cancelled.
@@ -76,7 +78,7 @@ pub enum Choice {
 }
 
 /// Cuts `line` when `cancel` is cancelled while the guard lives.
-pub fn guard(cancel: &Cancel, line: Arc<dyn Line>) -> Guard {
+pub fn cut_when_cancelled(cancel: &Cancel, line: Arc<dyn Line>) -> Guard {
     cancel.guard(move |error| line.abort(error))
 }
 

@@ -22,7 +22,6 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use crate::choose::slot::Lock;
 use crate::choose::slot::lock::{self, Range};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
@@ -63,36 +62,6 @@ impl Waiting {
     pub fn wants(&self, machine: &BuildMachine) -> bool {
         let name = name_of(machine);
         self.machines.contains(&name)
-    }
-}
-
-/// A taken slot. Dropping it frees the slot, and wakes the build that is next.
-pub struct Slot {
-    lock: Lock,
-    _freed: Freed,
-}
-
-impl Slot {
-    /// Makes the slot of `machine` whose lock is `lock`. Builds in `queue` may wait for it.
-    pub fn new(lock: Lock, queue: &Arc<Queue>, machine: &BuildMachine) -> Self {
-        Slot { lock, _freed: Freed { queue: Arc::clone(queue), machine: name_of(machine) } }
-    }
-
-    /// Returns the name of the lock file.
-    pub fn name(&self) -> &Path {
-        self.lock.name()
-    }
-}
-
-/// Wakes the next build when it is dropped, which is after the lock.
-struct Freed {
-    queue: Arc<Queue>,
-    machine: String,
-}
-
-impl Drop for Freed {
-    fn drop(&mut self) {
-        self.queue.wake_next(std::slice::from_ref(&self.machine));
     }
 }
 
@@ -173,7 +142,7 @@ impl Queue {
 
     /// Wakes one sleeping build of this process: of those that one of `machines` can do, the one that has waited
     /// longest.
-    fn wake_next(&self, machines: &[String]) {
+    pub(super) fn wake_next(&self, machines: &[String]) {
         let mut ours = self.ours.lock();
         let mut sleeping = ours.values_mut().filter(|one| one.sleeping.is_some());
         let next = sleeping.find(|one| one.machines.iter().any(|machine| machines.contains(machine)));
@@ -237,7 +206,7 @@ fn is_held(file: &File, ticket: u64) -> bool {
 }
 
 /// Returns `NAME:PORT`, with `_` for each blank, as blanks separate names.
-fn name_of(machine: &BuildMachine) -> String {
+pub(super) fn name_of(machine: &BuildMachine) -> String {
     format!("{}:{}", machine.name.replace(char::is_whitespace, "_"), machine.port)
 }
 
@@ -260,6 +229,7 @@ fn parse(text: &str) -> Vec<Waiting> {
 mod tests {
     use super::*;
     use crate::choose::slot::LockDirectory;
+    use crate::choose::taken_slot::TakenSlot;
     use crate::machine::tests::machine;
 
     fn tickets(waiting: &[Waiting]) -> Vec<u64> {
@@ -298,7 +268,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let queue = Queue::new(state.path());
         let lock = || LockDirectory::slots(state.path(), &machine("a")).unwrap().try_take().unwrap().unwrap();
-        let slot = Slot::new(lock(), &queue, &machine("a"));
+        let slot = TakenSlot::new(lock(), &queue, &machine("a"));
         let builds = ["b", "a", "a", "a"].map(|name| (queue.join(&[machine(name)]).unwrap(), Cancel::default()));
         builds.iter().for_each(|(place, cancel)| queue.set_sleeping(place, Some(cancel)));
         let [_, first, second, third] = &builds;
@@ -311,7 +281,7 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|at| is_woken(&builds[at])), [false, true, false, false]);
         // A build that was woken is not woken again, and one that does not sleep is not woken.
         queue.set_sleeping(&second.0, None);
-        drop(Slot::new(lock(), &queue, &machine("a")));
+        drop(TakenSlot::new(lock(), &queue, &machine("a")));
         assert_eq!([first, second, third].map(is_woken), [false, false, true]);
         // A build that leaves the queue wakes the next one.
         queue.set_sleeping(&third.0, Some(&third.1));

@@ -3,9 +3,9 @@
 //!
 //! Here are connections and questions; `greeting`, `adding`, `building` and `archives` have the other requests.
 //!
-//! One request at a time, but that small ones may travel with the next: see [`Client::protect`]. A request that fails
-//! with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. One that breaks off half-way
-//! does not, nor does one that travels with another and fails; every later request says so.
+//! There is one request at a time, but small ones may travel with the next: see [`Client::add_temp_roots_later`]. A
+//! request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. One that
+//! breaks off half-way does not, nor does one that travels with another and fails; every later request says so.
 
 mod adding;
 mod archives;
@@ -51,9 +51,9 @@ pub struct Client {
     unfinished: Option<Operation>,
     /// Requests that travel with the next one: their bytes, and what they are.
     later: Vec<u8>,
-    owed: Vec<(Operation, Answer)>,
+    owed: Vec<(Operation, Expected)>,
     /// Requests that travelled with the greeting, the answers to which are still to be read.
-    greeted_with: Vec<(Operation, Answer)>,
+    greeted_with: Vec<(Operation, Expected)>,
     /// Why an addition that travelled with a request was refused.
     refused: Option<Error>,
     /// Requests that were sent, the answers to which nobody has begun to read.
@@ -73,7 +73,7 @@ pub struct Client {
 }
 
 /// The answer to a request that travelled with another.
-enum Answer {
+enum Expected {
     /// Whatever it is, it breaks the connection if it is a refusal.
     Usual,
     /// One of those that [`Client::export_text_later`] asks for.
@@ -147,13 +147,13 @@ impl Client {
 
     /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
-        self.protect(std::slice::from_ref(path))?;
+        self.add_temp_roots_later(std::slice::from_ref(path))?;
         self.settle()
     }
 
     /// As [`Client::add_temp_root`] for all of `paths`, but travels with the next request, and fails with it, as far as
     /// what the daemon reads at once allows: of each 32,000 bytes, it is waited for the answer.
-    pub fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
+    pub fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()> {
         for path in paths {
             let mut arguments = Vec::new();
             put_string(&mut arguments, path.as_str());
@@ -194,11 +194,11 @@ impl Client {
 
     /// Queues a request to travel with the next one.
     fn postpone(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
-        self.postpone_request(operation, request(operation, arguments), Answer::Usual)
+        self.postpone_request(operation, request(operation, arguments), Expected::Usual)
     }
 
     /// As [`Client::postpone`], with the bytes of the request, and what its answer is.
-    fn postpone_request(&mut self, operation: Operation, request: Vec<u8>, answer: Answer) -> Result<()> {
+    fn postpone_request(&mut self, operation: Operation, request: Vec<u8>, answer: Expected) -> Result<()> {
         self.check_idle()?;
         if self.later.len() + request.len() > FLIGHT {
             self.settle()?;
@@ -230,14 +230,14 @@ impl Client {
         self.collect_answers(owed)
     }
 
-    fn collect_answers(&mut self, owed: Vec<(Operation, Answer)>) -> Result<()> {
+    fn collect_answers(&mut self, owed: Vec<(Operation, Expected)>) -> Result<()> {
         let request = self.unfinished;
         for (operation, answer) in owed {
             self.unfinished = Some(operation);
             let answer = match answer {
-                Answer::Usual => self.wait_quietly(),
-                Answer::OfText => self.collect_text(operation),
-                Answer::Name(path) => self.collect_addition(&path),
+                Expected::Usual => self.wait_quietly(),
+                Expected::OfText => self.collect_text(operation),
+                Expected::Name(path) => self.collect_addition(&path),
             };
             self.unfinished = Some(operation);
             answer?;

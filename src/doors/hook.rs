@@ -133,7 +133,7 @@ pub trait Builder: Send {
     fn directories(&self) -> &Directories;
 
     /// Decides about a build, as [`Engine::ask`] does.
-    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer>;
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision>;
 
     /// Does the build that was accepted, as [`Engine::run`] does.
     fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()>;
@@ -141,7 +141,7 @@ pub trait Builder: Send {
 
 /// The reply of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Decision {
     /// No machine can ever do this build, or none can now and this host can.
     Decline,
     /// No machine can do the build now.
@@ -168,13 +168,13 @@ impl Builder for InProcess {
         self.engine.directories()
     }
 
-    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer> {
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision> {
         Ok(match self.engine.ask(inquiry, cancel, observer)? {
-            Reply::Decline => Answer::Decline,
-            Reply::Postpone => Answer::Postpone,
+            Reply::Decline => Decision::Decline,
+            Reply::Postpone => Decision::Postpone,
             Reply::Accept(accepted) => {
                 self.accepted = Some(accepted);
-                Answer::Accept
+                Decision::Accept
             }
         })
     }
@@ -241,9 +241,9 @@ impl Hook {
                 Err(error) => Err(Undecided::Failed(error.clone())),
             };
             match decided {
-                Ok(Answer::Decline) => reporter.say("# decline"),
-                Ok(Answer::Postpone) => reporter.say("# postpone"),
-                Ok(Answer::Accept) => {
+                Ok(Decision::Decline) => reporter.say("# decline"),
+                Ok(Decision::Postpone) => reporter.say("# postpone"),
+                Ok(Decision::Accept) => {
                     reporter.say("# accept");
                     let work = read_work(input, store, &self.options.build)?;
                     self.built = true;
@@ -276,9 +276,9 @@ impl Hook {
         parent: &Parent,
         could_build_here: &dyn Fn() -> bool,
         reporter: &mut Console,
-    ) -> Result<Answer, Undecided> {
+    ) -> Result<Decision, Undecided> {
         let Some(loaded) = self.options.machines.load(&self.directories.offload_state())? else {
-            return Ok(Answer::Decline);
+            return Ok(Decision::Decline);
         };
         self.tell(&loaded, reporter);
         let machines = loaded.machines;
@@ -286,17 +286,17 @@ impl Hook {
             // To decline a build that nobody can do would end the client's request without a reason.
             return match loaded.left_out.into_iter().next() {
                 Some(error) if !could_build_here() => Err(error.context("no build machine can be used").into()),
-                _ => Ok(Answer::Decline),
+                _ => Ok(Decision::Decline),
             };
         }
         match parent.room() {
             Room::Enough => {}
             Room::Full { scarce: true } | Room::Spent { .. } if could_build_here() => {
                 reporter.event(&Event::BuiltHere { derivation: &request.derivation });
-                return Ok(Answer::Decline);
+                return Ok(Decision::Decline);
             }
-            Room::Full { scarce: false } if !wants_local && parent.may_ask_soon() => return Ok(Answer::Decline),
-            Room::Full { .. } => return Ok(Answer::Postpone),
+            Room::Full { scarce: false } if !wants_local && parent.may_ask_soon() => return Ok(Decision::Decline),
+            Room::Full { .. } => return Ok(Decision::Postpone),
             Room::Spent { open, limit } => {
                 let message = format!(
                     "guix-daemon has {open} of at most {limit} files open, one for each build of this request that was \
@@ -312,7 +312,7 @@ impl Hook {
             Ok(()) => Undecided::Failed(error),
             Err(cancelled) => Undecided::End(cancelled),
         })?;
-        if answer == Answer::Accept {
+        if answer == Decision::Accept {
             self.check_this_host(could_build_here)?;
         }
         Ok(answer)
@@ -491,7 +491,7 @@ mod tests {
             &self.0
         }
 
-        fn ask(&mut self, _: &Inquiry, _: &Cancel, _: &mut dyn Observer) -> Result<Answer> {
+        fn ask(&mut self, _: &Inquiry, _: &Cancel, _: &mut dyn Observer) -> Result<Decision> {
             panic!("a daemon that is full is answered without a machine")
         }
 

@@ -20,7 +20,7 @@ use crate::build::site::{Site, Task};
 use crate::choose::Choice;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::remote::Line;
-use crate::report::{Event, Observer};
+use crate::report::{Event, NullObserver, Observer};
 
 /// The answer to a request.
 #[repr(C)]
@@ -157,17 +157,6 @@ impl Observer for Callbacks {
     }
 }
 
-/// An observer that ignores everything.
-struct Silence;
-
-impl Observer for Silence {
-    fn event(&mut self, _: &Event<'_>) {}
-
-    fn log(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-}
-
 export! {
     /// Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
     /// and is neither overloaded nor full.
@@ -196,7 +185,7 @@ export! {
         let request = handle::borrow(request, "request")?;
         let (requirements, derivation) = (&request.requirements, request.derivation(&engine.directories().store).ok());
         let cancel = cancel_of(cancellation);
-        let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut Silence)? {
+        let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut NullObserver)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Some(Choice::Busy | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),

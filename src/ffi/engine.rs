@@ -77,7 +77,7 @@ impl guix_offload_engine {
         if let Some(link) = &mut self.link {
             *link = Arc::new(Link::new(link.program().into(), directories.clone()));
         }
-        self.engine = Arc::new(Engine::new(directories, idle_limit)?.telling(self.listener.clone()));
+        self.engine = Arc::new(Engine::new(directories, idle_limit)?.with_listener(self.listener.clone()));
         Ok(())
     }
 }
@@ -90,17 +90,17 @@ pub type guix_offload_listener_function =
     Option<unsafe extern "C" fn(data: *mut c_void, derivation: *const c_char, text: *const c_char)>;
 
 /// A listener in C: the function and its data.
-struct Told {
+struct CListener {
     listener: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char),
     data: *mut c_void,
 }
 
 // SAFETY: the header demands a function that any thread may call with that data.
-unsafe impl Send for Told {}
+unsafe impl Send for CListener {}
 // SAFETY: as above.
-unsafe impl Sync for Told {}
+unsafe impl Sync for CListener {}
 
-impl Told {
+impl CListener {
     fn tell(&self, derivation: Option<&StorePath>, text: &str) {
         let (derivation, text) = (derivation.map(|path| for_c(path.as_str())), for_c(text));
         let derivation = derivation.as_ref().map_or(std::ptr::null(), |name| name.as_ptr());
@@ -231,7 +231,7 @@ export! {
     ) -> guix_offload_status {
         let engine = handle::borrow_mut(engine, "engine")?;
         engine.listener = listener.map(|listener| -> Listener {
-            let told = Told { listener, data };
+            let told = CListener { listener, data };
             Arc::new(move |derivation, text| told.tell(derivation, text))
         });
         let (directories, idle_limit) = (engine.engine.directories().clone(), engine.engine.idle_limit());

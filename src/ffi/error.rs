@@ -97,12 +97,6 @@ impl From<Error> for guix_offload_error {
     }
 }
 
-/// Borrows the error that C hands in, for the functions below.
-fn look<T>(error: *const guix_offload_error, if_null: T, at: impl FnOnce(&guix_offload_error) -> T) -> T {
-    // SAFETY: the caller promised NULL or a live error.
-    unsafe { error.as_ref() }.map_or(if_null, at)
-}
-
 export! {
     /// Frees an error. NULL is fine.
     pub fn guix_offload_error_free(error: *mut guix_offload_error) {
@@ -113,7 +107,7 @@ export! {
 export! {
     /// Returns the status that the failed call returned; `GUIX_OFFLOAD_OK` if `error` is NULL.
     pub fn guix_offload_error_code(error: *const guix_offload_error) -> i32 {
-        look(error, 0, |error| error.status as i32)
+        handle::look(error, 0, |error| error.status as i32)
     }
 }
 
@@ -121,7 +115,7 @@ export! {
     /// Returns what went wrong, and where: UTF-8, one line. The text lives as long as the error. NULL only if `error`
     /// is.
     pub fn guix_offload_error_message(error: *const guix_offload_error) -> *const c_char {
-        look(error, std::ptr::null(), |error| error.message.as_ptr())
+        handle::look(error, std::ptr::null(), |error| error.message.as_ptr())
     }
 }
 
@@ -129,14 +123,14 @@ export! {
     /// Returns the name of the machine that the error is about, or NULL if there is none. The name lives as long as the
     /// error.
     pub fn guix_offload_error_machine(error: *const guix_offload_error) -> *const c_char {
-        look(error, std::ptr::null(), |error| error.machine.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
+        handle::look(error, std::ptr::null(), |error| error.machine.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
 export! {
     /// Returns what the user can do about the error, or NULL if that is not known. The text lives as long as the error.
     pub fn guix_offload_error_hint(error: *const guix_offload_error) -> *const c_char {
-        look(error, std::ptr::null(), |error| error.hint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
+        handle::look(error, std::ptr::null(), |error| error.hint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
     }
 }
 
@@ -144,7 +138,7 @@ export! {
     /// Returns the exit status of a build hook that fails with this error: 100 if the build itself failed and would
     /// fail again, 101 if the build exceeded a time limit, 1 if it may be tried again. 0 if `error` is NULL.
     pub fn guix_offload_error_exit_status(error: *const guix_offload_error) -> i32 {
-        look(error, 0, |error| i32::from(error.class.exit_status()))
+        handle::look(error, 0, |error| i32::from(error.class.exit_status()))
     }
 }
 
@@ -152,7 +146,7 @@ export! {
     /// Returns the lines with which a build hook reports the error, each with a newline at its end: what is wrong, with
     /// which machine, and what to do about it. The lines live as long as the error. NULL only if `error` is.
     pub fn guix_offload_error_lines(error: *const guix_offload_error) -> *const c_char {
-        look(error, std::ptr::null(), |error| error.lines.as_ptr())
+        handle::look(error, std::ptr::null(), |error| error.lines.as_ptr())
     }
 }
 
@@ -160,6 +154,6 @@ export! {
     /// Returns the lines with which a build hook warns of the error and goes on, as it does for problems of a machine
     /// file. Otherwise as `guix_offload_error_lines`.
     pub fn guix_offload_error_warning_lines(error: *const guix_offload_error) -> *const c_char {
-        look(error, std::ptr::null(), |error| error.warning_lines.as_ptr())
+        handle::look(error, std::ptr::null(), |error| error.warning_lines.as_ptr())
     }
 }

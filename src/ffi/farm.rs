@@ -133,14 +133,9 @@ fn make_report(
     Ok(())
 }
 
-/// Reads a report, if there is one.
-fn look<'a, T>(report: *const guix_offload_report, if_null: T, at: impl FnOnce(&'a guix_offload_report) -> T) -> T {
-    handle::borrow(report, "report").map_or(if_null, at)
-}
-
 /// Returns one machine of a report.
 fn entry<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a Entry> {
-    look(report, None, |report| report.machines.get(index))
+    handle::look(report, None, |report| report.machines.get(index))
 }
 
 /// Returns what the machine says of itself.
@@ -156,7 +151,7 @@ export! {
     /// Returns the report for people: what `guix offload test` writes to standard error, or `guix offload status` to
     /// standard output. Each line ends with a newline. NULL only if `report` is.
     pub fn guix_offload_report_text(report: *const guix_offload_report) -> *const c_char {
-        look(report, std::ptr::null(), |report| report.text.as_ptr())
+        handle::look(report, std::ptr::null(), |report| report.text.as_ptr())
     }
 }
 
@@ -164,21 +159,21 @@ export! {
     /// Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
     /// machine, and whose member "keeper" is an object, or null if no keeper runs.
     pub fn guix_offload_report_json(report: *const guix_offload_report) -> *const c_char {
-        look(report, std::ptr::null(), |report| report.json.as_ptr())
+        handle::look(report, std::ptr::null(), |report| report.json.as_ptr())
     }
 }
 
 export! {
     /// Returns the number of machines.
     pub fn guix_offload_report_count(report: *const guix_offload_report) -> usize {
-        look(report, 0, |report| report.machines.len())
+        handle::look(report, 0, |report| report.machines.len())
     }
 }
 
 export! {
     /// Returns the number of machines that failed.
     pub fn guix_offload_report_failures(report: *const guix_offload_report) -> usize {
-        look(report, 0, |report| report.machines.iter().filter(|entry| entry.error.is_some()).count())
+        handle::look(report, 0, |report| report.machines.iter().filter(|entry| entry.error.is_some()).count())
     }
 }
 

@@ -16,6 +16,11 @@ pub fn borrow<'a, T>(handle: *const T, name: &str) -> Result<&'a T> {
     unsafe { handle.as_ref() }.ok_or_else(|| is_null(name))
 }
 
+/// Returns what `at` finds in the handle, or `if_null` if there is none.
+pub fn look<'a, T: 'a, R>(handle: *const T, if_null: R, at: impl FnOnce(&'a T) -> R) -> R {
+    borrow(handle, "").map_or(if_null, at)
+}
+
 /// As [`borrow`], but mutably.
 pub fn borrow_mut<'a, T>(handle: *mut T, name: &str) -> Result<&'a mut T> {
     // SAFETY: the caller of the ABI promised NULL or a live handle that nobody else uses meanwhile.

@@ -13,7 +13,7 @@ use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::for_c;
-use crate::doors::job::{Job, JobEvent, Reason, Started, Told};
+use crate::doors::job::{Job, JobEvent, Notification, Reason, Started};
 use crate::ground::error::{Error, ErrorKind};
 
 /// A build that is under way, or over. Any number of threads may use it at once. One of them frees it, when no other
@@ -61,8 +61,8 @@ pub struct guix_offload_event {
     lines: CString,
 }
 
-impl From<Told> for guix_offload_event {
-    fn from(Told { event, lines }: Told) -> Self {
+impl From<Notification> for guix_offload_event {
+    fn from(Notification { event, lines }: Notification) -> Self {
         use guix_offload_event_type::*;
         let make = |kind, machine: Option<String>, items, bytes, mut text: Vec<u8>| {
             text.push(0);
@@ -193,11 +193,6 @@ export! {
     }
 }
 
-/// Reads an event, if there is one.
-fn look<'a, T>(event: *const guix_offload_event, if_null: T, at: impl FnOnce(&'a guix_offload_event) -> T) -> T {
-    handle::borrow(event, "event").map_or(if_null, at)
-}
-
 export! {
     /// Frees an event. NULL is fine.
     pub fn guix_offload_event_free(event: *mut guix_offload_event) {
@@ -208,28 +203,28 @@ export! {
 export! {
     /// Returns what happened, a `guix_offload_event_type`; -1 if `event` is NULL.
     pub fn guix_offload_event_kind(event: *const guix_offload_event) -> i32 {
-        look(event, -1, |event| event.kind as i32)
+        handle::look(event, -1, |event| event.kind as i32)
     }
 }
 
 export! {
     /// Returns the name of the machine, or NULL if the event is about none. It lives as long as the event.
     pub fn guix_offload_event_machine(event: *const guix_offload_event) -> *const c_char {
-        look(event, std::ptr::null(), |event| event.machine.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
+        handle::look(event, std::ptr::null(), |event| event.machine.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
     }
 }
 
 export! {
     /// Returns the number of store items; 0 if this kind of event has none, or if `event` is NULL.
     pub fn guix_offload_event_items(event: *const guix_offload_event) -> usize {
-        look(event, 0, |event| event.items)
+        handle::look(event, 0, |event| event.items)
     }
 }
 
 export! {
     /// Returns the number of bytes; 0 if this kind of event has none, or if `event` is NULL.
     pub fn guix_offload_event_bytes(event: *const guix_offload_event) -> u64 {
-        look(event, 0, |event| event.bytes)
+        handle::look(event, 0, |event| event.bytes)
     }
 }
 
@@ -237,7 +232,7 @@ export! {
     /// Returns the text, and unless `length` is NULL sets `*length` to its length: a log may contain any byte. A NUL
     /// byte follows the text and is not counted. The text lives as long as the event. NULL only if `event` is.
     pub fn guix_offload_event_text(event: *const guix_offload_event, length: *mut usize) -> *const c_char {
-        look(event, std::ptr::null(), |event| {
+        handle::look(event, std::ptr::null(), |event| {
             if let Ok(length) = Out::new(length, "length") {
                 length.set(event.text.len() - 1);
             }
@@ -250,7 +245,7 @@ export! {
     /// Returns what the user can do about what happened, or NULL if that is not known. The text lives as long as the
     /// event.
     pub fn guix_offload_event_hint(event: *const guix_offload_event) -> *const c_char {
-        look(event, std::ptr::null(), |event| event.hint.as_ref().map_or(std::ptr::null(), |hint| hint.as_ptr()))
+        handle::look(event, std::ptr::null(), |event| event.hint.as_ref().map_or(std::ptr::null(), |hint| hint.as_ptr()))
     }
 }
 
@@ -259,6 +254,6 @@ export! {
     /// progress and for pieces of the log. The lines of `GUIX_OFFLOAD_EVENT_DONE` say how the job ended. The lines live
     /// as long as the event. NULL only if `event` is.
     pub fn guix_offload_event_lines(event: *const guix_offload_event) -> *const c_char {
-        look(event, std::ptr::null(), |event| event.lines.as_ptr())
+        handle::look(event, std::ptr::null(), |event| event.lines.as_ptr())
     }
 }

@@ -234,11 +234,6 @@ export! {
     }
 }
 
-/// Reads a field, if there is a machine.
-fn look<'a, T>(machine: *const guix_offload_machine, if_null: T, at: impl FnOnce(&'a guix_offload_machine) -> T) -> T {
-    handle::borrow(machine, "machine").map_or(if_null, at)
-}
-
 fn nth(texts: &[CString], index: usize) -> *const c_char {
     texts.get(index).map_or(std::ptr::null(), |text| text.as_ptr())
 }
@@ -247,91 +242,91 @@ export! {
     /// Returns the machine's host name or address. This text and those of the functions below live until the machine is
     /// freed or changed. If `machine` is NULL, texts are NULL and numbers 0.
     pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
     }
 }
 
 export! {
     /// Returns the port of the machine's SSH server.
     pub fn guix_offload_machine_port(machine: *const guix_offload_machine) -> u32 {
-        look(machine, 0, |m| u32::from(m.machine.port))
+        handle::look(machine, 0, |m| u32::from(m.machine.port))
     }
 }
 
 export! {
     /// Returns the account to log in to.
     pub fn guix_offload_machine_user(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.user.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.user.as_ptr())
     }
 }
 
 export! {
     /// Returns the file with the private key.
     pub fn guix_offload_machine_private_key(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.private_key.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.private_key.as_ptr())
     }
 }
 
 export! {
     /// Returns the pinned host key: its type, a space, and the key.
     pub fn guix_offload_machine_host_key(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.host_key.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.host_key.as_ptr())
     }
 }
 
 export! {
     /// Returns the compression methods that may be used, a comma-separated list.
     pub fn guix_offload_machine_compression(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.compression.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.compression.as_ptr())
     }
 }
 
 export! {
     /// Returns the compression level, 0 to 9.
     pub fn guix_offload_machine_compression_level(machine: *const guix_offload_machine) -> u32 {
-        look(machine, 0, |m| u32::from(m.machine.compression_level))
+        handle::look(machine, 0, |m| u32::from(m.machine.compression_level))
     }
 }
 
 export! {
     /// Returns the socket of the machine's daemon.
     pub fn guix_offload_machine_daemon_socket(machine: *const guix_offload_machine) -> *const c_char {
-        look(machine, std::ptr::null(), |m| m.texts.daemon_socket.as_ptr())
+        handle::look(machine, std::ptr::null(), |m| m.texts.daemon_socket.as_ptr())
     }
 }
 
 export! {
     /// Returns how many builds may run on the machine at once.
     pub fn guix_offload_machine_parallel_builds(machine: *const guix_offload_machine) -> u32 {
-        look(machine, 0, |m| m.machine.parallel_builds)
+        handle::look(machine, 0, |m| m.machine.parallel_builds)
     }
 }
 
 export! {
     /// Returns the machine's speed relative to other machines.
     pub fn guix_offload_machine_speed(machine: *const guix_offload_machine) -> f64 {
-        look(machine, 0.0, |m| m.machine.speed)
+        handle::look(machine, 0.0, |m| m.machine.speed)
     }
 }
 
 export! {
     /// Returns the load at which the machine gets no more builds; negative if any load is fine.
     pub fn guix_offload_machine_overload_threshold(machine: *const guix_offload_machine) -> f64 {
-        look(machine, 0.0, |m| m.machine.overload_threshold.unwrap_or(-1.0))
+        handle::look(machine, 0.0, |m| m.machine.overload_threshold.unwrap_or(-1.0))
     }
 }
 
 export! {
     /// Returns the `index`th system type that the machine builds for, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_system(machine: *const guix_offload_machine, index: usize) -> *const c_char {
-        look(machine, std::ptr::null(), |m| nth(&m.texts.systems, index))
+        handle::look(machine, std::ptr::null(), |m| nth(&m.texts.systems, index))
     }
 }
 
 export! {
     /// Returns the `index`th feature that the machine offers, counted from 0; NULL if there are no more.
     pub fn guix_offload_machine_feature(machine: *const guix_offload_machine, index: usize) -> *const c_char {
-        look(machine, std::ptr::null(), |m| nth(&m.texts.features, index))
+        handle::look(machine, std::ptr::null(), |m| nth(&m.texts.features, index))
     }
 }
 

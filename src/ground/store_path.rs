@@ -35,7 +35,7 @@ pub fn base16(bytes: &[u8]) -> String {
 const HASH_LENGTH: usize = 32;
 
 /// Longest base name that guix-daemon's `checkStoreName` and the file system allow.
-const MAX_BASE_NAME: usize = 255;
+pub const MAX_BASE_NAME: usize = 255;
 
 /// The directory that holds all store items. Absolute, without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -60,7 +60,7 @@ impl Remote {
         let prepared = client.set_options_later(options, self.offloads);
         // What goes before the build is to be answered as any question.
         prepared
-            .and_then(|()| client.protect(std::slice::from_ref(derivation)))
+            .and_then(|()| client.add_temp_roots_later(std::slice::from_ref(derivation)))
             .and_then(|()| client.begin_build(derivation))
             .map_err(|e| self.on_this_machine(e))?;
 

@@ -84,13 +84,13 @@ pub trait Connection: Send {
     fn tell_of_stalls(&self, aside: Option<Aside>);
 
     /// Lets the collector there have what builds so far needed or made.
-    fn let_go(&mut self) -> Result<()>;
+    fn drop_temp_roots(&mut self) -> Result<()>;
 
     /// For how long that has been protected, at most.
-    fn protects_for(&self) -> Duration;
+    fn temp_roots_age(&self) -> Duration;
 
     /// Protects `paths` from the collector there for as long as the connection lives. No round trip of its own.
-    fn protect(&mut self, paths: &[StorePath]) -> Result<()>;
+    fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()>;
 
     /// What it needs not be asked about.
     fn held(&mut self) -> &mut Held;
@@ -223,16 +223,16 @@ impl Connection for Remote {
         Remote::tell_of_stalls(self, aside);
     }
 
-    fn let_go(&mut self) -> Result<()> {
-        Remote::let_go(self)
+    fn drop_temp_roots(&mut self) -> Result<()> {
+        Remote::drop_temp_roots(self)
     }
 
-    fn protects_for(&self) -> Duration {
-        Remote::protects_for(self)
+    fn temp_roots_age(&self) -> Duration {
+        Remote::temp_roots_age(self)
     }
 
-    fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
-        Remote::protect(self, paths)
+    fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()> {
+        Remote::add_temp_roots_later(self, paths)
     }
 
     fn held(&mut self) -> &mut Held {

@@ -30,8 +30,8 @@ pub struct DaemonLink {
     pub compresses: bool,
     /// Whether the machine was asked along with the greeting for what shows whether it is trusted: see [`trust::TEXT`].
     pub proves: bool,
-    /// An estimate of one round trip: how long the daemon took to answer its greeting, or less if a later question showed
-    /// that.
+    /// An estimate of one round trip: how long the daemon took to answer its greeting, or a later question if that was
+    /// faster.
     pub round_trip: Duration,
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::{Connecting, Connection, Connector, Held, Line};
-use crate::archive::{self, Acl, Unseen};
+use crate::archive::{self, Acl, NullVisitor};
 use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
@@ -28,8 +28,8 @@ pub enum Step {
     Probe,
     Answer,
     Trust,
-    LetGo,
-    Protect,
+    DropTempRoots,
+    AddTempRoots,
     Missing,
     Expect,
     AddNar,
@@ -45,7 +45,7 @@ impl Step {
     /// Does it wait for an answer?
     pub fn is_round_trip(self) -> bool {
         use Step::*;
-        !matches!(self, Start | LetGo | Protect | Expect | BeginAdding)
+        !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding)
     }
 }
 
@@ -325,17 +325,17 @@ impl Connection for Double {
 
     fn tell_of_stalls(&self, _: Option<Aside>) {}
 
-    fn let_go(&mut self) -> Result<()> {
+    fn drop_temp_roots(&mut self) -> Result<()> {
         self.held.clear();
-        self.step(Step::LetGo)
+        self.step(Step::DropTempRoots)
     }
 
-    fn protects_for(&self) -> Duration {
+    fn temp_roots_age(&self) -> Duration {
         Duration::ZERO
     }
 
-    fn protect(&mut self, _: &[StorePath]) -> Result<()> {
-        self.step(Step::Protect)
+    fn add_temp_roots_later(&mut self, _: &[StorePath]) -> Result<()> {
+        self.step(Step::AddTempRoots)
     }
 
     fn held(&mut self) -> &mut Held {
@@ -406,7 +406,7 @@ impl Connection for Double {
             if u64::from_le_bytes(more) == 0 {
                 break;
             }
-            items.push(archive::read_item(&mut archive, &self.store, &mut Unseen)?.path);
+            items.push(archive::read_item(&mut archive, &self.store, &mut NullVisitor)?.path);
         }
         self.step(Step::Import)?;
         self.receive(items);

@@ -11,8 +11,8 @@ mod connection;
 mod daemon_link;
 #[cfg(test)]
 pub(crate) mod double;
-mod early;
 mod held;
+mod import_reply;
 mod limits;
 mod probe;
 mod relay;
@@ -39,7 +39,7 @@ use crate::machine::suitability::Probe;
 use crate::report::{Aside, lines};
 use crate::ssh::{STEPS, Session, StallListener};
 use daemon_link::DaemonLink;
-use streams::{Explained, Patient};
+use streams::{ErrorExplainer, TimedReader};
 use trust::Proof;
 
 pub use connection::{Connecting, Connection, Connector, Line, Ssh};
@@ -175,9 +175,9 @@ impl Remote {
 
     /// Protects `paths`, valid there or not, from the garbage collector there for as long as the connection to the
     /// daemon lives. They travel with what is asked next; many are sent in several flights.
-    pub fn protect(&mut self, paths: &[StorePath]) -> Result<()> {
+    pub fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()> {
         self.be_patient();
-        self.link.client.protect(paths).map_err(|e| self.on_this_machine(e))
+        self.link.client.add_temp_roots_later(paths).map_err(|e| self.on_this_machine(e))
     }
 
     /// Returns those of `paths` that the machine lacks. One round trip. The first time, the machine shows besides what
@@ -232,7 +232,7 @@ impl Remote {
 
     /// Imports the bundle that `archive` reads.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<()> {
-        let mut archive = Patient::new(archive, &self.link.channel, self.limits);
+        let mut archive = TimedReader::new(archive, &self.link.channel, self.limits);
         self.link.client.import(&mut archive).map_err(|e| self.on_this_machine(e))?;
         self.imported = true;
         Ok(())
@@ -273,7 +273,7 @@ impl Remote {
         self.link.client.export(path).map_err(|e| self.on_this_machine(e))?;
         self.wait_at_most(self.limits.idle);
         let (machine, store) = (&self.machine.name, &self.store);
-        Ok(Explained { inner: Export(&mut self.link.client), machine, store })
+        Ok(ErrorExplainer { inner: Export(&mut self.link.client), machine, store })
     }
 
     /// Calls `aside`, instead of another one, with a line when the machine answers but does not move for half a minute.
@@ -323,7 +323,7 @@ impl Remote {
 
     /// Lets the collector there have what builds so far needed or made: the connection to the daemon, which protected
     /// it, is replaced by a new one. Waits for nothing; a new one that cannot be had fails when it is used.
-    pub fn let_go(&mut self) -> Result<()> {
+    pub fn drop_temp_roots(&mut self) -> Result<()> {
         self.be_patient();
         (self.former, self.linked) = (None, Instant::now());
         self.held.clear();
@@ -338,8 +338,8 @@ impl Remote {
         Ok(())
     }
 
-    /// For how long what was asked for and added has been protected, at most: see [`Remote::let_go`].
-    pub fn protects_for(&self) -> Duration {
+    /// For how long what was asked for and added has been protected, at most: see [`Remote::drop_temp_roots`].
+    pub fn temp_roots_age(&self) -> Duration {
         self.linked.elapsed()
     }
 

@@ -28,7 +28,7 @@ use std::time::Instant;
 use zstd::stream::write::Encoder;
 
 use super::compression::CompressionPolicy;
-use super::early::Early;
+use super::import_reply::ImportReply;
 use crate::daemon::Stream;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::words::{padding, put_number, read_fully};
@@ -71,7 +71,7 @@ pub struct Relay {
     /// How an import begins.
     policy: CompressionPolicy,
     /// Bytes that came during an import.
-    early: Early,
+    import_reply: ImportReply,
 }
 
 impl Relay {
@@ -88,8 +88,11 @@ impl Relay {
     /// Makes the relay, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
     /// `policy` is how imports begin.
     pub fn start(channel: Channel, socket: &str, policy: CompressionPolicy) -> Result<Self> {
-        let mut relay =
-            Relay { channel: BufReader::with_capacity(READ_AHEAD, channel), policy, early: Early::default() };
+        let mut relay = Relay {
+            channel: BufReader::with_capacity(READ_AHEAD, channel),
+            policy,
+            import_reply: ImportReply::default(),
+        };
         relay.introduce(socket).map_err(|error| match relay.complaint() {
             Some(complaint) => error.context(complaint),
             None => error,
@@ -146,7 +149,7 @@ impl Relay {
 
 impl Read for Relay {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.early.read(buffer) {
+        match self.import_reply.read(buffer) {
             0 => self.channel.read(buffer),
             length => Ok(length),
         }
@@ -197,9 +200,9 @@ impl Relay {
         while !self.channel.buffer().is_empty() || self.channel.get_ref().is_readable() {
             let bytes = self.channel.fill_buf()?;
             let length = bytes.len();
-            self.early.push(bytes);
+            self.import_reply.push(bytes);
             self.channel.consume(length);
-            if length == 0 || self.early.is_answered() {
+            if length == 0 || self.import_reply.is_answered() {
                 return Ok(true);
             }
         }

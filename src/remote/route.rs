@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Remote;
 use super::compression::{CompressionPolicy, SlowLinkDetector};
 use super::daemon_link::DaemonLink;
-use super::streams::Patient;
+use super::streams::TimedReader;
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 
@@ -126,8 +126,8 @@ impl Remote {
         let Remote { machine, store, session, socket, link, slow_link, limits, .. } = self;
         let mut level = machine.compression_level_if_allowed().filter(|_| !link.relayed);
         let (mut watch, mut replacement) = (SlowLinkDetector::default(), None);
-        let mut watched = Watched {
-            inner: Patient::new(nar, &link.channel, *limits),
+        let mut watched = StoppableReader {
+            inner: TimedReader::new(nar, &link.channel, *limits),
             go_on: |bytes| {
                 if let Some((rate, level)) =
                     watch.note(bytes, Instant::now()).and_then(|rate| Some((rate, level.take()?)))
@@ -154,12 +154,12 @@ impl Remote {
 }
 
 /// A stream that breaks off once `go_on`, which is told how much was read, says so.
-struct Watched<R: Read, F: FnMut(usize) -> bool> {
+struct StoppableReader<R: Read, F: FnMut(usize) -> bool> {
     inner: R,
     go_on: F,
 }
 
-impl<R: Read, F: FnMut(usize) -> bool> Read for Watched<R, F> {
+impl<R: Read, F: FnMut(usize) -> bool> Read for StoppableReader<R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         if (self.go_on)(length) { Ok(length) } else { Err(io::ErrorKind::ConnectionAborted.into()) }

@@ -9,13 +9,13 @@ use crate::ground::store_path::StoreDir;
 use crate::ssh::Channel;
 
 /// A stream of a machine, the errors of which say what is wrong with its store.
-pub struct Explained<'a, R: Read> {
+pub struct ErrorExplainer<'a, R: Read> {
     pub inner: R,
     pub machine: &'a str,
     pub store: &'a StoreDir,
 }
 
-impl<R: Read> Read for Explained<'_, R> {
+impl<R: Read> Read for ErrorExplainer<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buffer).map_err(|error| match error.downcast::<Error>() {
             Ok(error) => blame::explain(error, self.machine, self.store).into(),
@@ -26,23 +26,23 @@ impl<R: Read> Read for Explained<'_, R> {
 
 /// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once
 /// all of them are on their way, more.
-pub struct Patient<R: Read> {
+pub struct TimedReader<R: Read> {
     inner: R,
     channel: Channel,
     limits: Limits,
     bytes: u64,
 }
 
-impl<R: Read> Patient<R> {
+impl<R: Read> TimedReader<R> {
     /// Gives the machine this much time from now on.
     pub fn new(inner: R, channel: &Channel, limits: Limits) -> Self {
         channel.set_deadline(None);
         channel.set_stall_limit(Some(limits.idle));
-        Patient { inner, channel: channel.clone(), limits, bytes: 0 }
+        TimedReader { inner, channel: channel.clone(), limits, bytes: 0 }
     }
 }
 
-impl<R: Read> Read for Patient<R> {
+impl<R: Read> Read for TimedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.bytes += length as u64;

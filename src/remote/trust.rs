@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Remote;
-use crate::archive::{self, Acl, ExportedItem, Unseen};
+use crate::archive::{self, Acl, ExportedItem, NullVisitor};
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::store;
@@ -66,7 +66,7 @@ impl Remote {
 
     fn read_proof(&self, bytes: &[u8]) -> Result<Proof> {
         let mut left = bytes;
-        let item = archive::read_item(&mut left, &self.store, &mut Unseen)?;
+        let item = archive::read_item(&mut left, &self.store, &mut NullVisitor)?;
         let (path, _) = store::text_item(&self.store, TEXT.0, TEXT.1)?;
         match (left.is_empty(), item.path == path) {
             (true, true) => Ok(Proof(item)),

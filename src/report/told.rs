@@ -14,6 +14,7 @@ use rustix::fs::OFlags;
 use crate::ground::error::Error;
 use crate::ground::gcrypt;
 use crate::ground::state_dir::StateDir;
+use crate::ground::store_path::base16;
 
 /// How long a warning about the machine file is not shown again, in seconds.
 const SILENCE: u64 = 24 * 60 * 60;
@@ -26,7 +27,7 @@ const MAX_SIZE: u64 = 128 << 10;
 /// is the directory of the offloading state (`STATE/offload`).
 pub fn is_due(state: &Path, warning: &Error) -> bool {
     let Ok(hash) = gcrypt::sha256(warning.to_string().as_bytes()) else { return true };
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = base16(&hash);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let directory = StateDir::named(state, ".told");
     let mut lines = read(&directory).unwrap_or_default();

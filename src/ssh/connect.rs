@@ -14,7 +14,7 @@ use super::agreement;
 use super::key_file;
 use super::raw_channel::Stop;
 use super::raw_session::RawSession;
-use super::session::SessionLink;
+use super::session::SharedSession;
 use super::socket_buffer::SocketBuffer;
 use super::tcp::{self, Connected};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)
 
 /// Time limits of connecting.
 #[derive(Clone, Copy)]
-pub struct Patience {
+pub struct ConnectLimits {
     /// For opening a TCP connection, and then for each time that nothing comes.
     pub step: Duration,
     /// For everything together.
@@ -40,12 +40,12 @@ pub struct Patience {
 }
 
 /// A session and the buffer of its socket. Dropping it closes the socket at once.
-pub struct Connection {
+pub struct LoggedIn {
     pub session: RawSession,
     pub wire: Arc<SocketBuffer>,
 }
 
-impl Drop for Connection {
+impl Drop for LoggedIn {
     fn drop(&mut self) {
         // Freeing the session closes its channels, which must not wait for the other side.
         self.wire.cut();
@@ -53,7 +53,7 @@ impl Drop for Connection {
 }
 
 /// Connects and logs in to the machine of `link`.
-pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
+pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn> {
     // A private key that cannot be used is reported even when the machine is unreachable.
     let private_key = key_file::read(&link.machine.private_key)?;
     let begun = Instant::now();
@@ -92,17 +92,17 @@ pub fn connect(link: &SessionLink, patience: Patience) -> Result<Connection> {
 }
 
 /// Opens a TCP connection to the machine of `link`, and sends nothing yet.
-fn start(link: &SessionLink, patience: Patience) -> Result<Connection> {
+fn start(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn> {
     let until = patience.until.min(Instant::now() + patience.step);
     let Connected { socket, address, is_first } = tcp::open(link, until)?;
     link.set_address((!is_first).then_some(address));
     let wire = SocketBuffer::new(socket);
     let session = RawSession::new(&wire).map_err(|error| failed(link, "starting an SSH session", &error))?;
-    Ok(Connection { session, wire })
+    Ok(LoggedIn { session, wire })
 }
 
 /// Returns the error for a server that closes the connection before it says that it speaks SSH.
-fn turned_away(link: &SessionLink, error: Error, words: &str) -> Error {
+fn turned_away(link: &SharedSession, error: Error, words: &str) -> Error {
     let name = &link.machine.name;
     let error = if words.is_empty() {
         error
@@ -121,7 +121,7 @@ fn random() -> f64 {
 }
 
 /// Fails if the session was aborted, or if nobody holds it any more. A session that is to end in good order goes on.
-pub fn check_wanted(link: &SessionLink) -> Result<()> {
+pub fn check_wanted(link: &SharedSession) -> Result<()> {
     link.wake.clear();
     match link.failure() {
         _ if link.is_leaving() => Ok(()),
@@ -132,13 +132,13 @@ pub fn check_wanted(link: &SessionLink) -> Result<()> {
 }
 
 /// Returns the error for a server that has filled `held` bytes of memory with data that nobody asked for.
-pub fn overfilled(link: &SessionLink, held: usize) -> Error {
+pub fn overfilled(link: &SharedSession, held: usize) -> Error {
     let message = format!("'{}' sends what nobody asked for: {} MiB of it", link.machine.name, held >> 20);
     link.error(ErrorKind::Protocol, message).hint("its SSH server is broken, or wants to do harm")
 }
 
 /// Returns the error for a call that libssh2 refused.
-fn failed(link: &SessionLink, what: &str, error: &ssh2::Error) -> Error {
+fn failed(link: &SharedSession, what: &str, error: &ssh2::Error) -> Error {
     let kind = match error.code() {
         ErrorCode::Session(codes::LIBSSH2_ERROR_SOCKET_DISCONNECT) => ErrorKind::Unavailable,
         _ => ErrorKind::Protocol,
@@ -148,9 +148,9 @@ fn failed(link: &SessionLink, what: &str, error: &ssh2::Error) -> Error {
 
 /// A session that is not ready yet.
 struct Connecting<'a> {
-    link: &'a SessionLink,
-    patience: Patience,
-    connection: Connection,
+    link: &'a SharedSession,
+    patience: ConnectLimits,
+    connection: LoggedIn,
     /// Deadline by which the server must have said that it speaks SSH, whatever it says before; `None` once it has.
     greeting_until: Option<Instant>,
 }
@@ -237,7 +237,7 @@ impl Connecting<'_> {
         mut step: impl FnMut(&RawSession) -> Result<T, ssh2::Error>,
     ) -> Result<Result<T, ssh2::Error>> {
         let name = &self.link.machine.name;
-        let Connection { session, wire } = &mut self.connection;
+        let LoggedIn { session, wire } = &mut self.connection;
         loop {
             check_wanted(self.link)?;
             let mut moved = wire.receive();

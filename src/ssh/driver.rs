@@ -14,9 +14,9 @@ use libssh2_sys as codes;
 use ssh2::ErrorCode;
 
 use super::channel::{ChannelEnd, RECEIVE_WINDOW, WINDOW_STEP};
-use super::connect::{self, Connection, Patience, connect, overfilled};
-use super::raw_channel::{RawChannel, Stop, Stream};
-use super::session::{Purpose, Request, SessionLink};
+use super::connect::{self, ConnectLimits, LoggedIn, connect, overfilled};
+use super::raw_channel::{OutputStream, RawChannel, Stop};
+use super::session::{ChannelRequest, Purpose, SharedSession};
 use super::socket_buffer::SocketBuffer;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
@@ -47,7 +47,7 @@ impl Keepalive {
 }
 
 /// Connects, and serves the session of `link` until it fails or is no longer held.
-pub fn run(link: &SessionLink, patience: Patience, keepalive: Keepalive) {
+pub fn run(link: &SharedSession, patience: ConnectLimits, keepalive: Keepalive) {
     let served = catch_unwind(AssertUnwindSafe(|| {
         failpoint::hit("session");
         let connection = connect(link, patience)?;
@@ -63,8 +63,8 @@ pub fn run(link: &SessionLink, patience: Patience, keepalive: Keepalive) {
 }
 
 struct Driver<'a> {
-    link: &'a SessionLink,
-    connection: Connection,
+    link: &'a SharedSession,
+    connection: LoggedIn,
     keepalive: Keepalive,
     /// The channel that is being opened: libssh2 opens one at a time.
     opening: Option<Opening>,
@@ -77,7 +77,7 @@ struct Driver<'a> {
 }
 
 enum Opening {
-    Requested(Request),
+    Requested(ChannelRequest),
     /// A channel that is closed as soon as it is open. Unlike a keepalive request, it makes libssh2 take in what comes
     /// even if there is no other channel, and it leaves nothing behind in libssh2's queue.
     Probe,
@@ -87,7 +87,7 @@ enum Opening {
 type Moved = bool;
 
 impl<'a> Driver<'a> {
-    fn new(link: &'a SessionLink, connection: Connection, keepalive: Keepalive) -> Self {
+    fn new(link: &'a SharedSession, connection: LoggedIn, keepalive: Keepalive) -> Self {
         Driver {
             link,
             connection,
@@ -161,7 +161,7 @@ impl<'a> Driver<'a> {
         }
         let (kind, message) = match &self.opening {
             None => return Ok(false),
-            Some(Opening::Requested(Request { purpose: Purpose::Socket(message), .. })) => {
+            Some(Opening::Requested(ChannelRequest { purpose: Purpose::Socket(message), .. })) => {
                 ("direct-streamlocal@openssh.com", message.as_slice())
             }
             Some(_) => ("session", [].as_slice()),
@@ -267,7 +267,7 @@ struct OpenChannel {
 }
 
 impl OpenChannel {
-    fn new(raw: RawChannel, Request { end, purpose }: Request) -> Self {
+    fn new(raw: RawChannel, ChannelRequest { end, purpose }: ChannelRequest) -> Self {
         let command = match purpose {
             Purpose::Socket(_) => {
                 end.set_open();
@@ -321,12 +321,12 @@ impl OpenChannel {
 
     fn receive(&mut self, scratch: &mut [u8]) -> Result<Moved, Stop> {
         let mut moved = false;
-        while let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Data, scratch))? {
+        while let Some(count @ 1..) = unless_blocked(self.raw.read(OutputStream::Data, scratch))? {
             self.end.deliver(&scratch[..count]);
             moved = true;
         }
         while self.is_exec {
-            let Some(count @ 1..) = unless_blocked(self.raw.read(Stream::Stderr, scratch))? else { break };
+            let Some(count @ 1..) = unless_blocked(self.raw.read(OutputStream::Stderr, scratch))? else { break };
             self.end.deliver_stderr(&scratch[..count]);
             moved = true;
         }

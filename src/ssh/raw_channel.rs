@@ -33,7 +33,7 @@ pub enum Stop {
 
 /// One of the two streams that a remote command writes.
 #[derive(Clone, Copy)]
-pub enum Stream {
+pub enum OutputStream {
     Data = 0,
     /// `SSH_EXTENDED_DATA_STDERR` of RFC 4254, section 5.2.
     Stderr = 1,
@@ -94,7 +94,7 @@ impl RawChannel {
 
     /// Reads from a stream. 0 can mean that the stream has ended: see [`RawChannel::at_end`]. An empty `buffer` only
     /// lets libssh2 process what has come.
-    pub fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> Result<usize, Stop> {
+    pub fn read(&mut self, stream: OutputStream, buffer: &mut [u8]) -> Result<usize, Stop> {
         let length = buffer.len().min(self.window());
         // SAFETY: `call` passes the live channel; `buffer` is valid for writes of `length` bytes.
         self.call(|raw| unsafe {

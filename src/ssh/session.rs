@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::channel::{Channel, ChannelEnd, StallListener, Stalls};
-use super::connect::{Patience, check_wanted};
+use super::connect::{ConnectLimits, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::encode_string;
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -35,11 +35,11 @@ pub struct Session {
 
 /// Exists once for all clones of a [`Session`].
 struct Handle {
-    link: Arc<SessionLink>,
+    link: Arc<SharedSession>,
 }
 
 /// The state that the handles of one session share with its driver.
-pub(super) struct SessionLink {
+pub(super) struct SharedSession {
     pub(super) machine: BuildMachine,
     pub(super) wake: Arc<EventFd>,
     /// The address that answered last time.
@@ -60,13 +60,13 @@ struct State {
     /// No handle is left.
     dropped: bool,
     /// Channels still to be opened, in order.
-    requests: VecDeque<Request>,
+    requests: VecDeque<ChannelRequest>,
     /// All channels that somebody may wait on.
     channels: Vec<Weak<ChannelEnd>>,
 }
 
 /// A channel to be opened.
-pub(super) struct Request {
+pub(super) struct ChannelRequest {
     pub(super) end: Arc<ChannelEnd>,
     pub(super) purpose: Purpose,
 }
@@ -100,8 +100,8 @@ impl Session {
         keepalive: Keepalive,
     ) -> Result<Self> {
         super::prepare();
-        let link = Arc::new(SessionLink::new(machine, remembered)?);
-        let patience = Patience { step, until: after(step.saturating_mul(STEPS)) };
+        let link = Arc::new(SharedSession::new(machine, remembered)?);
+        let patience = ConnectLimits { step, until: after(step.saturating_mul(STEPS)) };
         let session = Session { handle: Arc::new(Handle { link: Arc::clone(&link) }) };
         let _ = thread::spawn("guix-offload-ssh", move || driver::run(&link, patience, keepalive))?;
         Ok(session)
@@ -188,14 +188,14 @@ impl Session {
         state.channels.push(Arc::downgrade(&end));
         match &state.failure {
             Some(failure) => end.fail(failure),
-            None => state.requests.push_back(Request { end, purpose }),
+            None => state.requests.push_back(ChannelRequest { end, purpose }),
         }
         drop(state);
         link.wake.raise();
         channel
     }
 
-    fn link(&self) -> &SessionLink {
+    fn link(&self) -> &SharedSession {
         &self.handle.link
     }
 }
@@ -214,9 +214,9 @@ impl Drop for Handle {
 }
 
 /// The driver's side.
-impl SessionLink {
+impl SharedSession {
     pub(super) fn new(machine: &BuildMachine, remembered: Option<IpAddr>) -> Result<Self> {
-        Ok(SessionLink {
+        Ok(SharedSession {
             machine: machine.clone(),
             wake: Arc::new(EventFd::new()?),
             remembered,
@@ -260,7 +260,7 @@ impl SessionLink {
     }
 
     /// Returns the next channel to open, and discards requests whose channel nobody holds any more.
-    pub(super) fn next_request(&self) -> Option<Request> {
+    pub(super) fn next_request(&self) -> Option<ChannelRequest> {
         let requests = &mut self.state.lock().requests;
         std::iter::from_fn(|| requests.pop_front()).find(|request| !request.end.is_dropped())
     }

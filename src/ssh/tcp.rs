@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
 use super::connect::check_wanted;
-use super::session::SessionLink;
+use super::session::SharedSession;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result, in_words};
 
 /// How long an address may take to answer before the next one is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(250);
 
 /// A connected socket, and the address at its other end.
 pub struct Connected {
@@ -28,11 +28,11 @@ pub struct Connected {
 }
 
 /// Connects to the machine of `link`, before `deadline`. Tries the remembered address first, if it is still valid.
-pub fn open(link: &SessionLink, deadline: Instant) -> Result<Connected> {
+pub fn open(link: &SharedSession, deadline: Instant) -> Result<Connected> {
     race(link, look_up(&link.machine.name, link.machine.port)?, deadline)
 }
 
-fn race(link: &SessionLink, mut addresses: Vec<SocketAddr>, deadline: Instant) -> Result<Connected> {
+fn race(link: &SharedSession, mut addresses: Vec<SocketAddr>, deadline: Instant) -> Result<Connected> {
     let first = addresses.first().map(SocketAddr::ip);
     addresses.sort_by_key(|address| Some(address.ip()) != link.remembered);
     let mut queue = addresses.into_iter();
@@ -49,7 +49,7 @@ fn race(link: &SessionLink, mut addresses: Vec<SocketAddr>, deadline: Instant) -
             match start(link, address)? {
                 Ok(socket) => {
                     trials.push((socket, address));
-                    next_start = now + HEAD_START;
+                    next_start = now + NEXT_ADDRESS_DELAY;
                 }
                 Err(error) => failure = error,
             }
@@ -95,7 +95,7 @@ fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>> {
 }
 
 /// Starts to connect. `Err` ends all attempts; `Ok(Err(_))` means that only this address has failed.
-fn start(link: &SessionLink, address: SocketAddr) -> Result<Result<OwnedFd, Errno>> {
+fn start(link: &SharedSession, address: SocketAddr) -> Result<Result<OwnedFd, Errno>> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = match socket_with(family, SocketType::STREAM, flags, None) {
@@ -115,7 +115,7 @@ fn state(socket: std::os::fd::BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()))
 }
 
-fn unreachable(link: &SessionLink, failure: Errno) -> Error {
+fn unreachable(link: &SharedSession, failure: Errno) -> Error {
     let (name, port) = (&link.machine.name, link.machine.port);
     let why = match failure {
         Errno::TIMEDOUT => "no answer in time".to_string(),
@@ -146,9 +146,9 @@ mod tests {
         (address, socket, fillers)
     }
 
-    fn link(remembered: Option<IpAddr>) -> SessionLink {
+    fn link(remembered: Option<IpAddr>) -> SharedSession {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
-        SessionLink::new(&machine_at(22, key, "/nowhere".into()), remembered).unwrap()
+        SharedSession::new(&machine_at(22, key, "/nowhere".into()), remembered).unwrap()
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         let listener = TcpListener::bind(answers).unwrap();
         let begun = Instant::now();
         let connected = race(&link(None), vec![swallows, answers], begun + LONG).unwrap();
-        assert!((HEAD_START..LONG / 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!((NEXT_ADDRESS_DELAY..LONG / 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert_eq!((connected.address, connected.is_first), (answers.ip(), false));
         // The address is remembered from the last time, and is tried first.
         let begun = Instant::now();
@@ -176,7 +176,7 @@ mod tests {
         let error = race(&link(None), vec![refuses], begun + LONG).err().unwrap();
         assert!(error.to_string().contains("Connection refused"), "{error}");
         let (swallows, _socket, _fillers) = swallowing();
-        let error = race(&link(None), vec![swallows], Instant::now() + HEAD_START).err().unwrap();
+        let error = race(&link(None), vec![swallows], Instant::now() + NEXT_ADDRESS_DELAY).err().unwrap();
         assert!(error.to_string().contains("no answer in time"), "{error}");
     }
 

@@ -30,7 +30,7 @@ use crate::ground::store_path::{StoreDir, StorePath, base16};
 const SCHEMA: &str = "7";
 
 /// Longest wait for a locked database: as long as guix-daemon waits.
-const PATIENCE: Duration = Duration::from_secs(60 * 60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// How long SQLite itself waits for a locked database before each check for cancellation.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
@@ -318,7 +318,7 @@ fn patiently<T>(
     let begun = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_locked(&error) && begun.elapsed() < PATIENCE => cancel.check()?,
+            Err(error) if is_locked(&error) && begun.elapsed() < LOCK_TIMEOUT => cancel.check()?,
             result => return result.map_err(|error| failed(doing, error, file)),
         }
     }
@@ -341,7 +341,7 @@ fn failed(doing: &str, error: rusqlite::Error, file: &Path) -> Error {
         _ if exhausted => error,
         _ if locked => error.hint(format!(
             "another process has kept the database locked for {} minutes: find it with 'fuser {}'",
-            PATIENCE.as_secs() / 60,
+            LOCK_TIMEOUT.as_secs() / 60,
             file.display()
         )),
         Some(CannotOpen | PermissionDenied | ReadOnly) => error.hint(writable(file)),

@@ -77,7 +77,7 @@ fn what_a_machine_has_is_asked_for_in_one_round_trip_and_not_sent() {
     host.world.doubles.give("m", &items);
     let sent = send(&host, &items);
     assert!(sent.result.unwrap().is_empty() && sent.notes.sending.is_empty() && sent.batches.is_empty());
-    assert_eq!(sent.steps, [Step::Protect, Step::Protect, Step::Missing]);
+    assert_eq!(sent.steps, [Step::AddTempRoots, Step::AddTempRoots, Step::Missing]);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn what_a_collector_takes_of_a_large_closure_the_build_shows_and_it_is_sent_agai
         (Arc::clone(&host.world.doubles), items[3].clone(), Arc::new(parking_lot::Mutex::new(true)));
     host.world.doubles.act(move |_, step, _| match step {
         // It is protected too late.
-        Step::Protect if std::mem::take(&mut *eats.lock()) => {
+        Step::AddTempRoots if std::mem::take(&mut *eats.lock()) => {
             doubles.take("m", &eaten);
             Ok(())
         }
@@ -139,7 +139,7 @@ fn what_an_earlier_build_saw_over_the_connection_is_not_asked_about_again() {
     assert_eq!(build(&[&source]), 1, "another new item may be there");
     let pool = &host.world.engine.common.resources.pool;
     let (mut idle, _) = pool.take(|_| true).expect("an idle connection");
-    idle.let_go().unwrap();
+    idle.drop_temp_roots().unwrap();
     pool.put(idle);
     assert_eq!(build(&[]), 1, "the connection to the daemon is another one");
 }
@@ -165,7 +165,7 @@ fn what_a_machine_has_lost_all_the_same_is_asked_for_and_sent_again() {
     build();
     assert!(host.world.doubles.has("m", &item));
     let steps: Vec<_> =
-        host.world.doubles.take_steps(|step| step != Step::Protect).into_iter().map(|(_, s)| s).collect();
+        host.world.doubles.take_steps(|step| step != Step::AddTempRoots).into_iter().map(|(_, s)| s).collect();
     use Step::*;
     let expected = [Probe, Trust, Build, Missing, Missing, Expect, BeginAdding, FinishAdding, Build, Info, Export];
     assert_eq!(steps, expected, "over the same connection");
@@ -228,7 +228,8 @@ fn a_link_that_shows_to_be_slow_has_the_rest_imported_and_is_remembered() {
     let sent = send(&host, &items);
     // All is asked for again, since the temporary roots ended with the previous connection.
     use Step::*;
-    let expected = [Protect, Protect, Missing, AddNar, Protect, Protect, Missing, AddNar, AddNar, Expect];
+    let expected =
+        [AddTempRoots, AddTempRoots, Missing, AddNar, AddTempRoots, AddTempRoots, Missing, AddNar, AddNar, Expect];
     assert_eq!(sent.steps, expected);
     assert_eq!(sent.lease.remote.slow_link(), Some(1e6));
     assert_eq!(sent.result.unwrap().len(), 2);

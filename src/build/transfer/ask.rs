@@ -23,9 +23,9 @@ use crate::store::ValidPath;
 const TRIES: usize = 5;
 
 /// Most items that are sent in a moment.
-const FEW: usize = 16;
+const FEW_ITEMS: usize = 16;
 /// Most bytes that are sent in a moment, as nars.
-const LITTLE: u64 = 2 << 20;
+const FEW_BYTES: u64 = 2 << 20;
 
 /// Returns those of `items`, a closure, that `remote` lacks, or is better sent than asked about. What it has, and
 /// `outputs`, which may come to be, is protected there until the connection to its daemon ends.
@@ -47,14 +47,14 @@ pub fn missing(
     let items: Vec<_> = items.iter().filter(|item| !remote.held().contains(item)).cloned().collect();
     let items = items.as_slice();
     // A new derivation is not there, as a rule, and to add one that is does no harm.
-    if items.len() < count.min(FEW) && items.iter().all(StorePath::is_derivation) {
-        remote.protect(outputs)?;
-        remote.protect(items)?;
+    if items.len() < count.min(FEW_ITEMS) && items.iter().all(StorePath::is_derivation) {
+        remote.add_temp_roots_later(outputs)?;
+        remote.add_temp_roots_later(items)?;
         return infos(items);
     }
     if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
-        remote.protect(outputs)?;
-        remote.protect(items)?;
+        remote.add_temp_roots_later(outputs)?;
+        remote.add_temp_roots_later(items)?;
         return infos(&remote.missing(items)?);
     }
     for _ in 0..TRIES {
@@ -63,10 +63,11 @@ pub fn missing(
         let absent: HashSet<_> = lacking.iter().collect();
         let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
         // What is sent within a moment comes with its references, or is refused.
-        let soon = !warily && missing.len() <= FEW && missing.iter().map(|item| item.nar_size).sum::<u64>() <= LITTLE;
+        let soon =
+            !warily && missing.len() <= FEW_ITEMS && missing.iter().map(|item| item.nar_size).sum::<u64>() <= FEW_BYTES;
         let heads = local.heads(&present, if soon { &missing } else { &[] })?;
-        remote.protect(outputs)?;
-        remote.protect(&heads)?;
+        remote.add_temp_roots_later(outputs)?;
+        remote.add_temp_roots_later(&heads)?;
         if soon || remote.missing(&heads)?.is_empty() {
             return Ok(missing);
         }

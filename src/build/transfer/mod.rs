@@ -2,10 +2,10 @@
 //! Moving store items: to a machine before a build, from it afterwards.
 
 mod ask;
+mod import_check;
 mod retrieve;
-mod seldom;
 mod send;
-mod welcome;
+mod throttle;
 
 use std::io::{self, Read};
 
@@ -16,13 +16,13 @@ pub use retrieve::retrieve_files;
 pub use send::{have_gone, import_files, send_files};
 
 /// A reader that reports how many bytes were read, from it and from those before it.
-struct Counted<'a, R: Read> {
+struct CountingReader<'a, R: Read> {
     inner: R,
     bytes: &'a mut u64,
     observer: &'a mut dyn Observer,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for CountingReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         *self.bytes += length as u64;

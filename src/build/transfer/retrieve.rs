@@ -3,8 +3,8 @@
 
 use std::io::{self, Read};
 
-use super::Counted;
-use super::seldom::Seldom;
+use super::CountingReader;
+use super::throttle::ThrottledObserver;
 use crate::build::local_guix::LocalGuix;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
@@ -20,7 +20,7 @@ const MAX_BESIDE_NAR: u64 = 8 << 20;
 const LARGEST: u64 = 64;
 
 /// Interval, in bytes received, at which the free space in the store is checked.
-const LOOK: u64 = 64 << 20;
+const SPACE_CHECK_STEP: u64 = 64 << 20;
 
 /// Free space that must be left in the store's file system while outputs come, in bytes.
 const RESERVE: u64 = 64 << 20;
@@ -54,13 +54,13 @@ pub fn retrieve_files(
     let bytes = sizes.iter().fold(0, |sum: u64, size| sum.saturating_add(*size));
     observer.event(&Event::Retrieving { machine: &machine, items: outputs.len(), bytes });
     let mut staging = Staging::new(&directories, &mut |path| local.add_temp_root(path))?;
-    let observer = &mut Seldom::new(observer);
+    let observer = &mut ThrottledObserver::new(observer);
     let mut received = 0;
     for (output, size) in outputs.iter().zip(sizes) {
         let archive = remote.export(output).context(|| format!("retrieving '{output}'"))?;
-        let mut archive = Counted { inner: archive, bytes: &mut received, observer };
-        let mut archive = Roomy { inner: &mut archive, store, unseen: 0 };
-        let mut archive = Announced { inner: &mut archive, size, left: size.saturating_add(MAX_BESIDE_NAR) };
+        let mut archive = CountingReader { inner: archive, bytes: &mut received, observer };
+        let mut archive = SpaceChecker { inner: &mut archive, store, unseen: 0 };
+        let mut archive = LimitedReader { inner: &mut archive, size, left: size.saturating_add(MAX_BESIDE_NAR) };
         staging
             .receive(&mut archive, &acl, output, Some(derivation))
             .map_err(blame)
@@ -97,18 +97,18 @@ fn require_likely(size: u64, store: &str) -> Result<()> {
 }
 
 /// A reader that fails before its data could fill the disk, on which others depend.
-struct Roomy<'a, R: Read> {
+struct SpaceChecker<'a, R: Read> {
     inner: R,
     store: &'a str,
     /// Bytes that came since the free space was last checked.
     unseen: u64,
 }
 
-impl<R: Read> Read for Roomy<'_, R> {
+impl<R: Read> Read for SpaceChecker<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.unseen += length as u64;
-        if self.unseen >= LOOK {
+        if self.unseen >= SPACE_CHECK_STEP {
             self.unseen = 0;
             let store = self.store;
             let free =
@@ -125,13 +125,13 @@ impl<R: Read> Read for Roomy<'_, R> {
 }
 
 /// A reader that fails once more bytes come than were announced, so that nobody can fill the disk.
-struct Announced<R: Read> {
+struct LimitedReader<R: Read> {
     inner: R,
     size: u64,
     left: u64,
 }
 
-impl<R: Read> Read for Announced<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(length as u64).ok_or_else(|| {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Sending the inputs of a build to a machine that lacks them.
 //!
-//! Items whose names follow from their contents, derivations above all, are made again there by the daemon, without a
+//! Items whose names follow from their contents, derivations above all, are added by the daemon there, without a
 //! signature or its verification: small ones in batches, large sources one by one if the machine has the memory. All
 //! others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
-use super::Counted;
+use super::CountingReader;
 use super::ask::{self, collected};
-use super::seldom::Seldom;
-use super::welcome::{self, explain_refused};
+use super::import_check::{self, explain_refused};
+use super::throttle::ThrottledObserver;
 use crate::archive::bundle;
 use crate::build::local_guix::LocalGuix;
 use crate::daemon::Contents;
@@ -23,13 +23,13 @@ use crate::report::{Event, Observer};
 use crate::store::{self, Export, ValidPath};
 
 /// Largest item of a batch, as a nar, in bytes.
-const SMALL: u64 = 512 << 10;
+const SMALL_ITEM: u64 = 512 << 10;
 
 /// Size of a batch, as nars, in bytes. At most two batches are in memory at once.
 const BATCH: u64 = 512 << 10;
 
 /// Least size, as nars, in bytes, of what is only sent after a check that the machine accepts this host's signatures.
-const MUCH: u64 = 8 << 20;
+const IMPORT_CHECK_SIZE: u64 = 8 << 20;
 
 /// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
 /// sent, in the order sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
@@ -53,7 +53,7 @@ pub fn send_files(
         if order.is_empty() {
             return Ok(sent);
         }
-        let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
+        let mut sending = Sending { local, remote, observer: &mut ThrottledObserver::new(observer), sent: 0 };
         match sending.send(&order, &mut sent) {
             Ok(true) => return Ok(sent),
             Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,
@@ -90,8 +90,8 @@ pub fn import_files(
     let order = announce(missing, remote, observer);
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
-    let mut sending = Sending { local, remote, observer: &mut Seldom::new(observer), sent: 0 };
-    sending.expect(&order);
+    let mut sending = Sending { local, remote, observer: &mut ThrottledObserver::new(observer), sent: 0 };
+    sending.prepare_to_receive(&order);
     sending.import(&order).context(|| format!("sending files to '{machine}'"))
 }
 
@@ -142,9 +142,9 @@ struct Sending<'a> {
 }
 
 /// The items that the daemon there has added, those that remain, and whether all were tried.
-struct Made<'i> {
-    made: Vec<&'i ValidPath>,
-    rest: Vec<&'i ValidPath>,
+struct Added<'i> {
+    added: Vec<&'i ValidPath>,
+    remaining: Vec<&'i ValidPath>,
     all: bool,
 }
 
@@ -156,72 +156,72 @@ impl Sending<'_> {
     /// Returns `false` if a new connection to the daemon there has replaced the one that held the temporary roots: then
     /// the caller must ask again what is missing.
     fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
-        self.require_welcome(items)?;
+        self.check_import_authorized(items)?;
         let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
-        let Made { made, rest, all } = self.add_large_sources(items)?;
-        note(&made);
+        let Added { added, remaining, all } = self.add_large_sources(items)?;
+        note(&added);
         if all {
-            self.expect(&rest);
-            let Made { made, rest, .. } = self.add_small_items(rest)?;
-            note(&made);
-            self.import(&rest)?;
-            note(&rest);
+            self.prepare_to_receive(&remaining);
+            let Added { added, remaining, .. } = self.add_small_items(remaining)?;
+            note(&added);
+            self.import(&remaining)?;
+            note(&remaining);
         }
         Ok(all)
     }
 
     /// If much is to be sent, and some of it signed, checks first that the machine accepts our signatures.
-    fn require_welcome(&mut self, items: &[ValidPath]) -> Result<()> {
-        if items.iter().map(|item| item.nar_size).sum::<u64>() < MUCH {
+    fn check_import_authorized(&mut self, items: &[ValidPath]) -> Result<()> {
+        if items.iter().map(|item| item.nar_size).sum::<u64>() < IMPORT_CHECK_SIZE {
             return Ok(());
         }
         for item in items {
-            let large = item.nar_size > SMALL;
+            let large = item.nar_size > SMALL_ITEM;
             if item.deriver.is_some() || large && !store::is_source(item, &self.local.directories().store)? {
-                return welcome::require_welcome(self.local, self.remote);
+                return import_check::check_import_authorized(self.local, self.remote);
             }
         }
         Ok(())
     }
 
     /// Tells the connection how much is coming.
-    fn expect(&mut self, items: &[&ValidPath]) {
+    fn prepare_to_receive(&mut self, items: &[&ValidPath]) {
         self.remote.prepare_to_receive(items.len(), items.iter().map(|item| item.nar_size).sum());
     }
 
     /// Has the daemon there add the large sources of `items` whole, until the link proves slow.
-    fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Made<'i>> {
-        let (mut made, mut rest) = (Vec::new(), Vec::new());
+    fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Added<'i>> {
+        let (mut added, mut remaining) = (Vec::new(), Vec::new());
         for item in items {
-            let large = item.nar_size > SMALL && self.remote.prefers_whole_items(item.nar_size);
+            let large = item.nar_size > SMALL_ITEM && self.remote.prefers_whole_items(item.nar_size);
             if !large || !store::is_source(item, &self.local.directories().store)? {
-                rest.push(item);
+                remaining.push(item);
                 continue;
             }
             let dump = self.local.dump(item)?;
-            let mut nar = Counted { inner: dump, bytes: &mut self.sent, observer: self.observer };
+            let mut nar = CountingReader { inner: dump, bytes: &mut self.sent, observer: self.observer };
             let Some(name) = self.remote.add_nar(item.path.name(), &mut nar)? else {
-                return Ok(Made { made, rest, all: false });
+                return Ok(Added { added, remaining, all: false });
             };
             self.check(item, &name)?;
-            made.push(item);
+            added.push(item);
         }
-        Ok(Made { made, rest, all: true })
+        Ok(Added { added, remaining, all: true })
     }
 
     /// Has the daemon there add the small ones of `items` whose names follow from their contents, except those that
     /// refer to an item that it does not add.
-    fn add_small_items<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Made<'i>> {
-        let (mut made, mut rest) = (Vec::new(), Vec::new());
+    fn add_small_items<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Added<'i>> {
+        let (mut added, mut remaining) = (Vec::new(), Vec::new());
         let mut others = HashSet::new();
         let (mut batch, mut size, mut before) = (Vec::new(), 0, Batch::default());
         for item in items {
-            let small = (1..=SMALL).contains(&item.nar_size);
+            let small = (1..=SMALL_ITEM).contains(&item.nar_size);
             if small && item.deriver.is_none() && !item.references.iter().any(|reference| others.contains(reference)) {
                 let nar = self.local.nar(item)?;
                 if let Some(contents) = store::contents(item, nar, &self.local.directories().store)? {
                     batch.push((item, contents));
-                    made.push(item);
+                    added.push(item);
                     size += item.nar_size;
                     if size >= BATCH {
                         let next = self.begin(std::mem::take(&mut batch))?;
@@ -232,16 +232,16 @@ impl Sending<'_> {
                 }
             }
             others.insert(&item.path);
-            rest.push(item);
+            remaining.push(item);
         }
         // If little is to be added, and nothing else is to be sent, it travels with the build.
-        if before.0.is_none() && rest.is_empty() && self.add_later(&batch)? {
-            return Ok(Made { made, rest, all: true });
+        if before.0.is_none() && remaining.is_empty() && self.add_later(&batch)? {
+            return Ok(Added { added, remaining, all: true });
         }
         let last = self.begin(batch)?;
         self.finish(before)?;
         self.finish(last)?;
-        Ok(Made { made, rest, all: true })
+        Ok(Added { added, remaining, all: true })
     }
 
     /// Lets a batch travel with the next question. Returns `false` if the batch is too large for that.

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use super::{Answer, Client, FLIGHT};
+use super::{Client, Expected, FLIGHT};
 use crate::daemon::request::{Addition, Contents, Operation, addition_of_nar};
 use crate::daemon::wire::{broken, lost, read_text};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -120,7 +120,7 @@ impl Client {
         }
         self.refused = None;
         for ((item, request), name) in items.iter().zip(requests).zip(names) {
-            self.postpone_request(item.operation(), request, Answer::Name(name.clone()))?;
+            self.postpone_request(item.operation(), request, Expected::Name(name.clone()))?;
         }
         Ok(true)
     }

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use super::{Answer, Client, FLIGHT, arguments_about, request};
+use super::{Client, Expected, FLIGHT, arguments_about, request};
 use crate::daemon::frame::{Frame, read_frame};
 use crate::daemon::request::{Addition, Contents, Operation};
 use crate::daemon::wire::{MAX_LIST, broken, lost, read_padding, read_text};
@@ -20,14 +20,14 @@ impl Client {
     pub fn export_text_later(&mut self, name: &str, text: &str, path: &StorePath) -> Result<()> {
         let contents = &Contents::Text(text.into());
         let addition = Addition { name, contents, references: &[] }.request();
-        self.postpone_request(Operation::AddTextToStore, addition, Answer::OfText)?;
+        self.postpone_request(Operation::AddTextToStore, addition, Expected::OfText)?;
         self.export_later(path)
     }
 
     /// As [`Client::export_text_later`], but the text may be there already, and is not protected from the collector.
     pub fn export_later(&mut self, path: &StorePath) -> Result<()> {
         let export = request(Operation::ExportPath, &arguments_about(Operation::ExportPath, path));
-        self.postpone_request(Operation::ExportPath, export, Answer::OfText)?;
+        self.postpone_request(Operation::ExportPath, export, Expected::OfText)?;
         self.exported = None;
         Ok(())
     }

@@ -25,8 +25,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends the greeting, and along with it what `more` has travel with the next request. Returns at once. The daemon is
-    /// to log errors only, whatever it was started with; its answers are read before the first request, or by
+    /// Sends the greeting, together with the requests that `more` postpones, and returns at once. The daemon is to log
+    /// errors only, whatever it was started with. Its answers are read before the first request, or by
     /// [`Client::finish_greeting`] and [`Client::catch_up`].
     pub fn later_handshake(
         stream: Box<dyn Stream>,

@@ -14,7 +14,7 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::{StorePath, base32};
 use crate::machine::suitability::Unsuitable;
 use crate::remote::{Remote, explain_untrusted};
-use crate::report::{Event, Observer};
+use crate::report::NullObserver;
 
 /// Asks the machine how it is doing.
 pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
@@ -93,8 +93,8 @@ fn note_oddities(report: &mut Report, remote: &Remote) {
 /// Makes the machine import `item`, and checks that it did.
 fn send(local: &mut LocalGuix, remote: &mut Remote, item: &StorePath, directories: &Directories) -> Result<()> {
     let machine = remote.machine().clone();
-    transfer::import_files(local, remote, std::slice::from_ref(item), &mut Unseen).map_err(|error| {
-        match error.kind() {
+    transfer::import_files(local, remote, std::slice::from_ref(item), &mut NullObserver).map_err(
+        |error| match error.kind() {
             ErrorKind::Daemon => {
                 error.hint(format!("see what the daemon on '{}' says, and whether its store has space", machine.name))
             }
@@ -103,8 +103,8 @@ fn send(local: &mut LocalGuix, remote: &mut Remote, item: &StorePath, directorie
                 directories.configuration.join("signing-key.pub").display()
             )),
             _ => error,
-        }
-    })?;
+        },
+    )?;
     match remote.missing(std::slice::from_ref(item))?.is_empty() {
         true => Ok(()),
         false => {
@@ -118,17 +118,6 @@ fn nonce(name: &str) -> Result<String> {
     let mut random = [0u8; 20];
     getrandom(&mut random, GetRandomFlags::empty()).io_context(ErrorKind::Internal, || "asking for random bytes")?;
     Ok(format!("{name}-{}", base32(&random)))
-}
-
-/// An observer that ignores a transfer.
-struct Unseen;
-
-impl Observer for Unseen {
-    fn event(&mut self, _: &Event<'_>) {}
-
-    fn log(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

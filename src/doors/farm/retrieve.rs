@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use crate::archive::{self, Unseen, bundle};
+use crate::archive::{self, NullVisitor, bundle};
 use crate::build::local_guix::LocalGuix;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
@@ -35,7 +35,7 @@ pub fn retrieve_through_daemon(
         return Err(Error::new(ErrorKind::Protocol, format!("'{item}' is larger than {MAX_ITEM} bytes")));
     }
     let mut rest = &archive[bundle::ITEM.len()..];
-    let found = archive::read_item(&mut rest, &directories.store, &mut Unseen).context(retrieving)?;
+    let found = archive::read_item(&mut rest, &directories.store, &mut NullVisitor).context(retrieving)?;
     archive::verify(found.signature.as_deref(), &found.signed_hash, &acl, &found.path)?;
     if found.path != *item || !rest.is_empty() {
         return Err(Error::new(ErrorKind::Untrusted, format!("'{}' came instead of '{item}'", found.path)));

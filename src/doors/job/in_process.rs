@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::build::engine::{Engine, Request, Work};
-use crate::doors::job::queue::{Queue, Teller};
-use crate::doors::job::{Job, MAX_JOBS, Running, Started, Told};
+use crate::doors::job::events::{EventQueue, EventSender};
+use crate::doors::job::{Job, MAX_JOBS, Notification, Running, Started};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, Result};
 use crate::ground::event_fd::EventFd;
@@ -18,7 +18,7 @@ use crate::ssh;
 
 /// A job of this process, under way or over.
 struct InProcess {
-    queue: Arc<Queue>,
+    queue: Arc<EventQueue>,
     cancel: Cancel,
     /// Raised while there is an event to take, and permanently once the job is over.
     ready: Arc<EventFd>,
@@ -35,26 +35,26 @@ pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, 
         return Ok(Started::Postponed);
     };
     let ready = Arc::new(EventFd::new()?);
-    let (queue, cancel) = (Arc::new(Queue::new(Arc::clone(&ready) as _)), Cancel::default());
+    let (queue, cancel) = (Arc::new(EventQueue::new(Arc::clone(&ready) as _)), Cancel::default());
     let job = InProcess { queue: Arc::clone(&queue), cancel: cancel.clone(), ready };
     ssh::prepare();
     let (engine, machines) = (Arc::clone(engine), machines.to_vec());
-    let mut teller = Teller::new(queue);
+    let mut sender = EventSender::new(queue);
     thread::spawn("guix-offload-job", move || {
         let result = catch_unwind(AssertUnwindSafe(|| {
             failpoint::hit("job");
-            engine.run_job(&machines, &request, work, None, &cancel, &mut teller)
+            engine.run_job(&machines, &request, work, None, &cancel, &mut sender)
         }))
         .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
         // Release the connections, threads and the place among the running jobs before the result is published.
         drop((engine, running));
-        teller.finish(result);
+        sender.finish(result);
     })?;
     Ok(Started::Running(Box::new(job)))
 }
 
 impl Job for InProcess {
-    fn next_event(&self) -> Option<Told> {
+    fn next_event(&self) -> Option<Notification> {
         self.queue.next_event()
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::ground::error::{Error, Result};
 
+pub mod events;
 pub mod in_process;
-pub mod queue;
 
 /// Most jobs that run in threads of one process at once. Starting one more is answered with [`Started::Postponed`].
 pub const MAX_JOBS: usize = 256;
@@ -24,7 +24,7 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 /// A build that is under way or over. Any thread may use it. Dropping it cancels it.
 pub trait Job: Send + Sync {
     /// Takes the next event, if there is one. Does not block.
-    fn next_event(&self) -> Option<Told>;
+    fn next_event(&self) -> Option<Notification>;
 
     /// Waits until the job is over, for at most `time`. Returns `false` if it is not over yet. Takes no events: a job
     /// whose log nobody takes may never end.
@@ -69,7 +69,7 @@ pub enum JobEvent {
 
 /// An event of a job, and the lines about it for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Notification {
     /// The event.
     pub event: JobEvent,
     /// The lines that a build hook shows; empty for a piece of the log and for progress.

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt;
 
 use crate::build::engine::{Engine, Inquiry, Work};
-use crate::doors::hook::{Answer, Builder, InProcess};
-use crate::doors::keeper::message::{FromHook, FromKeeper, Socket, receive, send};
-use crate::doors::keeper::place::{self, Place};
+use crate::doors::hook::{Builder, Decision, InProcess};
+use crate::doors::keeper::message::{FromClient, FromKeeper, Socket, receive, send};
+use crate::doors::keeper::place::{self, KeeperDir};
 use crate::doors::keeper::report::KeeperReport;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::directories::Directories;
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks the keeper of `directories` what it is doing; `None`: there is no keeper.
 pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
-    match tell(directories, &FromHook::Inspect)? {
+    match tell(directories, &FromClient::Inspect)? {
         None => Ok(None),
         Some(FromKeeper::Report(report)) => Ok(Some(report)),
         Some(other) => Err(unexpected(&other)),
@@ -43,7 +43,7 @@ pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
 /// Tells the keeper of `directories` to end once the builds that it has accepted are done. Returns `false` if there is
 /// no keeper.
 pub fn retire(directories: &Directories) -> Result<bool> {
-    match tell(directories, &FromHook::Retire)? {
+    match tell(directories, &FromClient::Retire)? {
         None => Ok(false),
         Some(FromKeeper::Retires) => Ok(true),
         Some(other) => Err(unexpected(&other)),
@@ -51,9 +51,9 @@ pub fn retire(directories: &Directories) -> Result<bool> {
 }
 
 /// Sends one message to the keeper and returns the answer; `None`: there is no keeper.
-fn tell(directories: &Directories, message: &FromHook) -> Result<Option<FromKeeper>> {
+fn tell(directories: &Directories, message: &FromClient) -> Result<Option<FromKeeper>> {
     let doing = || "asking the keeper";
-    let stream = match Place::of(directories).connect_to_look_after() {
+    let stream = match KeeperDir::of(directories).connect_to_look_after() {
         Ok(stream) => stream,
         Err(error) if place::is_absence(&error) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -104,8 +104,8 @@ impl WithKeeper {
 
 /// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none.
 pub(super) fn connect(directories: &Directories, program: &Path) -> Result<UnixStream> {
-    let (place, begun) = (Place::of(directories), Instant::now());
-    let hello = FromHook::Hello(place::identity(directories, program)?);
+    let (place, begun) = (KeeperDir::of(directories), Instant::now());
+    let hello = FromClient::Hello(place::identity(directories, program)?);
     loop {
         match greet(place.connect_or_start(program, directories)?, &hello) {
             Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
@@ -114,7 +114,7 @@ pub(super) fn connect(directories: &Directories, program: &Path) -> Result<UnixS
     }
 }
 
-fn greet(stream: UnixStream, hello: &FromHook) -> Result<UnixStream> {
+fn greet(stream: UnixStream, hello: &FromClient) -> Result<UnixStream> {
     let doing = || "the keeper's socket";
     stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
     send(&mut Socket(&stream), hello)?;
@@ -131,7 +131,7 @@ impl Builder for WithKeeper {
         &self.directories
     }
 
-    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer> {
+    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision> {
         if !self.failed {
             let asked =
                 self.connection().map_err(Failure::OfKeeper).and_then(|keeper| keeper.ask(inquiry, cancel, observer));
@@ -175,7 +175,7 @@ enum Failure {
 struct Connection(UnixStream);
 
 impl Connection {
-    fn say(&self, message: &FromHook) -> Result<(), Failure> {
+    fn say(&self, message: &FromClient) -> Result<(), Failure> {
         send(&mut Socket(&self.0), message).map_err(Failure::OfKeeper)
     }
 
@@ -183,7 +183,7 @@ impl Connection {
     fn hear(&self, observer: &mut dyn Observer) -> Result<FromKeeper, Failure> {
         loop {
             match receive(&mut &self.0).map_err(Failure::OfKeeper)? {
-                FromKeeper::Told(told) => told.to(observer),
+                FromKeeper::Event(event) => event.to(observer),
                 FromKeeper::Log(text) => observer.log(&text).map_err(Failure::OfBuild)?,
                 FromKeeper::Aside(line) => {
                     if let Some(say) = observer.aside() {
@@ -197,7 +197,7 @@ impl Connection {
     }
 
     /// Hangs up when cancelled, as long as the guard lives.
-    fn guard(&self, cancel: &Cancel) -> Result<Guard, Failure> {
+    fn cut_when_cancelled(&self, cancel: &Cancel) -> Result<Guard, Failure> {
         let stream = self.0.try_clone().io_context(ErrorKind::Exhausted, || "duplicating the keeper's socket");
         let stream = stream.map_err(Failure::OfKeeper)?;
         Ok(cancel.guard(move |_| {
@@ -205,10 +205,10 @@ impl Connection {
         }))
     }
 
-    fn ask(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Answer, Failure> {
+    fn ask(&self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision, Failure> {
         let Inquiry { machines, request, options, could_build_here } = *inquiry;
-        let _guard = self.guard(cancel)?;
-        self.say(&FromHook::Ask {
+        let _guard = self.cut_when_cancelled(cancel)?;
+        self.say(&FromClient::Ask {
             machines: machines.to_vec(),
             requirements: request.requirements.clone(),
             derivation: request.derivation.clone(),
@@ -216,10 +216,10 @@ impl Connection {
         })?;
         loop {
             match self.hear(observer)? {
-                FromKeeper::CouldBuildHere => self.say(&FromHook::BuildsHere(could_build_here()))?,
-                FromKeeper::Declined => return Ok(Answer::Decline),
-                FromKeeper::Postponed => return Ok(Answer::Postpone),
-                FromKeeper::Accepted => return Ok(Answer::Accept),
+                FromKeeper::CouldBuildHere => self.say(&FromClient::BuildsHere(could_build_here()))?,
+                FromKeeper::Declined => return Ok(Decision::Decline),
+                FromKeeper::Postponed => return Ok(Decision::Postpone),
+                FromKeeper::Accepted => return Ok(Decision::Accept),
                 other => return Err(Failure::OfKeeper(unexpected(&other))),
             }
         }
@@ -232,8 +232,8 @@ impl Connection {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<(), Failure> {
-        let _guard = self.guard(cancel)?;
-        self.say(&FromHook::Work { inputs, outputs })?;
+        let _guard = self.cut_when_cancelled(cancel)?;
+        self.say(&FromClient::Work { inputs, outputs })?;
         loop {
             let (directory, items) = match self.hear(observer)? {
                 FromKeeper::MakeValid { directory, items } => (directory, items),
@@ -242,7 +242,7 @@ impl Connection {
             };
             let made = make_valid(directories, &directory, &items, cancel);
             let all_is_done = made.is_ok();
-            let said = self.say(&FromHook::MadeValid(made));
+            let said = self.say(&FromClient::MadeValid(made));
             if all_is_done {
                 // What was made valid stays so, whatever becomes of the keeper.
                 let _ = said.and_then(|()| self.hear(observer));

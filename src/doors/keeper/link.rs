@@ -21,10 +21,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use crate::build::engine::{Engine, Request, Work};
-use crate::doors::job::queue::{MAX_LOG, Queue, Ready, Teller};
-use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Running, Started, Told};
+use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
+use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
 use crate::doors::keeper::client::{self, make_valid, unexpected};
-use crate::doors::keeper::message::{About, FromHook, FromKeeper, FromLink, Socket, closed, encode, send, take};
+use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink, Socket, closed, encode, send, take};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
@@ -68,7 +68,7 @@ struct State {
 struct Entry {
     /// The number of its connection.
     connection: u64,
-    teller: Teller,
+    sender: EventSender,
     flag: Arc<Flag>,
     cancel: Cancel,
     _running: Running,
@@ -117,10 +117,10 @@ impl Link {
         let machines = machines.to_vec();
         let start = FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options };
         let flag = Arc::new(Flag { watch: Arc::clone(&watch), reasons: Mutex::default() });
-        let queue = Arc::new(Queue::new(Arc::clone(&flag) as Arc<dyn Ready>));
+        let queue = Arc::new(EventQueue::new(Arc::clone(&flag) as Arc<dyn Ready>));
         let mut entry = Entry {
             connection: 0,
-            teller: Teller::new(Arc::clone(&queue)),
+            sender: EventSender::new(Arc::clone(&queue)),
             flag: Arc::clone(&flag),
             cancel: Cancel::default(),
             _running: running,
@@ -158,7 +158,7 @@ impl Link {
         let doing = || "the keeper's socket";
         let watch = state.watch.clone().ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches the keeper"))?;
         let stream = client::connect(&self.directories, &self.program)?;
-        send(&mut Socket(&stream), &FromHook::Link)?;
+        send(&mut Socket(&stream), &FromClient::Link)?;
         stream.set_nonblocking(true).io_context(ErrorKind::Unavailable, doing)?;
         let number = state.number();
         epoll::add(&watch.all, &stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)
@@ -214,9 +214,9 @@ impl Link {
                 }
                 self.hand_on(state, job, &closed());
             }
-            FromKeeper::Told(told) => told.to(&mut entry.teller),
-            FromKeeper::Log(text) => entry.teller.add_log(&text),
-            FromKeeper::Aside(line) => entry.teller.add_line(&line),
+            FromKeeper::Event(event) => event.to(&mut entry.sender),
+            FromKeeper::Log(text) => entry.sender.add_log(&text),
+            FromKeeper::Aside(line) => entry.sender.add_line(&line),
             FromKeeper::MakeValid { directory, items } => {
                 entry.received = Some((directory, items));
                 entry.flag.set(Reason::Received, true);
@@ -256,7 +256,7 @@ impl Link {
             },
             _ => Err(ended()),
         };
-        entry.teller.finish(result);
+        entry.sender.finish(result);
     }
 
     /// Sleeps until there is something to read, or until `until`. One of the threads that wait sleeps on the sockets
@@ -301,7 +301,7 @@ impl State {
     fn finish(&mut self, job: u64, result: Result<()>) {
         if let Some(entry) = self.jobs.remove(&job) {
             entry.flag.set(Reason::Received, false);
-            entry.teller.finish(result);
+            entry.sender.finish(result);
         }
     }
 }
@@ -449,16 +449,16 @@ impl Ready for Flag {
 struct LinkedJob {
     link: Arc<Link>,
     number: u64,
-    queue: Arc<Queue>,
+    queue: Arc<EventQueue>,
     flag: Arc<Flag>,
     watch: Arc<Watch>,
-    /// Bytes of log that were taken without telling the keeper yet.
+    /// Bytes of log that were taken without with_listener the keeper yet.
     untold: AtomicUsize,
 }
 
 impl LinkedJob {
     /// Takes the next event of those that were read.
-    fn take(&self) -> Option<Told> {
+    fn take(&self) -> Option<Notification> {
         let told = self.queue.next_event()?;
         if let JobEvent::Log(text) = &told.event {
             let untold = self.untold.fetch_add(text.len(), Ordering::SeqCst) + text.len();
@@ -493,7 +493,7 @@ impl LinkedJob {
 }
 
 impl Job for LinkedJob {
-    fn next_event(&self) -> Option<Told> {
+    fn next_event(&self) -> Option<Notification> {
         self.take().or_else(|| {
             self.attend(&mut self.link.state.lock());
             self.take()

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::build::engine::{Request, Work};
-use crate::doors::job::queue::MAX_LOG;
-use crate::doors::keeper::message::{About, FromKeeper, FromLink, Told, receive};
+use crate::doors::job::events::MAX_LOG;
+use crate::doors::keeper::hook_server::{Client, admit};
+use crate::doors::keeper::message::{About, FromKeeper, FromLink, OwnedEvent, receive};
 use crate::doors::keeper::report::Activity;
-use crate::doors::keeper::server::{Hook, Keeper, Voice, admit};
+use crate::doors::keeper::server::Keeper;
+use crate::doors::keeper::voice::Voice;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
@@ -21,10 +23,10 @@ use crate::report::{Aside, Event, Observer};
 use crate::store::{Received, Registrar};
 
 /// Handles the messages of a link until it hangs up. Then cancels its jobs and waits until they have ended.
-pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
-    keeper.is_link(hook);
+pub(super) fn serve(client: &Client, keeper: &Arc<Keeper>) -> Result<()> {
+    keeper.mark_as_link(client);
     let jobs = Arc::new(Jobs::default());
-    let result = listen(hook, keeper, &jobs);
+    let result = listen(client, keeper, &jobs);
     let mut running = jobs.running.lock();
     running.values().for_each(|job| job.cancel());
     while !running.is_empty() {
@@ -33,21 +35,21 @@ pub(super) fn serve(hook: &Hook, keeper: &Arc<Keeper>) -> Result<()> {
     result
 }
 
-fn listen(hook: &Hook, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
+fn listen(client: &Client, keeper: &Arc<Keeper>, jobs: &Arc<Jobs>) -> Result<()> {
     loop {
-        let About(number, said) = receive(&mut &*hook.voice.stream)?;
+        let About(number, said) = receive(&mut &*client.voice.stream)?;
         match said {
             FromLink::Start { machines, requirements, derivation, is_patient, inputs, outputs, options } => {
                 let machines = admit(machines)?;
                 let activity = keeper.begin(&machines, &requirements, &derivation);
-                if !keeper.takes(hook, number, activity) {
-                    hook.voice.say(&About(number, FromKeeper::Retires))?;
+                if !keeper.add_job(client, number, activity) {
+                    client.voice.say(&About(number, FromKeeper::Retires))?;
                     continue;
                 }
-                hook.voice.say(&About(number, FromKeeper::Accepted))?;
+                client.voice.say(&About(number, FromKeeper::Accepted))?;
                 let request = Request { requirements, derivation, is_patient };
                 let work = Work { inputs, outputs, options };
-                start(keeper, jobs, &hook.voice, number, machines, request, work)?;
+                start(keeper, jobs, &client.voice, number, machines, request, work)?;
             }
             FromLink::Taken(bytes) => jobs.note(number, |state| state.untaken = state.untaken.saturating_sub(bytes)),
             FromLink::MadeValid(made) => jobs.note(number, |state| state.made = Some(made)),
@@ -69,7 +71,7 @@ fn start(
     jobs.running.lock().insert(number, Arc::clone(&job));
     let here = Here { jobs: Arc::clone(jobs), keeper: Arc::clone(keeper), voice: voice.clone(), number };
     let voice = JobVoice { voice: voice.clone(), number, job: Arc::clone(&job) };
-    let teller = voice.clone();
+    let sender = voice.clone();
     let started = thread::spawn("guix-offload-job", move || {
         let (mut observer, mut registrar) = (voice.clone(), voice.clone());
         let result = catch_unwind(AssertUnwindSafe(|| {
@@ -82,7 +84,7 @@ fn start(
     });
     match started {
         Ok(_) => Ok(()),
-        Err(error) => teller.say(FromKeeper::Failed(error)),
+        Err(error) => sender.say(FromKeeper::Failed(error)),
     }
 }
 
@@ -187,7 +189,7 @@ impl Observer for JobVoice {
         if let Some(activity) = self.voice.activities.lock().get_mut(&self.number) {
             Activity::note(activity, event);
         }
-        let _ = self.say(FromKeeper::Told(Told::from(event)));
+        let _ = self.say(FromKeeper::Event(OwnedEvent::from(event)));
     }
 
     fn aside(&self) -> Option<Aside> {

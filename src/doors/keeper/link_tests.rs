@@ -55,9 +55,9 @@ impl Scene {
     /// Accepts a link and welcomes it.
     fn keeper(&self) -> Keeper {
         let (stream, _) = self.listener.accept().unwrap();
-        assert!(matches!(receive(&mut &stream).unwrap(), FromHook::Hello(_)));
+        assert!(matches!(receive(&mut &stream).unwrap(), FromClient::Hello(_)));
         send(&mut &stream, &FromKeeper::Welcome).unwrap();
-        assert!(matches!(receive(&mut &stream).unwrap(), FromHook::Link));
+        assert!(matches!(receive(&mut &stream).unwrap(), FromClient::Link));
         stream.set_read_timeout(Some(SOON)).unwrap();
         Keeper(stream)
     }
@@ -140,7 +140,7 @@ fn a_job_with_which_no_keeper_has_begun_goes_to_the_next_one() {
         keeper.join().unwrap()
     });
     assert_eq!(second.hear_start(), number);
-    assert!(receive::<FromHook>(&mut &first.0).is_err(), "the first has no jobs, and is left");
+    assert!(receive::<FromClient>(&mut &first.0).is_err(), "the first has no jobs, and is left");
     drop(second);
     let third = thread::scope(|scope| {
         let keeper = scope.spawn(|| scene.keeper());

@@ -24,7 +24,7 @@ const MAX_MESSAGE: u32 = 256 << 20;
 
 /// A message from a hook, or from another client of the keeper.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum FromHook {
+pub enum FromClient {
     /// The client's identity. A keeper that differs in anything does not serve it.
     Hello(Identity),
     /// A build to decide about, and the machines that may do it.
@@ -63,7 +63,7 @@ pub enum FromKeeper {
     /// The keeper has the hook's identity, and serves it.
     Welcome,
     /// Something happened to the build.
-    Told(Told),
+    Event(OwnedEvent),
     /// A piece of the build's log.
     Log(Vec<u8>),
     /// A line for the user, beside events.
@@ -143,7 +143,7 @@ pub struct Identity {
 /// An [`Event`] that owns its data.
 #[allow(missing_docs)] // see there
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Told {
+pub enum OwnedEvent {
     SlotTaken(PathBuf),
     Load(String, f64),
     ClockBehind(String, u64),
@@ -162,49 +162,51 @@ pub enum Told {
     Done(StorePath),
 }
 
-impl From<&Event<'_>> for Told {
+impl From<&Event<'_>> for OwnedEvent {
     fn from(event: &Event<'_>) -> Self {
         match *event {
-            Event::SlotTaken { slot } => Told::SlotTaken(slot.into()),
-            Event::Load { machine, load } => Told::Load(machine.into(), load),
-            Event::ClockBehind { machine, seconds } => Told::ClockBehind(machine.into(), seconds),
-            Event::PassedOver { machine, reason } => Told::PassedOver(machine.into(), reason.clone()),
-            Event::BuiltHere { derivation } => Told::BuiltHere(derivation.clone()),
-            Event::Queued { away } => Told::Queued(away),
-            Event::Chosen { machine } => Told::Chosen(machine.into()),
-            Event::Sending { machine, items, bytes } => Told::Sending(machine.into(), items, bytes),
-            Event::Building { machine, derivation } => Told::Building(machine.into(), derivation.clone()),
-            Event::Built => Told::Built,
-            Event::Retrieving { machine, items, bytes } => Told::Retrieving(machine.into(), items, bytes),
-            Event::Transferred { bytes } => Told::Transferred(bytes),
-            Event::Verified { item } => Told::Verified(item.clone()),
-            Event::Received => Told::Received,
-            Event::Retrying { machine, reason } => Told::Retrying(machine.into(), reason.clone()),
-            Event::Done { derivation } => Told::Done(derivation.clone()),
+            Event::SlotTaken { slot } => OwnedEvent::SlotTaken(slot.into()),
+            Event::Load { machine, load } => OwnedEvent::Load(machine.into(), load),
+            Event::ClockBehind { machine, seconds } => OwnedEvent::ClockBehind(machine.into(), seconds),
+            Event::PassedOver { machine, reason } => OwnedEvent::PassedOver(machine.into(), reason.clone()),
+            Event::BuiltHere { derivation } => OwnedEvent::BuiltHere(derivation.clone()),
+            Event::Queued { away } => OwnedEvent::Queued(away),
+            Event::Chosen { machine } => OwnedEvent::Chosen(machine.into()),
+            Event::Sending { machine, items, bytes } => OwnedEvent::Sending(machine.into(), items, bytes),
+            Event::Building { machine, derivation } => OwnedEvent::Building(machine.into(), derivation.clone()),
+            Event::Built => OwnedEvent::Built,
+            Event::Retrieving { machine, items, bytes } => OwnedEvent::Retrieving(machine.into(), items, bytes),
+            Event::Transferred { bytes } => OwnedEvent::Transferred(bytes),
+            Event::Verified { item } => OwnedEvent::Verified(item.clone()),
+            Event::Received => OwnedEvent::Received,
+            Event::Retrying { machine, reason } => OwnedEvent::Retrying(machine.into(), reason.clone()),
+            Event::Done { derivation } => OwnedEvent::Done(derivation.clone()),
         }
     }
 }
 
-impl Told {
+impl OwnedEvent {
     /// Passes the event to `observer`.
     pub fn to(&self, observer: &mut dyn Observer) {
         observer.event(&match self {
-            Told::SlotTaken(slot) => Event::SlotTaken { slot },
-            Told::Load(machine, load) => Event::Load { machine, load: *load },
-            Told::ClockBehind(machine, seconds) => Event::ClockBehind { machine, seconds: *seconds },
-            Told::PassedOver(machine, reason) => Event::PassedOver { machine, reason },
-            Told::BuiltHere(derivation) => Event::BuiltHere { derivation },
-            Told::Queued(away) => Event::Queued { away: *away },
-            Told::Chosen(machine) => Event::Chosen { machine },
-            Told::Sending(machine, items, bytes) => Event::Sending { machine, items: *items, bytes: *bytes },
-            Told::Building(machine, derivation) => Event::Building { machine, derivation },
-            Told::Built => Event::Built,
-            Told::Retrieving(machine, items, bytes) => Event::Retrieving { machine, items: *items, bytes: *bytes },
-            Told::Transferred(bytes) => Event::Transferred { bytes: *bytes },
-            Told::Verified(item) => Event::Verified { item },
-            Told::Received => Event::Received,
-            Told::Retrying(machine, reason) => Event::Retrying { machine, reason },
-            Told::Done(derivation) => Event::Done { derivation },
+            OwnedEvent::SlotTaken(slot) => Event::SlotTaken { slot },
+            OwnedEvent::Load(machine, load) => Event::Load { machine, load: *load },
+            OwnedEvent::ClockBehind(machine, seconds) => Event::ClockBehind { machine, seconds: *seconds },
+            OwnedEvent::PassedOver(machine, reason) => Event::PassedOver { machine, reason },
+            OwnedEvent::BuiltHere(derivation) => Event::BuiltHere { derivation },
+            OwnedEvent::Queued(away) => Event::Queued { away: *away },
+            OwnedEvent::Chosen(machine) => Event::Chosen { machine },
+            OwnedEvent::Sending(machine, items, bytes) => Event::Sending { machine, items: *items, bytes: *bytes },
+            OwnedEvent::Building(machine, derivation) => Event::Building { machine, derivation },
+            OwnedEvent::Built => Event::Built,
+            OwnedEvent::Retrieving(machine, items, bytes) => {
+                Event::Retrieving { machine, items: *items, bytes: *bytes }
+            }
+            OwnedEvent::Transferred(bytes) => Event::Transferred { bytes: *bytes },
+            OwnedEvent::Verified(item) => Event::Verified { item },
+            OwnedEvent::Received => Event::Received,
+            OwnedEvent::Retrying(machine, reason) => Event::Retrying { machine, reason },
+            OwnedEvent::Done(derivation) => Event::Done { derivation },
         });
     }
 }
@@ -337,7 +339,7 @@ mod tests {
         ];
         for event in &events {
             let mut notes = Notes::default();
-            through(&Told::from(event)).to(&mut notes);
+            through(&OwnedEvent::from(event)).to(&mut notes);
             assert_eq!(notes.0, [format!("{event:?}")]);
         }
     }
@@ -349,13 +351,13 @@ mod tests {
             Requirements { system: "s".into(), features: vec!["kvm".into()] },
             BuildOptions { cores: Some(3), ..BuildOptions::default() },
         );
-        let ask = FromHook::Ask {
+        let ask = FromClient::Ask {
             machines: machines.clone(),
             requirements: requirements.clone(),
             derivation: item("x.drv"),
             options: options.clone(),
         };
-        let FromHook::Ask { machines: m, requirements: r, derivation, options: o } = through(&ask) else { panic!() };
+        let FromClient::Ask { machines: m, requirements: r, derivation, options: o } = through(&ask) else { panic!() };
         assert_eq!((m, r, derivation, o), (machines, requirements, item("x.drv"), options));
     }
 

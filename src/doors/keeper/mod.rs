@@ -3,13 +3,14 @@
 //! build to the next.
 //!
 //! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
-//! the hook's side, [`server`] the keeper's, [`place`] is where they meet, and [`message`] what they say.
+//! the hook's side; [`server`] is the keeper, whose threads serve clients in [`hook_server`] and speak through
+//! [`voice`]. [`place`] is where they meet, and [`message`] what they say.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
 //! keeper:  Welcome, or hangs up
 //! hook:    Ask                          again after Declined and Postponed
-//! keeper:  Told, Log, Aside...          any number of times, also further on
+//! keeper:  Event, Log, Aside...         any number of times, also further on
 //! keeper:  CouldBuildHere               if that matters; the hook answers BuildsHere
 //! keeper:  Declined, Postponed, Accepted or Failed
 //! hook:    Work                         after Accepted
@@ -23,7 +24,7 @@
 //! ```text
 //! process: Start
 //! keeper:  Accepted                     or Retires: the process needs another keeper
-//! keeper:  Told, Log, Aside...          any number of times; Taken says how much of the log was taken
+//! keeper:  Event, Log, Aside...         any number of times; Taken says how much of the log was taken
 //! keeper:  MakeValid                    the outputs are here; the process answers MadeValid
 //! keeper:  Done or Failed               the process may say Cancel at any time before
 //! ```
@@ -38,9 +39,11 @@
 //! that may be tried again.
 
 pub mod client;
+mod hook_server;
 pub mod link;
 mod link_server;
 pub mod message;
 pub mod place;
 pub mod report;
 pub mod server;
+mod voice;

@@ -69,12 +69,12 @@ pub fn identity(directories: &Directories, program: &Path) -> Result<Identity> {
 
 /// The meeting place of one host and user.
 #[derive(Clone, Debug)]
-pub struct Place(StateDir);
+pub struct KeeperDir(StateDir);
 
-impl Place {
+impl KeeperDir {
     /// Returns the place for these directories.
     pub fn of(directories: &Directories) -> Self {
-        Place(StateDir::named(&directories.offload_state(), ".keeper"))
+        KeeperDir(StateDir::named(&directories.offload_state(), ".keeper"))
     }
 
     /// Connects to the keeper, or starts `program` as the keeper and connects to it.
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_first_hook_starts_the_keeper_and_others_find_it() {
         let (scratch, program, directories) = scene(KEEPER);
-        let place = Place::of(&directories);
+        let place = KeeperDir::of(&directories);
         assert_eq!(place.connect().unwrap_err().kind(), io::ErrorKind::NotFound);
         place.connect_or_start(&program, &directories).unwrap();
         let socket = place.socket_identity().unwrap();
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_keeper_that_died_is_replaced_and_one_that_lives_is_not() {
         let (_scratch, program, directories) = scene("exit 0");
-        let place = Place::of(&directories);
+        let place = KeeperDir::of(&directories);
         // The keeper ends at once, and its socket and lock with it.
         let error = place.connect_or_start(&program, &directories).unwrap_err();
         assert!(error.to_string().contains("it ended"), "{error}");
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_program_that_cannot_be_started_leaves_no_lock() {
         let (_scratch, program, directories) = scene(KEEPER);
-        let place = Place::of(&directories);
+        let place = KeeperDir::of(&directories);
         let error = place.connect_or_start(Path::new("/nonexistent"), &directories).unwrap_err();
         assert!(error.to_string().contains("starting the keeper"), "{error}");
         place.connect_or_start(&program, &directories).unwrap();
@@ -286,7 +286,7 @@ mod tests {
         fs::create_dir_all(directories.state.join("offload")).unwrap();
         fs::create_dir(scratch.path().join("elsewhere")).unwrap();
         symlink(scratch.path().join("elsewhere"), directories.state.join("offload/.keeper")).unwrap();
-        let error = Place::of(&directories).connect_or_start(&program, &directories).unwrap_err();
+        let error = KeeperDir::of(&directories).connect_or_start(&program, &directories).unwrap_err();
         assert!(error.to_string().contains("links are not followed"), "{error}");
         assert_eq!(fs::read_dir(scratch.path().join("elsewhere")).unwrap().count(), 0);
     }
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn another_users_socket_is_no_keeper() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = Place::of(&directories(scratch.path()));
+        let place = KeeperDir::of(&directories(scratch.path()));
         place.0.create().unwrap();
         for directory in [scratch.path().to_path_buf(), scratch.path().join("offload"), place.0.path("")] {
             fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();

@@ -2,7 +2,7 @@
 //! The keeper's side: a thread serves each hook, and the keeper ends when it is of no use any more.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -16,32 +16,27 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde::Serialize;
 
-use crate::build::engine::{Engine, Inquiry, Reply, Request, Work};
-use crate::doors::keeper::link_server;
-use crate::doors::keeper::message::{FromHook, FromKeeper, Identity, Told, receive, send};
-use crate::doors::keeper::place::{Given, Place, identity, require_own_or_root};
+use crate::build::engine::Engine;
+use crate::doors::keeper::hook_server::Client;
+use crate::doors::keeper::message::Identity;
+use crate::doors::keeper::place::{Given, KeeperDir, identity, require_own_or_root};
 use crate::doors::keeper::report::{Activity, KeeperReport, LeftAlone};
+use crate::doors::keeper::voice::{Activities, Voice};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
-use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{ErrorKind, IoContext, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::file_identity::FileIdentity;
 use crate::ground::store_path::StorePath;
 use crate::ground::thread;
 use crate::machine::{BuildMachine, Requirements};
-use crate::report::{Aside, Event, Observer};
-use crate::store::{Received, Registrar};
 
 /// How often the keeper checks that its socket, its program and the library are still the same.
-const LOOK: Duration = Duration::from_secs(5);
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pause before the keeper accepts connections again after it ran out of descriptors.
 const RESPITE: Duration = Duration::from_millis(50);
-
-/// How long a client of the keeper may take to send its first message.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves hooks that connect to the `given` socket. Ends when no hook has come for `idle_limit`. Also ends, once the
 /// builds that it has begun are done, if a client asks for that, if `program` (this program) or its `library` is
@@ -56,7 +51,7 @@ pub fn serve(
     allow_all_descriptors();
     let listener = UnixListener::from(given.listener);
     listener.set_nonblocking(true).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
-    let place = Place::of(&directories);
+    let place = KeeperDir::of(&directories);
     let engine = Engine::new(directories, idle_limit)?;
     let keeper = Arc::new(Keeper {
         identity: identity(engine.directories(), &program)?,
@@ -91,20 +86,20 @@ pub fn serve(
                 return Ok(());
             }
         }
-        let until = Instant::now() + if idle { LOOK.min(idle_limit) } else { LOOK };
+        let until = Instant::now() + if idle { FILES_CHECK_INTERVAL.min(idle_limit) } else { FILES_CHECK_INTERVAL };
         keeper.wait(&listener, until)?;
         keeper.accept_all(&listener);
     }
 }
 
-/// Raises the limit of descriptors to the maximum: a hook that waits takes a few, one that builds some sixteen.
+/// Raises the limit of descriptors to the maximum: a hook that waits add_job a few, one that builds some sixteen.
 fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Lets another keeper start: removes the socket, unless that is lost, and releases the lock.
-fn retire(place: &Place, lost: bool, lock: OwnedFd) {
+fn retire(place: &KeeperDir, lost: bool, lock: OwnedFd) {
     if !lost {
         place.remove_socket();
     }
@@ -152,20 +147,14 @@ struct Connected {
     /// Whether the client has hung up, and its build was cancelled.
     gone: bool,
     /// Whether it is a link, which stays as long as its process, with or without jobs.
-    is_link: bool,
+    mark_as_link: bool,
     activities: Activities,
 }
-
-/// The build of a hook, under [`OF_HOOK`], or the builds of a link, under the numbers of their jobs.
-type Activities = Arc<Mutex<BTreeMap<u64, Activity>>>;
-
-/// The key of a hook's build in [`Activities`].
-const OF_HOOK: u64 = 0;
 
 impl Hooks {
     /// Returns whether no hook is connected and no link has a job.
     fn is_idle(&self) -> bool {
-        self.connected.values().all(|it| it.is_link && it.activities.lock().is_empty())
+        self.connected.values().all(|it| it.mark_as_link && it.activities.lock().is_empty())
     }
 
     /// Hangs up on the links: the keeper ends.
@@ -220,21 +209,21 @@ impl Keeper {
             hooks.next += 1;
             let number = hooks.next;
             let (stream, cancel, activities) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activities));
-            hooks.connected.insert(number, Connected { stream, cancel, gone: false, is_link: false, activities });
+            hooks.connected.insert(number, Connected { stream, cancel, gone: false, mark_as_link: false, activities });
             number
         };
         let here = Here { keeper: Arc::clone(self), number };
         thread::spawn("guix-offload", move || {
-            let hook = Hook { number, voice: Voice { stream, writing: Arc::default(), activities }, cancel };
-            // A panic ends only the connection of this hook.
-            let _ = catch_unwind(AssertUnwindSafe(|| hook.serve(&here.keeper)));
+            let client = Client { number, voice: Voice::new(stream, activities), cancel };
+            // A panic ends only the connection of this client.
+            let _ = catch_unwind(AssertUnwindSafe(|| client.serve(&here.keeper)));
             drop(here);
         })
         .map(|_| ())
     }
 
     /// Returns what the keeper is doing.
-    fn report(&self) -> KeeperReport {
+    pub(super) fn report(&self) -> KeeperReport {
         let mut builds: Vec<_> = {
             let hooks = self.hooks.lock();
             let reports = |hook: &Connected| hook.activities.lock().values().map(Activity::report).collect::<Vec<_>>();
@@ -262,22 +251,26 @@ impl Keeper {
         }
     }
 
-    fn retire(&self) {
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn retire(&self) {
         self.retires.store(true, Ordering::SeqCst);
         self.changed.raise();
     }
 
-    /// Marks `hook` as the link of a process.
-    pub(super) fn is_link(&self, hook: &Hook) {
-        if let Some(connected) = self.hooks.lock().connected.get_mut(&hook.number) {
-            connected.is_link = true;
+    /// Marks `client` as the link of a process.
+    pub(super) fn mark_as_link(&self, client: &Client) {
+        if let Some(connected) = self.hooks.lock().connected.get_mut(&client.number) {
+            connected.mark_as_link = true;
         }
         self.changed.raise();
     }
 
     /// Takes on a job of a link, so that the keeper does not end before it is over. Returns `false` if the keeper has
     /// let another one start.
-    pub(super) fn takes(&self, link: &Hook, job: u64, activity: Activity) -> bool {
+    pub(super) fn add_job(&self, link: &Client, job: u64, activity: Activity) -> bool {
         let hooks = self.hooks.lock();
         if !hooks.leaving {
             link.voice.activities.lock().insert(job, activity);
@@ -315,159 +308,6 @@ impl Drop for Here {
         }
         self.keeper.changed.raise();
     }
-}
-
-/// A client that is connected: a hook, a link, or one that inspects or ends the keeper.
-pub(super) struct Hook {
-    number: u64,
-    pub(super) voice: Voice,
-    cancel: Cancel,
-}
-
-impl Hook {
-    fn serve(&self, keeper: &Arc<Keeper>) -> Result<()> {
-        let doing = || "the keeper's socket";
-        self.voice.stream.set_nonblocking(false).io_context(ErrorKind::Unavailable, doing)?;
-        self.voice.stream.set_read_timeout(Some(HELLO_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
-        match self.hear()? {
-            FromHook::Hello(identity) if identity == keeper.identity => {}
-            FromHook::Hello(_) => {
-                keeper.retire();
-                return Ok(());
-            }
-            FromHook::Inspect => return self.voice.say(&FromKeeper::Report(keeper.report())),
-            FromHook::Retire => {
-                keeper.retire();
-                return self.voice.say(&FromKeeper::Retires);
-            }
-            other => return Err(unexpected(&other)),
-        }
-        self.voice.stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)?;
-        self.voice.say(&FromKeeper::Welcome)?;
-        let mut accepted = None;
-        loop {
-            match self.hear()? {
-                FromHook::Link => return link_server::serve(self, keeper),
-                FromHook::Ask { machines, requirements, derivation, options } => {
-                    drop(accepted.take());
-                    let machines = admit(machines)?;
-                    self.voice.note(Some(keeper.begin(&machines, &requirements, &derivation)));
-                    let request = Request { requirements, derivation, is_patient: true };
-                    let could_build_here = || self.could_build_here().unwrap_or(false);
-                    let could_build_here = &could_build_here;
-                    let inquiry =
-                        Inquiry { machines: &machines, request: &request, options: &options, could_build_here };
-                    let reply = keeper.engine.ask(&inquiry, &self.cancel, &mut self.voice.clone());
-                    if !matches!(reply, Ok(Reply::Accept(_))) {
-                        self.voice.note(None);
-                    }
-                    self.voice.say(&match reply {
-                        Ok(Reply::Decline) => FromKeeper::Declined,
-                        Ok(Reply::Postpone) => FromKeeper::Postponed,
-                        Ok(Reply::Accept(ready)) => {
-                            accepted = Some((ready, options));
-                            FromKeeper::Accepted
-                        }
-                        Err(error) => FromKeeper::Failed(error),
-                    })?;
-                }
-                FromHook::Work { inputs, outputs } => {
-                    let (accepted, options) =
-                        accepted.take().ok_or_else(|| Error::new(ErrorKind::Protocol, "no build was accepted"))?;
-                    let work = Work { inputs, outputs, options };
-                    let mut registrar = AtHook(self);
-                    let observer = &mut self.voice.clone();
-                    let result = keeper.engine.run_for(*accepted, work, Some(&mut registrar), &self.cancel, observer);
-                    self.voice.note(None);
-                    self.voice.say(&result.map_or_else(FromKeeper::Failed, |()| FromKeeper::Done))?;
-                }
-                other => return Err(unexpected(&other)),
-            }
-        }
-    }
-
-    fn hear(&self) -> Result<FromHook> {
-        receive(&mut &*self.voice.stream)
-    }
-
-    fn could_build_here(&self) -> Result<bool> {
-        self.voice.say(&FromKeeper::CouldBuildHere)?;
-        match self.hear()? {
-            FromHook::BuildsHere(could) => Ok(could),
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
-/// Validates machines that a client names, by the rules for all machines.
-pub(super) fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
-    let admitted = machines.into_iter().map(|machine| {
-        let name = machine.name.clone();
-        machine.admit().map_err(|flaw| flaw.error(&name).context("the hook names a malformed machine"))
-    });
-    admitted.collect()
-}
-
-/// A registrar that asks the hook to make outputs valid, because the hook holds the locks on them.
-struct AtHook<'a>(&'a Hook);
-
-impl Registrar for AtHook<'_> {
-    fn make_valid(&mut self, received: &Received<'_>) -> Result<Vec<StorePath>> {
-        let (directory, items) = (received.path.clone(), received.items.to_vec());
-        self.0.voice.say(&FromKeeper::MakeValid { directory, items })?;
-        match self.0.hear()? {
-            FromHook::MadeValid(made) => made,
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
-/// The sender of messages to a client. Any thread may use it.
-#[derive(Clone)]
-pub(super) struct Voice {
-    pub(super) stream: Arc<UnixStream>,
-    /// Held while a message is sent.
-    writing: Arc<Mutex<()>>,
-    pub(super) activities: Activities,
-}
-
-impl Voice {
-    /// Records what is done for the hook; `None`: nothing.
-    fn note(&self, activity: Option<Activity>) {
-        let mut activities = self.activities.lock();
-        activities.remove(&OF_HOOK);
-        activities.extend(activity.map(|activity| (OF_HOOK, activity)));
-    }
-
-    pub(super) fn say(&self, message: &impl Serialize) -> Result<()> {
-        let _writing = self.writing.lock();
-        send(&mut &*self.stream, message)
-    }
-}
-
-/// Reports to the hook.
-impl Observer for Voice {
-    fn event(&mut self, event: &Event<'_>) {
-        if let Some(activity) = self.activities.lock().get_mut(&OF_HOOK) {
-            activity.note(event);
-        }
-        let _ = self.say(&FromKeeper::Told(Told::from(event))); // a hook that is gone is noticed elsewhere
-    }
-
-    fn aside(&self) -> Option<Aside> {
-        let voice = self.clone();
-        Some(Arc::new(move |line| {
-            let _ = voice.say(&FromKeeper::Aside(line.into()));
-        }))
-    }
-
-    fn log(&mut self, text: &[u8]) -> Result<()> {
-        self.say(&FromKeeper::Log(text.to_vec())).map_err(|_| Error::new(ErrorKind::Cancelled, "the hook ended"))
-    }
-}
-
-fn unexpected(message: &FromHook) -> Error {
-    Error::new(ErrorKind::Protocol, format!("a hook says {message:?} where that makes no sense"))
 }
 
 #[cfg(test)]

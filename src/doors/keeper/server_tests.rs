@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::doors::keeper::client::{inspect, retire};
-use crate::doors::keeper::message::{About, FromLink};
+use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink, receive, send};
 use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;
 
@@ -44,7 +44,7 @@ impl Scene {
 
     fn greet(&self) -> UnixStream {
         let stream = self.connect();
-        send(&mut &stream, &FromHook::Hello(identity(&self.directories, &self.at("program")).unwrap())).unwrap();
+        send(&mut &stream, &FromClient::Hello(identity(&self.directories, &self.at("program")).unwrap())).unwrap();
         assert!(matches!(receive(&mut &stream), Ok(FromKeeper::Welcome)));
         stream
     }
@@ -75,8 +75,8 @@ fn await_end(stream: &UnixStream) {
 }
 
 /// Returns the question for a build on one of `machines`.
-fn ask_for(scene: &Scene, machines: Vec<BuildMachine>) -> FromHook {
-    FromHook::Ask {
+fn ask_for(scene: &Scene, machines: Vec<BuildMachine>) -> FromClient {
+    FromClient::Ask {
         machines,
         requirements: Requirements { system: "s".into(), features: Vec::new() },
         derivation: scene.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap(),
@@ -152,7 +152,7 @@ fn whoever_differs_is_not_served_and_has_it_make_room() {
         let stream = scene.connect();
         let mut other = identity(&scene.directories, &scene.at("program")).unwrap();
         differ(&mut other);
-        send(&mut &stream, &FromHook::Hello(other)).unwrap();
+        send(&mut &stream, &FromClient::Hello(other)).unwrap();
         await_end(&stream);
         scene.join();
         assert!(!scene.has_socket());
@@ -165,7 +165,7 @@ fn what_makes_no_sense_ends_one_connection() {
     let malformed = BuildMachine { name: "a\n# accept".into(), ..crate::machine::tests::machine("m") };
     let nonsense: [&dyn Fn(&UnixStream); 4] = [
         &|stream| send(&mut &*stream, &ask_for(&scene, vec![malformed.clone()])).unwrap(),
-        &|stream| send(&mut &*stream, &FromHook::BuildsHere(true)).unwrap(),
+        &|stream| send(&mut &*stream, &FromClient::BuildsHere(true)).unwrap(),
         &|stream| std::io::Write::write_all(&mut &*stream, &[0xff; 64]).unwrap(),
         &|stream| stream.shutdown(Shutdown::Write).unwrap(),
     ];
@@ -181,7 +181,7 @@ fn what_makes_no_sense_ends_one_connection() {
 
 /// Returns a job that waits: nobody listens at its machine's address.
 fn start_of(scene: &Scene) -> FromLink {
-    let FromHook::Ask { requirements, derivation, options, .. } = ask_for(scene, Vec::new()) else { unreachable!() };
+    let FromClient::Ask { requirements, derivation, options, .. } = ask_for(scene, Vec::new()) else { unreachable!() };
     let (name, private_key) = ("127.0.0.1".into(), scene.at("key"));
     let machine = BuildMachine { name, port: 1, private_key, ..crate::machine::tests::machine("m") };
     let requirements = Requirements { system: machine.systems[0].clone(), ..requirements };
@@ -191,7 +191,7 @@ fn start_of(scene: &Scene) -> FromLink {
 
 fn link(scene: &Scene) -> UnixStream {
     let stream = scene.greet();
-    send(&mut &stream, &FromHook::Link).unwrap();
+    send(&mut &stream, &FromClient::Link).unwrap();
     stream
 }
 
@@ -212,7 +212,7 @@ fn a_link_without_jobs_does_not_keep_it() {
     loop {
         match receive(&mut &link).unwrap() {
             About(1, FromKeeper::Failed(error)) => break assert_eq!(error.kind(), ErrorKind::Cancelled),
-            About(1, FromKeeper::Told(_)) => {}
+            About(1, FromKeeper::Event(_)) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -249,7 +249,7 @@ fn a_keeper_that_makes_room_finishes_the_jobs_of_a_link_and_takes_no_more() {
     loop {
         match receive(&mut &link).unwrap() {
             About(2, FromKeeper::Retires) => break,
-            About(1, FromKeeper::Told(_)) => {}
+            About(1, FromKeeper::Event(_)) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -22,6 +22,7 @@ use rustix::fs::OFlags;
 
 use crate::ground::gcrypt;
 use crate::ground::state_dir::StateDir;
+use crate::ground::store_path::base16;
 
 /// Longest output of Guile that is kept, in bytes.
 const MAX_SIZE: usize = 1 << 20;
@@ -29,20 +30,20 @@ const MAX_SIZE: usize = 1 << 20;
 const MAGIC: &str = "guix-offload-machines";
 
 /// The file in which the result of one machine file is kept.
-pub(super) struct Slot {
+pub(super) struct CacheEntry {
     directory: StateDir,
     name: String,
     key: String,
 }
 
-impl Slot {
-    /// Returns the slot of the machine file `file`. `state` is where offloading keeps its state (`STATE/offload`);
+impl CacheEntry {
+    /// Returns the entry of the machine file `file`. `state` is where offloading keeps its state (`STATE/offload`);
     /// `facts` are all that is known before the evaluation. `None`: they cannot be hashed.
     pub fn new(state: &Path, file: &str, facts: &[&[u8]]) -> Option<Self> {
         let lengths: Vec<u8> = facts.iter().flat_map(|fact| fact.len().to_le_bytes()).collect();
         let key = hash(&[&lengths[..], &facts.concat()].concat())?;
         let name = hash(file.as_bytes())?[..32].to_string();
-        Some(Slot { directory: StateDir::named(state, ".machines"), name, key })
+        Some(CacheEntry { directory: StateDir::named(state, ".machines"), name, key })
     }
 
     /// Returns when the file was evaluated, and what the child printed.
@@ -74,7 +75,7 @@ impl Slot {
 }
 
 fn hash(bytes: &[u8]) -> Option<String> {
-    Some(gcrypt::sha256(bytes).ok()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(base16(&gcrypt::sha256(bytes).ok()?))
 }
 
 #[cfg(test)]
@@ -88,53 +89,53 @@ mod tests {
     fn what_is_kept_is_private_and_ours() {
         let scratch = tempfile::tempdir().unwrap();
         let state = scratch.path().join("offload");
-        let slot = Slot::new(&state, "m.scm", &[b"text"]).unwrap();
+        let entry = CacheEntry::new(&state, "m.scm", &[b"text"]).unwrap();
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        assert!(slot.read().is_none());
-        slot.write(now, b"(end 0)\n");
-        assert_eq!(slot.read(), Some((now, b"(end 0)\n".to_vec())));
-        slot.write(now, b"(end 1)\n");
-        assert_eq!(slot.read(), Some((now, b"(end 1)\n".to_vec())));
+        assert!(entry.read().is_none());
+        entry.write(now, b"(end 0)\n");
+        assert_eq!(entry.read(), Some((now, b"(end 0)\n".to_vec())));
+        entry.write(now, b"(end 1)\n");
+        assert_eq!(entry.read(), Some((now, b"(end 1)\n".to_vec())));
         assert_eq!(fs::read_dir(state.join(".machines")).unwrap().count(), 1);
 
-        let file = state.join(".machines").join(&slot.name);
+        let file = state.join(".machines").join(&entry.name);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
         // The test runs as root.
         chown(&file, Some(65534), None).unwrap();
-        assert!(slot.read().is_none(), "somebody else's");
+        assert!(entry.read().is_none(), "somebody else's");
         chown(&file, Some(0), None).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o620)).unwrap();
-        assert!(slot.read().is_none(), "somebody else may have written it");
+        assert!(entry.read().is_none(), "somebody else may have written it");
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        assert!(slot.read().is_some());
+        assert!(entry.read().is_some());
         fs::rename(&file, scratch.path().join("kept")).unwrap();
         symlink(scratch.path().join("kept"), &file).unwrap();
-        assert!(slot.read().is_none(), "a link");
+        assert!(entry.read().is_none(), "a link");
     }
 
     #[test]
     fn every_fact_counts() {
         let scratch = tempfile::tempdir().unwrap();
-        let slot = |facts: &[&[u8]]| Slot::new(scratch.path(), "m.scm", facts).unwrap();
-        slot(&[b"a", b"b"]).write(SystemTime::now(), b"");
-        assert!(slot(&[b"a", b"b"]).read().is_some());
+        let entry = |facts: &[&[u8]]| CacheEntry::new(scratch.path(), "m.scm", facts).unwrap();
+        entry(&[b"a", b"b"]).write(SystemTime::now(), b"");
+        assert!(entry(&[b"a", b"b"]).read().is_some());
         for facts in [&[&b"a"[..], b"c"][..], &[b"ab", b""], &[b"a", b"b", b""], &[]] {
-            assert!(slot(facts).read().is_none(), "{facts:?}");
+            assert!(entry(facts).read().is_none(), "{facts:?}");
         }
     }
 
     #[test]
     fn what_is_too_long_or_damaged_is_not_read() {
         let scratch = tempfile::tempdir().unwrap();
-        let slot = Slot::new(scratch.path(), "m.scm", &[b"text"]).unwrap();
-        slot.write(SystemTime::now(), &vec![b' '; MAX_SIZE + 1]);
-        assert!(slot.read().is_none());
-        slot.write(SystemTime::now(), b"(end 0)\n");
-        let file = scratch.path().join(".machines").join(&slot.name);
+        let entry = CacheEntry::new(scratch.path(), "m.scm", &[b"text"]).unwrap();
+        entry.write(SystemTime::now(), &vec![b' '; MAX_SIZE + 1]);
+        assert!(entry.read().is_none());
+        entry.write(SystemTime::now(), b"(end 0)\n");
+        let file = scratch.path().join(".machines").join(&entry.name);
         let content = fs::read(&file).unwrap();
         for damaged in [&b""[..], b"\n", b"guix-offload-machines", &content[..30], &content[1..]] {
             fs::write(&file, damaged).unwrap();
-            assert!(slot.read().is_none());
+            assert!(entry.read().is_none());
         }
     }
 }

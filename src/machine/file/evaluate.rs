@@ -26,7 +26,7 @@ use lexpr::datum::{Datum, Ref};
 
 use super::plain;
 use super::source::Source;
-use super::value::{Field, Machine, Place, Value};
+use super::value::{Field, Machine, SourceLocation, Value};
 use crate::machine::BuildMachine;
 
 /// Names that the evaluator knows; a file that defines one of them means something else by it.
@@ -54,7 +54,7 @@ const MAX_MADE: usize = 64 << 20;
 /// A form that is left to Guile, and why.
 #[derive(Debug)]
 pub(super) struct NeedsGuile {
-    pub place: Place,
+    pub place: SourceLocation,
     /// A clause about the form at that place.
     pub what: String,
 }
@@ -62,7 +62,7 @@ pub(super) struct NeedsGuile {
 type Result<T> = std::result::Result<T, NeedsGuile>;
 
 /// Returns the value of the last form of `source`, and its place.
-pub(super) fn evaluate(source: &Source) -> Result<(Value, Place)> {
+pub(super) fn evaluate(source: &Source) -> Result<(Value, SourceLocation)> {
     let readable = plain::check(source.text())
         .map_err(|trouble| NeedsGuile { place: source.place(trouble.offset), what: trouble.what })?;
     let mut evaluator = Evaluator { source, reals: &readable.reals, names: HashMap::new(), room: Cell::new(MAX_MADE) };
@@ -91,7 +91,7 @@ struct Evaluator<'a> {
 }
 
 impl Evaluator<'_> {
-    fn form(&mut self, form: &Datum) -> Result<(Value, Place)> {
+    fn form(&mut self, form: &Datum) -> Result<(Value, SourceLocation)> {
         let form = form.as_ref();
         let place = self.place(form);
         let unspecified = || Value::Other("no value".into());
@@ -269,7 +269,7 @@ impl Evaluator<'_> {
         Err(NeedsGuile { place: self.place(form), what: format!("{what} is left to Guile") })
     }
 
-    fn place(&self, form: Ref) -> Place {
+    fn place(&self, form: Ref) -> SourceLocation {
         self.source.place(self.offset(form))
     }
 

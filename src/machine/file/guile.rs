@@ -8,7 +8,7 @@
 //! output    = *(machine / wrong) *input "(end" COUNT ")" / "(exception" place KEY MESSAGE ")"
 //! wrong     = "(wrong-result" place INDEX value ")"
 //! machine   = "(machine" place *("(" FIELD place value ")") ")"
-//! place     = FILE LINE COLUMN                   ; as in `Place`
+//! place     = FILE LINE COLUMN                   ; as in `SourceLocation`
 //! value     = string / integer / "#t" / "#f" / "(list" *value ")" / "(real" string ")" / "(symbol" string ")"
 //!           / "(a-machine)" / "(malformed)" / "(other" string ")"
 //! input     = "(file" NAME [DEVICE INODE SIZE SECONDS] ")" / "(volatile)"   ; what the result depends on
@@ -37,11 +37,11 @@ use std::time::{Duration, Instant, SystemTime};
 use lexpr::Parser;
 
 use super::LoadOptions;
-use super::cache::Slot;
+use super::cache::CacheEntry;
 use super::child::{self, Finished, Stopped};
 use super::evaluate::NeedsGuile;
 use super::inputs::Inputs;
-use super::value::{Field, Machine, Place, Value};
+use super::value::{Field, Machine, SourceLocation, Value};
 use super::{Entries, wrong_result};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::file_identity::FileIdentity;
@@ -86,8 +86,8 @@ pub(super) struct Program<'a> {
 pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOptions) -> Result<(Entries, Inputs)> {
     let deadline = Instant::now() + options.time_limit.min(MAX_TIME);
     let (guile, guix) = (find(&options.guile), find(&options.guix));
-    let slot = slot(program, [&guile, &guix], home, options);
-    let kept = slot.as_ref().and_then(Slot::read);
+    let entry = entry(program, [&guile, &guix], home, options);
+    let kept = entry.as_ref().and_then(CacheEntry::read);
     let kept = kept.and_then(|(at, output)| program.result(&output, at));
     if let Some(result) = kept.filter(|(_, inputs)| inputs.are_current()) {
         return Ok(result);
@@ -104,8 +104,8 @@ pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOpt
             Ok(finished) => {
                 let outcome = outcome(program, &finished, at, options);
                 let lasts = |(_, inputs): &(Entries, Inputs)| inputs.are_settled() && inputs.are_current();
-                if let Some(slot) = slot.as_ref().filter(|_| outcome.as_ref().is_ok_and(lasts)) {
-                    slot.write(at, &finished.stdout);
+                if let Some(entry) = entry.as_ref().filter(|_| outcome.as_ref().is_ok_and(lasts)) {
+                    entry.write(at, &finished.stdout);
                 }
                 Ok(Some(outcome))
             }
@@ -163,13 +163,13 @@ fn find(command: &Path) -> Option<PathBuf> {
         .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
 }
 
-/// Returns the slot in which the result for `program` is kept. Its key covers all that is known beforehand to matter.
-fn slot(
+/// Returns the entry in which the result for `program` is kept. Its key covers all that is known beforehand to matter.
+fn entry(
     program: &Program,
     interpreters: [&Option<PathBuf>; 2],
     home: Option<&Path>,
     options: &LoadOptions,
-) -> Option<Slot> {
+) -> Option<CacheEntry> {
     let state = options.cache.as_deref()?;
     #[allow(clippy::disallowed_methods)] // nobody starts it: it has the environment
     let mut command = Command::new("");
@@ -180,7 +180,7 @@ fn slot(
     let directory = std::env::current_dir().ok();
     let circumstances = format!("{:?}", (program.identity, interpreters, variables, directory));
     let facts = [program.text, circumstances.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), PROGRAM.as_bytes()];
-    Slot::new(state, program.file, &facts)
+    CacheEntry::new(state, program.file, &facts)
 }
 
 /// Variables that the child gets, besides those whose names begin with one of [`PREFIXES`].
@@ -306,7 +306,7 @@ fn shortened(message: &str) -> String {
 /// The output of `guile.scm`.
 enum Output {
     Result { entries: Entries, files: Vec<(PathBuf, Option<FileIdentity>)>, volatile: bool },
-    Exception { place: Place, key: String, message: String },
+    Exception { place: SourceLocation, key: String, message: String },
 }
 
 /// A reader of what `guile.scm` prints. It returns `None` for output that is not complete, or not of the form given
@@ -354,10 +354,10 @@ impl Data<'_> {
         }
     }
 
-    fn place(&self, file: &lexpr::Value, line: &lexpr::Value, column: &lexpr::Value) -> Option<Place> {
+    fn place(&self, file: &lexpr::Value, line: &lexpr::Value, column: &lexpr::Value) -> Option<SourceLocation> {
         let file = file.as_str()?;
         let file = if *file == **self.file { self.file.clone() } else { file.into() };
-        Some(Place { file, line: line.as_u64()?.try_into().ok()?, column: column.as_u64()?.try_into().ok()? })
+        Some(SourceLocation { file, line: line.as_u64()?.try_into().ok()?, column: column.as_u64()?.try_into().ok()? })
     }
 
     fn field(&self, datum: &lexpr::Value) -> Option<Field> {

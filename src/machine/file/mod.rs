@@ -35,7 +35,7 @@ use std::time::Duration;
 use self::evaluate::NeedsGuile;
 pub use self::inputs::Inputs;
 use self::source::Source;
-use self::value::{Machine, Place, Value};
+use self::value::{Machine, SourceLocation, Value};
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;
@@ -186,7 +186,7 @@ fn evaluate_plain(path: &Path, bytes: &[u8]) -> Result<Entries, NeedsGuile> {
 
 /// Returns the error for a file that returned `value` or, if `index` is not 0, a list whose element number `index` is
 /// `value`.
-fn wrong_result(place: &Place, index: usize, value: &Value) -> Error {
+fn wrong_result(place: &SourceLocation, index: usize, value: &Value) -> Error {
     let got = match index {
         0 => format!("{value}"),
         _ => format!("a list whose element {index} is {value}"),

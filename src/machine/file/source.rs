@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::value::Place;
+use super::value::SourceLocation;
 
 /// A text that knows the places of its bytes.
 pub(super) struct Source<'a> {
@@ -32,12 +32,12 @@ impl<'a> Source<'a> {
     }
 
     /// Returns the place of the byte at `offset`. Takes time in proportion to its column.
-    pub fn place(&self, offset: usize) -> Place {
+    pub fn place(&self, offset: usize) -> SourceLocation {
         let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
         let before = self.text.get(self.line_starts[line - 1]..offset).unwrap_or_default();
         let column =
             before.chars().fold(0, |column, char| if char == '\t' { (column / 8 + 1) * 8 } else { column + 1 });
-        Place { file: self.file.clone(), line: line as u32, column }
+        SourceLocation { file: self.file.clone(), line: line as u32, column }
     }
 }
 

@@ -54,8 +54,10 @@ fn in_process(text: &[u8]) -> Option<Outcome> {
 }
 
 fn by_guile(text: &[u8], options: &LoadOptions) -> Outcome {
-    let reason =
-        NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: "this is left to Guile".into() };
+    let reason = NeedsGuile {
+        place: SourceLocation { file: "m.scm".into(), line: 1, column: 0 },
+        what: "this is left to Guile".into(),
+    };
     let program = guile::Program { file: &"m.scm".into(), text, identity: None, reason: &reason };
     validated(guile::evaluate(&program, None, options).map(|(entries, _)| entries))
 }
@@ -79,7 +81,8 @@ fn programs_are_left_to_guile() {
         let text = text(short);
         assert_eq!(in_process(text.as_bytes()), None, "{text}");
         // No machine may have a name with a control character, so the test looks at the values instead.
-        let reason = NeedsGuile { place: Place { file: "m.scm".into(), line: 1, column: 0 }, what: String::new() };
+        let reason =
+            NeedsGuile { place: SourceLocation { file: "m.scm".into(), line: 1, column: 0 }, what: String::new() };
         let program = guile::Program { file: &"m.scm".into(), text: text.as_bytes(), identity: None, reason: &reason };
         let (machines, _) =
             guile::evaluate(&program, None, &no_guix()).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -11,20 +11,20 @@ use crate::machine::quoted;
 /// A place in a file. Shown as Guile and Guix show it: `FILE:LINE:COLUMN`. Lines count from 1. Columns count characters
 /// from 0, and a tab goes on to the next multiple of 8.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct SourceLocation {
     pub file: Rc<str>,
     pub line: u32,
     pub column: u32,
 }
 
-impl Place {
+impl SourceLocation {
     /// Returns an error of the machine file at this place.
     pub fn error(&self, message: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Configuration, format!("{self}: {message}"))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)
     }
@@ -69,14 +69,14 @@ impl fmt::Display for Value {
 #[derive(Clone, Debug)]
 pub(super) struct Field {
     pub name: Rc<str>,
-    pub place: Place,
+    pub place: SourceLocation,
     pub value: Value,
 }
 
 /// A `build-machine` form, evaluated but not validated.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
-    pub place: Place,
+    pub place: SourceLocation,
     /// The inherited fields, and then the others in the order in which they are written. A name that occurs twice is an
     /// error, as it is for Guix if nothing is inherited.
     pub fields: Vec<Field>,
@@ -84,13 +84,13 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Makes the machine of `(build-machine FIELD ...)`.
-    pub fn new(place: Place, fields: Vec<Field>) -> Self {
+    pub fn new(place: SourceLocation, fields: Vec<Field>) -> Self {
         Machine { place, fields }
     }
 
     /// Makes the machine of `(build-machine (inherit ORIGINAL) FIELD ...)`. The given fields prevail over those of the
     /// original and, as in Guix's records, the last field of a name over the others.
-    pub fn inheriting(place: Place, original: &Machine, fields: Vec<Field>) -> Self {
+    pub fn inheriting(place: SourceLocation, original: &Machine, fields: Vec<Field>) -> Self {
         let given_in = |fields: &[Field], name: &str| fields.iter().any(|field| *field.name == *name);
         let inherited = original.fields.iter().filter(|field| !given_in(&fields, &field.name));
         let own = fields.iter().enumerate().filter(|(i, field)| !given_in(&fields[i + 1..], &field.name));

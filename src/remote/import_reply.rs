@@ -10,7 +10,7 @@ const MOST: usize = 1 << 20;
 
 /// Frames as they come, all words of which have 8 bytes.
 #[derive(Default)]
-pub struct Early {
+pub struct ImportReply {
     bytes: Vec<u8>,
     /// How many of them were read.
     read: usize,
@@ -18,7 +18,7 @@ pub struct Early {
     next: usize,
 }
 
-impl Early {
+impl ImportReply {
     /// Takes what came.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
@@ -44,7 +44,7 @@ impl Early {
         buffer[..length].copy_from_slice(&self.bytes[self.read..][..length]);
         self.read += length;
         if self.read == self.bytes.len() {
-            *self = Early::default();
+            *self = ImportReply::default();
         }
         length
     }
@@ -64,27 +64,27 @@ mod tests {
         let log = words(&[LOG_FRAME, 0, LOG_FRAME, 8, 0x616c_7473, LOG_FRAME, 9, 1, 2]);
         let all = [log.clone(), words(&[0x6378_7470])].concat();
         for piece in 1..all.len() {
-            let mut early = Early::default();
+            let mut import_reply = ImportReply::default();
             let mut seen = 0;
             for bytes in all.chunks(piece) {
-                early.push(bytes);
+                import_reply.push(bytes);
                 seen += bytes.len();
-                assert_eq!(early.is_answered(), seen == all.len(), "{seen} bytes in pieces of {piece}");
+                assert_eq!(import_reply.is_answered(), seen == all.len(), "{seen} bytes in pieces of {piece}");
             }
             let mut read = vec![0; all.len() + 1];
-            assert_eq!((early.read(&mut read), &read[..all.len()]), (all.len(), &all[..]));
-            assert_eq!(early.read(&mut read), 0);
+            assert_eq!((import_reply.read(&mut read), &read[..all.len()]), (all.len(), &all[..]));
+            assert_eq!(import_reply.read(&mut read), 0);
         }
     }
 
     #[test]
     fn a_daemon_that_only_talks_is_answered_to() {
-        let mut early = Early::default();
-        early.push(&words(&[LOG_FRAME, 2 << 20]));
-        early.push(&vec![0; MOST]);
-        assert!(early.is_answered());
-        let mut early = Early::default();
-        early.push(&words(&[LOG_FRAME, u64::MAX - 7]));
-        assert!(!early.is_answered());
+        let mut import_reply = ImportReply::default();
+        import_reply.push(&words(&[LOG_FRAME, 2 << 20]));
+        import_reply.push(&vec![0; MOST]);
+        assert!(import_reply.is_answered());
+        let mut import_reply = ImportReply::default();
+        import_reply.push(&words(&[LOG_FRAME, u64::MAX - 7]));
+        assert!(!import_reply.is_answered());
     }
 }

@@ -7,11 +7,11 @@ use crate::machine::BuildMachine;
 use crate::remote::Connection;
 
 /// The item that the machine is asked to import: its name and its text.
-const TEXT: (&str, &str) = ("offload-welcome", "Is what the host that offloads signs let in by this machine?");
+const TEXT: (&str, &str) = ("offload-import_check", "Is what the host that offloads signs let in by this machine?");
 
 /// Fails with [`ErrorKind::Untrusted`] if the machine does not accept this host's signatures. To find out, has the
 /// machine import a small text, once per connection. Two round trips.
-pub fn require_welcome(local: &LocalGuix, remote: &mut dyn Connection) -> Result<()> {
+pub fn check_import_authorized(local: &LocalGuix, remote: &mut dyn Connection) -> Result<()> {
     if remote.has_imported() {
         return Ok(());
     }
@@ -32,7 +32,7 @@ fn explain(error: Error, machine: &BuildMachine, key: &str) -> Error {
     {
         return error;
     }
-    // The command is for root, since the user who builds may seldom change the list of keys.
+    // The command is for root, since the user who builds may throttle change the list of keys.
     Error::new(ErrorKind::Untrusted, format!("it does not let in what this host signs: {message}"))
         .on_machine(&machine.name)
         .hint(format!("authorize this host's key there: {} guix archive --authorize < {key}", machine.shell("root")))

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::doors::job::{JobEvent, Told};
+use crate::doors::job::{JobEvent, Notification};
 use crate::ground::error::{Error, ErrorKind, Result, line};
 use crate::ground::event_fd::EventFd;
 use crate::report::said::Said;
@@ -42,7 +42,7 @@ impl Ready for EventFd {
 }
 
 /// The events of a job that nobody has taken yet, and its result. Any thread may use it.
-pub struct Queue {
+pub struct EventQueue {
     state: Mutex<State>,
     changed: Condvar,
     ready: Arc<dyn Ready>,
@@ -50,24 +50,24 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    events: VecDeque<Told>,
+    events: VecDeque<Notification>,
     /// Bytes of log in `events`.
     log: usize,
     result: Option<Result<()>>,
     cancelled: bool,
 }
 
-impl Queue {
+impl EventQueue {
     /// Makes an empty queue. `ready` shows whether it has events.
     pub fn new(ready: Arc<dyn Ready>) -> Self {
-        Queue { state: Mutex::default(), changed: Condvar::new(), ready }
+        EventQueue { state: Mutex::default(), changed: Condvar::new(), ready }
     }
 
     /// Takes the next event, if there is one.
-    pub fn next_event(&self) -> Option<Told> {
+    pub fn next_event(&self) -> Option<Notification> {
         let mut state = self.state.lock();
         let event = state.events.pop_front();
-        if let Some(Told { event: JobEvent::Log(text), .. }) = &event {
+        if let Some(Notification { event: JobEvent::Log(text), .. }) = &event {
             state.log -= text.len();
             self.changed.notify_all();
         }
@@ -103,8 +103,8 @@ impl Queue {
 }
 
 /// The observer that puts what happens to a build into the queue of its job.
-pub struct Teller {
-    queue: Arc<Queue>,
+pub struct EventSender {
+    queue: Arc<EventQueue>,
     said: Said,
     /// The lines of [`Event::Done`]; they go out with the result.
     done: String,
@@ -112,10 +112,10 @@ pub struct Teller {
     queued: [bool; 2],
 }
 
-impl Teller {
+impl EventSender {
     /// Makes one for a job to which nothing has happened yet.
-    pub fn new(queue: Arc<Queue>) -> Self {
-        Teller { queue, said: Said::default(), done: String::new(), queued: [false; 2] }
+    pub fn new(queue: Arc<EventQueue>) -> Self {
+        EventSender { queue, said: Said::default(), done: String::new(), queued: [false; 2] }
     }
 
     fn push(&self, state: &mut State, event: JobEvent, lines: String) {
@@ -123,7 +123,7 @@ impl Teller {
             // Of progress, only the latest counts.
             (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
             (Some(JobEvent::Log(last)), JobEvent::Log(text)) if last.len() < LOG_PIECE => last.extend_from_slice(text),
-            _ => state.events.push_back(Told { event, lines }),
+            _ => state.events.push_back(Notification { event, lines }),
         }
         self.queue.ready.raise();
     }
@@ -153,7 +153,7 @@ impl Teller {
     }
 }
 
-impl Observer for Teller {
+impl Observer for EventSender {
     fn event(&mut self, event: &Event<'_>) {
         let said = || lines::text(&lines::of_event(event));
         let happened = match *event {
@@ -183,8 +183,8 @@ impl Observer for Teller {
 
     /// Puts the line into the build's log.
     fn aside(&self) -> Option<Aside> {
-        let teller = Teller::new(Arc::clone(&self.queue));
-        Some(Arc::new(move |text| teller.add_line(text)))
+        let sender = EventSender::new(Arc::clone(&self.queue));
+        Some(Arc::new(move |text| sender.add_line(text)))
     }
 
     fn log(&mut self, text: &[u8]) -> Result<()> {
@@ -211,14 +211,14 @@ mod tests {
     use crate::report::console::Console;
     use crate::report::lines::tests::events;
 
-    fn queue() -> Arc<Queue> {
-        Arc::new(Queue::new(Arc::new(EventFd::new().unwrap())))
+    fn queue() -> Arc<EventQueue> {
+        Arc::new(EventQueue::new(Arc::new(EventFd::new().unwrap())))
     }
 
     #[test]
     fn a_job_that_waits_for_hours_keeps_few_events() {
         let queue = queue();
-        let mut reporter = Teller::new(Arc::clone(&queue));
+        let mut reporter = EventSender::new(Arc::clone(&queue));
         for look in 0..100_000 {
             for (machine, text) in
                 [("a", format!("load {look}")), ("b", "no route".into()), ("c", "x".repeat(look % 997))]
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn what_is_said_aside_is_one_line_of_the_log() {
         let queue = queue();
-        let reporter = Teller::new(Arc::clone(&queue));
+        let reporter = EventSender::new(Arc::clone(&queue));
         reporter.aside().unwrap()("m\n@ build-succeeded x\r");
         let told = queue.state.lock().events.pop_front().unwrap();
         assert_eq!(told.event, JobEvent::Log(b"m @ build-succeeded x \n".to_vec()));
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn why_a_machine_is_not_used_comes_with_what_to_do() {
         let queue = queue();
-        let mut reporter = Teller::new(Arc::clone(&queue));
+        let mut reporter = EventSender::new(Arc::clone(&queue));
         let plain = Error::new(ErrorKind::Unavailable, "no route");
         let hinted = plain.clone().hint("mend it");
         reporter.event(&Event::PassedOver { machine: "a", reason: &hinted });
@@ -273,9 +273,9 @@ mod tests {
         for result in [Ok(()), Err(reason.clone()), Err(Error::new(ErrorKind::BuildFailed, "it failed"))] {
             let (queue, mut file) = (queue(), tempfile::tempfile().unwrap());
             let mut console = Console::new(file.try_clone().unwrap(), file.try_clone().unwrap(), 0);
-            let mut teller = Teller::new(Arc::clone(&queue));
+            let mut sender = EventSender::new(Arc::clone(&queue));
             for event in events("m", &derivation, &reason) {
-                teller.event(&event);
+                sender.event(&event);
                 // Details that help only a user who sees them at once.
                 let details = matches!(
                     event,
@@ -293,7 +293,7 @@ mod tests {
             if let Err(error) = &result {
                 console.error(error);
             }
-            teller.finish(result);
+            sender.finish(result);
             let lines: String = queue.state.lock().events.drain(..).map(|told| told.lines).collect();
             let mut shown = String::new();
             file.rewind().unwrap();
