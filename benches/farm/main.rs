@@ -9,20 +9,15 @@
 
 mod contender;
 
-#[path = "../../tests/farm/lab.rs"]
+#[path = "../../tests/support/farm/mod.rs"]
 #[allow(dead_code)] // the tests use more of it
-mod lab;
-#[path = "../../tests/farm/machines.rs"]
-#[allow(dead_code)]
-mod machines;
-#[path = "../../tests/farm/memory.rs"]
-#[allow(dead_code)]
-mod memory;
+mod harness;
 
 use std::fmt::Write as _;
 
 use contender::{ALONE, Contender, GUILE, OURS, STOCK};
-use lab::SlowLink;
+use harness::lab::SlowLink;
+use harness::{lab, machines, memory};
 
 const W1: lab::Host = lab::Host("w1");
 

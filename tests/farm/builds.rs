@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::afterwards::{assert_clean, database};
+use crate::invariants::{assert_clean, database};
 use crate::lab::{Builds, Host, lab};
 use crate::machines::{Hook, Machine};
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Hook, Machine};
 
@@ -105,7 +105,7 @@ fn the_machine_file_of_a_hook_is_any_program() {
             ("(use-modules (srfi srfi-1))\n(reduce + 0 '(20 22))", "list of build machines"),
         ] {
             HEAD.write_machine_file(text);
-            let ending = crate::by_hand::run_hook(HEAD, hook, 60, 60, &request());
+            let ending = crate::hook_by_hand::run_hook(HEAD, hook, 60, 60, &request());
             assert!(ending.said.contains("/etc/guix/machines.scm"), "{hook:?}: {}", ending.said);
             assert!(ending.said.contains(complaint), "{hook:?}: {}", ending.said);
             // Then there are no machines, and this host can build it.
@@ -137,7 +137,7 @@ fn a_library_that_cannot_be_loaded_is_explained() {
     HEAD.write_machines(&[Machine::of(W1)]);
     let library = "GUIX_OFFLOAD_LIBRARY=/srv/elsewhere/libguix_offload.so";
     let command = [&["env", library], &Hook::Guile.command()[1..]].concat();
-    let ending = crate::by_hand::run_program(HEAD, &[&command[..], &["offload", "status"]].concat(), "");
+    let ending = crate::hook_by_hand::run_program(HEAD, &[&command[..], &["offload", "status"]].concat(), "");
     assert_eq!(ending.status, 1, "{}", ending.said);
     for words in ["cannot load '/srv/elsewhere/libguix_offload.so': ", "\nhint: "] {
         assert!(ending.said.contains(words) && !ending.said.contains("Backtrace"), "{words:?} in {}", ending.said);
@@ -149,7 +149,7 @@ fn a_library_that_cannot_be_loaded_is_explained() {
     OLDHEAD.write_machines(&[Machine::of(W1)]);
     let program = format!("{INSTALLED}/libexec/guix-offload-guile");
     let newer = ["env", "GUIX_OFFLOAD_LIBRARY=/srv/libguix_offload.so", &program, "offload", "status"];
-    let ending = crate::by_hand::run_program(OLDHEAD, &newer, "");
+    let ending = crate::hook_by_hand::run_program(OLDHEAD, &newer, "");
     assert_eq!(ending.status, 1, "{}", ending.said);
     for words in ["cannot load '/srv/libguix_offload.so': ", "built on this system, or an older one", "ldd "] {
         assert!(ending.said.contains(words) && !ending.said.contains("Backtrace"), "{words:?} in {}", ending.said);

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, SlowLink, lab};
 use crate::machines::{Hook, Machine};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Looking after the keeper: what it says of its builds, and that it can be stopped in their midst.
 
-use crate::afterwards::{assert_clean, eventually};
+use crate::invariants::{assert_clean, eventually};
 use crate::lab::Host;
 use crate::machines::{Machine, PROGRAM, quoted};
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::afterwards::{assert_clean, await_sleeper};
+use crate::invariants::{assert_clean, await_sleeper};
 use crate::lab::{Host, SlowLink};
 use crate::machines::Machine;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Inputs and outputs of hundreds of mebibytes, and the memory that they take; slow links.
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, SlowLink};
 use crate::machines::{Hook, Machine};
 use crate::memory::with_peak_memory;

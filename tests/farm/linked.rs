@@ -2,7 +2,7 @@
 //! A process whose jobs the keeper does, when one of the two dies.
 
 use crate::abi::{ENGINES, Request};
-use crate::afterwards::{assert_clean, await_sleeper};
+use crate::invariants::{assert_clean, await_sleeper};
 use crate::jobs::Jobs;
 use crate::lab::Host;
 

@@ -4,34 +4,34 @@
 //! cargo test --offline --test farm -- --test-threads=1`.
 
 mod abi;
-mod afterwards;
 mod builds;
-mod by_hand;
 mod collected;
 mod commands;
+mod concurrency;
 mod guile;
 mod hashes;
+mod hook_by_hand;
 mod hosts;
+mod in_guix_daemon;
 mod jobs;
 mod keeper;
 mod killed;
-mod lab;
 mod large;
 mod linked;
 mod machine_file;
-mod machines;
 mod many;
-mod memory;
 mod outcomes;
 mod pooled;
 mod protocol;
 mod round_trips;
-mod seam;
 mod servers;
-mod slots;
 mod stock;
 mod store;
-mod together;
 mod trust;
 mod unusable;
 mod waiting;
+
+#[path = "../support/farm/mod.rs"]
+mod harness;
+
+use harness::{invariants, lab, machines, memory, slots};

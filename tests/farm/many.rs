@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::Host;
 use crate::machines::{Hook, Machine};
 

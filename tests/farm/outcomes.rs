@@ -4,8 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::afterwards::assert_clean;
-use crate::by_hand::run_hook;
+use crate::hook_by_hand::run_hook;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Hook, Machine, system};
 

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use crate::abi::{ENGINES, Request};
-use crate::afterwards::eventually;
 use crate::hosts::configure_ssh;
+use crate::invariants::eventually;
 use crate::jobs::Jobs;
 use crate::lab::{Host, SlowLink, lab};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The hook's line protocol and command line, by hand.
 
-use crate::afterwards::assert_clean;
-use crate::by_hand::{Ending, run_hook, run_program};
+use crate::hook_by_hand::{Ending, run_hook, run_program};
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Hook, Machine, PROGRAM, system};
 

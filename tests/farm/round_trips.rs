@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, SlowLink, lab};
 use crate::machines::{Machine, PROGRAM};
 

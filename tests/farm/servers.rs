@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::afterwards::assert_clean;
 use crate::hosts::configure_ssh;
+use crate::invariants::assert_clean;
 use crate::lab::{Builds, Host, SlowLink, lab};
 use crate::machines::{Machine, quoted};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Builds, Host, Undo, lab};
 use crate::machines::{Hook, Machine};
 

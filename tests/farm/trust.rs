@@ -4,8 +4,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::afterwards::assert_clean;
 use crate::hosts::configure_ssh;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Machine, PROGRAM, quoted};
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Builds, Host, lab};
 use crate::machines::{Hook, Machine, host_key, quoted};
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::conditions::*;
-use crate::crowd;
 use crate::lab::lab;
 use crate::lane::{Kind, Lane, limit, signal, start_head, start_machine};
 use crate::random::Random;
 use crate::run::Report;
+use crate::shared_machines;
 
 pub struct Fault {
     pub name: String,
@@ -209,7 +209,7 @@ pub fn faults(short: bool) -> Vec<Fault> {
         faults.push(Fault { name, kind, condition, effect, most, ..usual });
     }
     let name = "two heads and the stock script on the same slots".to_string();
-    faults.push(Fault { name, scenario: Some(crowd::run), ..usual });
+    faults.push(Fault { name, scenario: Some(shared_machines::run), ..usual });
     faults
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Machine, PROGRAM};
 

@@ -6,28 +6,18 @@
 //! it printed. `TORTURE_ONLY` is a part of the names of the faults to run. `TORTURE_LANES` lists the hosts to use, as
 //! `HEAD:MACHINE:SPARE[:HEAD]`: so many runs go on at once. After `TORTURE_MINUTES` no more runs are begun.
 
-#[path = "../farm/afterwards.rs"]
-#[allow(dead_code)] // the tests of tests/farm use more of it
-mod afterwards;
 mod conditions;
-mod crowd;
 mod daemon;
 mod faults;
-#[path = "../farm/lab.rs"]
-#[allow(dead_code)]
-mod lab;
 mod lane;
-#[path = "../farm/machines.rs"]
-#[allow(dead_code)]
-mod machines;
-#[path = "../farm/memory.rs"]
-#[allow(dead_code)]
-mod memory;
 mod random;
 mod run;
-#[path = "../farm/slots.rs"]
-mod slots;
+mod shared_machines;
 mod table;
+
+#[path = "../support/farm/mod.rs"]
+#[allow(dead_code)] // the tests of tests/farm use more of it
+mod harness;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,6 +25,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use faults::{Fault, faults};
+use harness::{invariants, lab, machines, memory, slots};
 use lane::Lane;
 use table::Row;
 

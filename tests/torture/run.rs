@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::afterwards::eventually;
 use crate::daemon::{Build, Ending, Outcome, collect_garbage};
 use crate::faults::{Effect, Fault, Phase};
+use crate::invariants::eventually;
 use crate::lab::Host;
 use crate::lane::{Kind, Lane};
 use crate::random::Random;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Two heads, and the stock script beside our hook on one of them, which all use the same machines.
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lane::{Lane, start_head};
 use crate::machines::Machine;
 use crate::run::Report;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-use crate::lab::Host;
+use super::lab::Host;
 
 /// How long what ends by itself may take to end: a process whose peer is gone, a daemon that clears up.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Whether hooks, whichever they are, keep to the slots of machines: by the times that builds were under way.
 
-use crate::lab::{Builds, Host};
+use super::lab::{Builds, Host};
 
 /// Starts one more daemon of the same store and state, whose hook is the stock script, and returns its socket. It ends
 /// when guix-daemon is started anew.

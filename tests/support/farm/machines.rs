@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::{Host, lab};
+use super::lab::{Host, lab};
 
 /// The hook that this project installs, on heads.
 pub const PROGRAM: &str = "/opt/guix-offload/libexec/guix-offload";

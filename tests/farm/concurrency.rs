@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Many builds at once, by our hook and by the stock script, which keep the same slots.
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::{Host, lab};
 use crate::machines::{Hook, Machine};
 use crate::slots::{most_at_once, start_daemon, start_stock_daemon};

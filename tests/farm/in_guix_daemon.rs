@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::afterwards::assert_clean;
+use crate::invariants::assert_clean;
 use crate::lab::Host;
 
 const HEAD: Host = Host("head");
