@@ -13,8 +13,9 @@ use super::request::flag;
 use super::{descriptor, export, keeper, string};
 use crate::build::engine::Engine;
 use crate::daemon::BuildOptions;
-use crate::doors::hook::{self, Builder, InProcess, Machines, Options};
+use crate::doors::hook::{self, Builder, InProcess, Options};
 use crate::doors::keeper::client::WithKeeper;
+use crate::machine::file::Machines;
 
 /// The settings of a build hook.
 pub struct guix_offload_hook {

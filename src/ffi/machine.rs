@@ -97,7 +97,7 @@ export! {
         let host_key = HostKey::parse(string::required(host_key, "host_key")?)
             .map_err(|error| error.context(format!("{}, field 'host-key'", title(name))))?;
         let mut machine =
-            BuildMachine::new(name, user, crate::machine::file::default_private_key().unwrap_or_default(), host_key);
+            BuildMachine::new(name, user, crate::machine::default_private_key().unwrap_or_default(), host_key);
         machine.systems.extend(string::optional(system, "system")?.map(str::to_string));
         let machine = admitted(machine)?;
         out.give(guix_offload_machine::new(machine));

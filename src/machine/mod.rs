@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What is known about a build machine before it is contacted, and which machine may do which build.
 
+mod default_key;
 pub mod file;
 mod gate;
 mod host_key;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::default_key::default_private_key;
 pub use self::gate::{Flaw, integers, key_file, number, quoted, title};
 pub use self::host_key::{HostKey, fingerprint};
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guix_offload::build::engine::Engine;
-use guix_offload::doors::hook::{InProcess, Machines, Options, serve};
+use guix_offload::doors::hook::{InProcess, Options, serve};
 use guix_offload::machine::BuildMachine;
+use guix_offload::machine::file::Machines;
 
 use crate::double::Machine;
 use crate::fixture::Scene;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The keeper's side of a client that is connected: what it says first, and the builds of a hook.
+//! The keeper's side of a connected client: the client's first message, and the builds of a hook.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::store::{Received, Registrar};
 
-/// How long a client of the keeper may take to send its first message.
+/// Time limit for the first message of a client of the keeper.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client that is connected: a hook, a link, or one that inspects or ends the keeper.
+/// A connected client: a hook, a link, or one that inspects or ends the keeper.
 pub(super) struct Client {
     pub(super) number: u64,
     pub(super) voice: Voice,
@@ -100,7 +100,7 @@ impl Client {
     }
 }
 
-/// Validates machines that a client names, by the rules for all machines.
+/// Validates machines that come from a client, by the rules for all machines.
 pub(super) fn admit(machines: Vec<BuildMachine>) -> Result<Vec<BuildMachine>> {
     let admitted = machines.into_iter().map(|machine| {
         let name = machine.name.clone();

@@ -4,7 +4,7 @@
 //!
 //! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
 //! the hook's side; [`server`] is the keeper, whose threads serve clients in [`hook_server`] and speak through
-//! [`voice`]. [`place`] is where they meet, and [`message`] what they say.
+//! [`voice`]. [`place`] is where they meet, and [`message`] has what they say.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
@@ -35,8 +35,8 @@
 //! A hook that is killed cannot do harm later: guix-daemon gives up the locks on the outputs when the hook ends. So the
 //! hook, not the keeper, makes outputs valid. The keeper notices the end of the hook and cancels the build.
 //!
-//! If the keeper fails before `Accepted`, the hook does the build by itself. If it fails later, the build fails as one
-//! that may be tried again.
+//! If the keeper fails before `Accepted`, the hook does the build by itself. If it fails later, the build fails, and
+//! may be tried again.
 
 pub mod client;
 mod hook_server;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the keeper says to a client, from any of its threads.
+//! The messages from the keeper to a client. Any thread of the keeper may send them.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,7 @@ impl Voice {
         Voice { stream, writing: Arc::default(), activities }
     }
 
-    /// Records what is done for the hook; `None`: nothing.
+    /// Records what the keeper does for the hook; `None`: nothing.
     pub(super) fn note(&self, activity: Option<Activity>) {
         let mut activities = self.activities.lock();
         activities.remove(&OF_HOOK);

@@ -24,6 +24,7 @@ mod inputs;
 mod plain;
 mod source;
 mod value;
+mod watched;
 
 use std::cell::OnceCell;
 use std::fs::File;
@@ -36,9 +37,11 @@ use self::evaluate::NeedsGuile;
 pub use self::inputs::Inputs;
 use self::source::Source;
 use self::value::{Machine, SourceLocation, Value};
+pub use self::watched::Machines;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;
+use crate::machine::default_key::{default_private_key, home_directory};
 
 /// Longest machine file, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -202,32 +205,6 @@ fn wrong_result(place: &SourceLocation, index: usize, value: &Value) -> Error {
 
 fn name_of(path: &Path) -> Rc<str> {
     path.to_string_lossy().into()
-}
-
-/// Returns the home directory of the process's effective user, from the user database. Not `$HOME`: a daemon may have
-/// been started with somebody else's.
-fn home_directory() -> Option<PathBuf> {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
-    user.ok().flatten().map(|user| user.dir)
-}
-
-/// Returns the private key that Guix uses if none is named: the first of `~/.ssh/id_ed25519` and `~/.ssh/id_rsa` that
-/// exists in the home directory that the user database gives the process's user. If neither exists, it is the first
-/// one.
-pub fn default_private_key() -> Result<PathBuf> {
-    default_key(home_directory().as_deref())
-}
-
-fn default_key(home: Option<&Path>) -> Result<PathBuf> {
-    let Some(home) = home else {
-        return Err(Error::new(
-            ErrorKind::Configuration,
-            "there is no default for 'private-key': the user has no home",
-        )
-        .hint("name the file in the field 'private-key'"));
-    };
-    let keys = ["id_ed25519", "id_rsa"].map(|name| home.join(".ssh").join(name));
-    Ok(keys.iter().find(|key| key.exists()).unwrap_or(&keys[0]).clone())
 }
 
 #[cfg(test)]

@@ -128,28 +128,6 @@ fn defaults_are_those_of_guix() {
 }
 
 #[test]
-fn the_default_key_is_the_first_that_exists() {
-    let home = Scratch::new("home");
-    let ssh = home.0.join(".ssh");
-    std::fs::create_dir(&ssh).unwrap();
-    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_ed25519"));
-    std::fs::write(ssh.join("id_rsa"), "").unwrap();
-    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_rsa"));
-    std::fs::write(ssh.join("id_ed25519"), "").unwrap();
-    assert_eq!(default_key(Some(&home.0)).unwrap(), ssh.join("id_ed25519"));
-    assert!(default_key(None).unwrap_err().hint_text().unwrap().contains("private-key"));
-}
-
-#[test]
-fn the_home_directory_is_that_of_the_user_database() {
-    let id = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
-    let id = String::from_utf8(id).unwrap();
-    let entry = std::process::Command::new("getent").args(["passwd", id.trim()]).output().unwrap().stdout;
-    let entry = String::from_utf8(entry).unwrap();
-    assert_eq!(home_directory().unwrap(), PathBuf::from(entry.split(':').nth(5).unwrap()));
-}
-
-#[test]
 fn errors_say_where_and_what() {
     for (short, message) in ERRORS {
         let text = text(short);

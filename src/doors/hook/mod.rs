@@ -15,36 +15,34 @@
 //! If a hook ends without a reply, guix-daemon ends all builds of the client. So a hook that cannot decide declines a
 //! build that the daemon can do itself. Any other build it accepts, so that this build alone fails.
 
+mod builder;
+mod question;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::event::PollFlags;
 
 use crate::archive::{Acl, KeyPair};
-use crate::build::engine::{Accepted, Engine, Inquiry, Reply, Request, Work};
+use crate::build::engine::{Engine, Inquiry};
 use crate::daemon::BuildOptions;
 use crate::doors::parent::{Parent, Room};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::event_fd::EventFd;
-use crate::ground::file_identity::FileIdentity;
-use crate::ground::store_path::{StoreDir, StorePath};
 use crate::ground::thread;
-use crate::machine::file::{self, LoadOptions, Loaded};
-use crate::machine::{BuildMachine, Requirements};
+use crate::machine::file::{Loaded, Machines};
 use crate::report::console::Console;
 use crate::report::told;
 use crate::report::{Event, Observer};
+use question::{MAX_ITEMS, read_line};
 
-/// Longest request line of guix-daemon, in bytes.
-const MAX_REQUEST: u64 = 64 << 10;
-/// Longest list of store items that guix-daemon may send to its hook, in bytes: some half a million items.
-const MAX_ITEMS: u64 = 64 << 20;
+pub use builder::{Builder, Decision, InProcess};
+pub use question::{Question, parse_request, read_request, read_work};
 
 /// The settings of a hook.
 #[derive(Clone, Debug)]
@@ -53,42 +51,6 @@ pub struct Options {
     pub machines: Machines,
     /// Limits and trace of the builds.
     pub build: BuildOptions,
-}
-
-/// The machine file, or what it returned to a caller who evaluated it.
-#[derive(Clone, Debug)]
-pub struct Machines {
-    file: PathBuf,
-    /// What the file was when it was named: `evaluated` counts while it is the same.
-    version: Option<FileIdentity>,
-    evaluated: Option<Vec<BuildMachine>>,
-}
-
-impl Machines {
-    /// Names the file that returns the machines.
-    pub fn in_file(file: PathBuf) -> Self {
-        Machines { version: FileIdentity::of(&file), file, evaluated: None }
-    }
-
-    /// Uses `machines` instead of reading the file, until the file changes.
-    pub fn set_evaluated(&mut self, machines: Vec<BuildMachine>) {
-        self.evaluated = Some(machines);
-    }
-
-    /// Loads the machines. Reads the file each time: a hook whose requests are postponed lives on, and the file may
-    /// have been repaired. `state` is the directory of the offloading state (`STATE/offload`), which also caches
-    /// Guile's results.
-    fn load(&self, state: &Path) -> Result<Option<Loaded>> {
-        match &self.evaluated {
-            Some(machines) if FileIdentity::of(&self.file) == self.version => {
-                Ok(Some(Loaded { machines: machines.clone(), ..Loaded::default() }))
-            }
-            _ => {
-                let options = LoadOptions { cache: Some(state.into()), ..LoadOptions::default() };
-                file::load(&self.file, &options)
-            }
-        }
-    }
 }
 
 /// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
@@ -127,64 +89,6 @@ pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: 
     worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))
 }
 
-/// The part of a hook that decides about a build and does it.
-pub trait Builder: Send {
-    /// Returns where things are on this host.
-    fn directories(&self) -> &Directories;
-
-    /// Decides about a build, as [`Engine::ask`] does.
-    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision>;
-
-    /// Does the build that was accepted, as [`Engine::run`] does.
-    fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()>;
-}
-
-/// The reply of a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// No machine can ever do this build, or none can now and this host can.
-    Decline,
-    /// No machine can do the build now.
-    Postpone,
-    /// The build will be done.
-    Accept,
-}
-
-/// The builder that works in the hook's own process.
-pub struct InProcess {
-    engine: Arc<Engine>,
-    accepted: Option<Box<Accepted>>,
-}
-
-impl InProcess {
-    /// Makes a builder that works with `engine`.
-    pub fn new(engine: Arc<Engine>) -> Self {
-        InProcess { engine, accepted: None }
-    }
-}
-
-impl Builder for InProcess {
-    fn directories(&self) -> &Directories {
-        self.engine.directories()
-    }
-
-    fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision> {
-        Ok(match self.engine.ask(inquiry, cancel, observer)? {
-            Reply::Decline => Decision::Decline,
-            Reply::Postpone => Decision::Postpone,
-            Reply::Accept(accepted) => {
-                self.accepted = Some(accepted);
-                Decision::Accept
-            }
-        })
-    }
-
-    fn run(&mut self, work: Work, cancel: &Cancel, observer: &mut dyn Observer) -> Result<()> {
-        let accepted = self.accepted.take().ok_or_else(|| Error::new(ErrorKind::Internal, "nothing was accepted"))?;
-        self.engine.run(*accepted, work, cancel, observer)
-    }
-}
-
 /// A hook that serves guix-daemon.
 struct Hook {
     options: Options,
@@ -193,41 +97,6 @@ struct Hook {
     cancel: Cancel,
     /// Whether a build was accepted, so that there may be a log.
     built: bool,
-}
-
-/// A request of guix-daemon.
-#[derive(Clone, Debug)]
-pub struct Question {
-    /// What is to be built.
-    pub request: Request,
-    /// Whether the daemon could start a build by itself.
-    pub wants_local: bool,
-}
-
-impl Question {
-    /// Returns whether the daemon, this process's `parent`, could do this build by itself, if only after another one.
-    fn could_build_here(&self, parent: &Parent) -> bool {
-        builds_here(&self.request.requirements.system, native_system()) && (self.wants_local || parent.builds())
-    }
-}
-
-/// Returns Guix's name for the system type of this host; empty if Guix has none.
-fn native_system() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "x86_64-linux",
-        "x86" => "i686-linux",
-        "aarch64" => "aarch64-linux",
-        "arm" => "armhf-linux",
-        "powerpc64" => "powerpc64le-linux",
-        "riscv64" => "riscv64-linux",
-        _ => "",
-    }
-}
-
-/// Returns whether a daemon on a host of the type `native` builds for `system`, as `canBuildLocally` in Guix's
-/// `nix/libstore/build.cc` does.
-fn builds_here(system: &str, native: &str) -> bool {
-    system == native || matches!((system, native), ("i686-linux", "x86_64-linux") | ("armhf-linux", "aarch64-linux"))
 }
 
 impl Hook {
@@ -357,131 +226,17 @@ impl From<Error> for Undecided {
     }
 }
 
-/// Reads the line of the next request; `None`: there is none.
-pub fn read_request(input: &mut impl BufRead) -> Result<Option<String>> {
-    read_line(input, MAX_REQUEST)
-}
-
-/// Reads what the daemon sends after `# accept`.
-pub fn read_work(input: &mut impl BufRead, store: &StoreDir, options: &BuildOptions) -> Result<Work> {
-    let mut items = || -> Result<Vec<StorePath>> {
-        let line = read_line(input, MAX_ITEMS)?
-            .ok_or_else(|| Error::new(ErrorKind::Cancelled, "the daemon hung up after the request was accepted"))?;
-        line.split_ascii_whitespace().map(|item| store.parse(item)).collect()
-    };
-    Ok(Work { inputs: items()?, outputs: items()?, options: options.clone() })
-}
-
-/// Reads a line of at most `limit` bytes, without its newline; `None` at the end of the stream.
-fn read_line(input: &mut impl BufRead, limit: u64) -> Result<Option<String>> {
-    let mut bytes = Vec::new();
-    input
-        .take(limit)
-        .read_until(b'\n', &mut bytes)
-        .io_context(ErrorKind::InvalidArgument, || "reading a request of the daemon")?;
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let invalid = |what: &str| {
-        let shown: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
-        Err(Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {shown:?}: {what}")))
-    };
-    match bytes.strip_suffix(b"\n").map(std::str::from_utf8) {
-        None if bytes.len() as u64 == limit => invalid("it is too long"),
-        None => invalid("it has no end"),
-        Some(Err(_)) => invalid("it is not UTF-8"),
-        Some(Ok(line)) => Ok(Some(line.to_string())),
-    }
-}
-
-/// Parses the line of a request.
-pub fn parse_request(line: &str, store: &StoreDir) -> Result<Question> {
-    let invalid =
-        |what: &str| Error::new(ErrorKind::InvalidArgument, format!("invalid request line: {line:?}: {what}"));
-    let words: Vec<&str> = line.split(' ').collect();
-    let [wants_local, system, derivation, features] = words[..] else {
-        return Err(invalid("expected 'WANTS-LOCAL SYSTEM DERIVATION FEATURES'"));
-    };
-    if !matches!(wants_local, "0" | "1") {
-        return Err(invalid("WANTS-LOCAL is neither 0 nor 1"));
-    }
-    if system.is_empty() || !system.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b))
-    {
-        return Err(invalid("SYSTEM is not a system type"));
-    }
-    let derivation = store.parse(derivation).map_err(|error| invalid(&error.to_string()))?;
-    if !derivation.is_derivation() {
-        return Err(invalid("DERIVATION is not a derivation"));
-    }
-    let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_string).collect();
-    let requirements = Requirements { system: system.to_string(), features };
-    let request = Request { requirements, derivation, is_patient: true };
-    Ok(Question { request, wants_local: wants_local == "1" })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Seek;
+    use std::io::{Read, Seek};
 
     use super::*;
+    use crate::build::engine::Work;
     use crate::doors::parent;
     use crate::ground::directories::tests::below;
     use crate::machine::tests::machine;
 
     const DRV: &str = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
-
-    #[test]
-    fn a_request_is_taken_apart() {
-        let store = StoreDir::new("/gnu/store").unwrap();
-        let question = parse_request(&format!("1 x86_64-linux {DRV} kvm,big"), &store).unwrap();
-        assert!(question.wants_local);
-        let request = question.request;
-        assert_eq!(request.requirements.system, "x86_64-linux");
-        assert_eq!(request.requirements.features, ["kvm", "big"]);
-        assert_eq!(request.derivation.as_str(), DRV);
-        let plain = parse_request(&format!("0 i686-linux {DRV} "), &store).unwrap();
-        assert!(plain.request.requirements.features.is_empty() && !plain.wants_local);
-    }
-
-    #[test]
-    fn a_malformed_request_says_what_is_wrong() {
-        let store = StoreDir::new("/gnu/store").unwrap();
-        for (line, complaint) in [
-            ("".to_string(), "expected"),
-            (format!("1 x86_64-linux {DRV}"), "expected"),
-            (format!("2 x86_64-linux {DRV} "), "WANTS-LOCAL"),
-            (format!("1 X86 {DRV} "), "SYSTEM"),
-            ("1 x86_64-linux /etc/passwd ".to_string(), "not in /gnu/store"),
-            (format!("1 x86_64-linux {} ", DRV.trim_end_matches(".drv")), "not a derivation"),
-        ] {
-            let error = parse_request(&line, &store).unwrap_err().to_string();
-            assert!(error.contains(complaint), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_host_builds_for_its_own_system_and_the_smaller_one_that_its_processor_runs() {
-        assert!(builds_here("x86_64-linux", "x86_64-linux") && builds_here("i686-linux", "x86_64-linux"));
-        assert!(builds_here("armhf-linux", "aarch64-linux") && !builds_here("x86_64-linux", "i686-linux"));
-        assert!(!builds_here("aarch64-linux", "x86_64-linux"));
-        assert!(native_system().ends_with("-linux"));
-    }
-
-    #[test]
-    fn machines_that_the_caller_evaluated_count_until_the_file_changes() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("machines.scm");
-        std::fs::write(&file, "(list)").unwrap();
-        let mut machines = Machines::in_file(file.clone());
-        let loaded = |machines: &Machines| machines.load(directory.path()).unwrap().map(|loaded| loaded.machines);
-        assert_eq!(loaded(&machines), Some(vec![]));
-        machines.set_evaluated(vec![machine("m")]);
-        assert_eq!(loaded(&machines), Some(vec![machine("m")]));
-        std::fs::write(&file, "(list) ").unwrap();
-        assert_eq!(loaded(&machines), Some(vec![]));
-        std::fs::remove_file(&file).unwrap();
-        assert_eq!(loaded(&machines), None);
-    }
 
     /// A builder that must not be asked anything.
     struct Nobody(Directories);
@@ -524,15 +279,5 @@ mod tests {
         // With WANTS-LOCAL 1 the daemon would build what is declined by itself, so that is postponed.
         let full = parent::tests::full_of_hooks();
         assert_eq!(replies(&full.parent()), "# decline\n# postpone\n");
-    }
-
-    #[test]
-    fn lines_are_limited_and_ended() {
-        assert_eq!(read_line(&mut &b""[..], 10).unwrap(), None);
-        assert_eq!(read_line(&mut &b"ab\ncd"[..], 10).unwrap().as_deref(), Some("ab"));
-        for (bytes, complaint) in [(&b"ab"[..], "no end"), (b"abcdefghijk\n", "too long"), (b"\xff\n", "UTF-8")] {
-            let error = read_line(&mut &bytes[..], 10).unwrap_err().to_string();
-            assert!(error.contains(complaint), "{error}");
-        }
     }
 }

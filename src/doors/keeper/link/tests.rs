@@ -2,7 +2,7 @@
 //! Tests of a link with a keeper that says what the test tells it to.
 
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
 use super::*;

@@ -4,31 +4,29 @@
 //! A call that asks for an event of a job, or waits for one, reads the socket. The host watches one descriptor, which
 //! is readable while the socket has unread messages, or a job has untaken events.
 
+mod connection;
+mod watch;
+
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use connection::Connection;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, epoll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use watch::{Flag, Reason, Watch};
 
 use crate::build::engine::{Engine, Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
 use crate::doors::keeper::client::{self, make_valid, unexpected};
-use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink, Socket, closed, encode, send, take};
+use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink, Socket, closed, encode, send};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
-use crate::ground::event_fd::EventFd;
 use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::store::ValidPath;
@@ -38,9 +36,6 @@ const MOST_KEEPERS: u32 = 5;
 
 /// Amount of a job's log, in bytes, after which the keeper is told that it was taken.
 const TELL_TAKEN: usize = MAX_LOG / 16;
-
-/// Space, in bytes, for each read from the keeper's socket.
-const READ_AT_ONCE: usize = 64 << 10;
 
 /// The keeper of some directories, for the jobs of this process. Any thread may use it.
 pub struct Link {
@@ -306,145 +301,6 @@ impl State {
     }
 }
 
-/// A connection to a keeper.
-struct Connection {
-    number: u64,
-    stream: Arc<UnixStream>,
-    watch: Arc<Watch>,
-    received: Vec<u8>,
-    unsent: Vec<u8>,
-    /// Whether the socket takes no more bytes now.
-    is_full: bool,
-    /// Whether the keeper takes no more jobs.
-    retires: bool,
-}
-
-impl Connection {
-    /// Sends what is possible without waiting.
-    fn flush(&mut self) -> Result<()> {
-        let mut sent = 0;
-        let result = loop {
-            if sent == self.unsent.len() {
-                break Ok(());
-            }
-            match Socket(&self.stream).write(&self.unsent[sent..]) {
-                Ok(length) => sent += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.unsent.drain(..sent);
-        result.io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
-        let is_full = !self.unsent.is_empty();
-        if mem::replace(&mut self.is_full, is_full) != is_full {
-            let out = if is_full { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-            let (flags, data) = (epoll::EventFlags::IN | out, epoll::EventData::new_u64(self.number));
-            epoll::modify(&self.watch.all, &self.stream, data, flags)
-                .io_context(ErrorKind::Exhausted, || "watching the keeper's socket")?;
-        }
-        Ok(())
-    }
-
-    /// Reads what is possible without waiting, and passes whole messages to `hear`.
-    fn receive(&mut self, mut hear: impl FnMut(About<FromKeeper>)) -> Result<()> {
-        let ended = loop {
-            self.received.reserve(READ_AT_ONCE);
-            match recv(&self.stream, spare_capacity(&mut self.received), RecvFlags::DONTWAIT) {
-                Ok((_, length)) => break length == 0,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break false,
-                Err(Errno::CONNRESET) => break true,
-                Err(error) => return Err(error).io_context(ErrorKind::Unavailable, || "the keeper's socket"),
-            }
-        };
-        let mut taken = 0;
-        while let Some(about) = take(&self.received, &mut taken)? {
-            hear(about);
-        }
-        self.received.drain(..taken);
-        if ended { Err(closed()) } else { Ok(()) }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // A thread that sleeps may have the socket open for a moment longer.
-        let _ = epoll::delete(&self.watch.all, &self.stream);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-/// The descriptors that the host watches as one.
-struct Watch {
-    /// The epoll descriptor, with the sockets and `ready` in it.
-    all: OwnedFd,
-    /// Raised while a job has something to take.
-    ready: EventFd,
-    /// How many jobs have something to take.
-    count: Mutex<usize>,
-    /// Raised when another thread has read what the one that sleeps may wait for.
-    news: EventFd,
-}
-
-impl Watch {
-    fn new() -> Result<Self> {
-        let doing = || "watching the keeper";
-        let all = epoll::create(epoll::CreateFlags::CLOEXEC).io_context(ErrorKind::Exhausted, doing)?;
-        let (ready, news) = (EventFd::new()?, EventFd::new()?);
-        epoll::add(&all, &ready, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-            .io_context(ErrorKind::Exhausted, doing)?;
-        Ok(Watch { all, ready, count: Mutex::default(), news })
-    }
-}
-
-/// Why a job needs a call from the host.
-#[derive(Clone, Copy)]
-enum Reason {
-    Events,
-    Received,
-}
-
-/// Whether a job needs a call from the host, which the host's descriptor shows.
-struct Flag {
-    watch: Arc<Watch>,
-    /// Indexed by [`Reason`].
-    reasons: Mutex<[bool; 2]>,
-}
-
-impl Flag {
-    fn set(&self, reason: Reason, is_so: bool) {
-        let mut reasons = self.reasons.lock();
-        let before = reasons.contains(&true);
-        reasons[reason as usize] = is_so;
-        let after = reasons.contains(&true);
-        let mut count = self.watch.count.lock();
-        match (before, after) {
-            (false, true) => {
-                *count += 1;
-                self.watch.ready.raise();
-            }
-            (true, false) => {
-                *count -= 1;
-                if *count == 0 {
-                    self.watch.ready.clear();
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Ready for Flag {
-    fn raise(&self) {
-        self.set(Reason::Events, true);
-    }
-
-    fn clear(&self, _is_over: bool) {
-        self.set(Reason::Events, false);
-    }
-}
-
 /// A job that the keeper does.
 struct LinkedJob {
     link: Arc<Link>,
@@ -543,5 +399,4 @@ impl Drop for LinkedJob {
 }
 
 #[cfg(test)]
-#[path = "link_tests.rs"]
 mod tests;
