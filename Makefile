@@ -95,8 +95,9 @@ cxx-test: library
 	  target/cxx-test/test $(CURDIR)/target/cxx-test/state; done
 
 # These run on the lab's heads, whose C++ library may be another one.
-seam := $(stage)/libexec/goals $(stage)/libexec/bench
-$(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.hh)
+in_guix_daemon := $(stage)/libexec/goals $(stage)/libexec/bench
+$(in_guix_daemon): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc \
+  $(wildcard bindings/guix-daemon/*.* bindings/guix-daemon/test/*.hh)
 	$(CXX) -std=c++11 $(cxx_flags) -Ibindings/guix-daemon -o $@ \
 	  bindings/guix-daemon/test/$*.cc bindings/guix-daemon/offload-agent.cc \
 	  -L$(release) -lguix_offload -static-libstdc++ -static-libgcc -Wl,-rpath,'$$ORIGIN/../lib'
@@ -104,7 +105,7 @@ $(seam): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc $(wildcard b
 # What the lab's heads have as /opt/guix-offload: compiled for the Guix there; with Guix 1.2.0, all was built there, by
 # `make install`, but not optimized, which would take longer than it saves.
 .PHONY: staged staged-old staged-new
-staged: $(seam)
+staged: $(in_guix_daemon)
 	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
 staged-old:
 	$(lab) run-on 1.2.0 $(stage)-1.2.0 $(there)
