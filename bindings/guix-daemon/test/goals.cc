@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Ten builds at once in a process that is like guix-daemon: it selects, reaps children in a SIGCHLD handler, and forks
-// all the while. Runs on a head of the lab; tests/farm/in_guix_daemon.rs makes the derivations and watches the machines.
+// all the while. Runs on a head of the lab. tests/farm/in_guix_daemon.rs makes the derivations and watches the
+// machines.
 //
 //   goals PLAIN FAIL SILENT CHATTY     files that builds.scm printed: 7 builds that succeed, one that fails, one that
 //                                      is silent for too long, one that is cancelled when the others are over
