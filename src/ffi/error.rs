@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, c_char};
 
-use super::string::for_c;
+use super::string::{for_c, or_null};
 use super::{export, handle};
 use crate::ground::error::{Class, Error, ErrorKind};
 use crate::report::lines;
@@ -123,14 +123,14 @@ export! {
     /// Returns the name of the machine that the error is about, or NULL if there is none. The name lives as long as the
     /// error.
     pub fn guix_offload_error_machine(error: *const guix_offload_error) -> *const c_char {
-        handle::look(error, std::ptr::null(), |error| error.machine.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
+        handle::look(error, std::ptr::null(), |error| or_null(error.machine.as_ref()))
     }
 }
 
 export! {
     /// Returns what the user can do about the error, or NULL if that is not known. The text lives as long as the error.
     pub fn guix_offload_error_hint(error: *const guix_offload_error) -> *const c_char {
-        handle::look(error, std::ptr::null(), |error| error.hint.as_ref().map_or(std::ptr::null(), |text| text.as_ptr()))
+        handle::look(error, std::ptr::null(), |error| or_null(error.hint.as_ref()))
     }
 }
 

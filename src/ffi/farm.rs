@@ -10,7 +10,7 @@ use super::export;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
-use super::string::for_c;
+use super::string::{for_c, or_null};
 use crate::doors::farm::{self, MachineState, Report, json, text};
 use crate::doors::keeper::{self, report::KeeperReport};
 use crate::ground::directories::Directories;
@@ -141,10 +141,6 @@ fn entry<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a Ent
 /// Returns what the machine says of itself.
 fn state<'a>(report: *const guix_offload_report, index: usize) -> Option<&'a MachineState> {
     entry(report, index).and_then(|entry| entry.report.state.as_ref())
-}
-
-fn or_null(text: Option<&CString>) -> *const c_char {
-    text.map_or(std::ptr::null(), |text| text.as_ptr())
 }
 
 export! {

@@ -12,7 +12,7 @@ use super::export;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
-use super::string::for_c;
+use super::string::{for_c, or_null};
 use crate::doors::job::{Job, JobEvent, Notification, Reason, Started};
 use crate::ground::error::{Error, ErrorKind};
 
@@ -210,7 +210,7 @@ export! {
 export! {
     /// Returns the name of the machine, or NULL if the event is about none. It lives as long as the event.
     pub fn guix_offload_event_machine(event: *const guix_offload_event) -> *const c_char {
-        handle::look(event, std::ptr::null(), |event| event.machine.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()))
+        handle::look(event, std::ptr::null(), |event| or_null(event.machine.as_ref()))
     }
 }
 
@@ -245,7 +245,7 @@ export! {
     /// Returns what the user can do about what happened, or NULL if that is not known. The text lives as long as the
     /// event.
     pub fn guix_offload_event_hint(event: *const guix_offload_event) -> *const c_char {
-        handle::look(event, std::ptr::null(), |event| event.hint.as_ref().map_or(std::ptr::null(), |hint| hint.as_ptr()))
+        handle::look(event, std::ptr::null(), |event| or_null(event.hint.as_ref()))
     }
 }
 

@@ -34,3 +34,8 @@ pub fn optional<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str
 pub fn for_c(text: &str) -> CString {
     CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default()
 }
+
+/// Returns a text to C; NULL if there is none. It lives as long as what holds it.
+pub fn or_null(text: Option<&CString>) -> *const c_char {
+    text.map_or(std::ptr::null(), |text| text.as_ptr())
+}

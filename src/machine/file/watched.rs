@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The machine file of a process that lives on: it is read again, and what a caller has evaluated counts until it changes.
+//! The machine file of a process that lives on: it is read again, and a result that the caller has evaluated counts
+//! until the file changes.
 
 use std::path::{Path, PathBuf};
 
