@@ -34,6 +34,9 @@ fn is_test(file: &str) -> bool {
     file.contains("/tests/") || file.ends_with("tests.rs")
 }
 
+/// What may stand before a constant.
+const VISIBILITIES: [&str; 4] = ["", "pub ", "pub(crate) ", "pub(super) "];
+
 /// The constants of `source` that are times, or whose documentation gives their unit.
 fn limits(file: &str, source: &str) -> Vec<Limit> {
     let (mut found, mut documentation) = (Vec::new(), String::new());
@@ -43,9 +46,8 @@ fn limits(file: &str, source: &str) -> Vec<Limit> {
             continue;
         }
         let what = std::mem::take(&mut documentation).trim().to_string();
-        let Some((_, constant)) = line.split_once("const ").filter(|(before, _)| !before.contains(['(', '='])) else {
-            continue;
-        };
+        let declared = line.split_once("const ").filter(|(before, _)| VISIBILITIES.contains(before));
+        let Some((_, constant)) = declared else { continue };
         let Some((name, rest)) = constant.split_once(": ") else { continue };
         let Some((kind, value)) = rest.strip_suffix(';').and_then(|rest| rest.split_once(" = ")) else { continue };
         let says = |words: &[&str]| words.iter().any(|word| what.contains(word));
@@ -96,7 +98,7 @@ fn the_page_of_limits_is_what_the_code_says() {
 #[test]
 fn a_limit_is_found_with_its_documentation() {
     let source = [
-        "/// How long,\n/// at most.\npub const LONG: Duration = Duration::from_secs(2);\n",
+        "/// How long,\n/// at most.\npub(super) const LONG: Duration = Duration::from_secs(2);\n",
         "/// Largest, in bytes.\nconst LARGE: u64 = 1 << 20;\n/// How many.\nconst MANY: usize = 3;\n",
         "#[cfg(test)]\nconst SHORT: Duration = Duration::ZERO;\n",
     ];

@@ -8,14 +8,14 @@ use crate::choose::queue::{Queue, name_of};
 use crate::choose::slot::Lock;
 use crate::machine::BuildMachine;
 
-/// A taken slot. Dropping it frees the slot, and wakes the build that is next.
+/// A taken slot. Dropping it frees the slot, and wakes the build that waits next for one of the machine.
 pub struct TakenSlot {
     lock: Lock,
     _freed: Freed,
 }
 
 impl TakenSlot {
-    /// Makes the slot of `machine` whose lock is `lock`. Builds in `queue` may wait for it.
+    /// Returns the slot of `machine` whose lock is `lock`. Builds in `queue` may wait for the slot.
     pub fn new(lock: Lock, queue: &Arc<Queue>, machine: &BuildMachine) -> Self {
         TakenSlot { lock, _freed: Freed { queue: Arc::clone(queue), machine: name_of(machine) } }
     }
@@ -26,7 +26,7 @@ impl TakenSlot {
     }
 }
 
-/// Wakes the next build when it is dropped, which is after the lock.
+/// A guard that wakes the next build when it is dropped. That is after the lock was dropped.
 struct Freed {
     queue: Arc<Queue>,
     machine: String,

@@ -1,11 +1,25 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The requests of the worker protocol that offloading needs (Guix's `nix/nix-daemon/nix-daemon.cc`, `performOp`).
 //!
-//! Here are connections and questions; `greeting`, `adding`, `building` and `archives` have the other requests.
+//! This file has connections and questions. `greeting`, `adding`, `building` and `archives` have the other requests.
 //!
-//! There is one request at a time, but small ones may travel with the next: see [`Client::add_temp_roots_later`]. A
-//! request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. One that
-//! breaks off half-way does not, nor does one that travels with another and fails; every later request says so.
+//! There is one request at a time, but small ones may travel with the next one: see [`Client::add_temp_roots_later`]. A
+//! request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. A request
+//! that breaks off half-way makes it unusable, and every later request says so. As a rule, so does a request that
+//! travels with another one and fails. These are the calls for one request:
+//!
+//! ```text
+//! postpone        earlier: queues a small request for the next flight; if that is full, calls settle first
+//! begin           sends a request; if it has data, its function calls these itself:
+//!   prepare         returns the bytes of the request
+//!     start           fails unless the connection is idle; marks the request as under way
+//!       catch_up        reads the answers to the greeting and to what travelled with it, unless they were read
+//!   dispatch        sends the queue and the request
+//!     collect         reads the answers to the queue
+//! wait            reads the frames of the answer; then the function of the request reads the results
+//! finish          marks the connection as idle
+//! settle          instead of a request: start, dispatch the queue alone, finish
+//! ```
 
 mod adding;
 mod archives;
@@ -29,15 +43,15 @@ use crate::ground::words::{put_number, put_string};
 /// Size of the buffer for reading ahead, in bytes.
 const READ_AHEAD: usize = 64 << 10;
 
-/// Most log, and empty frames, that one request other than a build may have, in bytes: the daemon has next to none.
+/// Most log and empty frames of one request other than a build, in bytes. A daemon sends next to none.
 const MAX_IGNORED: usize = 1 << 20;
 
-/// Most items that an item may refer to; as many as in an archive.
+/// Most items that an item may refer to. The limit in an archive is the same.
 const MAX_REFERENCES: u64 = 1 << 16;
 
-/// How much may be sent before the answer to its beginning, in bytes. The daemon reads 32 KiB at once, and takes what
-/// has come beyond that, when it begins to work on a request, for a breach of the protocol; in SSH, a packet has
-/// 32,700.
+/// Largest flight, in bytes: requests that are sent together, before the first one is answered. The daemon reads 32 KiB
+/// at once. If unread bytes remain when it begins to work on a request, it reports a protocol error. An SSH packet has
+/// 32,700 bytes.
 pub(crate) const FLIGHT: usize = 32_000;
 
 /// A connection to a daemon.
@@ -45,40 +59,41 @@ pub struct Client {
     stream: BufReader<Box<dyn Stream>>,
     store: StoreDir,
     version: u64,
-    /// The daemon's side of the greeting is still to be read.
+    /// Whether the daemon's side of the greeting is still to be read.
     greeting: bool,
-    /// The request being worked on. Stays set when one breaks off.
+    /// The request that is under way. It stays set if it breaks off.
     unfinished: Option<Operation>,
-    /// Requests that travel with the next one: their bytes, and what they are.
+    /// The bytes of the requests that travel with the next one.
     later: Vec<u8>,
+    /// The requests in `later`, and their expected answers.
     owed: Vec<(Operation, Expected)>,
-    /// Requests that travelled with the greeting, the answers to which are still to be read.
+    /// Requests that travelled with the greeting, and whose answers are still to be read.
     greeted_with: Vec<(Operation, Expected)>,
     /// Why an addition that travelled with a request was refused.
     refused: Option<Error>,
-    /// Requests that were sent, the answers to which nobody has begun to read.
+    /// Requests that were sent, and whose answers nobody has begun to read.
     asked: VecDeque<(Operation, StorePath)>,
     /// The answer to an export that travelled with a request, until it is taken.
     exported: Option<Result<Vec<u8>>>,
     /// Whether builds are done again and compared, as [`BuildOptions::check`] says.
     checks: bool,
-    /// How many additions were begun that are to be finished.
+    /// How many additions were begun and not finished yet.
     adding: usize,
     /// Of an export: bytes left in the current frame.
     left: u64,
     /// Of an export: length of the current frame, whose padding is still to be read; 0: none.
     padded: u64,
-    /// Of the request being worked on: bytes of log that nobody was told of.
+    /// Of the request under way: bytes of log that were dropped.
     ignored: usize,
 }
 
-/// The answer to a request that travelled with another.
+/// The expected answer to a request that travelled with another one.
 enum Expected {
-    /// Whatever it is, it breaks the connection if it is a refusal.
+    /// Any answer. A refusal makes the connection unusable.
     Usual,
-    /// One of those that [`Client::export_text_later`] asks for.
+    /// The answer to a request of [`Client::export_text_later`]. A refusal is kept for [`Client::take_exported`].
     OfText,
-    /// The name of what was added.
+    /// The name of the added item. A refusal is kept for [`Client::take_refusal`].
     Name(StorePath),
 }
 
@@ -115,7 +130,7 @@ impl Client {
         }
     }
 
-    /// The version of the protocol that the daemon speaks, such as 0x164.
+    /// Returns the version of the protocol that the daemon speaks, such as 0x164.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -145,14 +160,15 @@ impl Client {
         Ok(PathInfo { deriver, references, nar_size })
     }
 
-    /// Protects `path`, which need not exist yet, from the garbage collector for as long as the connection is open.
+    /// Adds a temporary root: protects `path`, which need not exist yet, from the garbage collector as long as the
+    /// connection is open.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
         self.add_temp_roots_later(std::slice::from_ref(path))?;
         self.settle()
     }
 
-    /// As [`Client::add_temp_root`] for all of `paths`, but travels with the next request, and fails with it, as far as
-    /// what the daemon reads at once allows: of each 32,000 bytes, it is waited for the answer.
+    /// Does the same as [`Client::add_temp_root`] for all of `paths`, but the requests travel with the next one, which
+    /// fails if they fail. Each full flight of 32,000 bytes is sent at once, and its answers are awaited.
     pub fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()> {
         for path in paths {
             let mut arguments = Vec::new();
@@ -162,7 +178,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends what was to travel with the next request, and waits for the answers.
+    /// Sends the requests that were to travel with the next one, and waits for the answers.
     pub fn settle(&mut self) -> Result<()> {
         let Some((first, _)) = self.greeted_with.first().or(self.owed.first()) else { return Ok(()) };
         self.start(*first)?;
@@ -171,12 +187,12 @@ impl Client {
         Ok(())
     }
 
-    /// Is it ready for a request? Not after one that broke off, nor while there are answers to read.
+    /// Returns whether it is ready for a request: none has broken off, and no answers are left to read.
     pub fn is_idle(&self) -> bool {
         self.unfinished.is_none() && self.asked.is_empty()
     }
 
-    /// Sends a request about `path`, unless it was sent before.
+    /// Sends a request about `path`, unless [`Client::ask_for_all`] has sent it.
     fn begin_about(&mut self, operation: Operation, path: &StorePath) -> Result<()> {
         if self.asked.front() == Some(&(operation, path.clone())) {
             self.asked.pop_front();
@@ -186,7 +202,7 @@ impl Client {
         self.begin(operation, &arguments_about(operation, path))
     }
 
-    /// Sends a request, with those that were to travel with it, and waits for the answers to these.
+    /// Sends a request together with the queued ones, and reads the answers to the queued ones.
     fn begin(&mut self, operation: Operation, arguments: &[u8]) -> Result<()> {
         let request = self.prepare(operation, arguments)?;
         self.dispatch(&request)
@@ -197,7 +213,7 @@ impl Client {
         self.postpone_request(operation, request(operation, arguments), Expected::Usual)
     }
 
-    /// As [`Client::postpone`], with the bytes of the request, and what its answer is.
+    /// Does the same as [`Client::postpone`], given the bytes of the request and its expected answer.
     fn postpone_request(&mut self, operation: Operation, request: Vec<u8>, answer: Expected) -> Result<()> {
         self.check_idle()?;
         if self.later.len() + request.len() > FLIGHT {
@@ -208,8 +224,8 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the bytes of a request that is under way, with those that were to travel with it, and waits for the
-    /// answers to these.
+    /// Sends `request`, the bytes of the request under way, together with the queued requests, and reads the answers to
+    /// the queued ones.
     fn dispatch(&mut self, request: &[u8]) -> Result<()> {
         let mut bytes = std::mem::take(&mut self.later);
         if bytes.len() + request.len() > FLIGHT && !bytes.is_empty() {
@@ -224,7 +240,7 @@ impl Client {
         self.collect()
     }
 
-    /// Reads the answers to what travelled with a request.
+    /// Reads the answers to the queued requests, which were sent.
     fn collect(&mut self) -> Result<()> {
         let owed = std::mem::take(&mut self.owed);
         self.collect_answers(owed)
@@ -249,20 +265,20 @@ impl Client {
         Ok(())
     }
 
-    /// The bytes of a request, which is under way from now on.
+    /// Marks a request as under way, and returns its bytes.
     fn prepare(&mut self, operation: Operation, arguments: &[u8]) -> Result<Vec<u8>> {
         self.start(operation)?;
         Ok(request(operation, arguments))
     }
 
-    /// Notes that a request is under way from now on.
+    /// Marks a request as under way. Fails unless the connection is idle. Then calls [`Client::catch_up`].
     fn start(&mut self, operation: Operation) -> Result<()> {
         self.check_idle()?;
         (self.unfinished, self.ignored) = (Some(operation), 0);
         self.catch_up()
     }
 
-    /// Reads the answers to the greeting and to what travelled with it, unless they were read.
+    /// Reads the answers to the greeting and to the requests that travelled with it, unless they were read.
     pub fn catch_up(&mut self) -> Result<()> {
         self.finish_greeting()?;
         let owed = std::mem::take(&mut self.greeted_with);
@@ -282,7 +298,7 @@ impl Client {
         self.unfinished = None;
     }
 
-    /// Reads the 1 that some requests end with.
+    /// Reads the 1 that ends the answer to some requests, and finishes the request.
     fn acknowledge(&mut self) -> Result<()> {
         read_number(&mut self.stream)?;
         self.finish();
@@ -294,7 +310,7 @@ impl Client {
         stream.write_all(bytes).and_then(|()| stream.flush()).map_err(lost)
     }
 
-    /// Reads frames up to the last one, of a request that exchanges no data.
+    /// Reads the frames of the answer to a request that exchanges no data, up to the last one.
     fn wait(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         loop {
             match read_frame(&mut self.stream)? {
@@ -306,7 +322,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::wait`], for a request that has no log to speak of.
+    /// Does the same as [`Client::wait`], for a request that has next to no log.
     fn wait_quietly(&mut self) -> Result<()> {
         let mut ignored = std::mem::take(&mut self.ignored);
         let result = self.wait(&mut |text| count_ignored(&mut ignored, text));
@@ -318,7 +334,8 @@ impl Client {
         count_ignored(&mut self.ignored, text)
     }
 
-    /// The daemon refused the request: it is ready for the next one.
+    /// Returns the error for a request that the daemon refused. The connection is ready for the next request, unless
+    /// `status` is `None`: then it has ended.
     fn refused(&mut self, message: String, status: Option<u64>) -> Error {
         if status.is_none() && self.unfinished.is_some() {
             return lost(io::ErrorKind::UnexpectedEof.into());
@@ -333,7 +350,7 @@ impl Client {
         Ok(paths)
     }
 
-    /// Reads a list of at most `most` items, and returns how many there are.
+    /// Reads a list of at most `most` items, hands each to `take`, and returns how many there are.
     fn each_path(&mut self, most: u64, take: &mut dyn FnMut(StorePath)) -> Result<u64> {
         let store = &self.store;
         let mut parsed = |text: String| parse_path(store, &text).map(&mut *take);
@@ -350,8 +367,8 @@ fn parse_path(store: &StoreDir, text: &str) -> Result<StorePath> {
     store.parse(text).map_err(|error| broken(error.to_string()))
 }
 
-/// Returns the kind of a failed build's error. The daemon gives 100 only to failures that it would cache. What else may
-/// be a build's fault, the message does not tell.
+/// Returns the kind of error for a failed build. The daemon gives the status 100 only to failures that it would cache.
+/// For others, the status does not tell whether they are the build's fault.
 fn kind_of_failure(status: Option<u64>) -> ErrorKind {
     match status {
         Some(101) => ErrorKind::TimedOut,
@@ -360,7 +377,7 @@ fn kind_of_failure(status: Option<u64>) -> ErrorKind {
     }
 }
 
-/// The arguments of a request that is about one item.
+/// Returns the arguments of a request about one item.
 fn arguments_about(operation: Operation, path: &StorePath) -> Vec<u8> {
     let mut arguments = Vec::new();
     put_string(&mut arguments, path.as_str());
@@ -370,7 +387,7 @@ fn arguments_about(operation: Operation, path: &StorePath) -> Vec<u8> {
     arguments
 }
 
-/// The bytes of a request.
+/// Returns the bytes of a request.
 fn request(operation: Operation, arguments: &[u8]) -> Vec<u8> {
     let mut request = Vec::with_capacity(8 + arguments.len());
     put_number(&mut request, operation as u64);
@@ -378,7 +395,8 @@ fn request(operation: Operation, arguments: &[u8]) -> Vec<u8> {
     request
 }
 
-/// Adds a piece of log, or an empty frame, to what was ignored. A daemon must not talk for ever.
+/// Counts a piece of log, or an empty frame, that is dropped. Fails once they are too many: a daemon must not talk for
+/// ever.
 fn count_ignored(ignored: &mut usize, text: &[u8]) -> Result<()> {
     *ignored += 8 + text.len();
     if *ignored > MAX_IGNORED {

@@ -22,7 +22,7 @@ enum Turn {
 /// A daemon that knows one conversation by heart.
 struct Replay {
     turns: VecDeque<Turn>,
-    /// Whether it panics when it is told anything else, or out of turn.
+    /// Whether it panics if the client sends anything else, or out of turn.
     strict: bool,
 }
 
@@ -31,7 +31,7 @@ impl Replay {
         Replay { turns: turns.into(), strict: true }
     }
 
-    /// One that says `bytes` whatever it is told.
+    /// Returns a daemon that says `bytes`, whatever the client sends.
     fn saying(bytes: Vec<u8>) -> Replay {
         Replay { turns: [Turn::Theirs(bytes)].into(), strict: false }
     }
@@ -114,7 +114,7 @@ impl Recording {
         }
     }
 
-    /// The same, but that the daemon says only so many bytes before it hangs up.
+    /// Returns the turns up to the point at which the daemon has said `left` bytes: it hangs up there.
     fn cut(&self, mut left: usize) -> Vec<Turn> {
         let mut turns = Vec::new();
         for turn in &self.turns {
@@ -131,7 +131,7 @@ impl Recording {
         turns
     }
 
-    /// Everything that was said when it was recorded.
+    /// Repeats the recorded conversation, as the client.
     fn converse(&self, turns: Vec<Turn>) -> Result<Client> {
         let mut client = Client::handshake(Box::new(Replay::of(turns)), &store())?;
         assert_eq!(client.version(), self.version);
@@ -187,7 +187,7 @@ fn what_is_said_to_real_daemons_and_what_their_answers_mean() {
     for text in RECORDINGS {
         let recording = Recording::parse(text);
         let mut client = recording.converse(recording.turns.clone()).unwrap();
-        // Nothing was left unsaid: after the last answer comes the end.
+        // The conversation is complete: after the last answer comes the end.
         assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
     }
 }
@@ -204,7 +204,7 @@ fn a_conversation_that_breaks_off_anywhere_is_an_error() {
     }
 }
 
-/// A client of a daemon that has greeted it, and will then say `answer`.
+/// Returns a client of a daemon that has greeted it, and says `answer` next.
 fn client_told(answer: &[u64]) -> Client {
     let mut bytes = Vec::new();
     for word in [SERVER_MAGIC, 0x164, LAST].iter().chain(answer) {
@@ -286,16 +286,16 @@ fn names_that_are_none_are_the_daemons_fault() {
     assert!(error.to_string().contains("2 times a store file name, more than 1"), "{error}");
 }
 
-/// A daemon with a peer beside it that takes many requests at once.
-struct WithPeer(Replay);
+/// A daemon with a relay beside it that takes many requests at once.
+struct WithRelay(Replay);
 
-impl Read for WithPeer {
+impl Read for WithRelay {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for WithPeer {
+impl Write for WithRelay {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -305,13 +305,14 @@ impl Write for WithPeer {
     }
 }
 
-impl Stream for WithPeer {
+impl Stream for WithRelay {
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         Some(requests.iter().try_for_each(|request| self.write_all(request)))
     }
 }
 
-/// The greeting, then that the daemon hears `requests` before it says `answers`, again and again.
+/// Returns a conversation: the greeting, and then `turns`. In each, the client sends requests to add items, and the
+/// daemon answers with names.
 fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let mut conversation = vec![
@@ -332,7 +333,7 @@ fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
     conversation
 }
 
-/// A client of a daemon that answers a text's export and a question, which come in one flight, with these `answers`.
+/// Returns a client of a daemon that gets a text's export and a question in one flight, and says `answers`.
 fn client_that_asks_in_one_flight(answers: &[&[u8]]) -> Client {
     let mut ours = Addition { name: "t", contents: &Contents::Text(b"text".to_vec()), references: &[] }.request();
     put_number(&mut ours, Operation::ExportPath as u64);
@@ -382,7 +383,7 @@ fn records_and_exports_are_asked_for_at_once_and_read_in_that_order() {
     }
     assert!(told.is_idle());
 
-    // What is refused leaves answers to read, for which there is no use.
+    // After a refusal, there are answers left to read that nobody needs.
     let mut refused = words(&[0x6378_7470]);
     put_string(&mut refused, "it is gone");
     put_number(&mut refused, 1);
@@ -390,7 +391,7 @@ fn records_and_exports_are_asked_for_at_once_and_read_in_that_order() {
     assert_eq!(told.path_info(&paths[0]).unwrap_err().kind(), ErrorKind::Daemon);
     assert!(!told.is_idle());
 
-    // So many are asked for one by one.
+    // This many are asked for one by one.
     let mut told = client_told(&[]);
     told.ask_for_all(&vec![item(); FLIGHT / 100]).unwrap();
     assert!(told.is_idle());
@@ -431,7 +432,7 @@ fn batches_overlap_where_somebody_takes_them_and_come_one_after_the_other_elsewh
     let [a, b, c] = ["a", "b", "c"].map(|name| Addition { name, contents: &contents, references: &[] });
     let names = |paths: Vec<StorePath>| paths.iter().map(|path| path.name().to_string()).collect::<Vec<_>>();
     let conversations: [(Box<dyn Stream>, _); 2] = [
-        (Box::new(WithPeer(Replay::of(adding(&[(&[a, b, c], &["a", "b", "c"])])))), "with a peer"),
+        (Box::new(WithRelay(Replay::of(adding(&[(&[a, b, c], &["a", "b", "c"])])))), "with a relay"),
         (Box::new(Replay::of(adding(&[(&[a, b], &["a", "b"]), (&[c], &["c"])]))), "without"),
     ];
     for (stream, which) in conversations {
@@ -493,7 +494,7 @@ fn what_is_little_is_added_along_with_a_question() {
     assert!(error.kind() == ErrorKind::Protocol && error.to_string().contains("-other' of what is"), "{error}");
     assert!(!told.is_idle());
 
-    // What is more goes by itself.
+    // An item that is larger than a flight does not travel with a request.
     let contents = Contents::Text(vec![b'x'; FLIGHT]);
     let large = Addition { name: "x", contents: &contents, references: &[] };
     assert!(!client_told(&[]).add_later(&[large], &[item()]).unwrap());
@@ -503,15 +504,15 @@ fn what_is_little_is_added_along_with_a_question() {
 fn additions_that_break_off_break_the_connection() {
     let contents = Contents::Text(b"text".to_vec());
     let [a, b] = ["a", "b"].map(|name| Addition { name, contents: &contents, references: &[] });
-    let peer = WithPeer(Replay::of(adding(&[(&[a, b], &["a"])])));
-    let mut client = Client::handshake(Box::new(peer), &store()).unwrap();
+    let relay = WithRelay(Replay::of(adding(&[(&[a, b], &["a"])])));
+    let mut client = Client::handshake(Box::new(relay), &store()).unwrap();
     let (first, second) = (client.begin_adding(&[a]).unwrap().unwrap(), client.begin_adding(&[b]).unwrap().unwrap());
     client.finish_adding(first).unwrap();
     assert_eq!(client.finish_adding(second).unwrap_err().kind(), ErrorKind::Unavailable);
     let Err(later) = client.begin_adding(&[a]) else { panic!("it goes on") };
     assert!(later.to_string().contains("AddTextToStore request broke off"), "{later}");
-    let peer = WithPeer(Replay::of(adding(&[(&[a, b], &[])])));
-    let mut client = Client::handshake(Box::new(peer), &store()).unwrap();
+    let relay = WithRelay(Replay::of(adding(&[(&[a, b], &[])])));
+    let mut client = Client::handshake(Box::new(relay), &store()).unwrap();
     for additions in [client.begin_adding(&[a]).unwrap().unwrap(), client.begin_adding(&[b]).unwrap().unwrap()] {
         assert_eq!(client.finish_adding(additions).unwrap_err().kind(), ErrorKind::Unavailable);
     }

@@ -10,7 +10,7 @@
 //! ERROR string, integer        failed: a message and a status
 //! ```
 //!
-//! While it works, the daemon takes any byte that it did not ask for as a protocol error.
+//! While the daemon works, it treats any byte that it did not ask for as a protocol error.
 
 use std::io::Read;
 
@@ -29,7 +29,7 @@ const WRITE: u64 = 0x6461_7416;
 const LAST: u64 = 0x616c_7473;
 const ERROR: u64 = 0x6378_7470;
 
-/// A frame, its data not yet read where it is long.
+/// A frame. Its data is read already, except that of [`Frame::Gives`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A piece of log.
@@ -61,7 +61,7 @@ pub fn read_frame(from: &mut impl Read) -> Result<Frame> {
         LAST => Ok(Frame::Last),
         ERROR => {
             let message = read_string(from, MAX_STRING, "an error message")?;
-            // Errors so early that no version is agreed on come without a status.
+            // An error that comes before both sides agree on a version has no status.
             let status = read_number(from).ok();
             Ok(Frame::Failed { message: String::from_utf8_lossy(&message).trim_end().to_string(), status })
         }

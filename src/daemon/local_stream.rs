@@ -25,7 +25,7 @@ impl LocalStream {
         Ok(LocalStream(Arc::new(stream)))
     }
 
-    /// Makes all reads and writes fail, also those that wait.
+    /// Makes all reads and writes fail, including those that wait.
     pub fn cut_off(&self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
@@ -38,7 +38,7 @@ impl Read for LocalStream {
 }
 
 impl Write for LocalStream {
-    /// The signal that a daemon which is gone would raise here could end the host process.
+    /// Writes without raising SIGPIPE if the daemon is gone: the signal could end the host process.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&*self.0, bytes, SendFlags::NOSIGNAL)?)
     }

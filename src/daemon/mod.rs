@@ -3,7 +3,7 @@
 //!
 //! - [`wire`]: integers, strings and lists
 //! - [`frame`]: what the daemon sends while it works on a request
-//! - [`request`]: what requests are made of
+//! - [`request`]: the parts of requests
 //! - [`client`]: the requests, and their answers
 //! - [`local_stream`]: the stream to the daemon of this host
 
@@ -27,33 +27,33 @@ use std::os::unix::net::UnixStream;
 
 /// A connection to a daemon: the stream beneath a [`Client`].
 pub trait Stream: Read + Write + Send {
-    /// Hands `request`, which begins an import, and everything in `archive` to a peer that feeds it to the daemon from
-    /// beside it, if there is one.
+    /// Hands `request`, which begins an import, and all of `archive` to a relay: a process that runs beside the daemon,
+    /// and feeds the import to it. `None`: there is no relay, and nothing was sent or read.
     ///
-    /// The daemon asks for every 32 KiB of an import and takes nothing that it did not ask for, so without such a peer
-    /// an import costs a round trip for each 32 KiB. `None`: there is no such peer, and nothing was sent or read.
+    /// The daemon asks for each 32 KiB of an import, and accepts nothing that it did not ask for. So without a relay, an
+    /// import costs a round trip for each 32 KiB.
     fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
         let _ = (request, archive);
         None
     }
 
-    /// Hands over `requests`, each of which the daemon answers with one string, to a peer that gives it one after the
-    /// other, if there is one. The answers come in the same order.
+    /// Hands `requests`, each of which the daemon answers with one string, to a relay that gives them to the daemon one
+    /// after the other. The answers come in the same order. `None`: there is no relay, and nothing was sent.
     ///
-    /// Without such a peer each request costs a round trip, unless it is small, for the daemon takes what comes while
-    /// it works as an error. `None`: there is no such peer, and nothing was sent.
+    /// Without a relay, each request that is not small costs a round trip: the daemon treats bytes that come while it
+    /// works as an error.
     fn submit(&mut self, requests: &[Vec<u8>]) -> Option<io::Result<()>> {
         let _ = requests;
         None
     }
 
-    /// Makes such a peer connect to the daemon anew; returns `None` if there is none.
+    /// Makes the relay connect to the daemon anew; `None`: there is no relay.
     fn restart(&mut self) -> Option<io::Result<()>> {
         None
     }
 
-    /// Is there such a peer?
-    fn has_peer(&self) -> bool {
+    /// Returns whether there is a relay: see [`Stream::feed`].
+    fn has_relay(&self) -> bool {
         false
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What requests are made of: their numbers, lists of items, and what the daemon is to make an item of.
+//! The parts of requests: their numbers, lists of items, and the contents of items that the daemon is to make.
 
 use crate::ground::store_path::StorePath;
 use crate::ground::words::{put_number, put_string};
@@ -39,7 +39,7 @@ pub struct Addition<'a> {
 }
 
 impl Addition<'_> {
-    /// Which request makes it.
+    /// Returns the kind of the request that makes the item.
     pub(super) fn operation(&self) -> Operation {
         match self.contents {
             Contents::Text(_) => Operation::AddTextToStore,
@@ -47,7 +47,7 @@ impl Addition<'_> {
         }
     }
 
-    /// Returns that request.
+    /// Returns the request that makes the item.
     pub(super) fn request(&self) -> Vec<u8> {
         match self.contents {
             Contents::Text(text) => {
@@ -67,7 +67,7 @@ impl Addition<'_> {
     }
 }
 
-/// The beginning of a request to make an item of a nar, which follows it.
+/// Returns the beginning of a request to make an item of a nar. The nar must follow.
 pub fn addition_of_nar(name: &str) -> Vec<u8> {
     let mut request = Vec::new();
     put_number(&mut request, Operation::AddToStore as u64);
@@ -78,7 +78,7 @@ pub fn addition_of_nar(name: &str) -> Vec<u8> {
     request
 }
 
-/// Size, in bytes, of requests that protect each of `paths` and one that asks which of them are valid.
+/// Returns the size, in bytes, of requests to add a temporary root for each of `paths` and to ask which are valid.
 pub fn size_of_asking(paths: &[StorePath]) -> usize {
     let sizes = paths.iter().map(|path| path.as_str().len().next_multiple_of(8));
     sizes.map(|size| 16 + size + 8 + size).sum::<usize>() + 16

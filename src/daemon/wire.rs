@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the worker protocol adds to the words of `ground::words`: limits, and errors that say whose fault it is.
+//! What the worker protocol adds to the words of `ground::words`: limits, and errors that say whose fault they are.
 //!
 //! ```text
 //! list = number (COUNT), COUNT strings
@@ -13,17 +13,17 @@ use crate::ground::words::Words;
 
 /// Longest string that is not file data: messages, store file names.
 pub const MAX_STRING: u64 = 1 << 20;
-/// Longest list of store items: beyond any closure there is.
+/// Longest list of store items: longer than any closure.
 pub const MAX_LIST: u64 = 1 << 20;
-/// Most bytes of such a list, all its strings together.
+/// Most bytes of a list of store items, all its strings together.
 const MAX_LIST_BYTES: usize = 64 << 20;
 
-/// An error of the other side's making.
+/// Returns the error for a breach of the protocol by the other side.
 pub fn broken(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Protocol, message)
 }
 
-/// The words for a connection that the daemon has ended.
+/// Message about a connection that the daemon has ended.
 pub const CLOSED: &str = "the daemon closed the connection";
 
 /// Returns the error for a failed read or write of the connection. A connection that ends is the machine's fault.
@@ -34,7 +34,7 @@ pub fn lost(error: io::Error) -> Error {
     }
 }
 
-/// A connection to a daemon, of which words are read.
+/// A connection to a daemon, from which words are read.
 struct Replies<'a, R>(&'a mut R);
 
 impl<R: Read> Words for Replies<'_, R> {
@@ -42,7 +42,7 @@ impl<R: Read> Words for Replies<'_, R> {
         self.0.read_exact(buffer).map_err(lost)
     }
 
-    /// Nobody counts what a daemon sends.
+    /// Returns 0: nobody counts the bytes that a daemon sends.
     fn offset(&self) -> u64 {
         0
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Whose fault it is that a build failed on a machine: its own, or the machine's, where another one may do better.
+//! Whose fault a failed build is: its own, or the machine's. In the second case, another machine may succeed.
 //!
-//! What the daemon there says decides most of it. It answers 100 to what it would remember as failed, and 1 otherwise
-//! (`DerivationGoal::buildDone` in Guix's `nix/libstore/build.cc`): that is a derivation with fixed output, an output
-//! that it rejects, a full disk, or trouble of its own, such as a build hook of its own that failed. The rest is asked
-//! for: what space and memory are left, and whether the kernel there has killed for want of memory.
+//! The status that the daemon there returns decides most cases (`DerivationGoal::buildDone` in Guix's
+//! `nix/libstore/build.cc`). It is 100 for a failure that the daemon would cache, and 1 for others: a derivation with
+//! fixed output, a rejected output, a full disk, or trouble of its own, such as a build hook of its own that failed.
+//! For the rest, asks the machine how much space and memory are left, and whether its kernel has killed for lack of
+//! memory.
 
 use super::Remote;
 use super::shell::{self, KILLS, MEMORY, free_space};
@@ -13,16 +14,16 @@ use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::store;
 
-/// How much of the end of a log is kept, in bytes: the daemon's own words about a failure come last.
+/// Size of the end of a log that is kept, in bytes: the daemon's own message about a failure comes last.
 const TAIL: usize = 4 << 10;
 
-/// Free space, in bytes, below which a disk is taken to be the cause of a failed build, as the script does.
+/// Free space, in bytes, below which the disk counts as the cause of a failed build, as for `guix offload`.
 const FULL: u64 = 10 << 20;
 
-/// Available memory, in bytes, below which its lack is taken to be the cause of a killed builder.
+/// Available memory, in bytes, below which its lack counts as the cause of a killed builder.
 const STARVED: u64 = 128 << 20;
 
-/// The daemon's words about outputs that it rejects. Such a build would not succeed elsewhere.
+/// Messages of the daemon about outputs that it rejects. Such a build would not succeed elsewhere.
 const REJECTIONS: [&str; 6] = [
     "failed to produce output path",
     "is not allowed to refer to path",
@@ -32,10 +33,10 @@ const REJECTIONS: [&str; 6] = [
     "hash mismatch for ",
 ];
 
-/// The daemon's words where it found a disk nearly full: that of the store, or of the directory it builds in.
+/// Message of the daemon if it found a disk nearly full: that of the store, or of the directory in which it builds.
 const NO_SPACE: &str = "may have been caused by lack of free disk space";
 
-/// The daemon's words about a builder that SIGKILL ended.
+/// Message of the daemon about a builder that SIGKILL ended.
 const KILLED: &str = "failed due to signal 9";
 
 /// The end of a log.
@@ -43,7 +44,7 @@ const KILLED: &str = "failed due to signal 9";
 pub struct Tail(Vec<u8>);
 
 impl Tail {
-    /// Takes note of the next piece.
+    /// Notes the next piece of the log.
     pub fn note(&mut self, text: &[u8]) {
         self.0.extend_from_slice(&text[text.len().saturating_sub(TAIL)..]);
         if self.0.len() > 2 * TAIL {
@@ -56,7 +57,8 @@ impl Tail {
     }
 }
 
-/// Finds out why `derivation`, whose log ended with `tail`, failed on `remote` as `error` says.
+/// Finds out why `derivation` failed on `remote` with `error`, and returns the error to report. `tail` is the end of
+/// the log.
 pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) -> Error {
     let name = &remote.machine.name;
     let because = |why: &str| {
@@ -70,7 +72,7 @@ pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) 
     if tail.says(NO_SPACE) {
         return because("lack of free disk space");
     }
-    // What cannot be asked any more is not blamed.
+    // A machine that cannot be asked any more is not blamed.
     let state = ask(remote).unwrap_or_default();
     let full = |free: Option<u64>| free.is_some_and(|free| free < FULL);
     if full(state.store) || full(state.build) {
@@ -87,8 +89,8 @@ pub fn find(error: Error, derivation: &StorePath, tail: &Tail, remote: &Remote) 
     error
 }
 
-/// Returns `error`, in words that say so where the daemon of the machine `name` found its `store` damaged: it would
-/// answer the same again and again. A daemon that ended the connection has said why to its own log only.
+/// Returns `error`. Explains it if the daemon of the machine `name` found its `store` damaged: the daemon would answer
+/// the same again and again. If the daemon ended the connection, adds a hint: only the daemon's log says why.
 pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
     let text = error.to_string();
     if error.kind() == ErrorKind::Unavailable && text.contains(daemon::CLOSED) {
@@ -109,7 +111,7 @@ pub fn explain(error: Error, name: &str, store: &StoreDir) -> Error {
     .hint(format!("on '{name}', as root: guix gc --verify=contents,repair"))
 }
 
-/// Is it the daemon's word that builds failed, rather than that it could not begin?
+/// Returns whether the daemon says in `error` that builds failed, not that it could not begin.
 fn is_about_builds(error: &Error) -> bool {
     let text = error.to_string();
     text.starts_with("build of ") && text.ends_with(" failed")
@@ -128,11 +130,11 @@ struct State {
     build: Option<u64>,
     /// Available memory.
     memory: Option<u64>,
-    /// How many processes the kernel has killed for want of memory since it started.
+    /// How many processes the kernel has killed for lack of memory since it started.
     kills: Option<u64>,
 }
 
-/// Which directory the daemon builds in only root can see, unless it is the usual one.
+/// Asks `remote` for its state. Only root can see in which directory the daemon builds, unless it is the usual one.
 fn ask(remote: &Remote) -> Result<State> {
     let program = format!(
         "directory=/tmp\n\

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A build on a machine: its log, its limits of time, and what came of it.
+//! A build on a machine: its log, its time limits, and its result.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use crate::daemon::BuildOptions;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 
-/// How much longer than the daemon there we wait before we enforce a build's time limits ourselves.
+/// Delay after which this host enforces a build's time limit itself, if the machine's daemon has not.
 const LIMIT_SLACK: Duration = Duration::from_secs(10);
 
-/// How long a machine, whose daemon does not enforce a limit, has for a sign of life.
+/// Time that a machine has for a sign of life after its daemon failed to enforce a build's time limit.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// When a build is over at the latest.
+/// The time limits of a build that this host enforces.
 struct Allowed {
     silence: Option<Duration>,
     end: Option<Instant>,
@@ -24,31 +24,31 @@ struct Allowed {
 impl Allowed {
     fn new(options: &BuildOptions) -> Self {
         let limit = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds).saturating_add(LIMIT_SLACK));
-        // What does not fit an `Instant` is no limit.
+        // A limit that does not fit an `Instant` does not count.
         let end = limit(options.timeout).and_then(|limit| Instant::now().checked_add(limit));
         Allowed { silence: limit(options.max_silent_time), end }
     }
 
-    /// The deadline of a build that has just been heard of.
+    /// Returns the deadline of a build that has just shown a sign of life.
     fn deadline(&self) -> Option<Instant> {
         let silence = self.silence.and_then(|limit| Instant::now().checked_add(limit));
         self.end.into_iter().chain(silence).min()
     }
 
-    /// The build was held up from here for so long.
+    /// Extends the limits by `time`, for which this host held up the build.
     fn extend(&mut self, time: Duration) {
         self.end = self.end.and_then(|end| end.checked_add(time));
     }
 }
 
 impl Remote {
-    /// Builds `derivation`, all inputs of which the machine has, handing the log to `log` as it comes.
+    /// Builds `derivation`, whose inputs the machine has, and hands the log to `log` as it comes.
     ///
-    /// The time limits of `options` are enforced by the daemon there, and a little later here, should it be stuck. The
-    /// time that `log` takes does not count here.
+    /// The daemon there enforces the time limits of `options`. If it is stuck, this function does so a little later. It
+    /// does not count the time that `log` takes.
     ///
-    /// Fails with [`ErrorKind::BuildFailed`] if it failed by itself, and [`ErrorKind::TimedOut`] if it exceeded a
-    /// limit; any other error is the machine's, or one of `log`.
+    /// Fails with [`ErrorKind::BuildFailed`] if the build failed by itself, and with [`ErrorKind::TimedOut`] if it
+    /// exceeded a limit. Any other error is the machine's, or comes from `log`.
     pub fn build(
         &mut self,
         derivation: &StorePath,
@@ -58,7 +58,7 @@ impl Remote {
         self.be_patient();
         let client = &mut self.link.client;
         let prepared = client.set_options_later(options, self.offloads);
-        // What goes before the build is to be answered as any question.
+        // The requests before the build have the time limits of any question.
         prepared
             .and_then(|()| client.add_temp_roots_later(std::slice::from_ref(derivation)))
             .and_then(|()| client.begin_build(derivation))
@@ -97,12 +97,12 @@ impl Remote {
         })
     }
 
-    /// Does the machine still answer?
+    /// Returns whether the machine still answers.
     fn is_alive(&self) -> bool {
         let channel = self.session.exec("true");
         let deadline = Instant::now() + SIGN_OF_LIFE;
         channel.set_deadline(Some(deadline));
-        // Whoever refuses it has answered, too.
+        // A machine that refuses the command has answered, too.
         (channel.wait_open().is_ok() || Instant::now() < deadline) && self.session.failure().is_none()
     }
 }

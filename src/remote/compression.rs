@@ -1,42 +1,42 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Whether to compress what is sent: only over a slow link, and only while that makes it faster.
+//! When to compress what is sent: only over a slow link, and only while that makes sending faster.
 
 use std::time::{Duration, Instant};
 
-/// How much is sent before its rate counts, in bytes: the first of it only fills buffers on the way.
+/// Amount that is sent before the rate is measured, in bytes: it only fills buffers on the way.
 const LEAD: usize = 3 << 20;
 
-/// Over how much the rate is measured, in bytes.
+/// Amount over which the rate is measured, in bytes.
 const SAMPLE: usize = 2 << 20;
 
-/// Rate, in bytes a second, up to which compressing is tried: half of what the default level compresses on a core.
+/// Rate, in bytes a second, below which compression is tried: half of what one core compresses at the default level.
 const SLOW: f64 = 100e6;
 
-/// Rate, in bytes a second, up to which a link is very slow: what can be is compressed, whatever else that costs.
+/// Rate, in bytes a second, below which a link is very slow: then everything is compressed that can be, at any cost.
 const VERY_SLOW: f64 = 25e6;
 
-/// Rate, in bytes a second, up to which there is time to compress harder, at this level at least.
+/// Rate, in bytes a second, below which there is time to compress harder, at least at the level `HARD`.
 const CRAWLING: f64 = 15e6;
 const HARD: i32 = 5;
 
-/// By how much compressing must raise the rate.
+/// Factor by which compression must raise the rate.
 const GAIN: f64 = 1.1;
 
-/// So many samples in a row must say that a link is very slow, or that compressing is in vain: one may have been a
-/// pause.
+/// Number of samples in a row that must show that a link is very slow, or that compression is in vain. A single sample
+/// may have been a pause.
 const CONVINCING: u32 = 2;
 
-/// Measures the rate at which something is sent, sample by sample.
+/// A meter of the rate at which something is sent, sample by sample.
 #[derive(Clone, Default)]
 struct Meter {
-    /// When the sample began; `None`: it has not.
+    /// When the sample began; `None`: it has not begun.
     begun: Option<Instant>,
     /// Bytes since the lead or the sample began.
     bytes: usize,
 }
 
 impl Meter {
-    /// Notes that `bytes` more were sent until `now`; at the end of a sample, its rate in bytes a second.
+    /// Notes that `bytes` more were sent until `now`. At the end of a sample, returns its rate, in bytes a second.
     fn note(&mut self, bytes: usize, now: Instant) -> Option<f64> {
         self.bytes += bytes;
         let Some(begun) = self.begun else {
@@ -55,16 +55,17 @@ impl Meter {
     }
 }
 
-/// Finds out whether a link is very slow.
+/// A detector of very slow links.
 #[derive(Default)]
 pub struct SlowLinkDetector {
     meter: Meter,
-    /// How many samples in a row were.
+    /// How many samples in a row were very slow.
     slow: u32,
 }
 
 impl SlowLinkDetector {
-    /// Notes that `bytes` more were sent until `now`. If the link is very slow by then, its rate, in bytes a second.
+    /// Notes that `bytes` more were sent until `now`. Returns the rate, in bytes a second, if the link proves very
+    /// slow.
     pub fn note(&mut self, bytes: usize, now: Instant) -> Option<f64> {
         let rate = self.meter.note(bytes, now)?;
         self.slow = if rate < VERY_SLOW { self.slow + 1 } else { 0 };
@@ -72,43 +73,43 @@ impl SlowLinkDetector {
     }
 }
 
-/// Measures the rate at which an import proceeds, and finds out whether compressing raises it.
+/// The compression of an import: measures the rate of the import, and finds out whether compression raises it.
 #[derive(Clone)]
 pub struct CompressionPolicy {
-    /// The level at which to compress, if that is possible and was not in vain.
+    /// The level at which to compress; `None`: compression is not possible, or was in vain.
     level: Option<i32>,
     compressing: bool,
-    /// The rate without compressing.
+    /// The rate without compression, in bytes a second.
     plain: f64,
-    /// How many samples in a row were no faster with it.
+    /// How many samples in a row were no faster with compression.
     in_vain: u32,
     meter: Meter,
 }
 
 impl CompressionPolicy {
-    /// One for a new import, which may be compressed at `level`.
+    /// Returns the policy for a new import, which may be compressed at `level`.
     pub fn new(level: Option<i32>) -> Self {
         CompressionPolicy { level, compressing: false, plain: 0.0, in_vain: 0, meter: Meter::default() }
     }
 
-    /// One for an import over a link whose rate is known, in bytes a second, and so low that it is compressed, at
-    /// `level`, from the beginning.
+    /// Returns the policy for an import over a link with a known low `rate`, in bytes a second. It is compressed at
+    /// `level` from the beginning.
     pub fn for_slow_link(level: i32, rate: f64) -> Self {
         CompressionPolicy { level: Some(level), compressing: true, plain: rate, in_vain: 0, meter: Meter::default() }
     }
 
-    /// May it come to compressing?
+    /// Returns whether compression is still possible.
     pub fn may_compress(&self) -> bool {
         self.level.is_some()
     }
 
-    /// The level at which to compress what comes next, if it is to be compressed.
+    /// Returns the level at which to compress the next bytes; `None`: not at all.
     pub fn level(&self) -> Option<i32> {
         let least = if self.plain < CRAWLING { HARD } else { 0 };
         self.level.filter(|_| self.compressing).map(|level| level.max(least))
     }
 
-    /// Notes that `bytes` more, before compressing, were sent until `now`.
+    /// Notes that `bytes` more, counted before compression, were sent until `now`.
     pub fn note(&mut self, bytes: usize, now: Instant) {
         let Some(rate) = self.meter.note(bytes, now) else { return };
         if !self.compressing {
@@ -128,7 +129,8 @@ impl CompressionPolicy {
 mod tests {
     use super::*;
 
-    /// Whether each MiB was compressed, over a link of `link` bytes a second for data that shrinks by `ratio`.
+    /// Returns for each MiB whether it was compressed, over a link of `link` bytes a second. `ratio`: how far it
+    /// shrinks.
     fn run(level: Option<i32>, link: f64, ratio: f64) -> Vec<bool> {
         let (mut policy, mut now) = (CompressionPolicy::new(level), Instant::now());
         (0..64)
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_link_that_is_known_to_be_slow_gets_compressed_data_at_once() {
-        // How many milliseconds each sample takes, and whether there is compression afterwards.
+        // Each sample: its time in milliseconds, and whether there is compression afterwards.
         let check = |samples: &[(u64, bool)]| {
             let (mut policy, mut now) = (CompressionPolicy::for_slow_link(3, 12.5e6), Instant::now());
             assert_eq!(policy.level(), Some(5));

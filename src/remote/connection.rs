@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the floors above need of a machine: a [`Connector`] connects to it, a [`Connection`] is one that is connected.
-//! [`Ssh`] and [`Remote`] are what there is; tests have doubles of them.
+//! What the layers above use of a machine: a [`Connector`] connects to it, and a [`Connection`] is a connected machine.
+//! [`Ssh`] and [`Remote`] implement them; tests have doubles.
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -18,16 +18,16 @@ use crate::machine::suitability::Probe;
 use crate::report::Aside;
 use crate::ssh::Session;
 
-/// Connects to machines. Any thread.
+/// A way to connect to machines. Any thread may use it.
 pub trait Connector: Send + Sync {
-    /// Starts to connect to `machine`, whose store must be in the directory `store`, trying the address `first` before
+    /// Starts to connect to `machine`, whose store must be in the directory `store`. Tries the address `first` before
     /// others. Returns at once.
     fn start(&self, machine: &BuildMachine, store: &StoreDir, first: Option<IpAddr>) -> Result<Connecting>;
 }
 
 /// A machine that is being connected to.
 pub struct Connecting {
-    /// Ends it, whoever waits for it.
+    /// The line, through which any thread can end the attempt.
     pub line: Arc<dyn Line>,
     /// Waits until the machine is connected to and has said how it is doing.
     pub wait: Box<dyn FnOnce() -> Result<Box<dyn Connection>> + Send>,
@@ -35,97 +35,97 @@ pub struct Connecting {
 
 /// The line to a machine, which any thread can cut.
 pub trait Line: Send + Sync {
-    /// Cuts it: all that waits for the machine fails with `error`.
+    /// Cuts the line. Everything that waits for the machine fails with `error`.
     fn abort(&self, error: Error);
 
-    /// Ends it in good order, as nobody needs it; what still waits for the machine fails with `error`.
+    /// Ends the line in good order, because nobody needs it. What still waits for the machine fails with `error`.
     fn leave(&self, error: Error);
 }
 
-/// A machine that is connected to. Used by one thread at a time. See the functions of [`Remote`].
+/// A machine that is connected to. One thread uses it at a time. The functions of [`Remote`] say more.
 pub trait Connection: Send {
-    /// The machine.
+    /// Returns the machine.
     fn machine(&self) -> &BuildMachine;
 
-    /// Its line, with which to cut everything off from another thread.
+    /// Returns its line, through which another thread can cut everything off.
     fn line(&self) -> Arc<dyn Line>;
 
-    /// Which of its addresses answered, unless it is the one that the resolver has first.
+    /// Returns the address that answered, unless it is the resolver's first.
     fn address(&self) -> Option<IpAddr>;
 
-    /// What it last said of itself.
+    /// Returns the machine's last probe.
     fn probe(&self) -> &Probe;
 
-    /// Asks again how it is doing, unless its last answer is younger than `age`.
+    /// Asks again how the machine is doing, unless its last answer is younger than `age`.
     fn probe_again(&mut self, age: Duration) -> Result<()>;
 
-    /// Does it answer within that time?
+    /// Returns whether the daemon there answers `within` this time. One round trip.
     fn answers(&mut self, within: Duration) -> bool;
 
-    /// Can it be used for another build, as far as is known?
+    /// Returns whether the connection can be used for another build, as far as is known.
     fn is_usable(&self) -> bool;
 
-    /// Was it given up because no byte moved?
+    /// Returns whether a wait for the daemon failed because no byte moved.
     fn has_stalled(&self) -> bool;
 
-    /// Is its daemon the one that listens at `socket` on this host?
+    /// Returns whether its daemon is the one that listens at `socket` on this host.
     fn is_daemon_at(&self, socket: &Path) -> bool;
 
-    /// Fails with [`Untrusted`](crate::ground::error::ErrorKind::Untrusted) unless `acl` lets in what it signs.
+    /// Fails with [`Untrusted`](crate::ground::error::ErrorKind::Untrusted) unless `acl` authorizes the machine's key.
     fn require_trust(&mut self, acl: &Arc<Acl>) -> Result<()>;
 
-    /// The rate of its link, in bytes a second, if that is known to be very slow.
+    /// Returns the rate of the link, in bytes a second, if the link is known to be very slow.
     fn slow_link(&self) -> Option<f64>;
 
-    /// Tells what is known of that from before.
+    /// Sets the rate of the link, in bytes a second, if it is known from earlier to be very slow.
     fn set_slow_link(&mut self, rate: Option<f64>);
 
-    /// Has `aside` say when it answers but does not move.
+    /// Sets `aside`, in place of an earlier one. It is called with a line when no byte has moved for half a minute.
     fn tell_of_stalls(&self, aside: Option<Aside>);
 
-    /// Lets the collector there have what builds so far needed or made.
+    /// Drops the temporary roots of the builds so far.
     fn drop_temp_roots(&mut self) -> Result<()>;
 
-    /// For how long that has been protected, at most.
+    /// Returns the greatest age that a temporary root can have.
     fn temp_roots_age(&self) -> Duration;
 
-    /// Protects `paths` from the collector there for as long as the connection lives. No round trip of its own.
+    /// Adds temporary roots for `paths`, which last as long as the connection. The requests travel with the next one.
     fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()>;
 
-    /// What it needs not be asked about.
+    /// Returns the items that the machine need not be asked about.
     fn held(&mut self) -> &mut Held;
 
-    /// Those of `paths` that it lacks. One round trip.
+    /// Returns those of `paths` that the machine lacks. One round trip.
     fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>>;
 
-    /// Gets ready to receive `items` store items, of some `bytes` bytes in all.
+    /// Prepares the connection for `items` store items, of some `bytes` bytes in all.
     fn prepare_to_receive(&mut self, items: usize, bytes: u64);
 
-    /// Is an item of `size` bytes better handed to the daemon there whole than imported?
+    /// Returns whether an item of `size` bytes is better added whole than imported.
     fn prefers_whole_items(&self, size: u64) -> bool;
 
-    /// Adds the item called `name` whole and returns its name there; `None`: it is better imported.
+    /// Adds the item called `name` whole, and returns its name there; `None`: it is better imported.
     fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>>;
 
-    /// Has `items`, which are to get these `names`, added along with what is asked next, if there is room for them.
+    /// Lets requests to add `items`, which must get these `names`, travel with the next one; `false`: there is no room.
     fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool>;
 
-    /// Sends what was to travel with the next question, and waits for the answers.
+    /// Sends the requests that were to travel with the next one, and waits for the answers.
     fn settle(&mut self) -> Result<()>;
 
     /// Begins to add `items`. No round trip.
     fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>>;
 
-    /// Finishes what was begun, and returns the items' names.
+    /// Finishes `additions`, which were begun, and returns the items' names.
     fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>>;
 
     /// Imports the bundle that `archive` reads.
     fn import(&mut self, archive: &mut dyn Read) -> Result<()>;
 
-    /// Has it imported something that this host has signed?
+    /// Returns whether the daemon there has imported something that this host has signed, over this connection.
     fn has_imported(&self) -> bool;
 
-    /// Builds `derivation`, handing the log to `log` as it comes.
+    /// Builds `derivation`, and hands the log to `log` as it comes.
     fn build(
         &mut self,
         derivation: &StorePath,
@@ -133,19 +133,20 @@ pub trait Connection: Send {
         log: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()>;
 
-    /// Asks for the records of `paths` and their exports at once, both of which are to follow, in this order.
+    /// Asks for the records and the exports of `paths` at once. [`Connection::path_info`] for each and then
+    /// [`Connection::export`] for each must follow.
     fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()>;
 
-    /// What its daemon knows about the valid item `path`.
+    /// Returns the record that the daemon there has of the valid item `path`.
     fn path_info(&mut self, path: &StorePath) -> Result<PathInfo>;
 
     /// Exports the valid item `path`, signed.
     fn export(&mut self, path: &StorePath) -> Result<Box<dyn Read + '_>>;
 }
 
-/// Connects over SSH.
+/// The connector over SSH.
 pub struct Ssh {
-    /// How long machines are waited for.
+    /// Time limits of the connections.
     pub limits: Limits,
 }
 

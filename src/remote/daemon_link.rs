@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The connection to the daemon of a build machine: its socket forwarded by the SSH server, or through the relay.
+//! The connection to the daemon of a build machine. The SSH server forwards its socket, or the relay is in between.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::store::text_item;
 
 impl Stream for Channel {}
 
-/// Pauses between attempts: a server that allows one session frees a closed one a moment later.
+/// Pauses between attempts to start the relay: a server that allows one session frees it a moment after it was closed.
 const SESSION_RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(400)];
 
@@ -28,7 +28,8 @@ pub struct DaemonLink {
     pub relayed: bool,
     /// Whether imports may be compressed.
     pub compresses: bool,
-    /// Whether the machine was asked along with the greeting for what shows whether it is trusted: see [`trust::TEXT`].
+    /// Whether the machine was asked to export [`trust::TEXT`], which shows whether it is trusted, and has not
+    /// answered.
     pub proves: bool,
     /// An estimate of one round trip: how long the daemon took to answer its greeting, or a later question if that was
     /// faster.
@@ -36,8 +37,8 @@ pub struct DaemonLink {
 }
 
 impl DaemonLink {
-    /// Greets the daemon through the forwarded socket `channel`, or, if the server refused to forward it, starts the
-    /// relay to reach the socket named `socket`. Either may take `limit`.
+    /// Greets the daemon through the forwarded socket `channel`. If the server refused to forward it, starts the relay
+    /// to reach the socket named `socket`. Each of the two may take `limit`.
     pub fn open(
         session: &Session,
         channel: Channel,
@@ -49,21 +50,22 @@ impl DaemonLink {
         match channel.wait_open() {
             Ok(()) => Self::greet(Box::new(channel.clone()), channel, false, store),
             Err(refusal) if session.failure().is_some() => Err(refusal),
-            // A missing socket is refused in the same words as all forwarding: the relay tells them apart.
+            // The server refuses a missing socket in the same words as all forwarding. The relay tells them apart.
             Err(_) => Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None)),
         }
     }
 
-    /// Greets the daemon through the forwarded socket `channel`, without waiting for either.
+    /// Sends the greeting to the daemon through the forwarded socket `channel`. Does not wait for the socket to open,
+    /// nor for the answer.
     pub fn open_later(channel: Channel, store: &StoreDir, round_trip: Duration) -> Result<DaemonLink> {
         let (path, _) = text_item(store, trust::TEXT.0, trust::TEXT.1)?;
-        // Its daemon starts to sign now, and not when an output is waited for: that takes a tenth of a second.
+        // The daemon starts its signing process now, not when we wait for an output. That takes a tenth of a second.
         let client = Client::later_handshake(Box::new(channel.clone()), store, |client| client.export_later(&path))?;
         Ok(DaemonLink { client, channel, relayed: false, compresses: false, proves: false, round_trip })
     }
 
-    /// As [`DaemonLink::through_relay`], on a server that forwards no sockets and may allow one session at a time. It
-    /// forgets one a little after it has closed it.
+    /// Does the same as [`DaemonLink::through_relay`], on a server that forwards no sockets. Tries again a few times:
+    /// the server may allow one session at a time, and frees a session a little after closing it.
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<DaemonLink> {
         for pause in SESSION_RETRY_PAUSES {
             match Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None)) {
@@ -74,8 +76,8 @@ impl DaemonLink {
         Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None))
     }
 
-    /// Starts the relay and greets the daemon, which listens on the socket named `socket`, through it.
-    /// `policy` is how imports begin.
+    /// Starts the relay, and greets the daemon that listens on the socket named `socket` through it. Imports begin with
+    /// `policy`.
     pub fn through_relay(
         session: &Session,
         socket: &str,
@@ -91,8 +93,8 @@ impl DaemonLink {
         Ok(DaemonLink { compresses, ..link })
     }
 
-    /// Greets the daemon, and asks it along with that for what shows whether the machine is trusted. It signs that while
-    /// nobody waits.
+    /// Greets the daemon. In the same flight, asks it to export a signed text, which shows whether the machine is
+    /// trusted: it signs the text while nobody waits.
     fn greet(stream: Box<dyn Stream>, channel: Channel, relayed: bool, store: &StoreDir) -> Result<DaemonLink> {
         let begun = Instant::now();
         let (name, text) = trust::TEXT;
@@ -105,7 +107,8 @@ impl DaemonLink {
     }
 }
 
-/// The file name of the socket that `GUIX_DAEMON_SOCKET` names: a file name, or a URI of one.
+/// Returns the file name of the socket that `name`, the value of `GUIX_DAEMON_SOCKET`, names. The value is a file name
+/// or a URI of one.
 pub fn socket_file(name: &str) -> Result<&str> {
     match name.strip_prefix("unix://").or(name.strip_prefix("file://")).unwrap_or(name) {
         file if file.starts_with('/') => Ok(file),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Doubles of machines, which do what a test says.
+//! Doubles of machines. They do what a test says.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::machine::BuildMachine;
 use crate::machine::suitability::Probe;
 use crate::report::Aside;
 
-/// What a machine is asked for.
+/// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     Start,
@@ -42,24 +42,24 @@ pub enum Step {
 }
 
 impl Step {
-    /// Does it wait for an answer?
+    /// Returns whether it waits for an answer.
     pub fn is_round_trip(self) -> bool {
         use Step::*;
         !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding)
     }
 }
 
-/// What a machine does when it is asked: it fails, or waits for its line to be cut, or goes on.
+/// The behaviour of a machine at a step: it fails, waits for its line to be cut, or goes on.
 pub type Act = Arc<dyn Fn(&str, Step, &Cut) -> Result<()> + Send + Sync>;
 
 /// A machine with much room and nothing to do.
 pub const IDLE: Probe = Probe { load: 0.0, free_space: 100 << 30, memory: 16 << 30, clock_offset: Some(0) };
 
-/// What is known of a machine, unless a test says otherwise.
+/// The state of a machine. Without a probe of its own, it is [`IDLE`].
 #[derive(Clone, Default)]
 struct Known {
     probe: Option<Probe>,
-    /// What it has, and what it is to call what it makes.
+    /// The items that it has.
     items: HashSet<StorePath>,
     address: Option<IpAddr>,
 }
@@ -71,11 +71,11 @@ pub struct Doubles {
     machines: Mutex<HashMap<String, Known>>,
     names: Mutex<HashMap<String, StorePath>>,
     archives: Mutex<HashMap<StorePath, Vec<u8>>>,
-    /// How many items came at once, each time.
+    /// The number of items in each batch that a machine received.
     batches: Mutex<Vec<usize>>,
     open: AtomicUsize,
     left: Mutex<Vec<String>>,
-    /// Which addresses were to be tried first.
+    /// The addresses to be tried first, one for each connection.
     first: Mutex<Vec<Option<IpAddr>>>,
 }
 
@@ -106,7 +106,7 @@ impl Doubles {
         self.machines.lock().entry(machine.into()).or_default().address = Some(address.parse().unwrap());
     }
 
-    /// The machine has these.
+    /// Gives `items` to `machine`.
     pub fn give(&self, machine: &str, items: &[StorePath]) {
         self.machines.lock().entry(machine.into()).or_default().items.extend(items.iter().cloned());
     }
@@ -119,23 +119,23 @@ impl Doubles {
         self.machines.lock().get(machine).is_some_and(|known| known.items.contains(item))
     }
 
-    /// What is made of contents and called as one of these is that.
+    /// Sets what additions become: an addition with the name of one of `items` becomes that item.
     pub fn name(&self, items: &[StorePath]) {
         self.names.lock().extend(items.iter().map(|item| (item.name().to_string(), item.clone())));
     }
 
-    /// Any machine exports `item` as this.
+    /// Makes every machine export `item` as `archive`.
     pub fn set_archive(&self, item: &StorePath, archive: Vec<u8>) {
         self.archives.lock().insert(item.clone(), archive);
     }
 
-    /// What was asked of machines since this was last asked, but what `ignoring` holds for.
+    /// Takes all steps since the last call, and returns those for which `of` holds.
     pub fn take_steps(&self, of: impl Fn(Step) -> bool) -> Vec<(String, Step)> {
         let steps = std::mem::take(&mut *self.steps.lock());
         steps.into_iter().filter(|(_, step)| of(*step)).collect()
     }
 
-    /// The machines of those at which that was asked.
+    /// Takes all steps since the last call, and returns the machines of those that are `of`.
     pub fn take_machines(&self, of: Step) -> Vec<String> {
         self.take_steps(|step| step == of).into_iter().map(|(machine, _)| machine).collect()
     }
@@ -144,17 +144,17 @@ impl Doubles {
         std::mem::take(&mut self.batches.lock())
     }
 
-    /// How many connections there are.
+    /// Returns how many connections are open.
     pub fn count_open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// The machines whose lines were ended in good order.
+    /// Returns the machines whose lines were ended in good order.
     pub fn left(&self) -> Vec<String> {
         self.left.lock().clone()
     }
 
-    /// The address that was tried first the last time.
+    /// Returns the address that the last connection was to try first.
     pub fn first_address(&self) -> Option<IpAddr> {
         *self.first.lock().last()?
     }
@@ -192,7 +192,7 @@ impl Doubles {
     }
 }
 
-/// A line that is cut, or not yet.
+/// A line, with the error that cut it, if it was cut.
 #[derive(Default)]
 pub struct Cut {
     machine: String,
@@ -206,7 +206,7 @@ impl Cut {
         self.error.lock().clone().map_or(Ok(()), Err)
     }
 
-    /// Waits until it is cut.
+    /// Waits until the line is cut.
     pub fn wait(&self) -> Result<()> {
         let mut error = self.error.lock();
         while error.is_none() {
@@ -231,7 +231,7 @@ impl Line for Cut {
     }
 }
 
-/// A double that is connected to.
+/// A connection to a double.
 struct Double {
     world: Arc<Doubles>,
     machine: BuildMachine,
@@ -258,7 +258,7 @@ impl Double {
         let result = self.world.step(&self.machine.name, step, &self.cut);
         result.map_err(|error| {
             use ErrorKind::*;
-            // Of others it is the daemon that says so, which goes on.
+            // Other errors are answers of the daemon, and leave the connection usable.
             self.usable &= !matches!(error.kind(), Unavailable | Protocol | Cancelled);
             self.stalled |= error.to_string().contains("no byte has moved");
             error.on_machine(&self.machine.name)
@@ -352,12 +352,12 @@ impl Connection for Double {
         let _ = self.step(Step::Expect);
     }
 
-    /// Its name says whether it has the memory.
+    /// Looks at the machine's name: one that begins with `small` lacks the memory.
     fn prefers_whole_items(&self, _: u64) -> bool {
         !self.machine.name.starts_with("small")
     }
 
-    /// Its name says whether its link is slow.
+    /// Looks at the machine's name: the link of one that begins with `slow` is slow.
     fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
         self.step(Step::AddNar)?;
         if self.machine.name.starts_with("slow") && self.slow.is_none() {
@@ -371,7 +371,7 @@ impl Connection for Double {
         Ok(Some(made))
     }
 
-    /// There is never room.
+    /// Returns `false`: there is never room.
     fn add_later(&mut self, _: &[Addition], _: &[StorePath]) -> Result<bool> {
         Ok(false)
     }

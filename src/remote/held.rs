@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The store items that need no question: the machine has them, and keeps them.
+//! The store items that a machine need not be asked about: it has them, and keeps them.
 
 use std::collections::HashSet;
 
 use crate::ground::store_path::StorePath;
 
-/// Most items that are remembered of a connection. Each takes some 150 bytes.
+/// Most items that are remembered for a connection. Each takes some 150 bytes.
 const MOST_HELD: usize = 100_000;
 
-/// Items that a machine has and that are protected from its collector, directly or by an item that refers to them, for
-/// as long as the connection to its daemon lives.
+/// Items that a machine has, and that are protected from its collector while the connection to its daemon is open: by a
+/// temporary root of their own or of an item that refers to them.
 #[derive(Default)]
 pub struct Held(HashSet<StorePath>);
 
@@ -19,7 +19,7 @@ impl Held {
         self.0.contains(item)
     }
 
-    /// Adds `items`, which were protected and are there.
+    /// Adds `items`, which the machine has and protects.
     pub fn add(&mut self, items: &[StorePath]) {
         if self.0.len() + items.len() > MOST_HELD {
             self.0.clear();
@@ -27,7 +27,7 @@ impl Held {
         self.0.extend(items.iter().take(MOST_HELD).cloned());
     }
 
-    /// Forgets all: the connection is another one, or the machine lacks something all the same.
+    /// Forgets all items: the connection was replaced, or the machine lacks one of them after all.
     pub fn clear(&mut self) {
         self.0.clear();
     }

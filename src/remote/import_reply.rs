@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the daemon says while an import is fed to it: kept for whoever reads it afterwards, and looked at for the
-//! answer, after which nothing more need be sent.
+//! The frames that the daemon sends while an import is fed to it. They are kept for the later reader, and searched for
+//! the answer: once it is there, nothing more need be sent.
 
 use crate::daemon::LOG_FRAME;
 use crate::ground::words::{number_at, padding};
 
-/// More than this, in bytes, no daemon has to say about an import: it is as good as an answer.
+/// Longest reply to an import, in bytes, that is kept while the import is sent. A longer one counts as an answer.
 const MOST: usize = 1 << 20;
 
-/// Frames as they come, all words of which have 8 bytes.
+/// The frames in the order in which they came. All their words have 8 bytes.
 #[derive(Default)]
 pub struct ImportReply {
     bytes: Vec<u8>,
-    /// How many of them were read.
+    /// How many of the bytes were read.
     read: usize,
     /// Where the next frame begins.
     next: usize,
 }
 
 impl ImportReply {
-    /// Takes what came.
+    /// Appends `bytes`, which came.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Is the answer there? Everything before it is pieces of log.
+    /// Returns whether the answer is there. Only pieces of log come before it.
     pub fn is_answered(&mut self) -> bool {
         let word = |at: usize| number_at(&self.bytes, at);
         while let Some(tag) = word(self.next) {
@@ -38,7 +38,7 @@ impl ImportReply {
         self.bytes.len() > MOST
     }
 
-    /// Hands out what came, as far as it fits `buffer`; 0: there is nothing left.
+    /// Moves bytes that came to `buffer`, as many as fit, and returns their number; 0: none are left.
     pub fn read(&mut self, buffer: &mut [u8]) -> usize {
         let length = buffer.len().min(self.bytes.len() - self.read);
         buffer[..length].copy_from_slice(&self.bytes[self.read..][..length]);

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! How long a machine is waited for.
+//! Time limits of waiting for a machine.
 
 use std::time::Duration;
 
 /// Time limits, one for each kind of wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For each step of connecting: an address that answers, each message of the login, each of the first requests.
+    /// For each step of connecting: until an address answers, for each message of the login, for each first request.
     pub step: Duration,
-    /// For the answer to a question, or to the wish that something is protected.
+    /// For the next byte of the answer to a question, or to a request to add a temporary root.
     pub answer: Duration,
     /// For the next byte to move while something is sent or received.
     pub idle: Duration,
-    /// For the answer to an import whose bytes are all there, and ...
+    /// For the answer to an import once all its bytes were sent, besides the time that [`Limits::import_rate`] adds.
     pub import: Duration,
-    /// ... one second more for so many of its bytes.
+    /// Bytes of an import for which its answer may take one second more.
     pub import_rate: u64,
 }
 
 impl Limits {
-    /// The limits that the product has.
+    /// The limits that are used outside tests.
     pub const DEFAULT: Limits = Limits {
         step: Duration::from_secs(15),
         answer: Duration::from_secs(60),
@@ -28,7 +28,7 @@ impl Limits {
         import_rate: 5 << 20,
     };
 
-    /// For the answer to an import of `bytes`.
+    /// Returns the limit for the answer to an import of `bytes` bytes.
     pub fn of_import(&self, bytes: u64) -> Duration {
         self.import + Duration::from_secs(bytes / self.import_rate)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A build machine that we are connected to: one SSH session, one connection to the daemon there.
+//! A build machine that we are connected to: one SSH session, and one connection to the daemon there.
 //!
-//! The daemon's socket is forwarded by the SSH server, so that no process of ours runs there, unless the server
-//! refuses, or an import is large: then a [`relay`] stands in between.
+//! As a rule, the SSH server forwards the daemon's socket, and no process of ours runs there. If the server refuses to
+//! forward it, or sending would take many round trips, a [`relay`] stands in between.
 
 mod blame;
 mod build;
@@ -50,7 +50,7 @@ pub use rounds::build_all_rounds;
 pub use survey::Survey;
 pub use trust::{TEXT as TRUST_TEXT, explain_untrusted};
 
-/// How long a daemon may take for a question in all, even if a byte moves now and then.
+/// Time limit for a daemon's answer to a question in all, even if a byte moves now and then.
 const RPC_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// A connected build machine. Used by one thread at a time.
@@ -58,14 +58,14 @@ pub struct Remote {
     machine: BuildMachine,
     store: StoreDir,
     session: Session,
-    /// The socket of the daemon there.
+    /// File name of the socket of the daemon there.
     socket: String,
     link: DaemonLink,
-    /// Since when there has been a connection to the daemon that protects what is asked for and added.
+    /// When temporary roots were last dropped, or the machine was connected to.
     linked: Instant,
-    /// The connection that `link` has replaced, if any: what was added over it is protected while it lives.
+    /// The connection that `link` has replaced, if any. It stays open to keep its temporary roots.
     former: Option<DaemonLink>,
-    /// What it has, protected by `link` or `former`.
+    /// Items that the machine has, protected by temporary roots of `link` or `former`.
     held: Held,
     /// Whether its SSH server forwards sockets.
     forwards: bool,
@@ -73,32 +73,32 @@ pub struct Remote {
     offloads: bool,
     probe: Probe,
     probed: Instant,
-    /// Which daemon it is: see [`probe::identity`].
+    /// Identity of its daemon: see [`probe::identity`].
     daemon: Option<String>,
-    /// How many processes its kernel had killed for want of memory then, if it says so.
+    /// How many processes its kernel had killed for lack of memory at the time of `probed`, if it says so.
     kills: Option<u64>,
-    /// The rate of the link, in bytes a second, if that is very slow.
+    /// The rate of the link, in bytes a second, if the link is very slow.
     slow_link: Option<f64>,
     limits: Limits,
-    /// What the machine has exported, to be seen whether it is trusted; `None`: it was not asked for that.
+    /// The export that shows whether the machine is trusted, or why there is none; `None`: not received yet.
     proof: Option<Result<Proof>>,
     /// Whether the daemon there has imported something that this host has signed.
     imported: bool,
 }
 
 impl Remote {
-    /// Starts to connect to `machine`; returns at once.
+    /// Starts to connect to `machine`. Returns at once.
     pub fn start(machine: &BuildMachine) -> Result<Session> {
         Session::start(machine, Limits::DEFAULT.step)
     }
 
-    /// Waits for `session`, which was started for `machine`, connects to the daemon there, whose store must be in the
-    /// same directory as ours, and asks how the machine is doing.
+    /// Waits for `session`, which was started for `machine`, connects to the daemon there, and asks how the machine is
+    /// doing. The daemon's store must be in the same directory as ours, which is `store`.
     pub fn establish(session: Session, machine: &BuildMachine, store: &StoreDir) -> Result<Remote> {
         Self::establish_within(Limits::DEFAULT, session, machine, store)
     }
 
-    /// As [`Remote::establish`]; it is waited for as long as `limits` say, now and later.
+    /// Does the same as [`Remote::establish`]. `limits` are those of this wait and of all later ones.
     pub fn establish_within(
         limits: Limits,
         session: Session,
@@ -106,7 +106,7 @@ impl Remote {
         store: &StoreDir,
     ) -> Result<Remote> {
         let established = || -> Result<_> {
-            // All of this is sent as soon as the session is up; the answers are waited for afterwards.
+            // These requests are sent as soon as the session is up. We wait for the answers afterwards.
             let forwarded = session.open_socket(&machine.daemon_socket);
             let mut probe = probe::ask(&session, machine, store);
             if !session.wait_ready(limits.step * (STEPS + 1))? {
@@ -127,7 +127,7 @@ impl Remote {
                     probe::answer(&mut probe, machine, store, limits.step)?,
                 )
             };
-            // The relay looks at the variable by itself.
+            // The relay reads the variable itself.
             if let Some(name) = answer.daemon_socket.filter(|name| *name != socket && !link.relayed) {
                 socket = daemon_link::socket_file(&name)?.to_string();
                 link = DaemonLink::open(&session, session.open_socket(&socket), &socket, store, limits.step)?;
@@ -158,50 +158,50 @@ impl Remote {
         })
     }
 
-    /// Is its daemon the one that listens at `socket` on this host?
+    /// Returns whether its daemon is the one that listens at `socket` on this host.
     pub fn is_daemon_at(&self, socket: &Path) -> bool {
         self.daemon.is_some() && self.daemon == probe::identity(socket)
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&self) -> &BuildMachine {
         &self.machine
     }
 
-    /// The session, with which to cut everything off from another thread.
+    /// Returns the session, through which another thread can cut everything off.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Protects `paths`, valid there or not, from the garbage collector there for as long as the connection to the
-    /// daemon lives. They travel with what is asked next; many are sent in several flights.
+    /// Adds a temporary root there for each of `paths`, valid or not: the garbage collector spares them as long as the
+    /// connection to the daemon is open. The requests travel with the next one; many are sent in several flights.
     pub fn add_temp_roots_later(&mut self, paths: &[StorePath]) -> Result<()> {
         self.be_patient();
         self.link.client.add_temp_roots_later(paths).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Returns those of `paths` that the machine lacks. One round trip. The first time, the machine shows besides what
-    /// [`Remote::require_trust`] judges.
+    /// Returns those of `paths` that the machine lacks. One round trip. If the export that [`Remote::require_trust`]
+    /// judges has not been asked for yet, that request travels along.
     pub fn missing(&mut self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
         self.be_patient();
         self.ask_for_proof().and_then(|()| self.link.client.catch_up()).map_err(|e| self.on_this_machine(e))?;
         let begun = Instant::now();
         let valid: HashSet<StorePath> = self.link.client.valid_paths(paths).map_err(|e| self.on_this_machine(e))?;
         self.note_proof();
-        // To greet, the daemon starts a process; so this is closer to one round trip.
+        // For the greeting, the daemon starts a process. This question takes closer to one round trip.
         self.link.round_trip = self.link.round_trip.min(begun.elapsed());
         Ok(paths.iter().filter(|path| !valid.contains(path)).cloned().collect())
     }
 
-    /// Has `items` added along with what is asked next, if there is room for them; `false`: there is none. They are to
-    /// get these `names`. What follows is a build, which fails for the reason that one of them is refused for, or
-    /// [`Remote::settle`].
+    /// Lets requests to add `items`, which must get these `names`, travel with the next request; `false`: there is no
+    /// room for them. A build or [`Remote::settle`] must follow. If the daemon refuses an item, `settle` fails for that
+    /// reason, and so does a build that fails.
     pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
         self.be_patient();
         self.link.client.add_later(items, names).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Sends what was to travel with the next question, and waits for the answers.
+    /// Sends the requests that were to travel with the next one, and waits for the answers.
     pub fn settle(&mut self) -> Result<()> {
         self.be_patient();
         let settled = self.link.client.settle();
@@ -209,8 +209,8 @@ impl Remote {
         settled.map_err(|e| self.on_this_machine(e))
     }
 
-    /// Begins to add `items`, the names of which follow from what they are made of: see [`Client::begin_adding`]. They
-    /// are protected from the garbage collector there while the connection lives.
+    /// Begins to add `items`, whose names follow from their contents: see [`Client::begin_adding`]. The daemon protects
+    /// them from the garbage collector there while the connection is open.
     ///
     /// [`Client::begin_adding`]: crate::daemon::Client::begin_adding
     pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
@@ -218,13 +218,13 @@ impl Remote {
         self.link.client.begin_adding(items).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Finishes what was begun, and returns the items' names.
+    /// Finishes `additions`, which were begun, and returns the items' names.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
         self.wait_at_most(self.limits.import);
         self.link.client.finish_adding(additions).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Adds a text file to the store there, protected as what [`Remote::begin_adding`] adds.
+    /// Adds a text file to the store there. It is protected as items of [`Remote::begin_adding`] are.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
         self.be_patient();
         self.link.client.add_text(name, text).map_err(|e| self.on_this_machine(e))
@@ -238,7 +238,7 @@ impl Remote {
         Ok(())
     }
 
-    /// What the machine needs not be asked about.
+    /// Returns the items that the machine need not be asked about.
     pub fn held(&mut self) -> &mut Held {
         &mut self.held
     }
@@ -248,14 +248,14 @@ impl Remote {
         self.imported
     }
 
-    /// Protects `path`, which need not exist yet, from the garbage collector there while the connection lives.
+    /// Adds a temporary root there for `path`, which need not exist yet. It lasts while the connection is open.
     pub fn add_temp_root(&mut self, path: &StorePath) -> Result<()> {
         self.be_patient();
         self.link.client.add_temp_root(path).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Asks for the records of `paths` and for their exports at once: one round trip. [`Remote::path_info`] of each and
-    /// then [`Remote::export`] of each, in this order, are to follow.
+    /// Asks for the records and the exports of `paths` in one round trip. The caller must then call
+    /// [`Remote::path_info`] for each of them, and after that [`Remote::export`] for each, in the order of `paths`.
     pub fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()> {
         self.be_patient();
         self.link.client.ask_for_all(paths).map_err(|e| self.on_this_machine(e))
@@ -267,7 +267,7 @@ impl Remote {
         self.link.client.path_info(path).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Exports the valid item `path`, signed: the stream of one item of a bundle, which must be read to its end.
+    /// Exports the valid item `path`, signed. The stream has one item of a bundle, and must be read to its end.
     pub fn export(&mut self, path: &StorePath) -> Result<impl Read + '_> {
         self.be_patient();
         self.link.client.export(path).map_err(|e| self.on_this_machine(e))?;
@@ -276,7 +276,8 @@ impl Remote {
         Ok(ErrorExplainer { inner: Export(&mut self.link.client), machine, store })
     }
 
-    /// Calls `aside`, instead of another one, with a line when the machine answers but does not move for half a minute.
+    /// Sets `aside`, in place of an earlier one. It is called with a line if no byte has moved for half a minute while
+    /// somebody waits for one.
     pub fn tell_of_stalls(&self, aside: Option<Aside>) {
         let name = self.machine.name.clone();
         self.session.tell_of_stalls(aside.map(|aside| -> StallListener {
@@ -303,12 +304,13 @@ impl Remote {
         Ok(&self.probe)
     }
 
-    /// Asks what kind of machine it is: more than a build needs to know.
+    /// Asks what kind of machine it is, in more detail than a build needs.
     pub fn survey(&self) -> Result<Survey> {
         survey::survey(&self.session, self.limits.step).map_err(|e| self.on_this_machine(e))
     }
 
-    /// Does the daemon there answer `within` that time, or the time of a few round trips? One round trip.
+    /// Returns whether the daemon there answers `within` this time, or within four round trips if they take longer. One
+    /// round trip.
     pub fn answers(&mut self, within: Duration) -> bool {
         let within = within.max(self.link.round_trip * 4);
         self.wait_at_most(within);
@@ -316,13 +318,13 @@ impl Remote {
         self.link.client.valid_paths(&[]).is_ok()
     }
 
-    /// Whether the relay is between us and the daemon there.
+    /// Returns whether the relay is between us and the daemon there.
     pub fn is_relayed(&self) -> bool {
         self.link.relayed
     }
 
-    /// Lets the collector there have what builds so far needed or made: the connection to the daemon, which protected
-    /// it, is replaced by a new one. Waits for nothing; a new one that cannot be had fails when it is used.
+    /// Drops the temporary roots of the builds so far, by replacing the connection to the daemon that keeps them. Waits
+    /// for nothing: if the new connection cannot be made, its first use fails.
     pub fn drop_temp_roots(&mut self) -> Result<()> {
         self.be_patient();
         (self.former, self.linked) = (None, Instant::now());
@@ -331,35 +333,36 @@ impl Remote {
             let channel = self.session.open_socket(&self.socket);
             self.link = DaemonLink::open_later(channel, &self.store, self.link.round_trip)?;
         } else if !self.link.client.restart()? {
-            return Err(Error::new(ErrorKind::Internal, "nobody connects to the daemon anew"));
+            return Err(Error::new(ErrorKind::Internal, "no relay connects to the daemon anew"));
         } else {
             self.link.proves = false; // what was not answered yet never will be
         }
         Ok(())
     }
 
-    /// For how long what was asked for and added has been protected, at most: see [`Remote::drop_temp_roots`].
+    /// Returns the greatest age that a temporary root can have: the time since [`Remote::drop_temp_roots`], or since
+    /// the machine was connected to.
     pub fn temp_roots_age(&self) -> Duration {
         self.linked.elapsed()
     }
 
-    /// Can it be used for another build, as far as is known?
+    /// Returns whether the connection can be used for another build, as far as is known.
     pub fn is_usable(&self) -> bool {
         self.session.failure().is_none() && self.link.client.is_idle()
     }
 
-    /// Was it given up because no byte moved, although its SSH server may answer?
+    /// Returns whether a wait for the daemon failed because no byte moved. The SSH server may still answer.
     pub fn has_stalled(&self) -> bool {
         self.link.channel.has_stalled()
     }
 
-    /// Gets ready to wait for an answer.
+    /// Sets the time limits of the next question.
     fn be_patient(&self) {
         self.wait_at_most(self.limits.answer);
         self.link.channel.set_deadline(Some(Instant::now() + RPC_TIMEOUT));
     }
 
-    /// Gets ready to wait for bytes: for each of them at most so long.
+    /// Removes the deadline, and limits the wait for the next byte to `limit`.
     fn wait_at_most(&self, limit: Duration) {
         self.link.channel.set_deadline(None);
         self.link.channel.set_stall_limit(Some(limit));

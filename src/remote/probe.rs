@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a machine says of itself before it gets a build: load, free space, clock.
+//! The probe of a machine before it gets a build: load, free space, clock.
 //!
-//! One short program for the remote `sh`. A line that the machine cannot answer stays empty.
+//! It is one short program for the remote `sh`. A line that the machine cannot answer stays empty.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::machine::BuildMachine;
 use crate::machine::suitability::Probe;
 use crate::ssh::{Channel, Session};
 
-/// The program's first line: that it runs.
+/// First line of the program's output. It shows that `sh` runs the program.
 const RUNS: &str = "sh runs";
 
 /// A machine's answer.
@@ -22,18 +22,19 @@ const RUNS: &str = "sh runs";
 pub struct Answer {
     /// The figures that choosing needs.
     pub probe: Probe,
-    /// How many processes its kernel has killed for want of memory, if it says so.
+    /// How many processes its kernel has killed for lack of memory, if it says so.
     pub kills: Option<u64>,
     /// Whether it has a machine file of its own, so that its daemon may hand builds on.
     pub offloads: bool,
-    /// `GUIX_DAEMON_SOCKET` of the remote user's environment, which overrides the machine file, as for the script.
+    /// `GUIX_DAEMON_SOCKET` in the remote user's environment. It overrides the machine file, as for
+    /// `guix offload`.
     pub daemon_socket: Option<String>,
-    /// Which daemon it is: see [`identity`].
+    /// Identity of its daemon: see [`identity`].
     pub daemon: Option<String>,
 }
 
-/// The kernel that runs it, and the file that is its socket: what tells the daemon of a socket from all others, under
-/// whatever name its host is reached. `None`: it has no socket.
+/// Returns the identity of the daemon that listens at `socket`: the boot ID of its kernel, and device and inode of the
+/// socket. It does not depend on the name by which the host is reached. `None`: there is no such file.
 pub fn identity(socket: &Path) -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let socket = std::fs::metadata(socket).ok()?;
@@ -75,7 +76,7 @@ pub fn answer(channel: &mut Channel, machine: &BuildMachine, store: &StoreDir, l
     Answer::parse(&text, now).ok_or_else(|| no_answer(&text, &said, machine, store))
 }
 
-/// The error for an account that does not run what it is asked to: a login shell such as `nologin`, a forced command.
+/// Returns the error for an account that does not run commands: its login shell is `nologin`, or a command is forced.
 fn no_shell(user: &str, said: Option<&str>, status: Option<i32>) -> Error {
     let answer = match (said, status) {
         (Some(line), _) => format!("it answers {:?}", line.trim()),
@@ -91,7 +92,7 @@ fn no_shell(user: &str, said: Option<&str>, status: Option<i32>) -> Error {
     )
 }
 
-/// The error for a machine whose shell said `text`, which is no answer, and `said` on its standard error.
+/// Returns the error for a machine whose shell printed `text`, which is no answer, and `said` on its standard error.
 fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -> Error {
     let (name, user, store) = (&machine.name, &machine.user, store.as_str());
     if value(text, "storeless").is_some() {
@@ -106,7 +107,7 @@ fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -
 }
 
 impl Answer {
-    /// Takes an answer apart; `None`: it does not say how much space is free. `now`: seconds since the epoch.
+    /// Parses an answer; `None`: it does not say how much space is free. `now`: seconds since the epoch.
     pub fn parse(text: &str, now: i64) -> Option<Self> {
         let value = |word: &str| value(text, word);
         let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
@@ -115,7 +116,7 @@ impl Answer {
         let memory_kib: u64 = value("memory").and_then(|v| v.parse().ok()).unwrap_or(0);
         Some(Answer {
             probe: Probe {
-                // As for the script, a machine that does not say is taken to be fully loaded.
+                // As for `guix offload`, a machine that does not say its load counts as fully loaded.
                 load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
                 free_space: free_kib.saturating_mul(1024),
                 memory: memory_kib.saturating_mul(1024),

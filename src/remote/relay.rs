@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! A process on the build machine that stands between us and the daemon there: it relays where the SSH server forwards
-//! no sockets, and feeds large imports to the daemon without a network round trip for every 32 KiB.
+//! The relay: a process on the build machine that stands between us and the daemon there. It is used where the SSH
+//! server forwards no sockets. It also feeds large imports to the daemon without a network round trip for each 32 KiB.
 //!
-//! It is a Guile program, `relay.scm`, run by `guile` or else `guix repl`, both of which read it from standard input.
-//! What it reads then (integers as in [`crate::daemon`]):
+//! It is a Guile program, `relay.scm`. Either `guile` or `guix repl` runs it, and reads it from standard input. Then
+//! the relay reads these messages (integers as in [`crate::daemon`]):
 //!
 //! ```text
-//! integer 0 or 1, integer LENGTH, LENGTH bytes   once: whether there may be something to decompress, and the socket's
-//!                                          name; the answer is a line, MARK and "ready", or "ready zstd" if it can
+//! integer 0 or 1, integer LENGTH, LENGTH bytes   once: whether imports may be compressed, and the socket's name; the
+//!                                          answer is a line: MARK and "ready", or "ready zstd" if it can decompress
 //! integer 0, integer LENGTH, LENGTH bytes  bytes for the daemon
 //! integer 1, integer LENGTH, LENGTH bytes,
 //!   CHUNK*, integer 0                      a request to import, and what: CHUNK is integer LENGTH, LENGTH bytes (at
@@ -15,12 +15,12 @@
 //!                                          or integer 2^64-1, FRAGMENT*, integer 0: CHUNKs, as a zstd frame in pieces,
 //!                                          each of which is integer LENGTH, LENGTH bytes
 //! integer 2, integer LENGTH, LENGTH bytes  a request that the daemon answers with one string; more may follow at once
-//! integer 3, integer 0                     the daemon is to be connected to anew
+//! integer 3, integer 0                     a request to the relay: connect to the daemon anew
 //! ```
 //!
-//! What it writes is what the daemon writes, less the READ frames of imports. An answer that comes before the end of an
-//! import, which is a refusal, ends it: what is on its way is discarded. READ frames begin as soon as the daemon has
-//! the request: so the relay gets it with the announcement that an import follows, not before.
+//! The relay writes what the daemon writes, except for the READ frames of imports. If the daemon answers before the end
+//! of an import, it refuses the import: the relay then discards the rest. The daemon sends READ frames as soon as it
+//! has the request. So the relay gets the request in the message that announces the import, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Instant;
@@ -36,18 +36,18 @@ use crate::ssh::Channel;
 
 const PROGRAM: &str = include_str!("relay.scm");
 
-/// The beginning of the program's own lines; `guix repl` prints others before.
+/// Beginning of the relay's own lines. `guix repl` prints other lines before them.
 const MARK: &str = "guix-offload-relay: ";
-/// Most that may come before its line, in bytes.
+/// Most output before the relay's first own line, in bytes.
 const MAX_PREAMBLE: u64 = 64 << 10;
 
-/// Size of the pieces of an import, in bytes: what the daemon asks for at once.
+/// Size of the chunks of an import, in bytes: the daemon asks for this much at once.
 const CHUNK: usize = 32 << 10;
 
-/// So many of them are handed to the connection at once, or compressed.
+/// Number of chunks that are compressed, or handed to the connection, at once.
 const GROUP: usize = 16;
 
-/// Comes before chunks that are compressed.
+/// The integer that comes before compressed chunks, instead of a length.
 const COMPRESSED: u64 = u64::MAX;
 
 /// Size of the buffer for reading ahead, in bytes.
@@ -58,8 +58,8 @@ const IMPORT: u64 = 1;
 const REQUEST: u64 = 2;
 const RECONNECT: u64 = 3;
 
-/// The program that Guile runs first if imports may be compressed: where it has nothing to undo that, Guix's own takes
-/// its place, which takes longer to start. In double quotes of the shell.
+/// The program that Guile runs first if imports may be compressed. If that Guile has no module to decompress them, it
+/// is replaced by `guix repl`, which takes longer to start. Stands in double quotes of the shell.
 const FOR_COMPRESSED: &str = concat!(
     "(or (false-if-exception (resolve-interface (quote (zstd)))) ",
     r#"(false-if-exception (execlp \"guix\" \"guix\" \"repl\" \"-t\" \"machine\")))"#,
@@ -68,14 +68,15 @@ const FOR_COMPRESSED: &str = concat!(
 /// A connection to the daemon through the relay.
 pub struct Relay {
     channel: BufReader<Channel>,
-    /// How an import begins.
+    /// The compression policy with which an import begins.
     policy: CompressionPolicy,
     /// Bytes that came during an import.
     import_reply: ImportReply,
 }
 
 impl Relay {
-    /// Starts whichever Guile there is, in a way that is the same to every login shell. Imports may be `compressed`.
+    /// Returns the command that starts a Guile of the machine. It means the same to every login shell. `compressed`:
+    /// imports may be compressed.
     pub fn command(compressed: bool) -> String {
         let first = if compressed { FOR_COMPRESSED } else { "" };
         format!(
@@ -86,7 +87,7 @@ impl Relay {
     }
 
     /// Makes the relay, which [`Relay::command`] starts on the fresh `channel`, connect to the socket named `socket`.
-    /// `policy` is how imports begin.
+    /// Imports begin with `policy`.
     pub fn start(channel: Channel, socket: &str, policy: CompressionPolicy) -> Result<Self> {
         let mut relay = Relay {
             channel: BufReader::with_capacity(READ_AHEAD, channel),
@@ -100,7 +101,7 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Whether imports may be compressed: that is wanted, and the relay can undo it.
+    /// Returns whether imports may be compressed: the policy allows it, and the relay can decompress them.
     pub fn compresses(&self) -> bool {
         self.policy.may_compress()
     }
@@ -139,7 +140,7 @@ impl Relay {
         }
     }
 
-    /// The last line that the relay said on its standard error.
+    /// Returns the last line that the relay wrote to its standard error.
     fn complaint(&self) -> Option<String> {
         let said = self.channel.get_ref().stderr();
         let text = String::from_utf8_lossy(&said);
@@ -156,7 +157,7 @@ impl Read for Relay {
     }
 }
 
-/// Each write is one message: callers write whole requests.
+/// Sends each write as one message: callers write whole requests.
 impl Write for Relay {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send(BYTES, bytes)?;
@@ -181,7 +182,7 @@ impl Stream for Relay {
         Some(self.send(RECONNECT, &[]))
     }
 
-    fn has_peer(&self) -> bool {
+    fn has_relay(&self) -> bool {
         true
     }
 }
@@ -195,7 +196,7 @@ impl Relay {
         self.channel.get_mut().write_all(&message)
     }
 
-    /// Takes what came meanwhile, without waiting; returns whether the import is answered.
+    /// Takes the bytes that came meanwhile, without waiting. Returns whether the import is answered.
     fn is_answered(&mut self) -> io::Result<bool> {
         while !self.channel.buffer().is_empty() || self.channel.get_ref().is_readable() {
             let bytes = self.channel.fill_buf()?;
@@ -209,7 +210,7 @@ impl Relay {
         Ok(false)
     }
 
-    /// Feeds an import, to the end of `archive` or until it is answered.
+    /// Feeds an import, until `archive` ends or the import is answered.
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let mut channel = self.channel.get_ref().clone();
         let mut policy = self.policy.clone();
@@ -236,7 +237,7 @@ impl Relay {
     }
 }
 
-/// Begins chunks that are compressed, as one stream.
+/// Begins a sequence of chunks that are compressed as one stream.
 fn compress(channel: &mut Channel, level: i32) -> io::Result<Encoder<'static, Fragments>> {
     channel.write_all(&COMPRESSED.to_le_bytes())?;
     Encoder::new(Fragments(channel.clone()), level)
@@ -248,7 +249,7 @@ fn end_compressed(compressor: Option<Encoder<Fragments>>) -> io::Result<()> {
     channel.write_all(&0u64.to_le_bytes())
 }
 
-/// Writes FRAGMENTs.
+/// A writer of FRAGMENTs: one for each write.
 struct Fragments(Channel);
 
 impl Write for Fragments {

@@ -1,6 +1,6 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
-;; Runs on a build machine, between the SSH channel (standard input and output) and the daemon's socket, where the
-;; server forwards no sockets or an import is large.  See relay.rs for the messages.  One expression, in ASCII; for
+;; Runs on a build machine, between the SSH channel (standard input and output) and the daemon's socket, if the server
+;; forwards no sockets or an import is large.  See relay.rs for the messages.  This is one expression, in ASCII, for
 ;; Guile 2.2 and 3.0, with or without Guix's modules.
 (begin
   (use-modules (rnrs bytevectors) (rnrs io ports))
@@ -39,7 +39,7 @@
       (setvbuf daemon 'block 65536)
       (connect daemon AF_UNIX file))
 
-    ;; Pass on a string that the daemon says.
+    ;; Pass on a string from the daemon.
     (define (relay-string)
       (let ((length (integer daemon)))
         (put-integer out length)
@@ -48,7 +48,7 @@
     ;; Room for a chunk: its length, its bytes, padding.
     (define answer (make-bytevector (+ 8 32768)))
 
-    ;; A port of what is in the fragments that come from IN, up to an empty one.
+    ;; Return a port with the contents of the fragments that come from IN, up to an empty fragment.
     (define (fragments)
       (define left 0)
       (define end? #f)
@@ -63,11 +63,11 @@
           count))
       (make-custom-binary-input-port "fragments" read! #f #f #f))
 
-    ;; Where chunks come from: IN, or a port that decompresses some of them.
+    ;; The port that chunks come from: IN, or a port that decompresses some of them.
     (define source in)
     (define make-decompressor #f)
 
-    ;; Read the next chunk, and return its length; 0: there are no more.
+    ;; Read the next chunk into ANSWER, and return its length; 0: there are no more.
     (define (fetch)
       (define (fill start count)
         (eqv? count (get-bytevector-n! source answer start count)))
@@ -85,8 +85,8 @@
              (fetch))
             (else (primitive-exit 1))))
 
-    ;; Answer the daemon's wishes with the chunks that come from IN, until it is done.  A chunk is fetched before the
-    ;; daemon asks for it.  USED bytes of the current one, which has LENGTH, were given already.
+    ;; Answer the daemon's READ frames with the chunks that come from IN, until it is done.  A chunk is fetched before
+    ;; the daemon asks for it.  The current chunk has LENGTH bytes, of which USED bytes were sent already.
     (define (import)
       (let loop ((length (fetch)) (used 0))
         (let ((tag (integer daemon)))
@@ -114,7 +114,7 @@
                  (let drain ((length length))
                    (unless (zero? length) (drain (fetch)))))))))
 
-    ;; Pass on all that the daemon says to a request that it answers with a string.
+    ;; Pass on the daemon's frames and result for a request that it answers with a string.
     (define (relay-answer)
       (let ((tag (integer daemon)))
         (put-integer out tag)

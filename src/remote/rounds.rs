@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a build with rounds, and one whose failed tree is kept, need beyond the build itself.
+//! Builds that are done in several rounds and compared, and builds whose tree is kept if they fail: what they need
+//! beyond the build itself.
 
 use super::Connection;
 use crate::daemon::BuildOptions;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 
-/// The most of the log's last line that is looked at, in bytes.
+/// Longest part of a line of the log that is looked at, in bytes.
 const MAX_LINE: usize = 4 << 10;
 
-/// Has `remote` build `derivation`, as [`Connection::build`], with all of `outputs`. With rounds, they are all built
-/// now: what the machine already has counts for none, but what is built must be the same.
+/// Makes `remote` build `derivation` as [`Connection::build`] does, with all of `outputs`. With rounds, they are all
+/// built now: outputs that the machine already has do not count as a round, but the new ones must be the same.
 pub fn build_all_rounds(
     remote: &mut dyn Connection,
     derivation: &StorePath,
@@ -25,18 +26,18 @@ pub fn build_all_rounds(
     };
     let check = options.repeats() && !outputs.is_empty() && remote.missing(outputs)?.is_empty();
     let mut result = remote.build(derivation, &BuildOptions { check, ..options.clone() }, &mut noting);
-    // Of the other outputs, those that nobody asked for.
+    // Other outputs, which nobody asked for, are missing, so the daemon cannot compare.
     if check && result.as_ref().is_err_and(|error| error.to_string().contains("missing outputs")) {
         result = remote.build(derivation, options, &mut noting);
     }
     result.map_err(|error| notes.explain(error, derivation, &remote.machine().name, options))
 }
 
-/// The daemon's words about a build, from its log.
+/// Messages of the daemon in the log of a build.
 #[derive(Default)]
 struct Notes {
     line: Vec<u8>,
-    /// Where it keeps the failed build's tree.
+    /// The directory where the daemon keeps the tree of the failed build.
     tree: Option<String>,
     /// The line that says that two rounds differ.
     difference: Option<String>,
@@ -60,18 +61,18 @@ impl Notes {
         }
     }
 
-    /// Keeps what belongs to the last line, as much as is looked at.
+    /// Keeps `piece`, a part of the last line, up to the length that is looked at.
     fn keep(&mut self, piece: &[u8]) {
         self.line.extend_from_slice(&piece[..piece.len().min(MAX_LINE.saturating_sub(self.line.len()))]);
     }
 
-    /// Returns `error` as these words explain it.
+    /// Returns `error`, explained by these messages.
     fn explain(self, error: Error, derivation: &StorePath, name: &str, options: &BuildOptions) -> Error {
         let text = error.to_string();
         let against = options.repeats() && text.contains("may not be deterministic");
         let difference = self.difference.filter(|_| error.kind() != ErrorKind::TimedOut).or(against.then_some(text));
         let error = match difference {
-            // Another machine would find no less.
+            // The fault is the build's: another machine would find a difference, too.
             Some(difference) => {
                 let message = format!("build of '{derivation}' on '{name}' is not the same each time: {difference}");
                 Error::new(ErrorKind::BuildFailed, message).on_machine(name)

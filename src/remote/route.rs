@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! By which route items reach the machine: through the relay or not, whole or imported, compressed or not.
+//! The route by which items reach the machine: through the relay or not, whole (`add-to-store`) or imported
+//! (`import-paths`), compressed or not.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -11,23 +12,23 @@ use super::streams::TimedReader;
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 
-/// The time that the relay costs: starting Guile, and another connection to the daemon, besides ...
+/// Time that it takes to start the relay, besides round trips: to start Guile and connect to the daemon again.
 const RELAY_COST: Duration = Duration::from_millis(150);
 
-/// ... so many round trips: a channel and a greeting.
+/// Number of round trips that it takes to start the relay: a channel and a greeting.
 const RELAY_TURNS: u32 = 3;
 
-/// What goes with an item, in bytes: names, or a signature.
+/// Size of what goes with an item, in bytes: names, or a signature.
 const ITEM_OVERHEAD: u64 = 1 << 10;
 
 /// Smallest transfer that is worth compressing, in bytes.
 const MIN_COMPRESSED: u64 = 16 << 20;
 
-/// The daemon there is given an item whole, to hold in memory, if so many times its size is available: it holds it in a
-/// string that grows by doubling, and other builds may send such items at the same time.
+/// An item is sent whole only if this many times its size is available as memory there. The daemon holds the item in a
+/// string that grows by doubling, and other builds may send items at the same time.
 const MEMORY_SHARE: u64 = 16;
 
-/// Most that the daemon asks for at once during an import, in bytes. Without the relay, that costs a round trip.
+/// Most that the daemon asks for at once during an import, in bytes. Without the relay, each time costs a round trip.
 const IMPORT_STEP: u64 = 32 << 10;
 
 /// What is known of a machine and the route to it.
@@ -35,28 +36,28 @@ const IMPORT_STEP: u64 = 32 << 10;
 struct Route {
     /// Whether the relay is in between.
     pub relayed: bool,
-    /// Whether imports may be compressed by it.
+    /// Whether imports may be compressed on the way through it.
     pub compresses: bool,
-    /// How long a round trip takes.
+    /// Time of a round trip.
     pub round_trip: Duration,
-    /// The rate of the link, in bytes a second, if that is very slow.
+    /// The rate of the link, in bytes a second, if the link is very slow.
     pub slow_link: Option<f64>,
-    /// The level at which compressing is allowed, if it is.
+    /// The level of compression that the machine file allows; `None`: no compression.
     pub level: Option<i32>,
     /// Memory that is available there, in bytes.
     pub memory: u64,
 }
 
 impl Route {
-    /// Is the relay worth its cost for `items` store items, of some `bytes` bytes in all?
+    /// Returns whether the relay is worth its cost for `items` store items, of some `bytes` bytes in all.
     pub fn needs_relay(&self, items: usize, bytes: u64) -> bool {
-        // What is small travels together.
+        // Small items share steps.
         let steps = (items as u64).saturating_mul(ITEM_OVERHEAD).saturating_add(bytes).div_ceil(IMPORT_STEP);
         let saved = u32::try_from(steps).unwrap_or(u32::MAX).saturating_sub(RELAY_TURNS);
         !self.relayed && self.round_trip.saturating_mul(saved) > RELAY_COST
     }
 
-    /// How an import of some `bytes` bytes is compressed.
+    /// Returns the compression policy for an import of some `bytes` bytes.
     pub fn compression(&self, bytes: u64) -> CompressionPolicy {
         match (self.level.filter(|_| bytes >= MIN_COMPRESSED), self.slow_link) {
             (Some(level), Some(rate)) => CompressionPolicy::for_slow_link(level, rate),
@@ -64,8 +65,8 @@ impl Route {
         }
     }
 
-    /// Is an item of `size` bytes better handed to the daemon there whole than imported? Only if that can hold it in
-    /// memory, and if it would not be compressed otherwise.
+    /// Returns whether an item of `size` bytes is better sent whole than imported: if the daemon there can hold it in
+    /// memory, and an import would not be compressed.
     pub fn prefers_whole_items(&self, size: u64) -> bool {
         let slow = self.slow_link.is_some() && self.level.is_some();
         let compressed = size >= MIN_COMPRESSED && (slow || self.compresses);
@@ -74,14 +75,14 @@ impl Route {
 }
 
 impl Remote {
-    /// Gets ready to receive `items` store items, of some `bytes` bytes in all.
+    /// Prepares the connection for `items` store items, of some `bytes` bytes in all.
     ///
-    /// Where that would take many round trips, the relay comes in between, with a connection to the daemon that is
-    /// used instead of the one there was.
+    /// If they would take many round trips, starts the relay, and uses its connection to the daemon from then on. The
+    /// earlier connection stays open for its temporary roots.
     pub fn prepare_to_receive(&mut self, items: usize, bytes: u64) {
         let route = self.route();
         if route.needs_relay(items, bytes) {
-            // A machine where no Guile can be started still receives, if slowly.
+            // A machine that cannot start Guile still receives the items, but slowly.
             let (step, policy) = (self.limits.step, route.compression(bytes));
             if let Ok(link) = DaemonLink::through_relay(&self.session, &self.socket, &self.store, step, policy) {
                 self.former = Some(std::mem::replace(&mut self.link, link));
@@ -101,27 +102,28 @@ impl Remote {
         }
     }
 
-    /// Sets the rate of the link, in bytes a second, if it is known from before to be very slow.
+    /// Sets the rate of the link, in bytes a second, if the link is known from earlier to be very slow.
     pub fn set_slow_link(&mut self, rate: Option<f64>) {
         self.slow_link = rate;
     }
 
-    /// Returns the rate of the link, in bytes a second, if it is known to be very slow.
+    /// Returns the rate of the link, in bytes a second, if the link is known to be very slow.
     pub fn slow_link(&self) -> Option<f64> {
         self.slow_link
     }
 
-    /// Returns whether an item of `size` bytes is better handed to the daemon there whole than imported. Only if that
-    /// can hold it in memory, and if it would not be compressed otherwise.
+    /// Returns whether an item of `size` bytes is better sent whole than imported. So it is if the daemon there can
+    /// hold it in memory, and an import of it would not be compressed.
     pub fn prefers_whole_items(&self, size: u64) -> bool {
         self.route().prefers_whole_items(size)
     }
 
-    /// Adds the item called `name`, whose name follows from its nar, which `nar` reads, and returns its name there. The
-    /// daemon holds it in memory: see [`Remote::prefers_whole_items`]. Protected as what [`Remote::begin_adding`] adds.
+    /// Adds the item called `name` whole, and returns its store file name, which follows from its nar. `nar` reads the
+    /// nar. The daemon holds it in memory: see [`Remote::prefers_whole_items`]. The item is protected as items of
+    /// [`Remote::begin_adding`] are.
     ///
-    /// `None`: the link is so slow that it is better imported, which compresses it. The relay, with another connection
-    /// to the daemon, is in between from then on; what was added before is not protected any more.
+    /// `None`: the link is so slow that the item is better imported, which compresses it. From then on, the relay is in
+    /// between, with another connection to the daemon. The temporary roots of the connection before it are gone.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>> {
         let Remote { machine, store, session, socket, link, slow_link, limits, .. } = self;
         let mut level = machine.compression_level_if_allowed().filter(|_| !link.relayed);
@@ -153,7 +155,7 @@ impl Remote {
     }
 }
 
-/// A stream that breaks off once `go_on`, which is told how much was read, says so.
+/// A reader that fails once `go_on`, which it calls with the number of bytes of each read, returns `false`.
 struct StoppableReader<R: Read, F: FnMut(usize) -> bool> {
     inner: R,
     go_on: F,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Short programs for the `sh` of a machine, and what several of them ask. They print a word and a value a line.
+//! Short programs for the `sh` of a machine, and the parts that several of them share. Each line that a program prints
+//! is a word and a value.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -8,18 +9,18 @@ use crate::ground::error::{ErrorKind, IoContext, Result};
 use crate::ground::store_path::StoreDir;
 use crate::ssh::{Channel, Session};
 
-/// Most that is read of an answer, in bytes.
+/// Longest part of a program's output that is read, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// Makes the shell print how much memory is available, in KiB.
+/// A program that prints how much memory is available, in KiB.
 pub const MEMORY: &str = "while read -r word size rest; do \
      [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n";
 
-/// Makes the shell print how many processes the kernel has killed for want of memory.
+/// A program that prints how many processes the kernel has killed for lack of memory.
 pub const KILLS: &str =
     "while read -r word count; do [ \"$word\" = oom_kill ] && echo kills $count && break; done </proc/vmstat\n";
 
-/// Makes the shell print how much space is free where the store is, in KiB, after `word`.
+/// Returns a program that prints `word` and how much space is free where the store is, in KiB.
 pub fn free_space(store: &StoreDir, word: &str) -> String {
     let store = quoted(store.as_str());
     format!("df -P -k {store} | {{ read -r title; read -r fs size used free rest; echo {word} $free; }}\n")
@@ -28,11 +29,11 @@ pub fn free_space(store: &StoreDir, word: &str) -> String {
 /// Starts `program`, which has nothing to read. Returns at once.
 pub fn start(session: &Session, program: &str) -> Channel {
     let channel = session.exec(&command(program));
-    let _ = channel.close_write(); // what is wrong with it, whoever reads is told
+    let _ = channel.close_write(); // if the session has failed, reading the answer says so
     channel
 }
 
-/// Waits at most `limit` for what a program prints, and fails in the words of `doing`.
+/// Waits at most `limit` for the output of a program, and returns it. `doing` names the action in errors.
 pub fn answer(channel: &mut Channel, limit: Duration, doing: &'static str) -> Result<String> {
     channel.set_deadline(Some(Instant::now() + limit));
     let mut bytes = Vec::new();
@@ -40,18 +41,19 @@ pub fn answer(channel: &mut Channel, limit: Duration, doing: &'static str) -> Re
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The rest of the line of `text` that begins with `word`.
+/// Returns the rest of the line of `text` that begins with `word`.
 pub fn value<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
 }
 
-/// `text` as one word of the shell.
+/// Returns `text`, quoted as one word of the shell.
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The command that has `sh` run `program`. It means the same to every login shell: what one may interpret is written
-/// in octal, as `printf` reads it. The program travels with the command, as the input of one takes a round trip more.
+/// Returns the command that makes `sh` run `program`. It means the same to every login shell: characters that a shell
+/// may interpret are written in octal, for `printf`. The program is part of the command, because input to a command
+/// takes another round trip.
 fn command(program: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b'/' | b'.' | b'_' | b'-' => char::from(byte).to_string(),
@@ -68,7 +70,7 @@ pub mod tests {
 
     use super::*;
 
-    /// What `sh`, started in `directory` by the login shell `shell`, prints for `program`.
+    /// Returns what `sh`, started in `directory` by the login shell `shell`, prints for `program`.
     pub fn run_by(shell: &str, program: &str, directory: &Path) -> String {
         let run = Command::new(shell).args(["-c", &command(program)]).current_dir(directory).output().unwrap();
         String::from_utf8(run.stdout).unwrap()

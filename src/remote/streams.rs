@@ -8,7 +8,7 @@ use crate::ground::error::Error;
 use crate::ground::store_path::StoreDir;
 use crate::ssh::Channel;
 
-/// A stream of a machine, the errors of which say what is wrong with its store.
+/// A stream from a machine. Its errors explain what is wrong with the machine's store.
 pub struct ErrorExplainer<'a, R: Read> {
     pub inner: R,
     pub machine: &'a str,
@@ -24,8 +24,8 @@ impl<R: Read> Read for ErrorExplainer<'_, R> {
     }
 }
 
-/// A stream that is being sent: for each byte of it the machine has the time of [`Limits::idle`], for the answer, once
-/// all of them are on their way, more.
+/// A stream to a machine. No byte may take longer than [`Limits::idle`]. Once all bytes are on their way, the answer
+/// may take the time of [`Limits::of_import`].
 pub struct TimedReader<R: Read> {
     inner: R,
     channel: Channel,
@@ -34,7 +34,7 @@ pub struct TimedReader<R: Read> {
 }
 
 impl<R: Read> TimedReader<R> {
-    /// Gives the machine this much time from now on.
+    /// Sets the time limits of `channel` for sending `inner`.
     pub fn new(inner: R, channel: &Channel, limits: Limits) -> Self {
         channel.set_deadline(None);
         channel.set_stall_limit(Some(limits.idle));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What kind of machine it is, for people who look at their machines: kernel, cores, which Guix.
+//! The survey of a machine, for people who look at their machines: kernel, cores, version of Guix.
 //!
-//! A program for the remote `sh` as in [`super::probe`], but a longer one: starting `guix` takes most of a second,
-//! which no build waits for.
+//! It is a program for the remote `sh`, as in [`super::probe`], but a slower one: starting `guix` takes most of a
+//! second. No build waits for it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const PROGRAM: &str = "\
     echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
     echo guix $(guix --version 2>/dev/null | head -n 1)\n";
 
-/// A machine's answer. What it does not say is empty or 0.
+/// A machine's answer. Fields that it does not answer are empty or 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// Name and release of its kernel.
@@ -39,7 +39,7 @@ pub fn survey(session: &Session, limit: Duration) -> Result<Survey> {
 }
 
 impl Survey {
-    /// Takes an answer apart.
+    /// Parses an answer.
     pub fn parse(text: &str) -> Self {
         let value = |word: &str| line(shell::value(text, word).unwrap_or_default().to_string());
         Survey {

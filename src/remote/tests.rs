@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Machines behind a real sshd whose daemon does not do what it should.
+//! Machines behind a real sshd. Their daemons do not do what they should.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,13 +22,13 @@ use crate::ssh::tests::sshd::Sshd;
 /// Short enough for a test, long enough for a busy machine to start `sh` and to log in.
 const STEP: Duration = Duration::from_secs(4);
 
-/// How long a byte may be waited for here.
+/// Longest wait for a byte in these tests.
 const SHORT: Duration = Duration::from_secs(2);
 
-/// More than any wait here may take, less than the limits that the product has.
+/// More than any wait here may take, and less than the limits outside tests.
 const BOUND: Duration = Duration::from_secs(14);
 
-/// A daemon at `socket`, of which each connection is handed to `serve` in a thread of its own.
+/// Starts a daemon at `socket`. Each of its connections is handed to `serve` in a thread of its own.
 fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     let listener = UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -38,8 +38,8 @@ fn daemon(socket: &Path, serve: fn(UnixStream) -> std::io::Result<()>) {
     });
 }
 
-/// Says what a daemon says to begin with, and answers what comes along with the greeting: the options are set, and it
-/// has no text to show whether it is trusted.
+/// Greets as a daemon does, and answers the requests in the flight of the greeting: accepts the options, and refuses to
+/// add and to export the text that shows whether the machine is trusted.
 fn begin(stream: &mut UnixStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0; 8])?;
     stream.write_all(&words(&[0x6478_696f, 0x164]))?;
@@ -69,13 +69,13 @@ fn read_number(stream: &mut UnixStream) -> std::io::Result<u64> {
     Ok(u64::from_le_bytes(number))
 }
 
-/// Says what a daemon says to begin with, and nothing ever after.
+/// Greets as a daemon does, and then says nothing.
 fn greet(mut stream: UnixStream) -> std::io::Result<()> {
     begin(&mut stream)?;
     say_nothing(stream)
 }
 
-/// The frames of the worker protocol by which a daemon ends an answer, refuses, asks for data, and gives some.
+/// Frames of a daemon in the worker protocol: the last frame, an error, a request for data, and data.
 const LAST: u64 = 0x616c_7473;
 const FAILED: u64 = 0x6378_7470;
 const READ: u64 = 0x6461_7461;
@@ -85,7 +85,7 @@ fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// Takes all of an import, and answers a while later.
+/// Reads all of an import, and answers a while later.
 fn import_slowly(mut stream: UnixStream) -> std::io::Result<()> {
     begin(&mut stream)?;
     stream.read_exact(&mut [0; 8])?;
@@ -113,7 +113,7 @@ fn drip(mut stream: UnixStream) -> std::io::Result<()> {
     say_nothing(stream)
 }
 
-/// Takes options, a root and a build, which says nothing for a while and succeeds.
+/// Accepts options, a temporary root and a build. The build says nothing for a while, and succeeds.
 fn build_silently(mut stream: UnixStream) -> std::io::Result<()> {
     begin(&mut stream)?;
     stream.read_exact(&mut [0; 8])?; // less than all of it is there, or more
@@ -123,7 +123,7 @@ fn build_silently(mut stream: UnixStream) -> std::io::Result<()> {
     say_nothing(stream)
 }
 
-/// Says what a daemon says to begin with, and does not even listen after.
+/// Greets as a daemon does, and then does not even read.
 fn freeze(mut stream: UnixStream) -> std::io::Result<()> {
     begin(&mut stream)?;
     std::thread::sleep(BOUND * 4);
@@ -138,7 +138,7 @@ fn export_a_little(mut stream: UnixStream) -> std::io::Result<()> {
     say_nothing(stream)
 }
 
-/// Listens as long as anybody speaks.
+/// Reads until the other side closes the connection.
 fn say_nothing(mut stream: UnixStream) -> std::io::Result<()> {
     std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
 }
@@ -152,7 +152,7 @@ fn establish(machine: &BuildMachine) -> Result<Remote, Error> {
     Remote::establish_within(limits(), session, machine, &StoreDir::new("/tmp").unwrap())
 }
 
-/// The socket of `sshd`'s machine with this name.
+/// Returns the file name of the socket `name` on the machine of `sshd`.
 fn socket(sshd: &Sshd, name: &str) -> String {
     sshd.directory().join(name).to_str().unwrap().to_string()
 }
@@ -191,7 +191,7 @@ fn an_account_that_runs_no_commands_is_named_with_its_answer() {
     }
 }
 
-/// A machine whose daemon is served by `serve`, and what leads to it.
+/// Returns a connection to a machine whose daemon is `serve`, and the machine's SSH server.
 fn machine_with(serve: fn(UnixStream) -> std::io::Result<()>) -> (Sshd, Remote) {
     machine_within(limits(), serve)
 }
@@ -205,14 +205,14 @@ fn machine_within(limits: Limits, serve: fn(UnixStream) -> std::io::Result<()>) 
     (sshd, remote)
 }
 
-/// Something that a machine is waited for.
+/// An operation that waits for a machine.
 type Wait = fn(&mut Remote, &StorePath) -> Result<(), Error>;
 
 fn item() -> StorePath {
     StoreDir::new("/tmp").unwrap().parse(&format!("/tmp/{}-x", "0".repeat(32))).unwrap()
 }
 
-/// Has a file of so many bytes added.
+/// Adds a file of `bytes` bytes.
 fn add_file(remote: &mut Remote, bytes: u64) -> Result<(), Error> {
     remote.add_nar("x", &mut std::io::repeat(0).take(bytes)).map(drop)
 }
@@ -223,7 +223,7 @@ fn add_text(remote: &mut Remote) -> Result<(), Error> {
     remote.finish_adding(begun).map(drop)
 }
 
-/// Has the relay come in between, as for much that is imported over a long way.
+/// Puts the relay in between, as a large import over a long way does.
 fn relay(remote: &mut Remote) {
     remote.prepare_to_receive(1_000_000, 1 << 40);
     assert!(remote.is_relayed(), "Guile runs on this host");
@@ -259,7 +259,7 @@ fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
             relay(remote);
             remote.missing(std::slice::from_ref(item)).map(drop)
         }),
-        // Its time limit is only there so that this ends.
+        // The time limit of the build only makes the test end.
         ("what goes before a build", |remote, item| {
             let options = BuildOptions { timeout: 1, ..BuildOptions::default() };
             remote.build(item, &options, &mut |_| Ok(()))
@@ -279,21 +279,21 @@ fn a_daemon_that_does_not_move_is_given_up_whatever_is_waited_for() {
 
 #[test]
 fn a_daemon_that_stops_listening_is_given_up() {
-    for helped in [false, true] {
+    for relayed in [false, true] {
         let (_sshd, mut remote) = machine_with(freeze);
-        if helped {
+        if relayed {
             relay(&mut remote);
         }
         let begun = Instant::now();
         let error = add_file(&mut remote, 64 << 20).unwrap_err();
-        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{helped}: {:?}, {error}", begun.elapsed());
-        assert!(error.to_string().contains("no byte has moved for 2 s"), "{helped}: {error}");
+        assert!((SHORT..BOUND).contains(&begun.elapsed()), "{relayed}: {:?}, {error}", begun.elapsed());
+        assert!(error.to_string().contains("no byte has moved for 2 s"), "{relayed}: {error}");
     }
 }
 
 #[test]
 fn what_is_still_to_be_sent_is_not_waited_for_as_an_answer() {
-    // The machine's SSH server takes some 2 MiB that nobody reads; the rest waits here.
+    // The machine's SSH server accepts some 2 MiB that nobody reads. The rest waits here.
     let (_sshd, mut remote) = machine_within(Limits { import: BOUND, ..limits() }, freeze);
     let begun = Instant::now();
     let error = add_file(&mut remote, 11 << 18).unwrap_err();

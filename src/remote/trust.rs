@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Whether what a machine signs would be let in, found out before it builds anything.
+//! Checks whether the key that a machine signs with is authorized here, before the machine builds anything.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
 use crate::store;
 
-/// The name of the item by which it is found out, and what it says: the same on all machines, so that its name in the
-/// store is known before it is there.
+/// The name and the contents of the item that a machine exports for this check. They are the same for all machines, so
+/// the item's store file name is known before the item is there.
 pub const TEXT: (&str, &str) = ("offload-trust", "Is what this machine signs let in by the one that offloads to it?");
 
-/// What a machine has exported, to be seen whether it is trusted.
+/// The item that a machine exported to show whether it is trusted.
 pub(super) struct Proof(ExportedItem);
 
 impl Remote {
-    /// Has the machine export a text, which travels with the next question, unless it was asked for that already, as it
-    /// is along with the greeting.
+    /// Lets a request to export the text travel with the next request, unless the machine was asked for it already. As
+    /// a rule, it was asked in the flight of the greeting.
     pub(super) fn ask_for_proof(&mut self) -> Result<()> {
         if self.proof.is_some() || self.link.proves {
             return Ok(());
@@ -30,7 +30,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Takes note of what it has exported.
+    /// Keeps the export, or the reason why it failed, once it has come.
     pub(super) fn note_proof(&mut self) {
         let exported = self.link.client.take_exported();
         if let Some(exported) = exported.filter(|_| std::mem::take(&mut self.link.proves)) {
@@ -38,11 +38,11 @@ impl Remote {
         }
     }
 
-    /// Fails with [`ErrorKind::Untrusted`] if no archive of the machine can be brought in: it has no signing key, or
-    /// one that `acl` does not authorize. To see that, it exports a text, once a connection. That costs a round trip
-    /// only if nothing was asked of it yet.
+    /// Fails with [`ErrorKind::Untrusted`] if this host accepts no archive of the machine: it has no signing key, or
+    /// `acl` does not authorize the key. To show its key, the machine exports a text, once a connection. That costs a
+    /// round trip only if no question was asked before.
     ///
-    /// This spares builds that would be for nothing. Whether an output is let in, its own signature decides.
+    /// This check saves builds that would be in vain. Each output has a signature of its own, which is verified later.
     pub fn require_trust(&mut self, acl: &Arc<Acl>) -> Result<()> {
         if self.proof.is_none() {
             self.be_patient();
@@ -80,7 +80,7 @@ fn asking(machine: &BuildMachine) -> String {
     format!("seeing by a text, '{}', whether what '{}' signs is trusted", TEXT.0, machine.name)
 }
 
-/// A daemon that cannot sign says so in the words of who tried: they name the file of the key.
+/// Explains `error` if the daemon could not sign: its message then names the key's file.
 fn without_a_key(error: Error, machine: &BuildMachine) -> Error {
     if error.kind() != ErrorKind::Daemon || !error.to_string().contains("signing-key.sec") {
         return error;
@@ -92,7 +92,7 @@ fn without_a_key(error: Error, machine: &BuildMachine) -> Error {
     ))
 }
 
-/// Adds the command that authorizes the machine's key here.
+/// Adds the command that authorizes the machine's key here, if `error` is [`ErrorKind::Untrusted`].
 pub fn explain_untrusted(error: Error, machine: &BuildMachine) -> Error {
     if error.kind() != ErrorKind::Untrusted {
         return error;

@@ -46,7 +46,7 @@ fn large_inputs_reach_an_old_machine() {
     HEAD.offload_with_our_hook(&[Machine::of(OLD)]);
     // So slow a link that 2048 round trips are worth a relay; a source, which is made again there, takes none.
     let slow = SlowLink::new(OLD, &["delay", "2"]);
-    let helped = |settings: &[&str], looks| {
+    let relayed = |settings: &[&str], looks| {
         let mut building = HEAD.start_build("plain", settings);
         building.wait_for(" store items (6");
         let relay = (0..looks).any(|_| {
@@ -56,10 +56,10 @@ fn large_inputs_reach_an_old_machine() {
         building.finish().assert_succeeded();
         relay
     };
-    assert!(helped(&["kib=65536", "built-input=1"], 100));
+    assert!(relayed(&["kib=65536", "built-input=1"], 100));
     HEAD.kill_keepers(); // whose connection has the relay now
     // Where this machine has much else to do, a round trip may last long enough for a relay now and then.
-    assert!((0..3).any(|_| !helped(&["input-kib=65536"], 20)));
+    assert!((0..3).any(|_| !relayed(&["input-kib=65536"], 20)));
     drop(slow);
     assert_clean(&[HEAD], &[OLD]);
 }

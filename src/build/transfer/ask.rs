@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a machine lacks, so that what it has stays there until the build is over.
+//! Asking what a machine lacks. What it has must stay there until the build is over.
 //!
-//! A collector there may run at any time, and takes what nobody has protected. A daemon protects what it is told to,
-//! valid or not, until the connection ends; so an item that is protected first and asked for then stays what the answer
-//! says. It answers what is small enough to be read at once in one round trip ([`FLIGHT`]); a large closure it is asked
-//! about first, and of what it has, it protects those items then that no other refers to: an item is there as long as
-//! one that refers to it. It is asked about these once more if much is to be sent; else the build is the question: if
-//! one of them has gone meanwhile, it is refused, and all is asked and sent again.
+//! The machine's collector may run at any time, and deletes what nothing protects. A temporary root protects an item,
+//! valid or not, until the connection to the daemon ends. So temporary roots are added first, and then the answer stays
+//! true. Requests small enough for a [`FLIGHT`] take one round trip in all.
+//!
+//! For a large closure, the question comes first. Then, of the items that the machine has, those that no other one
+//! refers to get temporary roots: an item stays as long as one that refers to it. If much is to be sent, these items
+//! are asked about once more. Otherwise the build shows whether one of them has gone meanwhile: the daemon then refuses
+//! it, and everything is asked and sent again.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -19,19 +21,19 @@ use crate::machine::BuildMachine;
 use crate::remote::Connection;
 use crate::store::ValidPath;
 
-/// How often a machine may take items just after it said that it has them.
+/// Number of attempts if the machine's collector takes items before they are protected.
 const TRIES: usize = 5;
 
-/// Most items that are sent in a moment.
+/// Most items that count as sent within a moment.
 const FEW_ITEMS: usize = 16;
-/// Most bytes that are sent in a moment, as nars.
+/// Most bytes, as nars, that count as sent within a moment.
 const FEW_BYTES: u64 = 2 << 20;
 
-/// Returns those of `items`, a closure, that `remote` lacks, or is better sent than asked about. What it has, and
-/// `outputs`, which may come to be, is protected there until the connection to its daemon ends.
+/// Returns those of `items`, a closure, that `remote` lacks, or that are better sent than asked about. The others, and
+/// `outputs`, which may not exist yet, are protected there until the connection to its daemon ends.
 ///
-/// Unless `warily`, relies on what an earlier build has seen over the same connection, and takes items that are sent in
-/// a moment to protect what they refer to.
+/// Unless `warily`, relies on what earlier builds found over the same connection, and counts items that are sent within
+/// a moment as protecting their references.
 pub fn missing(
     local: &LocalGuix,
     remote: &mut dyn Connection,
@@ -46,7 +48,7 @@ pub fn missing(
     let count = items.len();
     let items: Vec<_> = items.iter().filter(|item| !remote.held().contains(item)).cloned().collect();
     let items = items.as_slice();
-    // A new derivation is not there, as a rule, and to add one that is does no harm.
+    // As a rule, a machine lacks new derivations. To add one that it has does no harm.
     if items.len() < count.min(FEW_ITEMS) && items.iter().all(StorePath::is_derivation) {
         remote.add_temp_roots_later(outputs)?;
         remote.add_temp_roots_later(items)?;
@@ -62,7 +64,7 @@ pub fn missing(
         let missing = infos(&lacking)?;
         let absent: HashSet<_> = lacking.iter().collect();
         let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
-        // What is sent within a moment comes with its references, or is refused.
+        // If a reference of an item that is sent within a moment has gone, the daemon refuses the item.
         let soon =
             !warily && missing.len() <= FEW_ITEMS && missing.iter().map(|item| item.nar_size).sum::<u64>() <= FEW_BYTES;
         let heads = local.heads(&present, if soon { &missing } else { &[] })?;
@@ -75,7 +77,7 @@ pub fn missing(
     Err(collected(remote.machine(), "it takes items faster than they can be protected"))
 }
 
-/// The collector of `machine` does not leave a build what it needs: with what can be done about that.
+/// Returns the error for a collector of `machine` that takes what a build needs. `what`: how that was found.
 pub fn collected(machine: &BuildMachine, what: impl Display) -> Error {
     let name = &machine.name;
     let message = format!("the garbage collector of '{name}' takes what the build needs: {what}");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Sending the inputs of a build to a machine that lacks them.
 //!
-//! Items whose names follow from their contents, derivations above all, are added by the daemon there, without a
-//! signature or its verification: small ones in batches, large sources one by one if the machine has the memory. All
-//! others are exported, signed, and imported there as one bundle: `1` and an item, again and again, then `0`.
+//! Items whose names follow from their contents, such as derivations, need no signature. The daemon there adds them:
+//! small ones in batches, large sources one by one if the machine has the memory. All others are exported, signed, and
+//! imported there as one bundle: `1` and an item, again and again, then `0`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -28,7 +28,7 @@ const SMALL_ITEM: u64 = 512 << 10;
 /// Size of a batch, as nars, in bytes. At most two batches are in memory at once.
 const BATCH: u64 = 512 << 10;
 
-/// Least size, as nars, in bytes, of what is only sent after a check that the machine accepts this host's signatures.
+/// Size, as nars, in bytes, from which items are sent only after a check that the machine accepts our signatures.
 const IMPORT_CHECK_SIZE: u64 = 8 << 20;
 
 /// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
@@ -189,7 +189,7 @@ impl Sending<'_> {
         self.remote.prepare_to_receive(items.len(), items.iter().map(|item| item.nar_size).sum());
     }
 
-    /// Has the daemon there add the large sources of `items` whole, until the link proves slow.
+    /// Makes the daemon there add the large sources of `items` whole, until the link proves slow.
     fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Added<'i>> {
         let (mut added, mut remaining) = (Vec::new(), Vec::new());
         for item in items {
@@ -209,8 +209,8 @@ impl Sending<'_> {
         Ok(Added { added, remaining, all: true })
     }
 
-    /// Has the daemon there add the small ones of `items` whose names follow from their contents, except those that
-    /// refer to an item that it does not add.
+    /// Makes the daemon there add the small `items` whose names follow from their contents. Leaves out those that refer
+    /// to one of `items` that is not added so.
     fn add_small_items<'i>(&mut self, items: Vec<&'i ValidPath>) -> Result<Added<'i>> {
         let (mut added, mut remaining) = (Vec::new(), Vec::new());
         let mut others = HashSet::new();
@@ -299,7 +299,7 @@ impl Sending<'_> {
         };
         let imported = self.remote.import(&mut bundle);
         let imported = imported.map_err(|error| explain_refused(error, self.local, self.remote.machine()));
-        // A failure of this host comes up during the import, but says nothing of the machine.
+        // A failure of this host shows up during the import, but is not the machine's fault.
         match bundle.failure {
             Some(failure) => Err(failure),
             None => imported,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Adding items: many requests may be on their way before the first is answered. Where somebody at the daemon's side
-//! passes them on one by one, all are; else as many as the daemon reads at once.
+//! Adding items. Many requests may be on their way before the first is answered: with a relay beside the daemon (see
+//! [`Stream::submit`](crate::daemon::Stream::submit)), all of them; without one, as many as the daemon reads at once.
 
 use std::io::Read;
 
@@ -11,23 +11,24 @@ use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::read_fully;
 
-/// How much of a nar is written at once, in bytes.
+/// Size of the pieces in which a nar is written, in bytes.
 pub(super) const WRITE_SIZE: usize = 256 << 10;
 
-/// What is left of a flight, in bytes, for the request that additions travel with.
+/// Part of a flight, in bytes, that additions leave to the request that they travel with.
 const ROOM: usize = 2_000;
 
-/// Items that the daemon was asked to make, and did not answer yet.
+/// Additions that were begun, and are still to be finished.
 #[must_use]
 pub struct Additions {
     operation: Operation,
     count: usize,
-    /// The requests that are still to be sent, in flights, each after the answers to the one before it.
+    /// The requests that are still to be sent: flight by flight, each after the answers to the one before it. `None`:
+    /// all were handed to a relay.
     requests: Option<Vec<Vec<u8>>>,
 }
 
 impl Additions {
-    /// The requests from number `first` on that may be sent together: one, or as many as the daemon reads at once.
+    /// Returns the requests from index `first` on that may be sent together: as many as a flight holds, at least one.
     fn flight_from(&self, first: usize) -> &[Vec<u8>] {
         let requests = self.requests.as_deref().unwrap_or_default().get(first..).unwrap_or_default();
         let mut size = 0;
@@ -42,7 +43,7 @@ impl Additions {
 
 #[cfg(test)]
 impl Additions {
-    /// So many, for a double that does not ask a daemon.
+    /// Returns `count` additions for a double, which does not ask a daemon.
     pub(crate) fn of(count: usize) -> Self {
         Additions { operation: Operation::AddTextToStore, count, requests: None }
     }
@@ -57,16 +58,16 @@ impl Client {
         names.pop().ok_or_else(|| broken("the daemon named nothing"))
     }
 
-    /// Begins to add `items`, in this order; `None`: there are none. They are protected from the garbage collector for
-    /// as long as the connection is open. More may be begun before this is finished, which the daemon then has at hand,
-    /// and must be finished in the same order.
+    /// Begins to add `items`, in this order; `None`: there are none. The daemon protects them from the garbage
+    /// collector while the connection is open. Before these additions are finished, the caller may begin others, so
+    /// that the daemon has them at hand. They must be finished in the same order.
     pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
         let Some(first) = items.first() else { return Ok(None) };
         let operation = first.operation();
-        let begun = std::mem::take(&mut self.adding); // stays so if this breaks off
+        let begun = std::mem::take(&mut self.adding); // 0 if this returns early
         if begun == 0 {
             self.start(operation)?;
-            if self.stream.get_ref().has_peer() {
+            if self.stream.get_ref().has_relay() {
                 self.dispatch(&[])?;
             }
         }
@@ -78,12 +79,12 @@ impl Client {
         Ok(Some(Additions { operation, count: items.len(), requests: one_by_one.then_some(requests) }))
     }
 
-    /// Finishes what was begun, and returns the items' names. The first one that fails is the error; those after it are
-    /// tried all the same.
+    /// Finishes `additions`, and returns the items' names. If an item fails, still tries the later ones, and returns
+    /// the first error.
     pub fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>> {
-        let begun = std::mem::take(&mut self.adding); // as above
+        let begun = std::mem::take(&mut self.adding); // 0 if this returns early
         if begun == 0 {
-            self.start(additions.operation)?; // fails: what was begun before it broke off
+            self.start(additions.operation)?; // an earlier addition broke off: reports that
         }
         let others = begun.saturating_sub(1);
         let mut answers = Vec::with_capacity(additions.count);
@@ -109,9 +110,9 @@ impl Client {
         answers.into_iter().map(|answer| answer.and_then(|name| self.parse_path(&name))).collect()
     }
 
-    /// Has the daemon make `items` along with the next request, if there is room for them; `false`: there is none. The
-    /// items are to get these `names`, or that request fails. If the daemon refuses one, the request goes on without
-    /// it, and [`Client::take_refusal`] has the reason.
+    /// Lets requests to add `items` travel with the next request; `false`: there is no room for them. If an item does
+    /// not get its name of `names`, the next request fails. If the daemon refuses an item, the next request goes on
+    /// without it, and [`Client::take_refusal`] returns the reason.
     pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
         let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
         let size: usize = requests.iter().map(Vec::len).sum();
@@ -125,7 +126,7 @@ impl Client {
         Ok(true)
     }
 
-    /// Takes the reason why an addition that travelled with a request was refused, if one was.
+    /// Takes the reason why the daemon refused an addition that travelled with a request, if it did.
     pub fn take_refusal(&mut self) -> Option<Error> {
         self.refused.take()
     }
@@ -143,8 +144,8 @@ impl Client {
         }
     }
 
-    /// Adds the item called `name` that is made of the nar which `nar` reads, and returns its name. The daemon holds
-    /// all of it in memory. Protected as what [`Client::begin_adding`] adds.
+    /// Adds the item called `name`, whose nar `nar` reads, and returns its store file name. The daemon holds all of the
+    /// nar in memory. The item is protected as those of [`Client::begin_adding`] are.
     pub fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<StorePath> {
         self.start(Operation::AddToStore)?;
         self.dispatch(&[])?;

@@ -11,12 +11,12 @@ use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::{put_string, read_fully};
 
-/// Largest export that may travel with a request, in bytes: a text of a line, and what goes with it.
+/// Largest export that may travel with a request, in bytes: that of a text of one line.
 pub(super) const MAX_TEXT: usize = 64 << 10;
 
 impl Client {
-    /// Has the daemon add a short text, and export the item that becomes of it, `path`, signed. Both travel with the
-    /// next request, which goes on if they fail; [`Client::take_exported`] then has the answer.
+    /// Lets two requests travel with the next one: to add a short text, and to export the item that it becomes, `path`,
+    /// signed. If they fail, the next request goes on. After that, [`Client::take_exported`] returns the answer.
     pub fn export_text_later(&mut self, name: &str, text: &str, path: &StorePath) -> Result<()> {
         let contents = &Contents::Text(text.into());
         let addition = Addition { name, contents, references: &[] }.request();
@@ -24,7 +24,8 @@ impl Client {
         self.export_later(path)
     }
 
-    /// As [`Client::export_text_later`], but the text may be there already, and is not protected from the collector.
+    /// Does the same as [`Client::export_text_later`], but does not add the text, which may be there already. So the
+    /// text is not protected from the collector.
     pub fn export_later(&mut self, path: &StorePath) -> Result<()> {
         let export = request(Operation::ExportPath, &arguments_about(Operation::ExportPath, path));
         self.postpone_request(Operation::ExportPath, export, Expected::OfText)?;
@@ -32,7 +33,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes what was exported: one item of a bundle, or why that failed. `None`: nothing was, or it was taken.
+    /// Takes the export: one item of a bundle, or why the export failed. `None`: none has come, or it was taken.
     pub fn take_exported(&mut self) -> Option<Result<Vec<u8>>> {
         self.exported.take()
     }
@@ -46,7 +47,7 @@ impl Client {
             }
         };
         match answer {
-            // The daemon has refused it, and goes on with the next request. The first refusal says why.
+            // The daemon has refused the request, and goes on with the next one. The first refusal says why.
             Err(error) if error.kind() == ErrorKind::Daemon => {
                 if !matches!(self.exported, Some(Err(_))) {
                     self.exported = Some(Err(error));
@@ -76,8 +77,9 @@ impl Client {
         self.begin_about(Operation::ExportPath, path)
     }
 
-    /// Asks for the records of `paths` and for their exports, all at once: [`Client::path_info`] of each and then
-    /// [`Client::export`] of each, in the same order, are to follow, and nothing else. Too many are not asked for now.
+    /// Asks for the records and the exports of `paths`, all at once. The caller must then call [`Client::path_info`]
+    /// for each and after that [`Client::export`] for each, in the same order, and nothing else. If the requests are
+    /// larger than a flight, sends none of them now: those calls send them one by one.
     pub fn ask_for_all(&mut self, paths: &[StorePath]) -> Result<()> {
         let about = |operation| paths.iter().map(move |path| (operation, path.clone()));
         let asked: Vec<_> = about(Operation::QueryPathInfo).chain(about(Operation::ExportPath)).collect();
@@ -94,8 +96,8 @@ impl Client {
         Ok(())
     }
 
-    /// Reads on in the export that was begun: one item of a bundle, as [`crate::archive`] takes it apart. 0: the item
-    /// is complete, and the connection free for the next request.
+    /// Reads more of the export that was begun: one item of a bundle, which [`crate::archive`] parses. Returns 0 when
+    /// the item is complete, and the connection ready for the next request.
     pub fn read_export(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if !matches!(self.unfinished, Some(Operation::ExportPath)) || buffer.is_empty() {
             return Ok(0);
@@ -112,7 +114,7 @@ impl Client {
         Ok(length)
     }
 
-    /// Goes on to the next frame of an export that has data; `false` at the end.
+    /// Reads on to the next frame of an export that has data; `false`: the export is complete.
     fn next_data(&mut self) -> Result<bool> {
         read_padding(&mut self.stream, std::mem::take(&mut self.padded))?;
         loop {
@@ -134,7 +136,7 @@ impl Client {
     }
 
     /// Imports the bundle that `archive` reads, all items of which must be signed by a key that the daemon trusts.
-    /// Returns how many items it says it has imported.
+    /// Returns how many items the daemon says that it has imported.
     pub fn import(&mut self, archive: &mut dyn Read) -> Result<u64> {
         let request = self.prepare(Operation::ImportPaths, &[])?;
         self.dispatch(&[])?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Building, and how it is done.
+//! Building, and the options of builds.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::ground::words::{put_number, put_string};
 const NORMAL: u64 = 0;
 const CHECK: u64 = 2;
 
-/// How the daemon is to build.
+/// Options of builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildOptions {
     /// Seconds without output after which a build is killed; 0: no limit.
@@ -22,46 +22,46 @@ pub struct BuildOptions {
     pub timeout: u64,
     /// Whether lines for machines (`@ build-started …`) appear in the log.
     pub print_build_trace: bool,
-    /// How many cores a build may use, 0: all; `None`: what that daemon is set to.
+    /// How many cores a build may use; 0: all. `None`: as the daemon is configured.
     pub cores: Option<u32>,
-    /// How often each build is done, all with the same result; `None`: what that daemon is set to.
+    /// How often each build is done. All results must be the same. `None`: as the daemon is configured.
     pub rounds: Option<u32>,
-    /// Whether outputs that are valid are built again, and compared with.
+    /// Whether valid outputs are built again, and compared with the new ones.
     pub check: bool,
     /// Whether the tree of a build that fails is kept.
     pub keep_failed: bool,
-    /// How much the daemon says, besides what builders do; 0: errors only.
+    /// How much the daemon logs, besides the output of builders; 0: errors only.
     pub verbosity: u32,
 }
 
 impl BuildOptions {
-    /// Whether each build is done more than once.
+    /// Returns whether each build is done more than once.
     pub fn repeats(&self) -> bool {
         self.rounds.is_some_and(|rounds| rounds > 1)
     }
 
-    /// Whether they go on to count for later builds of the connection, which cannot take them back.
+    /// Returns whether options stay in force for later builds of the connection, which cannot take them back.
     pub fn stay(&self) -> bool {
         self.cores.is_some() || self.rounds.is_some()
     }
 }
 
 impl Client {
-    /// Sets how this connection's builds are done, and whether the daemon may hand them on to other machines. One that
-    /// may starts its build hook for every build, which takes some 100 ms even if there are no such machines.
+    /// Sets the options of this connection's builds, and whether the daemon may hand them on to other machines. If it
+    /// may, it starts its build hook for every build. That takes some 100 ms even if there are no other machines.
     pub fn set_options(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
         self.set_options_later(options, offload)?;
         self.settle()
     }
 
-    /// As [`Client::set_options`], but travels with the next request, and fails with it.
+    /// Does the same as [`Client::set_options`], but the request travels with the next one, which fails if it fails.
     pub fn set_options_later(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
         self.checks = options.check;
         self.postpone(Operation::SetOptions, &options_arguments(options, offload))
     }
 
-    /// Begins to build `derivation`: the answers to what travelled with that are there, and [`Client::finish_build`] is
-    /// to follow.
+    /// Begins to build `derivation`, and reads the answers to the requests that travelled along.
+    /// [`Client::finish_build`] must follow.
     pub fn begin_build(&mut self, derivation: &StorePath) -> Result<()> {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, std::slice::from_ref(derivation));
@@ -69,8 +69,8 @@ impl Client {
         self.begin(Operation::BuildPaths, &arguments)
     }
 
-    /// Waits for the build that was begun, handing its log to `log` as it comes. An error of `log` breaks the
-    /// connection.
+    /// Waits for the build that was begun, and hands its log to `log` as it comes. An error of `log` makes the
+    /// connection unusable.
     pub fn finish_build(&mut self, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.wait(log)?;
         self.acknowledge()
@@ -84,7 +84,7 @@ pub(super) fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8
         0, // keep-going
         0, // fallback
         u64::from(options.verbosity),
-        // Nobody that a build is handed on to would be told how often to do it.
+        // A machine that the build is handed on to would not be told how often to do it.
         u64::from(offload && !options.repeats()),
         0, // verbosity of builds
         0, // type of log

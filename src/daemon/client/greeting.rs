@@ -12,9 +12,9 @@ use crate::ground::words::put_number;
 
 pub(super) const CLIENT_MAGIC: u64 = 0x6e69_7863;
 pub(super) const SERVER_MAGIC: u64 = 0x6478_696f;
-/// The version that this client speaks: 1.0x63, that of Guix 1.2.0; nothing that came later is used.
+/// The version that this client speaks: 1.0x63, that of Guix 1.2.0. The client uses nothing that came later.
 pub(super) const CLIENT_VERSION: u64 = 0x163;
-/// The oldest that Guix's own client accepts: minor 0x61, of 2017.
+/// The oldest minor version that Guix's own client accepts: 0x61, of 2017.
 const OLDEST_MINOR: u64 = 0x61;
 
 impl Client {
@@ -25,8 +25,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends the greeting, together with the requests that `more` postpones, and returns at once. The daemon is to log
-    /// errors only, whatever it was started with. Its answers are read before the first request, or by
+    /// Sends the greeting, together with the requests that `more` postpones, and returns at once. Makes the daemon log
+    /// errors only, whatever options it was started with. Its answers are read before the first request, or by
     /// [`Client::finish_greeting`] and [`Client::catch_up`].
     pub fn later_handshake(
         stream: Box<dyn Stream>,
@@ -39,8 +39,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects to the daemon anew where there is a peer that does so, as [`Client::later_handshake`] greets it;
-    /// `false`: there is none. What was protected is not any more.
+    /// Makes the relay connect to the daemon anew, and greets the daemon as [`Client::later_handshake`] does; `false`:
+    /// there is no relay. The temporary roots of the connection before it are gone.
     pub fn restart(&mut self) -> Result<bool> {
         self.check_idle()?;
         let Some(restarted) = self.stream.get_mut().restart() else { return Ok(false) };
@@ -52,7 +52,7 @@ impl Client {
         Ok(true)
     }
 
-    /// Sends a greeting, and what was to travel with the next request, before the daemon has said anything.
+    /// Sends the greeting and the queued requests, before the daemon has said anything.
     fn greet_blindly(&mut self) -> Result<()> {
         self.greeting = true;
         self.greeted_with = std::mem::take(&mut self.owed);
@@ -106,7 +106,7 @@ fn hello() -> Vec<u8> {
     hello
 }
 
-/// The request that has a daemon log errors only.
+/// Returns the request that makes a daemon log errors only.
 fn quiet() -> Vec<u8> {
     let options = BuildOptions::default();
     request(Operation::SetOptions, &options_arguments(&options, false))
