@@ -30,8 +30,8 @@ pub trait Stream: Read + Write + Send {
     /// Hands `request`, which begins an import, and all of `archive` to a relay: a process that runs beside the daemon,
     /// and feeds the import to it. `None`: there is no relay, and nothing was sent or read.
     ///
-    /// The daemon asks for each 32 KiB of an import, and accepts nothing that it did not ask for. So without a relay, an
-    /// import costs a round trip for each 32 KiB.
+    /// The daemon asks for each 32 KiB of an import, and accepts nothing that it did not ask for. So without a relay,
+    /// an import costs a round trip for each 32 KiB.
     fn feed(&mut self, request: &[u8], archive: &mut dyn Read) -> Option<io::Result<()>> {
         let _ = (request, archive);
         None

@@ -2,7 +2,7 @@
 //! Looking after the keeper: what it says of its builds, and that it can be stopped in their midst.
 
 use crate::invariants::{assert_clean, eventually};
-use crate::lab::Host;
+use crate::lab::{Host, lab};
 use crate::machines::{Machine, PROGRAM, quoted};
 
 const HEAD: Host = Host("head");
@@ -74,4 +74,74 @@ fn root_looks_after_the_keeper_of_another_user_and_nobody_else_does() {
     assert!(!hung.status.success() && said.contains(", does not answer within 5 s\nhint: if that lasts"), "{said}");
     UHEAD.sh(&["sh", "-c", "kill -CONT $(pgrep -f '[g]uix-offload keeper serve')"]);
     assert_clean(&[UHEAD], &[W1]);
+}
+
+/// The process numbers of HEAD's keepers.
+fn keepers() -> Vec<String> {
+    let found = HEAD.run(&["pgrep", "-f", "[g]uix-offload keeper serve"]);
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_string).collect()
+}
+
+/// Waits until HEAD has one keeper, which is another one than `before`.
+fn await_another(before: &[String]) {
+    eventually(|| match &keepers()[..] {
+        [one] if !before.contains(one) => Ok(()),
+        others => Err(format!("these keepers run: {others:?}, before: {before:?}")),
+    });
+}
+
+#[test]
+fn when_its_program_or_its_directory_is_replaced_it_ends_after_its_builds() {
+    HEAD.kill_keepers();
+    HEAD.sh(&[
+        "sh",
+        "-c",
+        "mkdir -p /root/prefix && cp -a /opt/guix-offload/lib /opt/guix-offload/libexec /root/prefix",
+    ]);
+    let program = "/root/prefix/libexec/guix-offload";
+    HEAD.write_machines(&[Machine::of(W1)]);
+    lab(&["restart-daemon", HEAD.0, &format!("GUIX={program}"), "--", "--max-jobs=0"]);
+    for replace in [&*format!("cp {program} {program}.new && mv -f {program}.new {program}"), "rm -r /var/guix/offload"]
+    {
+        let mut build = HEAD.start_build("sleep", &["seconds=8"]);
+        build.wait_for("@ build-remote");
+        let before = keepers();
+        HEAD.sh(&["sh", "-c", replace]);
+        HEAD.build("plain", &[]).assert_succeeded();
+        assert!(keepers().len() == 2 && before.iter().all(|keeper| keepers().contains(keeper)), "{replace}");
+        build.finish().assert_succeeded();
+        await_another(&before);
+    }
+    assert_clean(&[HEAD], &[W1]);
+    HEAD.sh(&["rm", "-r", "/root/prefix"]);
+}
+
+#[test]
+fn another_user_at_its_socket_gets_no_answer_and_disturbs_nobody() {
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    let mut build = HEAD.start_build("sleep", &["seconds=5"]);
+    build.wait_for("@ build-remote");
+    let (place, before) = ("/var/guix/offload/.keeper", keepers());
+    let speak = format!(
+        "(let ((keeper (socket PF_UNIX SOCK_STREAM 0)) (answer (make-bytevector 100)))
+           (connect keeper AF_UNIX \"{place}/socket\")
+           (false-if-exception (send keeper (make-bytevector 1000 1)))
+           (format #t \"~a bytes~%\" (or (false-if-exception (recv! keeper answer)) 0)))"
+    );
+    let speak_as_nobody = || {
+        let guile = ["guile", "--no-auto-compile", "-c", &format!("(use-modules (rnrs bytevectors)) {speak}")];
+        HEAD.run(&[&["setpriv", "--reuid=nobody", "--clear-groups"], &guile[..]].concat())
+    };
+    let refused = speak_as_nobody();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
+    // Where somebody has opened the way to it.
+    HEAD.sh(&["chmod", "666", &format!("{place}/socket")]);
+    for _ in 0..100 {
+        let said = speak_as_nobody();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "0 bytes\n", "{said:?}");
+    }
+    HEAD.sh(&["chmod", "600", &format!("{place}/socket")]);
+    build.finish().assert_succeeded();
+    assert_eq!(keepers(), before);
+    assert_clean(&[HEAD], &[W1]);
 }
