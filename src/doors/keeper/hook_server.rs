@@ -31,7 +31,7 @@ impl Client {
         self.voice.stream.set_nonblocking(false).io_context(ErrorKind::Unavailable, doing)?;
         self.voice.stream.set_read_timeout(Some(HELLO_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
         match self.hear()? {
-            FromClient::Hello(identity) if identity == *keeper.identity() => {}
+            FromClient::Hello(identity) if identity == *keeper.identity() && keeper.is_current() => {}
             FromClient::Hello(_) => {
                 keeper.retire();
                 return Ok(());

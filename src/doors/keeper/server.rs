@@ -61,8 +61,8 @@ pub fn serve(
         hooks: Mutex::default(),
         changed: EventFd::new()?,
         retires: AtomicBool::new(false),
+        files: Files::of(std::iter::once(program).chain(library)),
     });
-    let files = Files::of(std::iter::once(program).chain(library));
     let own_socket = place.socket_identity();
     let mut idle_since = Instant::now();
     let mut lock = Some(given.lock);
@@ -72,7 +72,7 @@ pub fn serve(
             idle_since = Instant::now();
         }
         let lost = own_socket.is_none() || place.socket_identity() != own_socket;
-        let of_no_use = lost || !files.are_unchanged() || keeper.retires.load(Ordering::SeqCst);
+        let of_no_use = lost || !keeper.is_current() || keeper.retires.load(Ordering::SeqCst);
         if of_no_use || idle && idle_since.elapsed() >= idle_limit {
             if let Some(lock) = lock.take() {
                 keeper.hooks.lock().leaving = true;
@@ -130,6 +130,7 @@ pub(super) struct Keeper {
     pub(super) changed: EventFd,
     /// Whether the keeper is to end: a client asked for that, or came to this place with another identity.
     retires: AtomicBool,
+    files: Files,
 }
 
 #[derive(Default)]
@@ -253,6 +254,11 @@ impl Keeper {
 
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Returns whether the files that this program consists of are still those that it was started from.
+    pub(super) fn is_current(&self) -> bool {
+        self.files.are_unchanged()
     }
 
     pub(super) fn retire(&self) {
