@@ -138,12 +138,12 @@ lint:
 	$(CARGO) fmt --check
 	$(MAKE) --no-print-directory check-lint
 
-# The unit tests of those floors that start no program but Python, less those that say in their names that they need root.
+# The unit tests of those layers that start no program but Python, less those that say in their names that they need root.
 quick:
 	$(CARGO) fmt --check
 	$(CARGO) test --lib -- archive:: build:: choose:: daemon:: doors:: ground:: report:: --skip needs_root
 	$(CARGO) test --test layers --test width --test limits --test dependencies --test header
-	@echo "make quick leaves out the floors ffi, machine, remote, ssh and store, and tests whose names say needs_root"
+	@echo "make quick leaves out the layers ffi, machine, remote, ssh and store, and tests whose names say needs_root"
 
 farm: setup
 	$(MAKE) check-staged

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The floors of the house: a file imports from its own floor and from those below it, never from one above. So there
+//! The layers of the library: a file imports from its own layer and from those below it, never from one above. So there
 //! is no circle among them either.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom, as in the table of `src/lib.rs`.
-const FLOORS: [&str; 12] =
+const LAYERS: [&str; 12] =
     ["ffi", "doors", "build", "choose", "remote", "ssh", "store", "daemon", "archive", "machine", "report", "ground"];
 
-fn height(floor: &str) -> Option<usize> {
-    FLOORS.iter().rev().position(|one| *one == floor)
+fn height(layer: &str) -> Option<usize> {
+    LAYERS.iter().rev().position(|one| *one == layer)
 }
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -25,7 +25,7 @@ fn is_test(file: &Path) -> bool {
         || file.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_tests.rs"))
 }
 
-/// The floors that `source` names, each with its line.
+/// The layers that `source` names, each with its line.
 fn imports(source: &str) -> Vec<(usize, String)> {
     let code = source.lines().enumerate().take_while(|(_, line)| !line.trim_start().starts_with("#[cfg(test)]"));
     let code = code.filter(|(_, line)| !line.trim_start().starts_with("//"));
@@ -39,11 +39,11 @@ fn imports(source: &str) -> Vec<(usize, String)> {
     .collect()
 }
 
-/// What `file`, of the floor `floor`, imports from above.
-fn upward(floor: &str, file: &Path, source: &str) -> Vec<String> {
-    let own = height(floor).unwrap_or_else(|| panic!("{} is on no floor", file.display()));
+/// What `file`, of the layer `layer`, imports from above.
+fn upward(layer: &str, file: &Path, source: &str) -> Vec<String> {
+    let own = height(layer).unwrap_or_else(|| panic!("{} is in no layer", file.display()));
     let above = imports(source).into_iter().filter(|(_, name)| height(name).is_none_or(|height| height > own));
-    above.map(|(line, name)| format!("{}:{line}: {floor} imports {name}", file.display())).collect()
+    above.map(|(line, name)| format!("{}:{line}: {layer} imports {name}", file.display())).collect()
 }
 
 #[test]
@@ -55,8 +55,8 @@ fn no_file_imports_from_a_floor_above_its_own() {
         if below == Path::new("lib.rs") || is_test(below) {
             continue;
         }
-        let floor = below.iter().next().unwrap().to_str().unwrap();
-        found.extend(upward(floor, below, &fs::read_to_string(&file).unwrap()));
+        let layer = below.iter().next().unwrap().to_str().unwrap();
+        found.extend(upward(layer, below, &fs::read_to_string(&file).unwrap()));
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -65,13 +65,13 @@ fn no_file_imports_from_a_floor_above_its_own() {
 fn every_floor_is_a_folder_and_on_the_map() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let map = fs::read_to_string(root.join("lib.rs")).unwrap();
-    for floor in FLOORS {
-        assert!(root.join(floor).join("mod.rs").exists(), "{floor}");
-        assert!(map.contains(&format!("| [`{floor}`]")), "{floor} is not in the table of src/lib.rs");
-        assert!(map.contains(&format!("pub mod {floor};")), "{floor}");
+    for layer in LAYERS {
+        assert!(root.join(layer).join("mod.rs").exists(), "{layer}");
+        assert!(map.contains(&format!("| [`{layer}`]")), "{layer} is not in the table of src/lib.rs");
+        assert!(map.contains(&format!("pub mod {layer};")), "{layer}");
     }
     let rooms = fs::read_dir(&root).unwrap().count();
-    assert_eq!(rooms, FLOORS.len() + 1, "there is something else in src/");
+    assert_eq!(rooms, LAYERS.len() + 1, "there is something else in src/");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::machine::BuildMachine;
 use crate::remote::Connection;
 
 /// The item that the machine is asked to import: its name and its text.
-const TEXT: (&str, &str) = ("offload-import_check", "Is what the host that offloads signs let in by this machine?");
+const TEXT: (&str, &str) = ("offload-welcome", "Is what the host that offloads signs let in by this machine?");
 
 /// Fails with [`ErrorKind::Untrusted`] if the machine does not accept this host's signatures. To find out, has the
 /// machine import a small text, once per connection. Two round trips.
