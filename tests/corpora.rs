@@ -32,37 +32,25 @@ fn run(target: targets::Target, input: &[u8], name: &str) {
     }
 }
 
-/// The same numbers each time (xorshift64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit.max(1) as u64) as usize
-    }
-}
-
 /// `input` with a few changes, some of them taken from `other`.
-fn mutated(input: &[u8], other: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+fn mutated(input: &[u8], other: &[u8], numbers: &mut fastrand::Rng) -> Vec<u8> {
     let mut bytes = input.to_vec();
-    for _ in 0..=numbers.below(3) {
-        let at = numbers.below(bytes.len());
-        let end = at + numbers.below((bytes.len() - at).min(64) + 1);
-        match numbers.below(7) {
-            0 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << numbers.below(8)),
-            1 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = numbers.below(256) as u8),
+    for _ in 0..=numbers.usize(..3) {
+        let at = numbers.usize(..bytes.len().max(1));
+        let end = at + numbers.usize(..(bytes.len() - at).min(64) + 1);
+        match numbers.usize(..7) {
+            0 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << numbers.usize(..8)),
+            1 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = numbers.usize(..256) as u8),
             2 => bytes.truncate(at),
             3 => drop(bytes.drain(at..end)),
             4 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
             5 => {
-                let from = numbers.below(other.len());
-                let until = from + numbers.below((other.len() - from).min(64) + 1);
+                let from = numbers.usize(..other.len().max(1));
+                let until = from + numbers.usize(..(other.len() - from).min(64) + 1);
                 drop(bytes.splice(at..end, other[from..until].to_vec()));
             }
             _ => {
-                let number = [0, 1, 8, 255, 4096, 1 << 20, 1 << 63, u64::MAX][numbers.below(8)];
+                let number = [0, 1, 8, 255, 4096, 1 << 20, 1 << 63, u64::MAX][numbers.usize(..8)];
                 let at = at / 8 * 8;
                 bytes.iter_mut().skip(at).zip(number.to_le_bytes()).for_each(|(byte, new)| *byte = new);
             }
@@ -78,9 +66,9 @@ fn replay(name: &str, mutations: usize) {
     let corpus = corpus(name);
     assert!(corpus.len() >= 10, "the corpus of {name} has {} inputs only", corpus.len());
     corpus.iter().for_each(|(name, input)| run(target, input, name));
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut numbers = fastrand::Rng::with_seed(1); // the same each time
     for number in 0..corpus.len() * mutations {
-        let ((name, input), (_, other)) = (&corpus[number % corpus.len()], &corpus[numbers.below(corpus.len())]);
+        let ((name, input), (_, other)) = (&corpus[number % corpus.len()], &corpus[numbers.usize(..corpus.len())]);
         run(target, &mutated(input, other, &mut numbers), &format!("made from {name}"));
     }
 }

@@ -86,7 +86,7 @@ pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn
         }
         patience.step = step.min(time);
         reason.get_or_insert(error);
-        link.pause(pause.mul_f64(0.5 + random()))?;
+        link.pause(pause.mul_f64(0.5 + fastrand::f64()))?;
         pause = (pause * 2).min(PAUSES[1]);
     }
 }
@@ -111,13 +111,6 @@ fn turned_away(link: &SharedSession, error: Error, words: &str) -> Error {
         Error::new(ErrorKind::Unavailable, message)
     };
     error.hint(format!("see MaxStartups and PerSourcePenalties in sshd_config on '{name}'"))
-}
-
-/// Returns a random number from 0 to 1, which differs between processes that began at the same time.
-fn random() -> f64 {
-    let mut bytes = [0; 4];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
 }
 
 /// Fails if the session was aborted, or if nobody holds it any more. A session that is to end in good order goes on.

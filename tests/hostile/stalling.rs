@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use guix_offload::build::engine::Engine;
 use guix_offload::ground::error::{Error, ErrorKind, Result};
+use guix_offload::ground::store_path::StorePath;
 use guix_offload::remote::Limits;
 use guix_offload::report::{Event, Observer};
 
@@ -80,16 +81,18 @@ fn a_daemon_that_stalls_on_a_connection_used_again_is_the_machines_failure() {
                 let _doubles = [Machine::at(&scene.at("machine"), plan), Machine::at(&scene.at("other"), honest)];
                 let waits = Limits { answer: SHORT, idle: SHORT, import: SHORT, ..Limits::DEFAULT };
                 let engine = Engine::with_limits(scene.directories.clone(), BOUND, waits).unwrap();
-                let build = |machines: &[_], watch: &mut Watch| {
-                    build_on(&engine, &scene, machines, Vec::new(), limits(0, 0), watch).unwrap();
+                let build = |machines: &[_], inputs: Vec<StorePath>, watch: &mut Watch| {
+                    build_on(&engine, &scene, machines, inputs, limits(0, 0), watch).unwrap();
                     assert!(scene.database().is_valid(&scene.path("output")).unwrap(), "{what}");
                     scene.forget_output();
                 };
                 let mut watch = Watch::default();
-                build(&machines[..1], &mut watch);
+                build(&machines[..1], Vec::new(), &mut watch);
                 assert!(watch.0.is_empty() && count.load(Ordering::SeqCst) == 0, "{what}: {:?}", watch.0);
+                // Something new, or nothing would be asked or sent.
+                let input = scene.register("input", b"new", &nar(file(b"new")));
                 let begun = Instant::now();
-                build(&machines, &mut watch);
+                build(&machines, vec![input], &mut watch);
                 assert!((SHORT..BOUND).contains(&begun.elapsed()), "{what}: {:?}", begun.elapsed());
                 assert_eq!((watch.0.len(), count.load(Ordering::SeqCst)), (1, 1), "{what}: {:?}", watch.0);
                 let reason = &watch.0[0];

@@ -118,13 +118,8 @@ mod tests {
             b"(a b(c)(d(e f)#00#\"g\")1:h)",
         ];
         let bytes = b"()()##\"\"\\\\ \t\n01234567xabfnr:-'[]|{}&\x00\x80\xff";
-        let mut number = 0x9e37_79b9_7f4a_7c15u64; // xorshift64: the same each time
-        let mut below = |limit: usize| {
-            number ^= number << 13;
-            number ^= number >> 7;
-            number ^= number << 17;
-            (number % limit as u64) as usize
-        };
+        let mut numbers = fastrand::Rng::with_seed(1); // the same each time
+        let mut below = |limit: usize| numbers.usize(..limit);
         let mut read = 0;
         for fixture in fixtures {
             assert_eq!(read_by_libgcrypt(fixture).as_deref(), Some(Sexp::parse(fixture).unwrap().canonical()));
