@@ -130,9 +130,10 @@ static void testJobs(const std::string& state)
     CHECK(!j && other);
 }
 
-static void testVerbs()
+static void testVerbs(const std::string& state)
 {
     engine e;
+    e.set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, state);
     machine m = makeMachine();
     m.set_port(1).set_private_key("/nowhere/key");
     e.set_idle_limit(1);
@@ -140,7 +141,7 @@ static void testVerbs()
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
     CHECK(!lease() && items()[0] == nullptr);
-        CHECK(!event() && event().kind() == -1 && event().text().empty() && event().hint().empty());
+    CHECK(!event() && event().kind() == -1 && event().text().empty() && event().hint().empty());
     cancellation c;
     c.cancel();
     machines list;
@@ -184,9 +185,10 @@ static void testNulCharacters()
     }
 }
 
-static void testReports()
+static void testReports(const std::string& state)
 {
     engine e;
+    e.set_directory(GUIX_OFFLOAD_STATE_DIRECTORY, state);
     machines list;
     list.add(makeMachine().set_port(1).set_private_key("/nowhere/key").set_parallel_builds(2));
     CHECK(report::test(e, machines()).size() == 0);
@@ -238,9 +240,9 @@ int main(int, char** argv)
     testMachines();
     testMachineFile();
     testJobs(argv[1]);
-    testVerbs();
+    testVerbs(argv[1]);
     testNulCharacters();
-    testReports();
+    testReports(argv[1]);
     testCallbacks();
     return 0;
 }
