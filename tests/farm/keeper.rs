@@ -51,8 +51,8 @@ fn it_says_which_build_is_where_and_ends_after_it_when_told_to() {
     // The old one does its build, a new one the next.
     assert!(HEAD.build("plain", &[]).succeeded);
     build.finish().assert_succeeded();
-    eventually(|| match HEAD.sh(&["pgrep", "-fc", "[g]uix-offload keeper serve"]).trim() {
-        "1" => Ok(()),
+    eventually(|| match HEAD.keepers().len() {
+        1 => Ok(()),
         count => Err(format!("{count} keepers run")),
     });
     assert_clean(&[HEAD], &[W1]);
@@ -76,15 +76,9 @@ fn root_looks_after_the_keeper_of_another_user_and_nobody_else_does() {
     assert_clean(&[UHEAD], &[W1]);
 }
 
-/// The process numbers of HEAD's keepers.
-fn keepers() -> Vec<String> {
-    let found = HEAD.run(&["pgrep", "-f", "[g]uix-offload keeper serve"]);
-    String::from_utf8_lossy(&found.stdout).lines().map(str::to_string).collect()
-}
-
 /// Waits until HEAD has one keeper, which is another one than `before`.
 fn await_another(before: &[String]) {
-    eventually(|| match &keepers()[..] {
+    eventually(|| match &HEAD.keepers()[..] {
         [one] if !before.contains(one) => Ok(()),
         others => Err(format!("these keepers run: {others:?}, before: {before:?}")),
     });
@@ -105,10 +99,10 @@ fn when_its_program_or_its_directory_is_replaced_it_ends_after_its_builds() {
     {
         let mut build = HEAD.start_build("sleep", &["seconds=8"]);
         build.wait_for("@ build-remote");
-        let before = keepers();
+        let before = HEAD.keepers();
         HEAD.sh(&["sh", "-c", replace]);
         HEAD.build("plain", &[]).assert_succeeded();
-        let now = keepers();
+        let now = HEAD.keepers();
         assert!(now.len() == 2 && now.contains(&before[0]), "{replace}: {before:?}, now {now:?}");
         build.finish().assert_succeeded();
         await_another(&before);
@@ -119,10 +113,11 @@ fn when_its_program_or_its_directory_is_replaced_it_ends_after_its_builds() {
 
 #[test]
 fn another_user_at_its_socket_gets_no_answer_and_disturbs_nobody() {
+    HEAD.kill_keepers();
     HEAD.offload_with_our_hook(&[Machine::of(W1)]);
     let mut build = HEAD.start_build("sleep", &["seconds=5"]);
     build.wait_for("@ build-remote");
-    let (place, before) = ("/var/guix/offload/.keeper", keepers());
+    let (place, before) = ("/var/guix/offload/.keeper", HEAD.keepers());
     let speak = format!(
         "(sigaction SIGPIPE SIG_IGN)
          (let ((keeper (socket PF_UNIX SOCK_STREAM 0)) (answer (make-bytevector 100)))
@@ -142,6 +137,6 @@ fn another_user_at_its_socket_gets_no_answer_and_disturbs_nobody() {
         assert_eq!(String::from_utf8_lossy(&said.stdout), "0 bytes\n", "{said:?}");
     }
     build.finish().assert_succeeded();
-    assert_eq!(keepers(), before);
+    assert_eq!(HEAD.keepers(), before);
     assert_clean(&[HEAD], &[W1]);
 }

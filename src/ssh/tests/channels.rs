@@ -103,7 +103,7 @@ fn keys_are_exchanged_anew_while_data_flows() {
     thread::scope(|scope| {
         for channel in &channels {
             pass_deadline(channel);
-            scope.spawn(|| check_echo(channel, 16 << 20));
+            scope.spawn(|| check_echo(channel, 8 << 20));
         }
     });
     let exchanges = sshd.log().matches("SSH2_MSG_NEWKEYS received").count();

@@ -18,7 +18,7 @@ use super::Session;
 use crate::machine::{BuildMachine, HostKey};
 
 /// A time far longer than anything here takes, so that a test fails rather than hangs.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(120);
 
 pub(crate) fn machine(sshd: &Sshd) -> BuildMachine {
     machine_at(sshd.port(), &sshd.host_key(), sshd.user_key())

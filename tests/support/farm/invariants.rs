@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use super::lab::Host;
 
 /// How long what ends by itself may take to end: a process whose peer is gone, a daemon that clears up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const DATABASE: &str = "/var/guix/db/db.sqlite";
 

@@ -105,7 +105,14 @@ impl Host {
         Building::start(self, Command::new(LAB).args(["sh", self.0]).args(environment).args(program).args(settings))
     }
 
-    /// Ends what keeps connections warm for the hooks of this host.
+    /// The process numbers of this host's keepers.
+    #[track_caller]
+    pub fn keepers(&self) -> Vec<String> {
+        let found = self.run(&["pgrep", "-f", "[g]uix-offload keeper serve"]);
+        String::from_utf8_lossy(&found.stdout).lines().map(str::to_string).collect()
+    }
+
+    /// Kills this host's keepers: those of the tests before, too, which would end some time while a test looks.
     #[track_caller]
     pub fn kill_keepers(&self) {
         self.sh(&["sh", "-c", "for keeper in $(pgrep -f '[g]uix-offload keeper serve'); do kill -KILL $keeper; done"]);
