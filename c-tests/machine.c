@@ -27,6 +27,19 @@ static void accessors_of_no_machine(void)
     CHECK(guix_offload_machine_overload_threshold(NULL) == 0);
     CHECK(guix_offload_machine_system(NULL, 0) == NULL);
     CHECK(guix_offload_machine_feature(NULL, 0) == NULL);
+    CHECK(guix_offload_machine_is_same(NULL, NULL) == 0);
+}
+
+static void a_machine_is_the_same_whatever_it_is_listed_for(void)
+{
+    guix_offload_machine *one = new_machine(), *other = NULL;
+    SUCCEEDS(guix_offload_machine_new, &other, "m", "i686-linux", "somebody", HOST_KEY);
+    CHECK(guix_offload_machine_is_same(one, other) == 1 && guix_offload_machine_is_same(other, one) == 1);
+    CHECK(guix_offload_machine_is_same(one, NULL) == 0 && guix_offload_machine_is_same(NULL, one) == 0);
+    SUCCEEDS(guix_offload_machine_set_port, other, 2222);
+    CHECK(guix_offload_machine_is_same(one, other) == 0);
+    guix_offload_machine_free(one);
+    guix_offload_machine_free(other);
 }
 
 static void a_new_machine_has_the_defaults_of_guix(void)
@@ -181,6 +194,7 @@ static void setters_want_a_machine(void)
 int main(void)
 {
     RUN(accessors_of_no_machine);
+    RUN(a_machine_is_the_same_whatever_it_is_listed_for);
     RUN(a_new_machine_has_the_defaults_of_guix);
     RUN(what_is_set_can_be_read);
     RUN(brackets_around_an_address_are_taken_off);

@@ -14,6 +14,7 @@ static void accessors_of_no_list(void)
     guix_offload_machines_free(NULL);
     CHECK(guix_offload_machines_count(NULL) == 0 && guix_offload_machines_left_out(NULL) == 0);
     CHECK(guix_offload_machines_get(NULL, 0) == NULL);
+    CHECK(guix_offload_machines_file(NULL) == NULL);
 }
 
 static void a_list_has_copies(void)
@@ -21,7 +22,7 @@ static void a_list_has_copies(void)
     guix_offload_machines *machines = NULL;
     guix_offload_machine *machine = new_machine("one");
     SUCCEEDS(guix_offload_machines_new, &machines);
-    CHECK(guix_offload_machines_count(machines) == 0);
+    CHECK(guix_offload_machines_count(machines) == 0 && guix_offload_machines_file(machines) == NULL);
     SUCCEEDS(guix_offload_machines_add, machines, machine);
     SUCCEEDS(guix_offload_machine_set_port, machine, 2222);
     SUCCEEDS(guix_offload_machines_add, machines, machine);
@@ -44,6 +45,7 @@ static void a_machine_file_is_loaded(void)
                      "  (user \"u\") (host-key \"" HOST_KEY "\") (private-key \"/key\") (port 2222)))\n", 0600);
     SUCCEEDS(guix_offload_machines_load, &machines, file);
     CHECK(guix_offload_machines_count(machines) == 1);
+    CHECK_TEXT(guix_offload_machines_file(machines), file);
     CHECK_TEXT(guix_offload_machine_name(guix_offload_machines_get(machines, 0)), "m.example.org");
     CHECK(guix_offload_machine_port(guix_offload_machines_get(machines, 0)) == 2222);
     guix_offload_machines_free(machines);
@@ -70,6 +72,17 @@ static void a_list_is_current_until_its_file_changes(void)
     CHECK(guix_offload_machines_are_current(machines) == 0);
     CHECK(guix_offload_machines_are_current(NULL) == 0);
     guix_offload_machines_free(machines);
+}
+
+static void the_machine_file_that_guix_reads_is_the_default(void)
+{
+    guix_offload_machines *machines = NULL;
+    CHECK(setenv("GUIX_CONFIGURATION_DIRECTORY", "/nonexistent", 1) == 0);
+    SUCCEEDS(guix_offload_machines_load, &machines, NULL);
+    CHECK_TEXT(guix_offload_machines_file(machines), "/nonexistent/machines.scm");
+    CHECK(guix_offload_machines_count(machines) == 0);
+    guix_offload_machines_free(machines);
+    CHECK(unsetenv("GUIX_CONFIGURATION_DIRECTORY") == 0);
 }
 
 static void a_missing_machine_file_has_no_machines(void)
@@ -147,6 +160,7 @@ int main(void)
     RUN(a_list_has_copies);
     RUN(a_machine_file_is_loaded);
     RUN(a_list_is_current_until_its_file_changes);
+    RUN(the_machine_file_that_guix_reads_is_the_default);
     RUN(a_missing_machine_file_has_no_machines);
     RUN(a_wrong_machine_file_is_reported);
     RUN(a_malformed_machine_is_left_out_and_reported);

@@ -68,7 +68,7 @@
  *         int32_t reply = GUIX_OFFLOAD_DECLINE;
  *         char input[4096];
  *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
- *             || guix_offload_machines_load(&machines, "/etc/guix/machines.scm", &error)
+ *             || guix_offload_machines_load(&machines, NULL, &error)
  *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
  *         for (int i = 3; i < argc && !failed; i++)
  *             failed = guix_offload_request_add_output(request, argv[i], &error);
@@ -364,6 +364,13 @@ guix_offload_status guix_offload_machine_set_overload_threshold(guix_offload_mac
 const char *guix_offload_machine_name(const guix_offload_machine *machine);
 
 /**
+ * Returns 1 if `other` is the same machine, perhaps listed for other systems: one with the same name and port. 0
+ * otherwise, and if a pointer is NULL. Machines that are the same share their build slots.
+ */
+int guix_offload_machine_is_same(const guix_offload_machine *machine,
+                                 const guix_offload_machine *other);
+
+/**
  * Returns the port of the machine's SSH server.
  */
 uint32_t guix_offload_machine_port(const guix_offload_machine *machine);
@@ -439,12 +446,14 @@ typedef struct guix_offload_machines guix_offload_machines;
 guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, guix_offload_error **error);
 
 /**
- * Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
- * that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
- * most 30 s. A machine that is malformed is left out. If the file returns no list of machines, the list is empty.
- * `guix_offload_machines_problem` reports both. The caller frees the list with `guix_offload_machines_free`.
+ * Makes the list of the machines in the machine file `file`. NULL stands for the one that Guix reads,
+ * `machines.scm` in the configuration directory that the environment names. The list is empty if the file does not
+ * exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or
+ * `guix repl`, for at most 30 s. A machine that is malformed is left out. If the file returns no list of machines,
+ * the list is empty. `guix_offload_machines_problem` reports both. The caller frees the list with
+ * `guix_offload_machines_free`.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
  * message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
  */
 guix_offload_status guix_offload_machines_load(guix_offload_machines **machines,
@@ -464,6 +473,12 @@ void guix_offload_machines_free(guix_offload_machines *machines);
 guix_offload_status guix_offload_machines_add(guix_offload_machines *machines,
                                               const guix_offload_machine *machine,
                                               guix_offload_error **error);
+
+/**
+ * Returns the name of the file that the list was loaded from; NULL if it was not loaded, or if `machines` is NULL.
+ * The name belongs to the list, and lives until the list is freed.
+ */
+const char *guix_offload_machines_file(const guix_offload_machines *machines);
 
 /**
  * Returns the number of machines; 0 if `machines` is NULL.

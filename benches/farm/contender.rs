@@ -40,6 +40,10 @@ pub enum Contender {
     Daemon(Host),
     /// The same, where no keeper has a connection yet.
     First(Host),
+    /// MiB that the machines receive, for the builds of this head's daemon.
+    Received(Host),
+    /// The same on `OURS`, for a hook without a keeper: it does not know what machines have.
+    ReceivedByLoad,
     /// The same, less the seconds that the same build takes at home.
     Beyond(Host),
     /// Jobs in one process on `OURS`, one after the other: the median of all but the first, which has to connect.
@@ -76,14 +80,19 @@ pub enum Contender {
 /// Starts the daemons as they are measured.
 pub fn prepare() {
     lab(&["restart-daemon", STOCK.0, "--", "--max-jobs=0"]);
-    for (head, hook) in [(OURS, "guix-offload"), (GUILE, "guix-offload-guile")] {
-        let (guix, trace) = (format!("GUIX={PROGRAMS}/{hook}"), format!("GUIX_OFFLOAD_TRACE={TRACE}"));
-        lab(&["restart-daemon", head.0, &guix, &trace, "--", "--max-jobs=0"]);
-    }
+    start_ours(&[]);
+    lab(&["restart-daemon", GUILE.0, &format!("GUIX={PROGRAMS}/guix-offload-guile"), "--", "--max-jobs=0"]);
     fs::write(OURS.file("/root/import.scm"), include_str!("import.scm")).expect("writing a program");
     fs::copy(OURS.file("/root/import.scm"), MACHINES[0].file("/root/import.scm")).expect("copying a program");
     lab(&["cut", DEAD.0, "on"]);
     add_addresses();
+}
+
+/// Starts the daemon of `OURS` with our hook, and with these variables.
+fn start_ours(variables: &[&str]) {
+    let (guix, trace) = (format!("GUIX={PROGRAM}"), format!("GUIX_OFFLOAD_TRACE={TRACE}"));
+    lab(&[&["restart-daemon", OURS.0, &guix, &trace], variables, &["--", "--max-jobs=0"]].concat());
+    OURS.kill_keepers();
 }
 
 /// Removes what was built and sent.
@@ -115,7 +124,10 @@ fn fifty(dead: usize) -> Vec<Machine> {
 impl Contender {
     /// What [`Contender::measure`] counts.
     pub fn unit(self) -> &'static str {
-        if let Contender::Memory(_) = self { "MiB" } else { "s" }
+        match self {
+            Contender::Memory(_) | Contender::Received(_) | Contender::ReceivedByLoad => "MiB",
+            _ => "s",
+        }
     }
 
     /// Gives its head so many machines, with so many slots.
@@ -128,13 +140,14 @@ impl Contender {
         match self {
             Contender::Daemon(head)
             | Contender::First(head)
+            | Contender::Received(head)
             | Contender::Beyond(head)
             | Contender::Processor(head)
             | Contender::Memory(head)
             | Contender::Version(head) => {
                 has(head);
             }
-            Contender::Jobs | Contender::Agent | Contender::Phase(_) => has(OURS),
+            Contender::Jobs | Contender::Agent | Contender::Phase(_) | Contender::ReceivedByLoad => has(OURS),
             Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo => {}
             Contender::Accept { .. } | Contender::Decline { .. } => {}
         }
@@ -147,6 +160,17 @@ impl Contender {
             Contender::First(head) => {
                 head.kill_keepers();
                 build(head, settings)
+            }
+            Contender::Received(head) => received(|| {
+                build(head, settings);
+            }),
+            Contender::ReceivedByLoad => {
+                start_ours(&["GUIX_OFFLOAD_KEEPER=no"]);
+                let received = received(|| {
+                    build(OURS, settings);
+                });
+                start_ours(&[]);
+                received
             }
             Contender::Beyond(head) => build(head, settings) - build(ALONE, &[settings, &AT_HOME].concat()),
             Contender::Jobs => {
@@ -200,12 +224,24 @@ impl Contender {
 
 /// Seconds that the builds of `settings` take.
 fn build(head: Host, settings: &[&str]) -> f64 {
-    let builds = head.start_build("plain", settings).finish_within(PATIENCE);
+    let mode = if settings.iter().any(|setting| setting.starts_with("layers=")) { "layers" } else { "plain" };
+    let builds = head.start_build(mode, settings).finish_within(PATIENCE);
     let total = builds.results.lines().find_map(|line| line.strip_prefix("total "));
     let seconds = total.and_then(|total| total.split(' ').nth(1)?.parse().ok());
     seconds
         .filter(|_| builds.succeeded)
         .unwrap_or_else(|| panic!("builds failed on {}:\n{}{}", head.0, builds.log, builds.results))
+}
+
+/// MiB that the machines receive while `work` is done.
+fn received(work: impl FnOnce()) -> f64 {
+    let now = || -> f64 {
+        let bytes = |host: &Host| host.sh(&["cat", "/sys/class/net/eth0/statistics/rx_bytes"]);
+        MACHINES.iter().map(|host| bytes(host).trim().parse::<f64>().expect("a number of bytes")).sum()
+    };
+    let before = now();
+    work();
+    (now() - before) / f64::from(1 << 20)
 }
 
 /// Adds what the builds of `settings` need to the store; returns what a hook would be told.

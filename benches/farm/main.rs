@@ -54,6 +54,10 @@ const ROW: Row = Row {
 const NEXT_COUNTRY: &[&str] = &["delay", "20"];
 const NEXT_CONTINENT: &[&str] = &["delay", "100"];
 
+/// Builds that read what those of the layer before them made, and nothing else of that size.
+const CHAIN: &[&str] = &["layers=1,1,1,1,1,1,1,1", "kib=65536"];
+const DIAMOND: &[&str] = &["layers=1,1,4,1,1", "kib=65536"];
+
 const ROWS: &[Row] = &[
     Row { name: "1 tiny build", ..ROW },
     Row {
@@ -108,6 +112,22 @@ const ROWS: &[Row] = &[
         contenders: [("hook", Contender::Daemon(OURS)), ("agent", Contender::Agent)],
         machines: 2,
         slots: 8,
+        ..ROW
+    },
+    Row { name: "chain of 8 builds of 64 MiB", settings: CHAIN, machines: 2, ..ROW },
+    Row {
+        name: "chain of 8 builds of 64 MiB, sent",
+        settings: CHAIN,
+        contenders: [("stock", Contender::Received(STOCK)), ("hook", Contender::Received(OURS))],
+        machines: 2,
+        ..ROW
+    },
+    Row { name: "diamond of 8 builds of 64 MiB", settings: DIAMOND, machines: 2, ..ROW },
+    Row {
+        name: "diamond of 8 builds of 64 MiB, sent",
+        settings: DIAMOND,
+        contenders: [("by load alone", Contender::ReceivedByLoad), ("hook", Contender::Received(OURS))],
+        machines: 2,
         ..ROW
     },
     Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },

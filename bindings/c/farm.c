@@ -10,21 +10,12 @@
 
 #include "program.h"
 
-static const char *default_file(void)
-{
-    static char file[4096];
-    const char *directory = getenv("GUIX_CONFIGURATION_DIRECTORY");
-    snprintf(file, sizeof file, "%s/machines.scm", directory != NULL && *directory != '\0' ? directory : "/etc/guix");
-    return file;
-}
-
 /* Is MACHINE among MACHINES already, as for another system?  */
 static int is_listed(const guix_offload_machines *machines, const guix_offload_machine *machine)
 {
     const guix_offload_machine *other;
     for (size_t i = 0; (other = guix_offload_machines_get(machines, i)) != NULL; i++)
-        if (strcmp(guix_offload_machine_name(other), guix_offload_machine_name(machine)) == 0
-            && guix_offload_machine_port(other) == guix_offload_machine_port(machine))
+        if (guix_offload_machine_is_same(other, machine))
             return 1;
     return 0;
 }
@@ -34,15 +25,14 @@ static int matches(const regex_t *pattern, const char *name)
     return pattern == NULL || name == NULL || regexec(pattern, name, 0, NULL, 0) == 0;
 }
 
-/* Makes *MACHINES the machines of FILE, each once, whose names match PATTERN, an extended regular expression, unless
-   that is NULL.  Says what is wrong in FILE, and adds the number of machines that it leaves out to *MALFORMED.  */
-static guix_offload_status load(guix_offload_machines **machines, size_t *malformed, const char *file,
-                                const regex_t *pattern, guix_offload_error **error)
+/* Makes *SELECTED the machines of ALL, each once, whose names match PATTERN, an extended regular expression, unless that
+   is NULL.  Says what is wrong in the file of ALL, and adds the number of machines that it leaves out to *MALFORMED.  */
+static guix_offload_status choose(guix_offload_machines **selected, size_t *malformed,
+                                  const guix_offload_machines *all, const regex_t *pattern, guix_offload_error **error)
 {
-    guix_offload_machines *all = NULL, *some = NULL;
     const guix_offload_machine *machine;
     const guix_offload_error *problem;
-    guix_offload_status status = guix_offload_machines_load(&all, file, error);
+    guix_offload_status status = guix_offload_machines_new(selected, error);
 
     for (size_t i = 0; (problem = guix_offload_machines_problem(all, i)) != NULL; i++) {
         if (!matches(pattern, guix_offload_error_machine(problem)))
@@ -50,16 +40,9 @@ static guix_offload_status load(guix_offload_machines **machines, size_t *malfor
         *malformed += i < guix_offload_machines_left_out(all);
         fputs(guix_offload_error_warning_lines(problem), stderr);
     }
-    if (status == GUIX_OFFLOAD_OK)
-        status = guix_offload_machines_new(&some, error);
     for (size_t i = 0; status == GUIX_OFFLOAD_OK && (machine = guix_offload_machines_get(all, i)) != NULL; i++)
-        if (!is_listed(some, machine) && matches(pattern, guix_offload_machine_name(machine)))
-            status = guix_offload_machines_add(some, machine, error);
-    guix_offload_machines_free(all);
-    if (status == GUIX_OFFLOAD_OK)
-        *machines = some;
-    else
-        guix_offload_machines_free(some);
+        if (!is_listed(*selected, machine) && matches(pattern, guix_offload_machine_name(machine)))
+            status = guix_offload_machines_add(*selected, machine, error);
     return status;
 }
 
@@ -68,7 +51,8 @@ typedef guix_offload_status question(guix_offload_report **, const guix_offload_
 
 /* What a command line selects.  */
 struct selection {
-    const char *file, *pattern; /* NULL: all machines */
+    const char *file;    /* NULL: the one that Guix reads */
+    const char *pattern; /* NULL: all machines */
     int json;
 };
 
@@ -77,7 +61,7 @@ static int select_machines(struct selection *selection, int count, char **argume
 {
     int only_names = 0, names = 0;
 
-    *selection = (struct selection) {default_file(), NULL, 0};
+    *selection = (struct selection) {NULL, NULL, 0};
     for (int i = 0; i < count; i++) {
         const char *argument = arguments[i];
         if (only_names || argument[0] != '-') {
@@ -93,26 +77,20 @@ static int select_machines(struct selection *selection, int count, char **argume
             return MISUSE;
         }
     }
-    /* The library takes a missing file for one without machines, as the daemon does.  */
-    if (access(selection->file, F_OK) != 0) {
-        fprintf(stderr, "guix offload: error: machine file '%s': %s\n", selection->file, strerror(errno));
-        return MISUSE;
-    }
     return 0;
 }
 
-/* Says why no machine of SELECTION can be asked; MALFORMED of them are left out.  */
-static int nothing_to_ask(const struct selection *selection, size_t malformed)
+/* Says why no machine of FILE whose name matches PATTERN can be asked; MALFORMED of them are left out.  */
+static int nothing_to_ask(const char *file, const char *pattern, size_t malformed)
 {
     if (malformed > 0) {
         fputs("guix offload: error: no other build machine is selected\n", stderr);
         return 1;
     }
-    if (selection->pattern != NULL)
-        fprintf(stderr, "guix offload: error: no build machine of '%s' matches '%s'\n", selection->file,
-                selection->pattern);
+    if (pattern != NULL)
+        fprintf(stderr, "guix offload: error: no build machine of '%s' matches '%s'\n", file, pattern);
     else
-        fprintf(stderr, "guix offload: error: '%s' has no build machine\n", selection->file);
+        fprintf(stderr, "guix offload: error: '%s' has no build machine\n", file);
     return MISUSE;
 }
 
@@ -120,10 +98,11 @@ static int nothing_to_ask(const struct selection *selection, size_t malformed)
 static int ask_all(const struct selection *selection, question *ask, const char *doing, FILE *output)
 {
     guix_offload_engine *engine = NULL;
-    guix_offload_machines *machines = NULL;
+    guix_offload_machines *all = NULL, *machines = NULL;
     guix_offload_report *report = NULL;
     guix_offload_error *error = NULL;
     regex_t pattern;
+    const char *file;
     size_t count, malformed = 0;
     int status;
 
@@ -133,18 +112,25 @@ static int ask_all(const struct selection *selection, question *ask, const char 
     }
     status = guix_offload_engine_new(&engine, &error) == GUIX_OFFLOAD_OK ? 0 : fail(error);
     if (status == 0
-        && load(&machines, &malformed, selection->file, selection->pattern != NULL ? &pattern : NULL, &error)
-           != GUIX_OFFLOAD_OK) {
+        && (guix_offload_machines_load(&all, selection->file, &error) != GUIX_OFFLOAD_OK
+            || choose(&machines, &malformed, all, selection->pattern != NULL ? &pattern : NULL, &error)
+               != GUIX_OFFLOAD_OK)) {
         fail(error);
+        status = MISUSE;
+    }
+    file = guix_offload_machines_file(all);
+    /* The library takes a missing file for one without machines, as the daemon does.  */
+    if (status == 0 && access(file, F_OK) != 0) {
+        fprintf(stderr, "guix offload: error: machine file '%s': %s\n", file, strerror(errno));
         status = MISUSE;
     }
     count = guix_offload_machines_count(machines);
     if (status == 0 && count == 0)
-        status = nothing_to_ask(selection, malformed);
+        status = nothing_to_ask(file, selection->pattern, malformed);
     if (status == 0) {
         if (!selection->json)
             fprintf(stderr, "guix offload: %s %zu build machine%s defined in '%s'...\n", doing, count,
-                    count == 1 ? "" : "s", selection->file);
+                    count == 1 ? "" : "s", file);
         if (ask(&report, engine, machines, &error) != GUIX_OFFLOAD_OK) {
             status = fail(error);
         } else {
@@ -158,6 +144,7 @@ static int ask_all(const struct selection *selection, question *ask, const char 
     }
     guix_offload_report_free(report);
     guix_offload_machines_free(machines);
+    guix_offload_machines_free(all);
     guix_offload_engine_free(engine);
     if (selection->pattern != NULL)
         regfree(&pattern);

@@ -141,6 +141,11 @@ public:
 
     std::string name() const { return detail::text(guix_offload_machine_name(handle_)); }
     unsigned port() const noexcept { return guix_offload_machine_port(handle_); }
+    // Is the other one the same machine, perhaps listed for other systems?
+    bool is_same(machine_view other) const noexcept
+    {
+        return guix_offload_machine_is_same(handle_, other.handle_) != 0;
+    }
     std::string user() const { return detail::text(guix_offload_machine_user(handle_)); }
     std::string private_key() const { return detail::text(guix_offload_machine_private_key(handle_)); }
     std::string host_key() const { return detail::text(guix_offload_machine_host_key(handle_)); }
@@ -217,6 +222,11 @@ public:
         return machines(detail::make<owner>(guix_offload_machines_load, detail::c(file)));
     }
 
+    // The same of the file that Guix reads.
+    static machines load() { return machines(detail::make<owner>(guix_offload_machines_load, nullptr)); }
+
+    // The name of the file that it was loaded from; empty if it was not.
+    std::string file() const { return detail::text(guix_offload_machines_file(handle_.get())); }
     // Adds a copy.
     void add(machine_view machine) { detail::check(guix_offload_machines_add, handle_.get(), machine.get()); }
     std::size_t size() const noexcept { return guix_offload_machines_count(handle_.get()); }

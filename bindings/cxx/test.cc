@@ -96,6 +96,9 @@ static void testMachines()
     CHECK(failure([] { request("i686-linux", drv).set_rounds(0); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(failure([] { request("i686-linux", drv).set_verbosity(8); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(machines::load("/nowhere/machines.scm").size() == 0);
+    CHECK(machines::load("/nowhere/machines.scm").file() == "/nowhere/machines.scm" && moved.file().empty());
+    CHECK(!machines::load().file().empty());
+    CHECK(view.is_same(view) && !view.is_same(makeMachine().view()));
 }
 
 static void testJobs(const std::string& state)

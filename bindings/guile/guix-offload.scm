@@ -28,7 +28,7 @@
             machine-name machine-port machine-user machine-private-key machine-host-key machine-compression
             machine-compression-level machine-daemon-socket machine-parallel-builds machine-speed
             machine-overload-threshold machine-systems machine-features
-            load-machines
+            same-machine? load-machines
 
             make-engine engine?
             make-request request? request-matches
@@ -133,6 +133,7 @@
 (define-getters identity double 'machine
   (machine-speed "guix_offload_machine_speed"))
 
+(define-foreign machine-is-same int "guix_offload_machine_is_same" 'machine 'machine)
 (define-foreign overload-threshold double "guix_offload_machine_overload_threshold" 'machine)
 (define-foreign nth-system '* "guix_offload_machine_system" 'machine size_t)
 (define-foreign nth-feature '* "guix_offload_machine_feature" 'machine size_t)
@@ -148,6 +149,11 @@
   (collect (lambda (index)
              (pointer->text (apply nth (append arguments (list index)))))))
 
+(define-typed (same-machine? machine other)
+  "Whether OTHER is the same machine as MACHINE, perhaps listed for other systems: one with the same name and port."
+  ((machine 'machine) (other 'machine))
+  (= 1 (machine-is-same machine other)))
+
 (define-typed (machine-systems machine)
   "The system types that MACHINE builds for."
   ((machine 'machine))
@@ -159,7 +165,7 @@
   (texts nth-feature machine))
 
 (define-foreign machines-new int "guix_offload_machines_new" 'out 'out)
-(define-foreign machines-load int "guix_offload_machines_load" 'out 'string 'out)
+(define-foreign machines-load int "guix_offload_machines_load" 'out '(maybe string) 'out)
 (define-foreign machines-free void "guix_offload_machines_free" 'pointer)
 (define-foreign machines-add int "guix_offload_machines_add" 'machines 'machine 'out)
 (define-foreign machines-get '* "guix_offload_machines_get" 'machines size_t)
@@ -167,12 +173,12 @@
 (define-foreign machines-left-out size_t "guix_offload_machines_left_out" 'machines)
 (define-foreign machines-are-current int "guix_offload_machines_are_current" 'machines)
 
-(define-typed (load-machines file #:key (report (const #t)) (warn report))
-  "The list of machines that the machine file FILE returns, as the library reads it: one that is more than plain data is
-evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
+(define-typed (load-machines #:optional file #:key (report (const #t)) (warn report))
+  "The list of machines that the machine file FILE returns, by default the one that Guix reads: as the library reads it.
+One that is more than plain data is evaluated by another Guile process.  A machine that is malformed is left out: REPORT is called with a condition that
 says why.  WARN is called with one for what is odd in a machine that is used all the same.  The second value is a thunk
 that tells whether FILE would return the same now."
-  ((file 'string) (report 'procedure) (warn 'procedure))
+  ((file (maybe 'string)) (report 'procedure) (warn 'procedure))
   (let* ((machines (call-for-handle 'machines machines-free machines-load file))
          (problems (collect (lambda (index)
                               (let ((problem (machines-problem machines index)))

@@ -20,11 +20,10 @@ use std::io::Read;
 use super::nar::{self, Visitor};
 use super::word_reader::WordReader;
 use crate::ground::error::Result;
-use crate::ground::store_path::{MAX_BASE_NAME, StoreDir, StorePath};
+use crate::ground::store_path::{MAX_BASE_NAME, MAX_REFERENCES, StoreDir, StorePath};
 use crate::ground::words::{Words, put_number, put_string};
 
 const MAGIC: u64 = 0x4558_494e;
-const MAX_REFERENCES: u64 = 1 << 16;
 const MAX_SIGNATURE: u64 = 64 * 1024;
 /// A store item without its contents, as an archive describes it. None of it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::site::{Common, Site};
 use crate::choose::history::Histories;
+use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
 use crate::choose::queue::{Place, Queue};
 use crate::choose::slot::Slots;
@@ -119,10 +120,12 @@ impl Engine {
         let rest = |remote: &mut Box<dyn Connection>| remote.drop_temp_roots().is_ok();
         let pool = Pool::with_rest(idle_limit, REST_AFTER.min(idle_limit), rest, Arc::clone(&clock));
         let queue = Queue::new(&directories.offload_state());
-        let (histories, slots) = (Histories::new(&directories, &clock), Slots::default());
-        let resources = Arc::new(Resources { directories, histories, slots, queue, pool, connector, clock });
-        let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
-        let common = Common { resources, locals, trace, log };
+        let (histories, holdings, slots) =
+            (Histories::new(&directories, &clock), Holdings::default(), Slots::default());
+        let resources = Arc::new(Resources { directories, histories, holdings, slots, queue, pool, connector, clock });
+        let (locals, databases) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
+        let (trace, log) = (phases::open()?, Log::open()?);
+        let common = Common { resources, locals, databases, trace, log };
         Ok(Engine { common: Arc::new(common), idle_limit })
     }
 
@@ -181,6 +184,7 @@ impl Engine {
             observer.detail(format_args!("none of {} machines can ever do it", machines.len()));
             return Ok(Reply::Decline);
         };
+        self.look_up_inputs(&mut accepted.candidates, &request.derivation, longest_wait(options), cancel, observer);
         // guix-daemon does nothing else until it has its answer. So as few builds as possible make it wait for a
         // machine.
         let has_room = accepted.candidates.have_room_as_known();
@@ -220,6 +224,9 @@ impl Engine {
             return Ok(None);
         };
         let mut logged = Logged::new(observer, self.common.log.as_ref(), derivation);
+        if let Some(derivation) = derivation {
+            self.look_up_inputs(&mut candidates, derivation, Duration::ZERO, cancel, &mut logged);
+        }
         let mut choose = |observer: &mut dyn Observer| candidates.choose(|_| true, None, cancel, observer).map(Some);
         match derivation {
             Some(derivation) => {
@@ -237,6 +244,25 @@ impl Engine {
             let request = request.clone();
             Accepted { request, candidates, lease: None, place: None }
         }))
+    }
+
+    /// Makes the choice among `candidates` depend on which of them have what `derivation` reads, and may be worth waiting
+    /// for, at most for `patience`. If that cannot be found out, the choice does not depend on it.
+    pub(super) fn look_up_inputs(
+        &self,
+        candidates: &mut Candidates,
+        derivation: &StorePath,
+        patience: Duration,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) {
+        if candidates.count() < 2 || self.common.resources.holdings.is_empty() {
+            return;
+        }
+        match self.common.inputs_of(derivation, cancel) {
+            Ok(inputs) => candidates.set_inputs(inputs, patience),
+            Err(error) => observer.detail(format_args!("what it reads is not known: {error}")),
+        }
     }
 
     /// Returns whether one of `machines` can ever do a build with these requirements.
@@ -268,10 +294,18 @@ fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
     machine.parallel_builds > 0 && machine.matches(requirements)
 }
 
+/// Returns how long a build with these `options` may be expected to wait if it is accepted.
+fn longest_wait(options: &BuildOptions) -> Duration {
+    let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
+    limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min)
+}
+
 /// Returns a place in the queue for a build that one of `candidates` is to do; `None` if it could not begin soon.
 fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
-    let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
-    let longest = limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min);
+    if let Some((index, _)) = candidates.preferred() {
+        return candidates.join_queue(|candidate| candidate == index).ok();
+    }
+    let longest = longest_wait(options);
     let (expected, waiting) = (candidates.expected_wait(), candidates.count_waiting());
     observer.detail(format_args!("{waiting} builds wait for its machines, it would for {expected:?}, of {longest:?}"));
     if expected.is_none_or(|wait| wait > longest) || waiting >= QUEUE_LENGTH {

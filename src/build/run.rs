@@ -24,6 +24,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// in all because garbage collectors take what it needs.
 const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 
+/// Longest time that a job waits for a machine that has its inputs while others are free.
+const LONGEST_PREFERENCE: Duration = Duration::from_secs(60);
+
 /// How many machines may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
@@ -53,7 +56,11 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         match self.accept(machines, request)? {
-            Some(accepted) => self.run_for(accepted, work, registrar, cancel, observer),
+            Some(mut accepted) => {
+                let candidates = &mut accepted.candidates;
+                self.look_up_inputs(candidates, &request.derivation, LONGEST_PREFERENCE, cancel, observer);
+                self.run_for(accepted, work, registrar, cancel, observer)
+            }
             None => Err(Error::new(ErrorKind::Internal, "a machine that matched no longer does")),
         }
     }
@@ -164,6 +171,8 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<Box<Lease>> {
         let clock = &self.common.resources.clock;
+        // Which machine the place in the queue is for, if for one alone.
+        let mut place_for = candidates.preferred().map(|(index, _)| index);
         let mut last_hope = clock.now();
         let mut waiting_since: Option<Instant> = None;
         loop {
@@ -173,11 +182,18 @@ impl Engine {
                 Choice::Misconfigured(error) => return Err(error),
                 Choice::Busy => {
                     last_hope = clock.now();
+                    let preferred = candidates.preferred();
+                    let waits_for = |index| eligible(index) && preferred.is_none_or(|(one, _)| one == index);
+                    let longest = preferred.map_or(Duration::MAX, |(_, left)| left);
+                    if place_for != preferred.map(|(index, _)| index) {
+                        place_for = preferred.map(|(index, _)| index);
+                        place = None;
+                    }
                     // Without a place the build still waits, but behind all others.
-                    place = place.or_else(|| candidates.join_queue(eligible).ok());
+                    place = place.or_else(|| candidates.join_queue(waits_for).ok());
                     observer.event(&Event::Queued { away: false });
                     let since = *waiting_since.get_or_insert_with(|| clock.now());
-                    candidates.turn(eligible).wait(place.as_ref(), since, cancel)?;
+                    candidates.turn(waits_for).within(longest).wait(place.as_ref(), since, cancel)?;
                     continue;
                 }
                 Choice::NoRoom if !is_patient => return Err(unusable("no build machine has room for it")),

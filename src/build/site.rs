@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::local_guix::LocalGuix;
 use super::transfer;
+use crate::choose::holdings::Input;
 use crate::choose::pool::Pool;
 use crate::choose::taken_slot::TakenSlot;
 use crate::choose::{Lease, Resources, cut_when_cancelled};
@@ -20,10 +21,13 @@ use crate::remote::{Connecting, Connection, Line, build_all_rounds};
 use crate::report::log::{Log, Logged};
 use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
-use crate::store::Registrar;
+use crate::store::{Database, Registrar};
 
 /// Longest time that a connection keeps its temporary roots on a machine if there is no pause between builds.
 const LONGEST_PROTECTION: Duration = Duration::from_secs(30);
+
+/// Fewest bytes, as nars, whose sending shows the rate of a link: less is sent before the link's buffers are full.
+const RATE_SAMPLE: u64 = 4 << 20;
 
 /// The state that all sites of a process share. Any thread.
 pub struct Common {
@@ -31,6 +35,8 @@ pub struct Common {
     pub resources: Arc<Resources>,
     /// Connections to this host's own Guix, to use again.
     pub locals: Pool<LocalGuix>,
+    /// Connections to the store's database, for questions before a build.
+    pub databases: Pool<Database>,
     /// The file in which phases are noted, if they are.
     pub trace: Option<File>,
     /// The log of decisions about builds, if there is one.
@@ -49,6 +55,18 @@ impl Common {
             }
         }
         LocalGuix::connect(&self.resources.directories, cancel)
+    }
+
+    /// Returns what `derivation` reads, as far as it is valid here.
+    pub fn inputs_of(&self, derivation: &StorePath, cancel: &Cancel) -> Result<Vec<Input>> {
+        let database = match self.databases.take(|_| true) {
+            Some((database, _)) => database,
+            None => Database::open(&self.resources.directories, cancel)?,
+        };
+        database.obey(cancel);
+        let inputs = database.inputs_of(derivation)?;
+        self.databases.put(database);
+        Ok(inputs.iter().map(|(item, bytes)| Input::new(item, *bytes)).collect())
     }
 
     /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are
@@ -170,6 +188,7 @@ impl Site {
             // The machine's collector may still have taken an input, which is no reason yet to try another machine.
             let refused = built.as_ref().is_err_and(|error| error.kind() == ErrorKind::Daemon);
             if refused && transfer::have_gone(&mut *site.remote, task.items) {
+                site.common.resources.holdings.forget(site.remote.machine());
                 site.send_from(local, task, observer)?;
                 built = site.build_there(task, observer).map_err(|error| {
                     let gone = error.kind() == ErrorKind::Daemon && transfer::have_gone(&mut *site.remote, task.items);
@@ -229,9 +248,22 @@ impl Site {
 
     fn send_from(&mut self, local: &mut LocalGuix, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
         let known = self.remote.slow_link();
+        let Resources { histories, holdings, clock, .. } = &*self.common.resources;
+        let begun = clock.now();
         let sent = transfer::send_files(local, &mut *self.remote, task.items, task.outputs, observer)?;
+        let took = (clock.now() - begun).as_secs_f64();
+        // New derivations are sent unasked.
+        let lost: Vec<_> = sent.iter().filter(|item| !item.is_derivation()).cloned().collect();
+        if holdings.has_any(self.machine(), &lost) {
+            holdings.forget(self.machine()); // its collector has run
+        }
+        holdings.add(self.machine(), task.items);
+        let bytes: u64 = sent.iter().map(|item| local.info(item).map_or(0, |info| info.nar_size)).sum();
+        if bytes >= RATE_SAMPLE && took > 0.0 {
+            histories.note_rate(self.machine(), bytes as f64 / took);
+        }
         if let Some(rate) = self.remote.slow_link().filter(|_| known.is_none()) {
-            self.common.resources.histories.note_slow_link(self.machine(), rate);
+            histories.note_slow_link(self.machine(), rate);
         }
         self.cancel.check()?;
         Ok(sent)
@@ -244,6 +276,7 @@ impl Site {
         if built.is_ok() {
             self.remote.held().add(items);
             self.remote.held().add(outputs);
+            self.common.resources.holdings.add(self.machine(), outputs);
         }
         built.map_err(|error| match error.is_machines_fault() {
             true => error.context(format!("building '{derivation}' on '{}'", self.machine().name)),

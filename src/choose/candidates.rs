@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::history::History;
+use super::holdings::Input;
+use super::order::{Outlook, Ranked};
 use super::queue::{Place, Waiting};
 use super::slot::{LockDirectory, SharedSlots};
 use super::taken_slot::TakenSlot;
@@ -17,6 +20,12 @@ use crate::machine::suitability::is_overloaded;
 /// of it may have been stopped.
 const OVERTAKE: Duration = Duration::from_secs(2);
 
+/// Time that builds take where none is known, in seconds.
+const USUAL_BUILD_TIME: f64 = 10.0;
+
+/// Rate of a link that was not measured, in bytes a second: a fast Ethernet is slower, most others are faster.
+const USUAL_RATE: f64 = 30e6;
+
 /// The machines that can do a build, and their slots.
 pub struct Candidates {
     pub(super) resources: Arc<Resources>,
@@ -25,6 +34,18 @@ pub struct Candidates {
     /// For each machine, since when a slot has been free that the builds ahead do not take.
     untaken: Vec<Option<Instant>>,
     pub(super) random: fastrand::Rng,
+    /// What the build reads, as far as is known.
+    inputs: Vec<Input>,
+    /// How long the build may wait for a machine that has its inputs while others are free.
+    patience: Duration,
+    preferred: Option<Preferred>,
+}
+
+/// A machine that is busy, and for which a build waits, though others are free: it has the inputs.
+#[derive(Clone, Copy, Debug)]
+struct Preferred {
+    index: usize,
+    until: Instant,
 }
 
 impl Candidates {
@@ -35,7 +56,61 @@ impl Candidates {
         let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         let random = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
         let untaken = vec![None; machines.len()];
-        Ok(Candidates { resources: Arc::clone(resources), machines, slots, untaken, random })
+        let resources = Arc::clone(resources);
+        let (inputs, patience, preferred) = (Vec::new(), Duration::ZERO, None);
+        Ok(Candidates { resources, machines, slots, untaken, random, inputs, patience, preferred })
+    }
+
+    /// Makes the choice depend on the `inputs` of the build. `patience` is how long the build may wait for a machine
+    /// that has them, while others are free.
+    pub fn set_inputs(&mut self, inputs: Vec<Input>, patience: Duration) {
+        (self.inputs, self.patience) = (inputs, patience);
+    }
+
+    /// Returns how many bytes of the inputs a candidate is not known to have.
+    pub(super) fn missing_bytes(&self, index: usize) -> u64 {
+        self.resources.holdings.missing_bytes(&self.machines[index], &self.inputs)
+    }
+
+    /// Returns what is known of a candidate, with this `history`, for the build.
+    pub(super) fn outlook(&self, index: usize, history: &History) -> Outlook {
+        let rate = history.link_rate().or(history.slow_link()).unwrap_or(USUAL_RATE).max(1.0);
+        Outlook { load: history.recent_load(), sending: self.missing_bytes(index) as f64 / rate }
+    }
+
+    /// Returns how long builds on the candidates took lately, in seconds.
+    pub(super) fn usual_build_time(histories: &[History]) -> f64 {
+        let known: Vec<_> = histories.iter().filter_map(History::build_time).collect();
+        if known.is_empty() {
+            USUAL_BUILD_TIME
+        } else {
+            known.iter().sum::<Duration>().as_secs_f64() / known.len() as f64
+        }
+    }
+
+    /// Decides whether to wait for the candidate `busy`, though `next` may be free: for as long as the choice of `next`
+    /// would cost more time, and at most for as long as sending the inputs to it takes. Waits so once for a build.
+    pub(super) fn prefers(&mut self, busy: &Ranked, next: &Ranked, histories: &[History]) -> bool {
+        let now = self.resources.clock.now();
+        if let Some(Preferred { index, until }) = self.preferred {
+            return index == busy.index && now < until;
+        }
+        let sending = |ranked: &Ranked| self.outlook(ranked.index, &histories[ranked.index]).sending;
+        let worth = (next.cost - busy.cost).min(sending(next) - sending(busy)).max(0.0);
+        let worth = Duration::try_from_secs_f64(worth).unwrap_or(self.patience).min(self.patience);
+        let expected = self.expected_wait_for(&self.machines[busy.index..=busy.index]);
+        let preferred = expected.is_some_and(|wait| wait < worth);
+        if preferred {
+            self.preferred = Some(Preferred { index: busy.index, until: now + worth });
+        }
+        preferred
+    }
+
+    /// Returns the candidate that the build waits for, though others are free, and how long it still waits for it.
+    pub fn preferred(&self) -> Option<(usize, Duration)> {
+        let Preferred { index, until } = self.preferred?;
+        let left = until.saturating_duration_since(self.resources.clock.now());
+        (!left.is_zero()).then_some((index, left))
     }
 
     /// Returns the number of candidates.
@@ -57,11 +132,19 @@ impl Candidates {
 
     /// Returns how many waiting builds some candidate can do.
     pub fn count_waiting(&self) -> usize {
-        turn::count_ahead(&self.resources.queue, None, self.machines.iter())
+        self.count_waiting_for(&self.machines)
+    }
+
+    fn count_waiting_for(&self, machines: &[BuildMachine]) -> usize {
+        turn::count_ahead(&self.resources.queue, None, machines.iter())
     }
 
     /// Returns how long a build that joins the queue now is expected to wait for a slot; `None`: nobody can tell.
     pub fn expected_wait(&self) -> Option<Duration> {
+        self.expected_wait_for(&self.machines)
+    }
+
+    fn expected_wait_for(&self, machines: &[BuildMachine]) -> Option<Duration> {
         let state = self.resources.directories.offload_state();
         let slots = |machine: &BuildMachine| {
             let history = self.resources.histories.of(machine);
@@ -69,8 +152,8 @@ impl Candidates {
             let taken_for = LockDirectory::taken_for(&state, machine).ok().filter(|_| !left_alone)?;
             Some(forecast::Slots { count: machine.parallel_builds, taken_for, build_time: history.build_time() })
         };
-        let slots: Vec<_> = self.machines.iter().filter_map(slots).collect();
-        forecast::expected_wait(self.count_waiting(), &slots)
+        let slots: Vec<_> = machines.iter().filter_map(slots).collect();
+        forecast::expected_wait(self.count_waiting_for(machines), &slots)
     }
 
     /// Returns whether a candidate has a slot for one more build, as far as is known from what other builds of this

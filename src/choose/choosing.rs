@@ -8,9 +8,10 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::history::{History, SetbackKind};
+use super::order::{self, Ranked};
 use super::queue::Place;
 use super::taken_slot::TakenSlot;
-use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled, order};
+use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled};
 use crate::archive::Acl;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -116,18 +117,22 @@ impl fmt::Display for ChoiceSummary {
 
 /// Machines in the order in which they are tried, for a message.
 struct Ranking<'a> {
-    order: &'a [usize],
-    machines: &'a [BuildMachine],
+    order: &'a [Ranked],
+    candidates: &'a Candidates,
     histories: &'a [History],
 }
 
 impl fmt::Display for Ranking<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, &index) in self.order.iter().enumerate() {
-            let BuildMachine { name, speed, .. } = &self.machines[index];
+        for (number, &Ranked { index, .. }) in self.order.iter().enumerate() {
+            let BuildMachine { name, speed, .. } = &self.candidates.machines[index];
             write!(f, "{}{name} (speed {speed}", if number > 0 { ", then " } else { "" })?;
             if let Some(load) = self.histories[index].recent_load() {
                 write!(f, ", load {load:.2}")?;
+            }
+            let missing = self.candidates.missing_bytes(index);
+            if missing > 0 {
+                write!(f, ", lacks {missing} bytes of inputs")?;
             }
             f.write_str(")")?;
         }
@@ -157,11 +162,12 @@ impl Candidates {
         let resources = Arc::clone(&self.resources);
         let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
-        let known_load = |index: usize| histories[index].recent_load();
-        let order = order::order(&self.machines, known_load, &mut self.random);
+        let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
+        let build_time = Self::usual_build_time(&histories);
+        let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);
         let mut summary = ChoiceSummary::default();
-        let mut order = order.into_iter().filter(|&index| eligible(index)).collect::<Vec<_>>();
-        order.retain(|&index| {
+        order.retain(|ranked| eligible(ranked.index));
+        order.retain(|&Ranked { index, .. }| {
             let setback = histories[index].setback();
             if let Some(setback) = setback {
                 let reason = setback.reason.clone().on_machine(&self.machines[index].name);
@@ -170,10 +176,8 @@ impl Candidates {
             }
             setback.is_none()
         });
-        observer.detail(format_args!(
-            "may go to {}",
-            Ranking { order: &order, machines: &self.machines, histories: &histories }
-        ));
+        observer
+            .detail(format_args!("may go to {}", Ranking { order: &order, candidates: self, histories: &histories }));
         let ahead = queue.ahead_of(place);
         let mut order = order.into_iter().peekable();
 
@@ -184,11 +188,17 @@ impl Candidates {
         loop {
             cancel.check()?;
             while attempts.0.is_empty() || clock.now() >= next_start {
-                let Some(index) = order.next() else { break };
+                let Some(ranked @ Ranked { index, .. }) = order.next() else { break };
                 let Some(slot) = self.take_slot(index, &ahead, place.is_some())? else {
                     let name = &self.machines[index].name;
                     observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
                     summary.busy = true;
+                    let next = order.peek().filter(|_| attempts.0.is_empty());
+                    if next.is_some_and(|next| self.prefers(&ranked, next, &histories)) {
+                        let name = &self.machines[index].name;
+                        observer.detail(format_args!("waits for {name}, which has inputs that others lack"));
+                        return Ok(Choice::Busy);
+                    }
                     continue;
                 };
                 let since = clock.now();

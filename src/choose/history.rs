@@ -8,12 +8,11 @@ mod file;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -31,6 +30,8 @@ const LOAD_LIFETIME: u64 = 60;
 const ANSWER_LIFETIME: u64 = 10;
 /// How long a link that was slow is assumed to be as slow, in seconds.
 const LINK_LIFETIME: u64 = 60 * 60;
+/// How long the measured rate of a link counts, in seconds.
+const RATE_LIFETIME: u64 = 24 * 60 * 60;
 /// How long the times of the last builds count for the next ones, in seconds.
 const BUILDS_LIFETIME: u64 = 24 * 60 * 60;
 /// Most builds whose time is remembered.
@@ -141,6 +142,7 @@ pub struct History {
     setback: Option<Setback>,
     address: Option<IpAddr>,
     slow: Option<(f64, u64)>,
+    rate: Option<(f64, u64)>,
     took: VecDeque<Duration>,
     took_until: u64,
 }
@@ -209,6 +211,15 @@ impl Histories {
         self.change(machine, |history| history.slow = Some((rate, history.now)));
     }
 
+    /// Remembers that items were sent to `machine` at this `rate`, in bytes of nars a second. The rate that is remembered
+    /// is an average, in which the last one has the weight of all before it.
+    pub fn note_rate(&self, machine: &BuildMachine, rate: f64) {
+        self.change(machine, |history| {
+            let average = history.link_rate().map_or(rate, |before| (before + rate) / 2.0);
+            history.rate = Some((average, history.now));
+        });
+    }
+
     /// Remembers which address of `machine` answered; `None`: the one that the resolver returns first.
     pub fn note_address(&self, machine: &BuildMachine, address: Option<IpAddr>) {
         self.change(machine, |history| history.address = address);
@@ -229,7 +240,6 @@ impl Histories {
     /// Replaces the history by what `change` makes of it. If it cannot be written, nothing is remembered: no build
     /// fails for that.
     fn change(&self, machine: &BuildMachine, change: impl FnOnce(&mut History)) {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let named = StateDir::named(&self.state, machine.label());
         // A machine has no directory before somebody takes a slot of it.
         let Ok(directory) = named.open().or_else(|_| named.create().and_then(|()| named.open())) else { return };
@@ -237,14 +247,7 @@ impl Histories {
         let _lock = locked(&directory);
         let mut history = self.read_in(Some(&directory), machine);
         change(&mut history);
-        let fresh = format!("{NAME}.{}.{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let written = directory
-            .open(&fresh, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NONBLOCK)
-            .and_then(|mut file| file.write_all(history.text().as_bytes()))
-            .and_then(|()| directory.rename(&fresh, NAME));
-        if written.is_err() {
-            let _ = directory.remove(&fresh);
-        }
+        let _ = directory.replace(NAME, history.text().as_bytes());
     }
 }
 
@@ -289,6 +292,11 @@ impl History {
         self.slow.filter(|(_, at)| self.within(*at, LINK_LIFETIME)).map(|(rate, _)| rate)
     }
 
+    /// Returns the rate at which items were sent to the machine lately, in bytes of nars a second.
+    pub fn link_rate(&self) -> Option<f64> {
+        self.rate.filter(|(_, at)| self.within(*at, RATE_LIFETIME)).map(|(rate, _)| rate)
+    }
+
     /// Returns the address of the machine that should be tried first.
     pub fn address(&self) -> Option<IpAddr> {
         self.address
@@ -318,16 +326,7 @@ impl History {
 /// Locks the history in `directory` for a change. Returns `None` if another process holds the lock for too long, or the
 /// file cannot be locked.
 fn locked(directory: &OpenStateDir) -> Option<Held> {
-    let mut file = directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?;
-    let begun = Instant::now();
-    loop {
-        file = match Held::try_new(file).ok()? {
-            Ok(held) => return Some(held),
-            Err(_) if begun.elapsed() > CHANGE_TIMEOUT => return None,
-            Err(file) => file,
-        };
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    Held::within(directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?, CHANGE_TIMEOUT).ok()
 }
 
 #[cfg(test)]

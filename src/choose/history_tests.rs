@@ -190,6 +190,23 @@ fn a_slow_link_is_remembered_for_an_hour_whatever_else_happens() {
 }
 
 #[test]
+fn the_rate_of_a_link_is_an_average_that_is_remembered_for_a_day() {
+    let (scene, machine) = scene();
+    let rate = || scene.histories.of(&machine).link_rate();
+    assert_eq!(rate(), None);
+    scene.histories.note_rate(&machine, 4e6);
+    scene.histories.note_rate(&machine, 8e6);
+    scene.histories.note_setback(&machine, SetbackKind::Away, &failure("gone"));
+    assert_eq!(rate(), Some(6e6));
+    scene.histories.note_rate(&machine, 2e6);
+    assert_eq!(rate(), Some(4e6));
+    scene.later(24 * 3600 + 1);
+    assert_eq!(rate(), None);
+    scene.histories.note_rate(&machine, 8e6);
+    assert_eq!(rate(), Some(8e6), "what is old does not count");
+}
+
+#[test]
 fn builds_take_as_long_as_the_last_ones_did() {
     let (scene, machine) = scene();
     let noted = |seconds| {
@@ -257,6 +274,9 @@ fn damage_is_ignorance() {
         "load NaN 1",
         "slow NaN 1",
         "slow 1",
+        "rate 0 1",
+        "rate -1 1",
+        "rate 1",
         "\0\0",
         "setback away 0 1 1",
         "setback away -1 1 1",

@@ -5,6 +5,7 @@ mod candidates;
 mod choosing;
 pub mod forecast;
 pub mod history;
+pub mod holdings;
 pub mod order;
 pub mod pool;
 pub mod queue;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::choose::history::Histories;
+use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
 use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
@@ -35,6 +37,8 @@ pub struct Resources {
     pub directories: Directories,
     /// The histories of machines.
     pub histories: Histories,
+    /// What machines are known to have.
+    pub holdings: Holdings,
     /// The slots of the machines that are known.
     pub slots: Slots,
     /// The queue of builds that wait for a slot.

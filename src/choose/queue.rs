@@ -13,10 +13,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -170,11 +170,8 @@ impl Queue {
     }
 
     fn write(&self, waiting: &[Waiting]) -> std::io::Result<()> {
-        let directory = self.directory.open()?;
         let text: String = waiting.iter().map(|one| format!("{} {}\n", one.ticket, one.machines.join(" "))).collect();
-        let mut file = directory.open("waiting.new", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-        file.write_all(text.as_bytes())?;
-        directory.rename("waiting.new", "waiting")
+        self.directory.open()?.replace("waiting", text.as_bytes())
     }
 }
 
@@ -183,13 +180,7 @@ struct Changing<'a>(&'a File);
 
 impl<'a> Changing<'a> {
     fn begin(file: &'a File) -> std::io::Result<Self> {
-        let begun = Instant::now();
-        while !lock::try_lock(file, Range::Byte(0))? {
-            if begun.elapsed() > CHANGE_TIMEOUT {
-                return Err(std::io::Error::other("another process has it locked"));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        lock::lock_within(file, Range::Byte(0), CHANGE_TIMEOUT)?;
         Ok(Changing(file))
     }
 }
@@ -227,6 +218,8 @@ fn parse(text: &str) -> Vec<Waiting> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::choose::slot::LockDirectory;
     use crate::choose::taken_slot::TakenSlot;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
+mod inputs;
+
 use std::time::Duration;
 
-use super::history::SetbackKind;
+use super::history::{History, SetbackKind};
 use super::queue::Place;
 use super::slot::LockDirectory;
 use super::*;
@@ -41,6 +43,7 @@ fn scene_of(machines: &[BuildMachine]) -> Scene {
     let minute = Duration::from_secs(60);
     let resources = Arc::new(Resources {
         histories: Histories::new(&directories, &turned),
+        holdings: Holdings::default(),
         slots: Slots::default(),
         queue: Queue::new(&directories.offload_state()),
         pool: Pool::with_rest(minute, minute, |_| true, Arc::clone(&turned)),

@@ -29,11 +29,17 @@ const LONGEST_TURN: Duration = Duration::from_secs(5);
 pub struct Turn<'a> {
     machines: Vec<&'a BuildMachine>,
     resources: &'a Resources,
+    longest: Duration,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(machines: Vec<&'a BuildMachine>, resources: &'a Resources) -> Self {
-        Turn { machines, resources }
+        Turn { machines, resources, longest: LONGEST_TURN }
+    }
+
+    /// Makes it time to try the machines again after `limit`.
+    pub fn within(self, limit: Duration) -> Self {
+        Turn { longest: self.longest.min(limit), ..self }
     }
 
     /// Waits until the turn may have come for the build with this `place` in the queue, which has waited since
@@ -61,8 +67,9 @@ impl<'a> Turn<'a> {
             let own_pause =
                 (clock.now().saturating_duration_since(waiting_since) / POLL_SHARE).clamp(POLL_SHORTEST, POLL_LONGEST);
             let longest = POLL_LONGEST * (1 + further_back / POLL_CROWD);
-            clock.sleep(own_pause.saturating_mul(1 + further_back).min(longest), cancel)?;
-            let patience = if free > 0 { COURTESY } else { LONGEST_TURN };
+            let pause = own_pause.saturating_mul(1 + further_back).min(longest);
+            clock.sleep(pause.min(self.longest), cancel)?;
+            let patience = if free > 0 { COURTESY.min(self.longest) } else { self.longest };
             if free > ahead || clock.now() - begun > patience {
                 return Ok(());
             }

@@ -37,7 +37,7 @@ use super::frame::{Frame, read_frame};
 use super::request::{Operation, put_paths};
 use super::wire::{broken, lost, read_number, read_text, read_texts};
 use crate::ground::error::{Error, ErrorKind, Result};
-use crate::ground::store_path::{StoreDir, StorePath};
+use crate::ground::store_path::{MAX_REFERENCES, StoreDir, StorePath};
 use crate::ground::words::{put_number, put_string};
 
 /// Size of the buffer for reading ahead, in bytes.
@@ -45,9 +45,6 @@ const READ_AHEAD: usize = 64 << 10;
 
 /// Most log and empty frames of one request other than a build, in bytes. A daemon sends next to none.
 const MAX_IGNORED: usize = 1 << 20;
-
-/// Most items that an item may refer to. The limit in an archive is the same.
-const MAX_REFERENCES: u64 = 1 << 16;
 
 /// Largest flight, in bytes: requests that are sent together, before the first one is answered. The daemon reads 32 KiB
 /// at once. If unread bytes remain when it begins to work on a request, it reports a protocol error. An SSH packet has

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Build machines.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 
 use super::error::guix_offload_error;
 use super::export;
@@ -243,6 +243,18 @@ export! {
     /// freed or changed. If `machine` is NULL, texts are NULL and numbers 0.
     pub fn guix_offload_machine_name(machine: *const guix_offload_machine) -> *const c_char {
         handle::look(machine, std::ptr::null(), |m| m.texts.name.as_ptr())
+    }
+}
+
+export! {
+    /// Returns 1 if `other` is the same machine, perhaps listed for other systems: one with the same name and port. 0
+    /// otherwise, and if a pointer is NULL. Machines that are the same share their build slots.
+    pub fn guix_offload_machine_is_same(
+        machine: *const guix_offload_machine,
+        other: *const guix_offload_machine
+    ) -> c_int {
+        let is_same = |m: &guix_offload_machine| handle::look(other, false, |o| m.machine.is_same(&o.machine));
+        c_int::from(handle::look(machine, false, is_same))
     }
 }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Lists of build machines.
 
-use std::ffi::{c_char, c_int};
-use std::path::Path;
+use std::ffi::{CString, c_char, c_int};
+use std::path::PathBuf;
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::{export, string};
+use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind};
 use crate::machine::file::{self, Inputs, LoadOptions, Loaded};
 use crate::machine::{BuildMachine, Requirements};
@@ -18,6 +19,8 @@ pub struct guix_offload_machines {
     problems: Vec<guix_offload_error>,
     /// How many of `problems`, the first ones, are about machines that were left out.
     left_out: usize,
+    /// The file that the list was loaded from.
+    file: Option<CString>,
     /// What the list depends on, if it was loaded from a file.
     inputs: Option<Inputs>,
 }
@@ -42,19 +45,27 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let none = guix_offload_machines { list: Vec::new(), problems: Vec::new(), left_out: 0, inputs: None };
-        Out::new(machines, "machines")?.give(none);
+        let (list, problems) = (Vec::new(), Vec::new());
+        Out::new(machines, "machines")?.give(guix_offload_machines {
+            list,
+            problems,
+            left_out: 0,
+            file: None,
+            inputs: None,
+        });
         Ok(())
     }
 }
 
 export! {
-    /// Makes the list of the machines in the machine file `file`. The list is empty if the file does not exist. A file
-    /// that is too complicated to be read in process is evaluated by a child process, `guile` or `guix repl`, for at
-    /// most 30 s. A machine that is malformed is left out. If the file returns no list of machines, the list is empty.
-    /// `guix_offload_machines_problem` reports both. The caller frees the list with `guix_offload_machines_free`.
+    /// Makes the list of the machines in the machine file `file`. NULL stands for the one that Guix reads,
+    /// `machines.scm` in the configuration directory that the environment names. The list is empty if the file does not
+    /// exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or
+    /// `guix repl`, for at most 30 s. A machine that is malformed is left out. If the file returns no list of machines,
+    /// the list is empty. `guix_offload_machines_problem` reports both. The caller frees the list with
+    /// `guix_offload_machines_free`.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
     /// message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
     pub fn guix_offload_machines_load(
         machines: *mut *mut guix_offload_machines,
@@ -62,13 +73,17 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(machines, "machines")?;
-        let file = Path::new(string::required(file, "file")?);
-        let missing = || Loaded { inputs: Some(Inputs::of_file(file, None)), ..Loaded::default() };
-        let loaded = file::load(file, &LoadOptions::default())?.unwrap_or_else(missing);
+        let file = match string::optional(file, "file")? {
+            Some(file) => PathBuf::from(file),
+            None => Directories::from_environment()?.machine_file(),
+        };
+        let missing = || Loaded { inputs: Some(Inputs::of_file(&file, None)), ..Loaded::default() };
+        let loaded = file::load(&file, &LoadOptions::default())?.unwrap_or_else(missing);
         out.give(guix_offload_machines {
             left_out: loaded.left_out.len(),
             list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
             problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
+            file: Some(string::for_c(&file.to_string_lossy())),
             inputs: loaded.inputs,
         });
         Ok(())
@@ -100,9 +115,17 @@ export! {
 }
 
 export! {
+    /// Returns the name of the file that the list was loaded from; NULL if it was not loaded, or if `machines` is NULL.
+    /// The name belongs to the list, and lives until the list is freed.
+    pub fn guix_offload_machines_file(machines: *const guix_offload_machines) -> *const c_char {
+        string::or_null(handle::look(machines, None, |machines| machines.file.as_ref()))
+    }
+}
+
+export! {
     /// Returns the number of machines; 0 if `machines` is NULL.
     pub fn guix_offload_machines_count(machines: *const guix_offload_machines) -> usize {
-        handle::borrow(machines, "machines").map_or(0, |machines| machines.list.len())
+        handle::look(machines, 0, |machines| machines.list.len())
     }
 }
 
@@ -113,8 +136,8 @@ export! {
         machines: *const guix_offload_machines,
         index: usize
     ) -> *const guix_offload_machine {
-        let machines = handle::borrow(machines, "machines").ok();
-        machines.and_then(|machines| machines.list.get(index)).map_or(std::ptr::null(), |machine| machine)
+        let machine = handle::look(machines, None, |machines| machines.list.get(index));
+        machine.map_or(std::ptr::null(), |machine| machine)
     }
 }
 
@@ -127,8 +150,8 @@ export! {
         machines: *const guix_offload_machines,
         index: usize
     ) -> *const guix_offload_error {
-        let machines = handle::borrow(machines, "machines").ok();
-        machines.and_then(|machines| machines.problems.get(index)).map_or(std::ptr::null(), |error| error)
+        let problem = handle::look(machines, None, |machines| machines.problems.get(index));
+        problem.map_or(std::ptr::null(), |error| error)
     }
 }
 
@@ -136,7 +159,7 @@ export! {
     /// Returns how many problems, the first ones, are about what was left out: malformed machines, or a result that is
     /// no list of machines. The other problems are about machines that are used nevertheless. 0 if `machines` is NULL.
     pub fn guix_offload_machines_left_out(machines: *const guix_offload_machines) -> usize {
-        handle::borrow(machines, "machines").map_or(0, |machines| machines.left_out)
+        handle::look(machines, 0, |machines| machines.left_out)
     }
 }
 
@@ -146,7 +169,7 @@ export! {
     /// may depend on other things (the time, other programs) counts as current for 5 seconds, any result for ten
     /// minutes at most. Returns 0 for lists that were not loaded, and for NULL.
     pub fn guix_offload_machines_are_current(machines: *const guix_offload_machines) -> c_int {
-        let machines = handle::borrow(machines, "machines").ok();
-        c_int::from(machines.and_then(|machines| machines.inputs.as_ref()).is_some_and(Inputs::are_current))
+        let inputs = handle::look(machines, None, |machines| machines.inputs.as_ref());
+        c_int::from(inputs.is_some_and(Inputs::are_current))
     }
 }

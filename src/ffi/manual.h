@@ -67,7 +67,7 @@
  *         int32_t reply = GUIX_OFFLOAD_DECLINE;
  *         char input[4096];
  *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
- *             || guix_offload_machines_load(&machines, "/etc/guix/machines.scm", &error)
+ *             || guix_offload_machines_load(&machines, NULL, &error)
  *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
  *         for (int i = 3; i < argc && !failed; i++)
  *             failed = guix_offload_request_add_output(request, argv[i], &error);

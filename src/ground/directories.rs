@@ -39,8 +39,7 @@ impl Directories {
             database: directory("GUIX_DATABASE_DIRECTORY", state.join("db")),
             configuration: directory("GUIX_CONFIGURATION_DIRECTORY", "/etc/guix".into()),
             daemon_socket: match socket {
-                // Guix accepts a file name or a URI; only a URI of a Unix-domain socket can name the hook's own daemon.
-                Some(name) => name.strip_prefix("file://").or(name.strip_prefix("unix://")).unwrap_or(&name).into(),
+                Some(name) => socket_file(&name).into(),
                 None => state.join("daemon-socket/socket"),
             },
             state,
@@ -72,6 +71,12 @@ impl Directories {
     pub fn offload_state(&self) -> PathBuf {
         self.state.join("offload")
     }
+}
+
+/// Returns the file name in `name`, the value of `GUIX_DAEMON_SOCKET`: a file name or a URI. Only a URI of a socket in
+/// the file system names one, `unix://` or `file://`; any other is returned as it is.
+pub fn socket_file(name: &str) -> &str {
+    name.strip_prefix("unix://").or(name.strip_prefix("file://")).unwrap_or(name)
 }
 
 /// Returns a hint for a file that this process may not use: let the process's user do `what` with it. `command` makes

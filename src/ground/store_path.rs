@@ -37,6 +37,9 @@ const HASH_LENGTH: usize = 32;
 /// Longest base name that guix-daemon's `checkStoreName` and the file system allow.
 pub const MAX_BASE_NAME: usize = 255;
 
+/// Most items that an item may refer to, in an archive and in the answer of a daemon. Guix sets no limit.
+pub const MAX_REFERENCES: u64 = 1 << 16;
+
 /// The directory that holds all store items. Absolute, without a trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreDir(Arc<str>);

@@ -60,6 +60,11 @@ impl BuildMachine {
         format!("{}:{}", self.name, self.port)
     }
 
+    /// Returns whether `other` is the same machine, perhaps listed for other systems.
+    pub fn is_same(&self, other: &BuildMachine) -> bool {
+        (&self.name, self.port) == (&other.name, other.port)
+    }
+
     /// Default of `port`.
     pub const DEFAULT_PORT: u16 = 22;
     /// Default of `compression`.

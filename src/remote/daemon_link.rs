@@ -7,6 +7,7 @@ use super::compression::CompressionPolicy;
 use super::relay::Relay;
 use super::trust;
 use crate::daemon::{Client, Stream};
+use crate::ground::directories;
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StoreDir;
 use crate::ssh::{Channel, Session};
@@ -107,10 +108,9 @@ impl DaemonLink {
     }
 }
 
-/// Returns the file name of the socket that `name`, the value of `GUIX_DAEMON_SOCKET`, names. The value is a file name
-/// or a URI of one.
+/// Returns the file name of the socket that `name`, the value of `GUIX_DAEMON_SOCKET` there, names.
 pub fn socket_file(name: &str) -> Result<&str> {
-    match name.strip_prefix("unix://").or(name.strip_prefix("file://")).unwrap_or(name) {
+    match directories::socket_file(name) {
         file if file.starts_with('/') => Ok(file),
         _ => Err(Error::new(ErrorKind::Unavailable, format!("the remote user's GUIX_DAEMON_SOCKET is '{name}'")).hint(
             "only sockets in the file system can be used: unset the variable for non-interactive sessions there",

@@ -5,6 +5,7 @@
 //! ```text
 //! ValidPaths (id, path, hash = "sha256:" and base 16, registrationTime in seconds since the epoch, deriver, narSize)
 //! Refs       (referrer, reference), both an id; an item may refer to itself
+//! DerivationOutputs (drv = an id of ValidPaths, id = "out" and such, path)
 //! ```
 //!
 //! The database is shared with guix-daemon: this module never creates it, and never changes its journal mode. While
@@ -141,6 +142,26 @@ impl Database {
         row.map(|row| row.into_info(path, &self.store))
             .transpose()
             .map_err(|error| error.context(self.file.display().to_string()))
+    }
+
+    /// Returns what the derivation reads, and the sizes of the nars in bytes: the valid ones of its sources, and of all
+    /// outputs of the derivations that it refers to. What these refer to in turn is left out.
+    pub fn inputs_of(&self, derivation: &StorePath) -> Result<Vec<(StorePath, u64)>> {
+        let rows = self.patiently(&format!("looking up what {derivation} reads"), || self.query_inputs(derivation))?;
+        rows.iter().map(|(path, size)| Ok((self.store.parse(path)?, (*size).try_into().unwrap_or(0)))).collect()
+    }
+
+    fn query_inputs(&self, derivation: &StorePath) -> rusqlite::Result<Vec<(String, i64)>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT DISTINCT input.path, ifnull(input.narSize, 0) FROM ValidPaths derivation
+             JOIN Refs ON referrer = derivation.id
+             JOIN ValidPaths reference ON reference.id = Refs.reference
+             LEFT JOIN DerivationOutputs output ON output.drv = reference.id
+             JOIN ValidPaths input ON input.path = ifnull(output.path, reference.path)
+             WHERE derivation.path = ?",
+        )?;
+        let rows = statement.query_map([derivation.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
     }
 
     fn query_info(&self, path: &StorePath) -> rusqlite::Result<Option<Row>> {

@@ -13,6 +13,7 @@ mod hashes;
 mod hook_by_hand;
 mod hosts;
 mod in_guix_daemon;
+mod inputs;
 mod jobs;
 mod keeper;
 mod killed;

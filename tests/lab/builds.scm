@@ -13,6 +13,7 @@
 ;;;        another  COUNT independent builds, each of a file that is another each time; they say how many cores they have
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;;        graph    COUNT builds, each of up to KIB, that read and refer to up to four of the twenty before them, by SEED
+;;;        layers   layers of so many builds, by LAYERS (1,1), each of KIB, and each reads all of the layer before it
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
@@ -202,6 +203,18 @@
                       mkdir $out; i=0; while [ $i -lt $files ]; do
                         dd if=/dev/$fill of=$out/$i bs=1024 count=$kib 2>/dev/null; i=$((i + 1)); done; fi"))
           (iota (number "count" 1))))
+    ('layers
+     (let loop ((counts (map string->number (string-split (setting "layers" "1,1") #\,))) (number 0) (before '()))
+       (match counts
+         (() '())
+         ((count . rest)
+          (let ((layer (map (lambda (i)
+                              (build (format #f "layer-~a-~a" number i)
+                                     (format #f "~{cat ~a >/dev/null~%~}dd if=/dev/$fill of=$out bs=65536 count=$((kib / 64))"
+                                             (map derivation->output-path before))
+                                     #:derivations before))
+                            (iota count))))
+            (append layer (loop rest (1+ number) layer)))))))
     ('graph
      (let ((state (seed->random-state (number "seed" 1))))
        (let loop ((i 0) (made '()))

@@ -67,6 +67,7 @@
                             (or (string-contains bound (string-append "\"" name "\""))
                                 ;; The manual names functions too; and these a list of Scheme needs not.
                                 (member name '("guix_offload_machines_count"
+                                              "guix_offload_machines_file"
                                               "guix_offload_engine_set_listener" ;no thread of ours runs Scheme
                                               "guix_offload_keeper_serve")))) ;for the program that is started
                           (delete-duplicates functions))))
@@ -235,6 +236,20 @@ and a thunk."
         (write-file "machines.scm"
                     (format #f "(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
       (build-machine (name \"two\") (port 2222) (systems '(\"i686-linux\")) (user \"u\") (host-key ~s)))" %key %key)))))
+
+(test-equal "a machine that is listed again is the same machine"
+  '(#t #f #f)
+  (let ((one (make-machine "m" "u" %key #:systems '("a"))))
+    (map (lambda (other) (same-machine? one other))
+         (list (make-machine "m" "v" %key #:systems '("b")) (make-machine "m" "u" %key #:port 23)
+               (make-machine "n" "u" %key)))))
+
+(test-equal "the machine file that Guix reads is the default"
+  '("one" "two")
+  (dynamic-wind
+    (lambda () (setenv "GUIX_CONFIGURATION_DIRECTORY" %directory))
+    (lambda () (map machine-name (load-machines)))
+    (lambda () (unsetenv "GUIX_CONFIGURATION_DIRECTORY"))))
 
 (test-assert "what is wrong with a machine file is said with its place"
   (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1"))))

@@ -9,6 +9,7 @@ mod double;
 #[path = "../../../tests/support/host.rs"]
 #[allow(dead_code)]
 mod fixture;
+mod inputs;
 mod logging;
 mod retrying;
 mod sending;

@@ -12,7 +12,7 @@ use super::CountingReader;
 use super::ask::{self, collected};
 use super::import_check::{self, explain_refused};
 use super::throttle::ThrottledObserver;
-use crate::archive::bundle;
+use crate::archive::bundle::Bundle;
 use crate::build::local_guix::LocalGuix;
 use crate::daemon::Contents;
 use crate::daemon::{Addition, Additions};
@@ -20,7 +20,7 @@ use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::remote::Connection;
 use crate::report::{Event, Observer};
-use crate::store::{self, Export, ValidPath};
+use crate::store::{self, ValidPath};
 
 /// Largest item of a batch, as a nar, in bytes.
 const SMALL_ITEM: u64 = 512 << 10;
@@ -288,19 +288,14 @@ impl Sending<'_> {
         if items.is_empty() {
             return Ok(());
         }
-        let mut bundle = Bundle {
-            local: self.local,
-            items: items.iter(),
-            export: None,
-            framing: Framing::default(),
-            sent: self.sent,
-            observer: self.observer,
-            failure: None,
-        };
+        let local = self.local;
+        let exports = Bundle::new(items.iter().map(|item| Ok(local.export(item)?)));
+        let mut exports = ErrorKeeper { inner: exports, failure: None };
+        let mut bundle = CountingReader { inner: &mut exports, bytes: &mut self.sent, observer: self.observer };
         let imported = self.remote.import(&mut bundle);
         let imported = imported.map_err(|error| explain_refused(error, self.local, self.remote.machine()));
         // A failure of this host shows up during the import, but is not the machine's fault.
-        match bundle.failure {
+        match exports.failure {
             Some(failure) => Err(failure),
             None => imported,
         }
@@ -311,64 +306,19 @@ fn addition<'a>((item, contents): &'a (&ValidPath, Contents)) -> Addition<'a> {
     Addition { name: item.path.name(), contents, references: &item.references }
 }
 
-/// The bundle of `items`, produced as it is read.
-struct Bundle<'a, 'i> {
-    local: &'i LocalGuix,
-    items: std::slice::Iter<'i, &'i ValidPath>,
-    /// The item that is being read.
-    export: Option<Export<'i>>,
-    framing: Framing,
-    sent: u64,
-    observer: &'a mut dyn Observer,
-    /// A failure of this host.
+/// Reads the local store, and keeps the error of the read that failed.
+struct ErrorKeeper<R> {
+    inner: R,
     failure: Option<Error>,
 }
 
-/// The number before each item and at the end.
-#[derive(Default)]
-struct Framing {
-    bytes: [u8; 8],
-    /// How many of its bytes are still to be read.
-    left: usize,
-    ended: bool,
-}
-
-impl Bundle<'_, '_> {
-    fn next_bytes(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            let Framing { bytes, left, ended } = &mut self.framing;
-            if *left > 0 {
-                let length = buffer.len().min(*left);
-                buffer[..length].copy_from_slice(&bytes[bytes.len() - *left..][..length]);
-                *left -= length;
-                return Ok(length);
-            }
-            if let Some(export) = &mut self.export {
-                match export.read(buffer).map_err(|error| Error::io(ErrorKind::Store, "reading the store", error))? {
-                    0 => self.export = None,
-                    length => return Ok(length),
-                }
-            } else if *ended {
-                return Ok(0);
-            } else {
-                let next = self.items.next();
-                self.framing =
-                    Framing { bytes: next.map_or(bundle::END, |_| bundle::ITEM), left: 8, ended: next.is_none() };
-                self.export = next.map(|item| self.local.export(item)).transpose()?;
-            }
-        }
-    }
-}
-
-impl Read for Bundle<'_, '_> {
+impl<R: Read> Read for ErrorKeeper<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.next_bytes(buffer).inspect_err(|error| self.failure = Some(error.clone()))?;
-        self.sent += length as u64;
-        self.observer.event(&Event::Transferred { bytes: self.sent });
-        Ok(length)
+        self.inner.read(buffer).map_err(|error| {
+            let error = Error::io(ErrorKind::Store, "reading the store", error);
+            self.failure = Some(error.clone());
+            error.into()
+        })
     }
 }
 

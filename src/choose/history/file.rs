@@ -11,6 +11,7 @@
 //! hint TEXT                             what the user can do about that
 //! address IP                            the address that answered, if the resolver does not return it first
 //! slow RATE SECONDS                     at SECONDS the link to it moved at most RATE bytes a second
+//! rate RATE SECONDS                     until SECONDS items were sent to it at RATE bytes of nars a second
 //! took SECONDS MS MS...                 how long the last builds held a slot of it; the last one ended at SECONDS
 //! ```
 
@@ -79,6 +80,9 @@ impl History {
                 ("slow", [rate, at]) => {
                     history.slow = rate.parse().ok().filter(|rate: &f64| *rate >= 0.0).zip(at.parse().ok());
                 }
+                ("rate", [rate, at]) => {
+                    history.rate = rate.parse().ok().filter(|rate: &f64| *rate > 0.0).zip(at.parse().ok());
+                }
                 ("took", [until, times @ ..]) => {
                     history.took_until = until.parse().unwrap_or(0);
                     history.took = times.iter().take(BUILDS).filter_map(|ms| milliseconds(ms)).collect();
@@ -116,6 +120,9 @@ impl History {
         }
         if let Some((rate, at)) = self.slow {
             add(format!("slow {rate} {at}"));
+        }
+        if let Some((rate, at)) = self.rate {
+            add(format!("rate {rate} {at}"));
         }
         if !self.took.is_empty() {
             let times: Vec<_> = self.took.iter().map(|time| time.as_millis().to_string()).collect();

@@ -11,6 +11,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Pause between two attempts to lock what another process has locked for a moment.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The part of a file that is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,12 @@ impl Held {
         Ok(if try_lock(&file, Range::Whole)? { Ok(Held(file)) } else { Err(file) })
     }
 
+    /// Locks all of `file`, which is open for writing, as [`lock_within`] does.
+    pub fn within(file: File, limit: Duration) -> io::Result<Held> {
+        lock_within(&file, Range::Whole, limit)?;
+        Ok(Held(file))
+    }
+
     /// Returns the file.
     pub fn file(&self) -> &File {
         &self.0
@@ -67,6 +77,19 @@ pub fn try_lock(file: &File, range: Range) -> io::Result<bool> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Locks `range` of `file`, which is open for writing, as soon as no other holder has locked some of it. Fails after
+/// `limit`.
+pub fn lock_within(file: &File, range: Range, limit: Duration) -> io::Result<()> {
+    let begun = Instant::now();
+    while !try_lock(file, range)? {
+        if begun.elapsed() > limit {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "another process has it locked"));
+        }
+        std::thread::sleep(RETRY_PAUSE);
+    }
+    Ok(())
 }
 
 /// Unlocks `range` of `file`.
@@ -111,6 +134,21 @@ mod tests {
         assert!(try_lock(&other, Range::Byte(7)).unwrap());
         drop(other);
         assert!(!is_locked(&one, Range::Whole).unwrap(), "a lock ends with its file");
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_until_it_is_free_or_the_time_is_over() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let open = || File::options().write(true).open(&path).unwrap();
+        let held = Held::try_new(open()).unwrap().unwrap();
+        let error = Held::within(open(), Duration::from_millis(5)).unwrap_err();
+        assert_eq!((error.kind(), &*error.to_string()), (io::ErrorKind::TimedOut, "another process has it locked"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| Held::within(open(), Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(5));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
 fn distinct(machines: &[BuildMachine]) -> Vec<&BuildMachine> {
     let mut distinct: Vec<&BuildMachine> = Vec::new();
     for machine in machines {
-        if !distinct.iter().any(|other| (&other.name, other.port) == (&machine.name, machine.port)) {
+        if !distinct.iter().any(|other| other.is_same(machine)) {
             distinct.push(machine);
         }
     }

@@ -25,7 +25,7 @@ pub fn retrieve_through_daemon(
 ) -> Result<()> {
     let retrieving = || format!("retrieving '{item}'");
     let acl = local.acl()?;
-    let mut archive = bundle::ITEM.to_vec();
+    let mut archive = Vec::new();
     let mut export = remote.export(item).context(retrieving)?;
     let length = (&mut export)
         .take(MAX_ITEM as u64 + 1)
@@ -34,12 +34,11 @@ pub fn retrieve_through_daemon(
     if length > MAX_ITEM {
         return Err(Error::new(ErrorKind::Protocol, format!("'{item}' is larger than {MAX_ITEM} bytes")));
     }
-    let mut rest = &archive[bundle::ITEM.len()..];
+    let mut rest = &*archive;
     let found = archive::read_item(&mut rest, &directories.store, &mut NullVisitor).context(retrieving)?;
     archive::verify(found.signature.as_deref(), &found.signed_hash, &acl, &found.path)?;
     if found.path != *item || !rest.is_empty() {
         return Err(Error::new(ErrorKind::Untrusted, format!("'{}' came instead of '{item}'", found.path)));
     }
-    archive.extend_from_slice(&bundle::END);
-    local.import(item, &archive)
+    local.import(item, &bundle::of_one(&archive))
 }

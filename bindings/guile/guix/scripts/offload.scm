@@ -161,11 +161,8 @@ second value is true if a machine that is selected was left out."
     (let ((name (guix-offload-error-machine condition)))
       (when (or (not name) (selected? name))
         (set! left-out? #t))))
-  (define (same? one other)
-    (and (equal? (machine-name one) (machine-name other))
-         (equal? (machine-port one) (machine-port other))))
   (let ((handles (machine-handles file #:leave-out leave-out)))
-    (values (delete-duplicates (filter (compose selected? machine-name) handles) same?)
+    (values (delete-duplicates (filter (compose selected? machine-name) handles) same-machine?)
             left-out?)))
 
 (define (handle->machine handle)

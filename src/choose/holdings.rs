@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What machines are known to have in their stores: items that were sent to them or found there, and outputs that they
+//! built.
+//!
+//! It is advice for the choice of a machine. A collector may have run since then; the question that each build asks its
+//! machine anyway shows that, and then all that is known of this machine is forgotten.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::ground::store_path::StorePath;
+use crate::machine::BuildMachine;
+
+/// Half of the most items that are remembered of a machine. All of them take 300 KiB.
+const GENERATION: usize = 10_000;
+
+/// Most machines of which anything is remembered.
+const MOST_MACHINES: usize = 200;
+
+/// An item that a build reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input {
+    fingerprint: u64,
+    bytes: u64,
+}
+
+impl Input {
+    /// Makes an input of `item`, whose nar has this many bytes.
+    pub fn new(item: &StorePath, bytes: u64) -> Self {
+        Input { fingerprint: fingerprint(item), bytes }
+    }
+}
+
+/// Returns what is remembered of an item in place of its name, which takes ten times as much memory.
+fn fingerprint(item: &StorePath) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    item.base_name().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What is known of one machine. When `young` is full, it takes the place of `old`, which is forgotten.
+struct Known {
+    young: HashSet<u64>,
+    old: HashSet<u64>,
+    used: Instant,
+}
+
+impl Known {
+    fn contains(&self, fingerprint: u64) -> bool {
+        self.young.contains(&fingerprint) || self.old.contains(&fingerprint)
+    }
+
+    fn add(&mut self, fingerprint: u64) {
+        if self.young.insert(fingerprint) && self.young.len() == GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+}
+
+/// What the machines of a process are known to have. Any thread.
+#[derive(Default)]
+pub struct Holdings(Mutex<HashMap<String, Known>>);
+
+impl Holdings {
+    /// Returns whether nothing is known of any machine.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    /// Remembers that `machine` has `items`.
+    pub fn add(&self, machine: &BuildMachine, items: &[StorePath]) {
+        let mut machines = self.0.lock();
+        let (label, now) = (machine.label(), Instant::now());
+        if machines.len() == MOST_MACHINES && !machines.contains_key(&label) {
+            let unused = machines.iter().min_by_key(|(_, known)| known.used).map(|(label, _)| label.clone());
+            unused.and_then(|label| machines.remove(&label));
+        }
+        let empty = || Known { young: HashSet::new(), old: HashSet::new(), used: now };
+        let known = machines.entry(label).or_insert_with(empty);
+        known.used = now;
+        items.iter().for_each(|item| known.add(fingerprint(item)));
+    }
+
+    /// Forgets what `machine` has.
+    pub fn forget(&self, machine: &BuildMachine) {
+        self.0.lock().remove(&machine.label());
+    }
+
+    /// Returns whether `machine` is known to have one of `items`.
+    pub fn has_any(&self, machine: &BuildMachine, items: &[StorePath]) -> bool {
+        let machines = self.0.lock();
+        machines.get(&machine.label()).is_some_and(|known| items.iter().any(|item| known.contains(fingerprint(item))))
+    }
+
+    /// Returns how many bytes of `inputs` the machine is not known to have.
+    pub fn missing_bytes(&self, machine: &BuildMachine, inputs: &[Input]) -> u64 {
+        let machines = self.0.lock();
+        let known = machines.get(&machine.label());
+        let missing = inputs.iter().filter(|input| known.is_none_or(|known| !known.contains(input.fingerprint)));
+        missing.map(|input| input.bytes).fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ground::store_path::StoreDir;
+    use crate::machine::tests::machine;
+
+    fn item(number: usize) -> StorePath {
+        StoreDir::new("/gnu/store").unwrap().parse(&format!("/gnu/store/{number:032}-x")).unwrap()
+    }
+
+    #[test]
+    fn what_a_machine_is_not_known_to_have_is_missing() {
+        let (holdings, m) = (Holdings::default(), machine("m"));
+        let inputs = [Input::new(&item(1), 10), Input::new(&item(2), 200), Input::new(&item(3), u64::MAX)];
+        assert_eq!((holdings.is_empty(), holdings.missing_bytes(&m, &inputs[..2])), (true, 210));
+        assert_eq!(holdings.missing_bytes(&m, &inputs), u64::MAX);
+        holdings.add(&m, &[item(2), item(3)]);
+        assert_eq!((holdings.is_empty(), holdings.missing_bytes(&m, &inputs)), (false, 10));
+        let listed_again = BuildMachine { systems: vec!["i686-linux".into()], ..machine("m") };
+        assert_eq!(holdings.missing_bytes(&listed_again, &inputs), 10);
+        let other = BuildMachine { port: 2222, ..machine("m") };
+        assert_eq!(holdings.missing_bytes(&other, &inputs[..2]), 210);
+        assert!(holdings.has_any(&m, &[item(1), item(2)]) && !holdings.has_any(&m, &[item(1)]));
+        holdings.forget(&m);
+        assert!(!holdings.has_any(&m, &[item(2)]) && holdings.missing_bytes(&m, &inputs[..2]) == 210);
+    }
+
+    #[test]
+    fn what_was_added_last_is_remembered_and_the_number_is_limited() {
+        let (holdings, m) = (Holdings::default(), machine("m"));
+        for number in 0..5 * GENERATION {
+            holdings.add(&m, &[item(number)]);
+            let machines = holdings.0.lock();
+            let known = &machines[&m.label()];
+            assert!(known.young.len() + known.old.len() <= 2 * GENERATION);
+            assert!(known.contains(fingerprint(&item((number + 1).saturating_sub(GENERATION)))));
+        }
+        for number in 0..2 * MOST_MACHINES {
+            holdings.add(&machine(&format!("m{number}")), &[item(1)]);
+        }
+        assert_eq!(holdings.0.lock().len(), MOST_MACHINES);
+        assert!(holdings.has_any(&machine(&format!("m{}", 2 * MOST_MACHINES - 1)), &[item(1)]));
+    }
+}
