@@ -236,8 +236,12 @@ fn build(head: Host, settings: &[&str]) -> f64 {
 /// MiB that the machines receive while `work` is done.
 fn received(work: impl FnOnce()) -> f64 {
     let now = || -> f64 {
-        let bytes = |host: &Host| host.sh(&["cat", "/sys/class/net/eth0/statistics/rx_bytes"]);
-        MACHINES.iter().map(|host| bytes(host).trim().parse::<f64>().expect("a number of bytes")).sum()
+        let received = |host: &Host| {
+            let table = host.sh(&["cat", "/proc/net/dev"]);
+            let line = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:")).expect("an eth0");
+            line.split_whitespace().next().and_then(|bytes| bytes.parse::<f64>().ok()).expect("a number of bytes")
+        };
+        MACHINES.iter().map(received).sum()
     };
     let before = now();
     work();

@@ -60,8 +60,8 @@ impl<R: Read, I: Iterator<Item = io::Result<R>>> Read for Bundle<I, R> {
 mod tests {
     use super::*;
 
-    fn bundle(items: &[&'static [u8]]) -> impl Read {
-        Bundle::new(items.to_vec().into_iter().map(io::Result::Ok))
+    fn bundle<'a>(items: &'a [&'a [u8]]) -> impl Read + 'a {
+        Bundle::new(items.iter().copied().map(io::Result::Ok))
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::engine::{Accepted, Engine, Request, Work};
+use super::engine::Engine;
+use super::request::{Accepted, Request, Work};
 use super::site::{Site, Task};
 use crate::choose::queue::Place;
 use crate::choose::{Candidates, Choice, Lease};

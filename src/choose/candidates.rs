@@ -46,6 +46,8 @@ pub struct Candidates {
 struct Preferred {
     index: usize,
     until: Instant,
+    /// Whether the last choice was to wait for it.
+    is_chosen: bool,
 }
 
 impl Candidates {
@@ -92,23 +94,32 @@ impl Candidates {
     /// would cost more time, and at most for as long as sending the inputs to it takes. Waits so once for a build.
     pub(super) fn prefers(&mut self, busy: &Ranked, next: &Ranked, histories: &[History]) -> bool {
         let now = self.resources.clock.now();
-        if let Some(Preferred { index, until }) = self.preferred {
-            return index == busy.index && now < until;
+        if let Some(preferred) = &mut self.preferred {
+            preferred.is_chosen = preferred.index == busy.index && now < preferred.until;
+            return preferred.is_chosen;
         }
         let sending = |ranked: &Ranked| self.outlook(ranked.index, &histories[ranked.index]).sending;
         let worth = (next.cost - busy.cost).min(sending(next) - sending(busy)).max(0.0);
         let worth = Duration::try_from_secs_f64(worth).unwrap_or(self.patience).min(self.patience);
         let expected = self.expected_wait_for(&self.machines[busy.index..=busy.index]);
-        let preferred = expected.is_some_and(|wait| wait < worth);
-        if preferred {
-            self.preferred = Some(Preferred { index: busy.index, until: now + worth });
+        if expected.is_none_or(|wait| wait >= worth) {
+            return false;
         }
-        preferred
+        self.preferred = Some(Preferred { index: busy.index, until: now + worth, is_chosen: true });
+        true
     }
 
-    /// Returns the candidate that the build waits for, though others are free, and how long it still waits for it.
+    /// Begins another choice.
+    pub(super) fn prefer_none(&mut self) {
+        if let Some(preferred) = &mut self.preferred {
+            preferred.is_chosen = false;
+        }
+    }
+
+    /// Returns the candidate that the build waits for by the last choice, though others are free, and how long it still
+    /// waits for it.
     pub fn preferred(&self) -> Option<(usize, Duration)> {
-        let Preferred { index, until } = self.preferred?;
+        let Preferred { index, until, .. } = self.preferred.filter(|preferred| preferred.is_chosen)?;
         let left = until.saturating_duration_since(self.resources.clock.now());
         (!left.is_zero()).then_some((index, left))
     }

@@ -162,6 +162,7 @@ impl Candidates {
         let resources = Arc::clone(&self.resources);
         let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
+        self.prefer_none();
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
         let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);

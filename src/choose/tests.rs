@@ -3,7 +3,7 @@ mod inputs;
 
 use std::time::Duration;
 
-use super::history::{History, SetbackKind};
+use super::history::SetbackKind;
 use super::queue::Place;
 use super::slot::LockDirectory;
 use super::*;

@@ -15,7 +15,7 @@ use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{descriptor, export};
 use crate::build::engine::Engine;
-use crate::build::engine::{Request, Work};
+use crate::build::request::{Request, Work};
 use crate::build::site::{Site, Task};
 use crate::choose::Choice;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

@@ -7,7 +7,7 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::{export, string};
-use crate::build::engine::{Request, Work};
+use crate::build::request::{Request, Work};
 use crate::daemon::BuildOptions;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use guix_offload::build::engine::{Engine, Inquiry, Reply, Request, Work};
+use guix_offload::build::engine::Engine;
+use guix_offload::build::request::{Inquiry, Reply, Request, Work};
 use guix_offload::daemon::BuildOptions;
 use guix_offload::ground::cancel::Cancel;
 use guix_offload::ground::error::{Error, Result};

@@ -15,6 +15,7 @@ use guix_offload::ffi::error::guix_offload_error_code;
 use guix_offload::ffi::farm::*;
 use guix_offload::ffi::hook::*;
 use guix_offload::ffi::job::*;
+use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
 use guix_offload::ffi::request::*;
@@ -76,7 +77,7 @@ unsafe extern "C" fn end_job(job: *mut guix_offload_job) {
 impl World<'_> {
     /// One call, and what it promises.
     fn call(&mut self) {
-        match self.input.byte() % 21 {
+        match self.input.byte() % 22 {
             0 => self.new_engine(),
             1 => self.set_directory(),
             2 | 3 => self.new_machine(),
@@ -96,6 +97,7 @@ impl World<'_> {
             17 => self.farm(),
             18 => self.without_a_connection(),
             19 => self.cancellation(),
+            20 => self.keeper(),
             _ => self.free(),
         }
     }
@@ -201,7 +203,15 @@ impl World<'_> {
             let machine = unsafe { guix_offload_machines_get(list, index) };
             assert_eq!(!machine.is_null(), index < count);
             read_machine(machine);
+            let other = self.machines.last();
+            let same =
+                unsafe { [guix_offload_machine_is_same(machine, other), guix_offload_machine_is_same(other, machine)] };
+            assert!(same[0] == same[1] && (same[0] == 0 || !machine.is_null()));
+            assert_eq!(unsafe { guix_offload_machine_is_same(machine, machine) } == 1, !machine.is_null());
         }
+        let loaded = read(unsafe { guix_offload_machines_file(list) }).is_some();
+        assert!(loaded || unsafe { guix_offload_machines_are_current(list) } == 0);
+        assert!(loaded || unsafe { guix_offload_machines_left_out(list) } == 0);
         for index in [0, usize::MAX] {
             let problem = unsafe { guix_offload_machines_problem(list, index) };
             assert!(problem.is_null() || unsafe { guix_offload_error_code(problem) } < 0);
@@ -221,11 +231,16 @@ impl World<'_> {
         let request = self.requests.pick(&mut self.input);
         let (files, input) = (&mut self.files, &mut self.input);
         succeeds(|error| unsafe {
-            match input.byte() % 5 {
+            match input.byte() % 10 {
                 0 => guix_offload_request_add_feature(request, files.any_of(&["kvm"], input), error),
                 1 => guix_offload_request_add_input(request, files.item(input), error),
                 2 => guix_offload_request_add_output(request, files.item(input), error),
                 3 => guix_offload_request_set_limits(request, input.pick(&[0, 1, u64::MAX]), u64::MAX, error),
+                4 => guix_offload_request_set_cores(request, input.pick(&[0, 1, u32::MAX]), error),
+                5 => guix_offload_request_set_rounds(request, input.pick(&[0, 1, u32::MAX]), error),
+                6 => guix_offload_request_set_keep_failed(request, input.pick(&[0, 1, 2, -1]), error),
+                7 => guix_offload_request_set_verbosity(request, input.pick(&[0, 7, 8, u32::MAX]), error),
+                8 => guix_offload_request_set_patient(request, input.pick(&[0, 1, 2, -1]), error),
                 _ => guix_offload_request_set_build_trace(request, input.pick(&[0, 1, 2, -1]), error),
             }
         });
@@ -326,6 +341,18 @@ impl World<'_> {
         read_report(self.reports.pick(&mut self.input));
     }
 
+    /// None runs: its directory is that of this run.
+    fn keeper(&mut self) {
+        let (mut report, mut stopped) = (null_mut(), -1);
+        let engine = self.engines.pick(&mut self.input);
+        let given = succeeds(|error| unsafe { guix_offload_keeper_status(&mut report, engine, error) });
+        assert_eq!(given, !report.is_null());
+        self.reports.keep(report);
+        if succeeds(|error| unsafe { guix_offload_keeper_stop(engine, &mut stopped, error) }) {
+            assert_eq!(stopped, 0);
+        }
+    }
+
     /// There is none to be had: the calls that take one say so.
     fn without_a_connection(&mut self) {
         let request = self.requests.pick(&mut self.input);
@@ -403,6 +430,8 @@ fn read_event(event: *mut guix_offload_event) {
     unsafe {
         assert!((-1..=9).contains(&guix_offload_event_kind(event)));
         read(guix_offload_event_machine(event));
+        read(guix_offload_event_hint(event));
+        assert_eq!(read(guix_offload_event_lines(event)).is_none(), event.is_null());
         guix_offload_event_items(event);
         guix_offload_event_bytes(event);
         let mut length = usize::MAX;

@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use self::fixture::Scene;
 use self::wire_bytes as words;
-use super::engine::{Accepted, Engine, Inquiry, Reply, Request, Work};
+use super::engine::Engine;
+use super::request::{Accepted, Inquiry, Reply, Request, Work};
 use crate::choose::slot::LockDirectory;
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;

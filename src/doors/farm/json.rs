@@ -13,7 +13,7 @@
 //! Every key is always there; what is not known is `null`. Keys may be added.
 
 use super::{Report, text};
-use crate::doors::keeper::report::KeeperReport;
+use crate::doors::keeper::activity::KeeperReport;
 use crate::report::json::{array, object, or_null, remark, string};
 
 /// Returns all reports, and the keeper's, in one line that ends with a newline.

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::build::engine::{Accepted, Engine, Inquiry, Reply, Work};
+use crate::build::engine::Engine;
+use crate::build::request::{Accepted, Inquiry, Reply, Work};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};

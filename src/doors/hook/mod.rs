@@ -27,7 +27,8 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 
 use crate::archive::{Acl, KeyPair};
-use crate::build::engine::{Engine, Inquiry};
+use crate::build::engine::Engine;
+use crate::build::request::Inquiry;
 use crate::daemon::BuildOptions;
 use crate::doors::parent::{Parent, Room};
 use crate::ground::cancel::Cancel;
@@ -231,7 +232,7 @@ mod tests {
     use std::io::{Read, Seek};
 
     use super::*;
-    use crate::build::engine::Work;
+    use crate::build::request::Work;
     use crate::doors::parent;
     use crate::ground::directories::tests::below;
     use crate::machine::tests::machine;

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, Read};
 
-use crate::build::engine::{Request, Work};
+use crate::build::request::{Request, Work};
 use crate::daemon::BuildOptions;
 use crate::doors::parent::Parent;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

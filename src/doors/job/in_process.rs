@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::build::engine::{Engine, Request, Work};
+use crate::build::engine::Engine;
+use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender};
 use crate::doors::job::{Job, MAX_JOBS, Notification, Running, Started};
 use crate::ground::cancel::Cancel;

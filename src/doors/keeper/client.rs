@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
-use crate::build::engine::{Engine, Inquiry, Work};
+use crate::build::engine::Engine;
+use crate::build::request::{Inquiry, Work};
 use crate::doors::hook::{Builder, Decision, InProcess};
-use crate::doors::keeper::message::{FromClient, FromKeeper, Socket, receive, send};
+use crate::doors::keeper::activity::KeeperReport;
+use crate::doors::keeper::message::{FromClient, FromKeeper};
 use crate::doors::keeper::place::{self, KeeperDir};
-use crate::doors::keeper::report::KeeperReport;
+use crate::doors::keeper::wire::{Socket, receive, send};
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::build::engine::{Inquiry, Reply, Request, Work};
+use crate::build::request::{Inquiry, Reply, Request, Work};
 use crate::doors::keeper::link_server;
-use crate::doors::keeper::message::{FromClient, FromKeeper, receive};
+use crate::doors::keeper::message::{FromClient, FromKeeper};
 use crate::doors::keeper::server::Keeper;
 use crate::doors::keeper::voice::Voice;
+use crate::doors::keeper::wire::receive;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::build::engine::{Request, Work};
+use crate::build::request::{Request, Work};
 use crate::doors::job::events::MAX_LOG;
+use crate::doors::keeper::activity::Activity;
 use crate::doors::keeper::hook_server::{Client, admit};
-use crate::doors::keeper::message::{About, FromKeeper, FromLink, OwnedEvent, receive};
-use crate::doors::keeper::report::Activity;
+use crate::doors::keeper::message::{About, FromKeeper, FromLink};
+use crate::doors::keeper::owned_event::OwnedEvent;
 use crate::doors::keeper::server::Keeper;
 use crate::doors::keeper::voice::Voice;
+use crate::doors::keeper::wire::receive;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;

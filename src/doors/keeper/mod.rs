@@ -5,6 +5,7 @@
 //! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
 //! the hook's side; [`server`] is the keeper, whose threads serve clients in [`hook_server`] and speak through
 //! [`voice`]. [`place`] is where they meet, and [`message`] has what they say.
+//! [`wire`] is how it travels.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
@@ -38,12 +39,15 @@
 //! If the keeper fails before `Accepted`, the hook does the build by itself. If it fails later, the build fails, and
 //! may be tried again.
 
+pub mod activity;
 pub mod client;
 mod hook_server;
 pub mod link;
 mod link_server;
 pub mod message;
+mod owned_event;
 pub mod place;
 pub mod report;
 pub mod server;
 mod voice;
+mod wire;

@@ -18,10 +18,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::build::engine::Engine;
+use crate::doors::keeper::activity::{Activity, KeeperReport, LeftAlone};
 use crate::doors::keeper::hook_server::Client;
 use crate::doors::keeper::message::Identity;
 use crate::doors::keeper::place::{Given, KeeperDir, identity, require_own_or_root};
-use crate::doors::keeper::report::{Activity, KeeperReport, LeftAlone};
 use crate::doors::keeper::voice::{Activities, Voice};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::doors::keeper::message::{FromKeeper, OwnedEvent, send};
-use crate::doors::keeper::report::Activity;
+use crate::doors::keeper::activity::Activity;
+use crate::doors::keeper::message::FromKeeper;
+use crate::doors::keeper::owned_event::OwnedEvent;
+use crate::doors::keeper::wire::send;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::report::{Aside, Event, Observer};
 

@@ -19,11 +19,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, epoll};
 use watch::{Flag, Reason, Watch};
 
-use crate::build::engine::{Engine, Request, Work};
+use crate::build::engine::Engine;
+use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
 use crate::doors::keeper::client::{self, make_valid, unexpected};
-use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink, Socket, closed, encode, send};
+use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
+use crate::doors::keeper::wire::{Socket, closed, encode, send};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! A build as the engine is asked for it, and the answers.
+
+use crate::choose::queue::Place;
+use crate::choose::{Candidates, Lease};
+use crate::daemon::BuildOptions;
+use crate::ground::store_path::StorePath;
+use crate::machine::{BuildMachine, Requirements};
+
+/// A build that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What the build requires of a machine.
+    pub requirements: Requirements,
+    /// The derivation.
+    pub derivation: StorePath,
+    /// Whether the build, once accepted, waits as long as it takes when no machine can be reached or has room.
+    pub is_patient: bool,
+}
+
+/// The inputs, outputs and options of a build.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The closure of all that the build needs.
+    pub inputs: Vec<StorePath>,
+    /// The outputs that are to become valid.
+    pub outputs: Vec<StorePath>,
+    /// Limits and trace.
+    pub options: BuildOptions,
+}
+
+/// A question about a build.
+#[derive(Clone, Copy)]
+pub struct Inquiry<'a> {
+    /// All machines there are.
+    pub machines: &'a [BuildMachine],
+    /// What is to be built.
+    pub request: &'a Request,
+    /// Limits and trace.
+    pub options: &'a BuildOptions,
+    /// Whether this host could do the build as well.
+    pub could_build_here: &'a dyn Fn() -> bool,
+}
+
+/// The answer to an inquiry.
+pub enum Reply {
+    /// No machine can ever do this build, or none can do it now and this host can.
+    Decline,
+    /// No machine can do it now.
+    Postpone,
+    /// The build will be done.
+    Accept(Box<Accepted>),
+}
+
+/// A build that was accepted: a machine is ready for it, or it has a place in the queue.
+pub struct Accepted {
+    pub(super) request: Request,
+    pub(super) candidates: Candidates,
+    pub(super) lease: Option<Box<Lease>>,
+    pub(super) place: Option<Place>,
+}
