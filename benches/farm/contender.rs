@@ -235,17 +235,10 @@ fn build(head: Host, settings: &[&str]) -> f64 {
 
 /// MiB that the machines receive while `work` is done.
 fn received(work: impl FnOnce()) -> f64 {
-    let now = || -> f64 {
-        let received = |host: &Host| {
-            let table = host.sh(&["cat", "/proc/net/dev"]);
-            let line = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:")).expect("an eth0");
-            line.split_whitespace().next().and_then(|bytes| bytes.parse::<f64>().ok()).expect("a number of bytes")
-        };
-        MACHINES.iter().map(received).sum()
-    };
+    let now = || MACHINES.iter().map(|host| host.received()).sum::<u64>();
     let before = now();
     work();
-    (now() - before) / f64::from(1 << 20)
+    (now() - before) as f64 / f64::from(1 << 20)
 }
 
 /// Adds what the builds of `settings` need to the store; returns what a hook would be told.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::request::{Accepted, Inquiry, Reply, Request};
 use super::site::{Common, Site};
+use super::transfer::in_flight::InFlight;
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
@@ -73,7 +74,7 @@ impl Engine {
         let resources = Arc::new(Resources { directories, histories, holdings, slots, queue, pool, connector, clock });
         let (locals, databases) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
         let (trace, log) = (phases::open()?, Log::open()?);
-        let common = Common { resources, locals, databases, trace, log };
+        let common = Common { resources, locals, databases, in_flight: InFlight::default(), trace, log };
         Ok(Engine { common: Arc::new(common), idle_limit })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::local_guix::LocalGuix;
-use super::transfer;
+use super::transfer::{self, in_flight::InFlight};
 use crate::choose::holdings::Input;
 use crate::choose::pool::Pool;
 use crate::choose::taken_slot::TakenSlot;
@@ -37,6 +37,8 @@ pub struct Common {
     pub locals: Pool<LocalGuix>,
     /// Connections to the store's database, for questions before a build.
     pub databases: Pool<Database>,
+    /// What is on its way to machines.
+    pub in_flight: InFlight,
     /// The file in which phases are noted, if they are.
     pub trace: Option<File>,
     /// The log of decisions about builds, if there is one.
@@ -250,7 +252,8 @@ impl Site {
         let known = self.remote.slow_link();
         let Resources { histories, holdings, clock, .. } = &*self.common.resources;
         let begun = clock.now();
-        let sent = transfer::send_files(local, &mut *self.remote, task.items, task.outputs, observer)?;
+        let (remote, in_flight) = (&mut *self.remote, &self.common.in_flight);
+        let sent = transfer::send_files(local, remote, task.items, task.outputs, in_flight, &self.cancel, observer)?;
         let took = (clock.now() - begun).as_secs_f64();
         // New derivations are sent unasked.
         let lost: Vec<_> = sent.iter().filter(|item| !item.is_derivation()).cloned().collect();

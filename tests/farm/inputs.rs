@@ -2,21 +2,20 @@
 //! Builds go where their inputs are.
 
 use crate::invariants::assert_clean;
-use crate::lab::{Builds, Host};
+use crate::lab::Host;
 use crate::machines::Machine;
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
 const W2: Host = Host("w2");
 
-/// How many MiB were sent for the builds, by what their log says.
-fn sent_mib(builds: &Builds) -> u64 {
-    let size = |line: &str| {
-        line.split_once(": sending ")?.1.split_once(" (")?.1.split_once(" MiB) to ")?.0.parse::<u64>().ok()
-    };
-    let sizes: Vec<_> = builds.log.lines().filter_map(size).collect();
-    assert!(!sizes.is_empty(), "nothing was sent:\n{}", builds.log);
-    sizes.iter().sum()
+/// Lets HEAD build, and returns how many MiB the machines have received for that.
+#[track_caller]
+fn sent_mib(mode: &str, settings: &[&str]) -> u64 {
+    let received = || W1.received() + W2.received();
+    let before = received();
+    HEAD.build(mode, settings).assert_succeeded();
+    (received() - before) >> 20
 }
 
 /// Starts anew, with two equal machines of two slots.
@@ -30,10 +29,9 @@ fn two_machines() {
 #[test]
 fn builds_that_read_each_others_outputs_stay_on_the_machine_that_has_them() {
     two_machines();
-    let chain = HEAD.build("layers", &["layers=1,1,1,1,1,1", "kib=65536"]);
-    chain.assert_succeeded();
     // By chance, two or three of the five outputs that are read would be sent.
-    assert!(sent_mib(&chain) < 64, "{} MiB\n{}", sent_mib(&chain), chain.log);
+    let sent = sent_mib("layers", &["layers=1,1,1,1,1,1", "kib=65536"]);
+    assert!(sent < 64, "{sent} MiB");
     assert_clean(&[HEAD], &[W1, W2]);
 }
 
@@ -45,8 +43,19 @@ fn after_a_collector_has_run_builds_are_done_and_what_they_read_is_sent() {
     for machine in [W1, W2] {
         machine.sh(&["sh", "-c", "sleep 3; guix gc"]); // the connection has given up its roots by then
     }
-    let next = HEAD.build("layers", &["layers=1,1", "kib=65536", &nonce]);
-    next.assert_succeeded();
-    assert!(sent_mib(&next) >= 64, "{}", next.log);
+    let sent = sent_mib("layers", &["layers=1,1", "kib=65536", &nonce]);
+    assert!((64..128).contains(&sent), "{sent} MiB");
     assert_clean(&[HEAD], &[W1, W2]);
+}
+
+#[test]
+fn an_input_that_builds_share_is_sent_to_a_machine_once() {
+    HEAD.offload_with_our_hook(&[Machine::of(W1).with("parallel-builds", "4")]);
+    HEAD.kill_keepers();
+    for input in ["input-signed=0", "input-signed=1"] {
+        let sent = sent_mib("plain", &["count=4", "input-kib=65536", input]);
+        // The second one is text, which is compressed if the link turns out slow.
+        assert!((40..100).contains(&sent), "{input}: {sent} MiB");
+    }
+    assert_clean(&[HEAD], &[W1]);
 }

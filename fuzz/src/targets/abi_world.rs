@@ -179,7 +179,7 @@ pub fn succeeds(call: impl FnOnce(*mut *mut guix_offload_error) -> guix_offload_
             read(guix_offload_error_machine(error));
             read(guix_offload_error_hint(error));
         }
-        for lines in [guix_offload_error_lines(error), guix_offload_error_warning_lines(error)].map(|text| read(text)) {
+        for lines in [guix_offload_error_lines(error), guix_offload_error_warning_lines(error)].map(read) {
             assert_eq!(lines.is_none(), message.is_none());
             assert!(
                 lines.is_none_or(|lines| lines.starts_with("guix offload: ") && lines.ends_with('\n')),

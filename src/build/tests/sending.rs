@@ -65,7 +65,15 @@ fn send(host: &Host, items: &[StorePath]) -> Sent {
     let mut local = LocalGuix::connect(&host.scene.directories, &cancel).unwrap();
     let doubles = &host.world.doubles;
     doubles.take_steps(|_| true);
-    let result = send_files(&mut local, &mut *lease.remote, items, &[], &mut notes);
+    let result = send_files(
+        &mut local,
+        &mut *lease.remote,
+        items,
+        &[],
+        &host.world.engine.common.in_flight,
+        &cancel,
+        &mut notes,
+    );
     let steps = doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
     Sent { result, notes, steps, batches: doubles.take_batches(), lease }
 }
@@ -91,6 +99,40 @@ fn a_large_closure_takes_one_question_unless_much_of_it_is_missing() {
         assert_eq!(asked, questions, "{missing} are missing");
         assert_eq!(sent.result.unwrap(), items[..missing]);
     }
+}
+
+#[test]
+fn of_two_builds_that_need_the_same_one_sends_it() {
+    let mut host = Host::new(&["m"]);
+    host.machines[0].parallel_builds = 2;
+    let large = built(&host, "large", 2 << 20, &[]);
+    // The first import takes until the second build has asked, and a moment longer.
+    let (asked, begun) = (Arc::new(std::sync::Barrier::new(2)), parking_lot::Mutex::new((0, 0)));
+    host.world.doubles.act(move |_, step, _| {
+        let count = |of: fn(&mut (u32, u32)) -> &mut u32| {
+            let mut begun = begun.lock();
+            let count = of(&mut begun);
+            *count += 1;
+            *count
+        };
+        match step {
+            Step::Import if count(|begun| &mut begun.0) == 1 => {
+                asked.wait();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Step::Missing if count(|begun| &mut begun.1) == 2 => drop(asked.wait()),
+            _ => {}
+        }
+        Ok(())
+    });
+    let host = &host;
+    let build = || {
+        let work = Work { inputs: vec![large.clone()], outputs: Vec::new(), options: BuildOptions::default() };
+        host.world.engine.run(host.accept(), work, &Cancel::default(), &mut Notes::default()).unwrap();
+    };
+    std::thread::scope(|scope| [scope.spawn(build), scope.spawn(build)].map(|one| one.join().unwrap()));
+    assert_eq!(host.world.doubles.take_machines(Step::Import), ["m"]);
+    assert_eq!(host.world.doubles.take_batches(), [2], "the derivation and what it reads");
 }
 
 #[test]

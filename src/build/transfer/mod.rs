@@ -3,6 +3,7 @@
 
 mod ask;
 mod import_check;
+pub mod in_flight;
 mod retrieve;
 mod send;
 mod throttle;

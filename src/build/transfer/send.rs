@@ -11,11 +11,13 @@ use std::io::{self, Read};
 use super::CountingReader;
 use super::ask::{self, collected};
 use super::import_check::{self, explain_refused};
+use super::in_flight::InFlight;
 use super::throttle::ThrottledObserver;
 use crate::archive::bundle::Bundle;
 use crate::build::local_guix::LocalGuix;
 use crate::daemon::Contents;
 use crate::daemon::{Addition, Additions};
+use crate::ground::cancel::Cancel;
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::remote::Connection;
@@ -28,12 +30,17 @@ const SMALL_ITEM: u64 = 512 << 10;
 /// Size of a batch, as nars, in bytes. At most two batches are in memory at once.
 const BATCH: u64 = 512 << 10;
 
+/// How many times a build waits for what others send. Each time, one may have failed.
+const MOST_WAITS: usize = 3;
+
 /// Size, as nars, in bytes, from which items are sent only after a check that the machine accepts our signatures.
 const IMPORT_CHECK_SIZE: u64 = 8 << 20;
 
 /// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
 /// sent, in the order sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
 /// there until the connection to its daemon ends.
+///
+/// If another build is sending much of that to the machine, as `in_flight` knows, waits for it first, unless cancelled.
 ///
 /// If the machine has lost an item in the meantime, asks again and resends at once. If that happens twice, fails with
 /// [`ErrorKind::Collected`].
@@ -42,13 +49,22 @@ pub fn send_files(
     remote: &mut dyn Connection,
     items: &[StorePath],
     outputs: &[StorePath],
+    in_flight: &InFlight,
+    cancel: &Cancel,
     observer: &mut dyn Observer,
 ) -> Result<Vec<StorePath>> {
-    let machine = remote.machine().name.clone();
-    let context = || format!("sending files to '{machine}'");
+    let machine = remote.machine().clone();
+    let context = || format!("sending files to '{}'", machine.name);
     let (mut sent, mut again) = (Vec::new(), false);
     let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
+    let mut waits = 0;
     loop {
+        let Some(_claim) = in_flight.claim(&machine, &missing, remote.slow_link(), waits < MOST_WAITS, cancel)? else {
+            observer.detail(format_args!("has waited for what another build was sending to {}", machine.name));
+            waits += 1;
+            missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
+            continue;
+        };
         let order = announce(missing, remote, observer);
         if order.is_empty() {
             return Ok(sent);

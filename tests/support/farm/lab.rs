@@ -118,6 +118,14 @@ impl Host {
         self.sh(&["sh", "-c", "for keeper in $(pgrep -f '[g]uix-offload keeper serve'); do kill -KILL $keeper; done"]);
     }
 
+    /// Returns how many bytes this host has received over the network.
+    #[track_caller]
+    pub fn received(self) -> u64 {
+        let table = self.sh(&["cat", "/proc/net/dev"]);
+        let line = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:")).expect("an eth0");
+        line.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).expect("a number of bytes")
+    }
+
     /// Checks every file and every database entry of this host's store.
     #[track_caller]
     pub fn verify_store(self) {
