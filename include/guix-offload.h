@@ -966,7 +966,7 @@ const char *guix_offload_items_get(const guix_offload_items *items, size_t index
  */
 typedef enum {
     /**
-     * No machine can take the job now; it waits.
+     * The job waits: no machine can take it now, or the one that has its inputs cannot.
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**

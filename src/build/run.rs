@@ -174,6 +174,7 @@ impl Engine {
         let clock = &self.common.resources.clock;
         // Which machine the place in the queue is for, if for one alone.
         let mut place_for = candidates.preferred().map(|(index, _)| index);
+        let mut told = false;
         let mut last_hope = clock.now();
         let mut waiting_since: Option<Instant> = None;
         loop {
@@ -186,13 +187,20 @@ impl Engine {
                     let preferred = candidates.preferred();
                     let waits_for = |index| eligible(index) && preferred.is_none_or(|(one, _)| one == index);
                     let longest = preferred.map_or(Duration::MAX, |(_, left)| left);
-                    if place_for != preferred.map(|(index, _)| index) {
-                        place_for = preferred.map(|(index, _)| index);
-                        place = None;
+                    let wanted = preferred.map(|(index, _)| index);
+                    if place_for != wanted {
+                        (place, place_for) = (None, wanted);
+                    }
+                    match wanted {
+                        Some(index) if !told => {
+                            observer.event(&Event::AwaitsSlot { machine: candidates.name(index) });
+                            told = true;
+                        }
+                        Some(_) => {}
+                        None => observer.event(&Event::Queued { away: false }),
                     }
                     // Without a place the build still waits, but behind all others.
                     place = place.or_else(|| candidates.join_queue(waits_for).ok());
-                    observer.event(&Event::Queued { away: false });
                     let since = *waiting_since.get_or_insert_with(|| clock.now());
                     candidates.turn(waits_for).within(longest).wait(place.as_ref(), since, cancel)?;
                     continue;

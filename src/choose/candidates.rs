@@ -124,6 +124,11 @@ impl Candidates {
         (!left.is_zero()).then_some((index, left))
     }
 
+    /// Returns the name of a candidate.
+    pub fn name(&self, index: usize) -> &str {
+        &self.machines[index].name
+    }
+
     /// Returns the number of candidates.
     pub fn count(&self) -> usize {
         self.machines.len()

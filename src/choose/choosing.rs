@@ -196,8 +196,6 @@ impl Candidates {
                     summary.busy = true;
                     let next = order.peek().filter(|_| attempts.0.is_empty());
                     if next.is_some_and(|next| self.prefers(&ranked, next, &histories)) {
-                        let name = &self.machines[index].name;
-                        observer.detail(format_args!("waits for {name}, which has inputs that others lack"));
                         return Ok(Choice::Busy);
                     }
                     continue;

@@ -26,7 +26,7 @@ pub struct guix_offload_job {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum guix_offload_event_type {
-    /// No machine can take the job now; it waits.
+    /// The job waits: no machine can take it now, or the one that has its inputs cannot.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /// A machine cannot take the job: machine, text, hint. The same reason, whatever the numbers in it, comes again
     /// after 10 minutes at the earliest.

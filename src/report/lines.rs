@@ -32,6 +32,9 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         }
         Event::Queued { away: false } => vec![format!("{PREFIX}all build machines are busy, waiting for a build slot")],
         Event::Queued { away: true } => vec![format!("{PREFIX}no build machine can be reached, waiting for one")],
+        Event::AwaitsSlot { machine } => {
+            vec![format!("{PREFIX}waiting for a build slot of '{machine}', which has the inputs")]
+        }
         Event::Sending { machine, items, bytes } => {
             vec![format!("{PREFIX}sending {} to '{machine}'...", amount(items, bytes))]
         }
@@ -119,6 +122,7 @@ pub(crate) mod tests {
             Event::BuiltHere { derivation },
             Event::Queued { away: false },
             Event::Queued { away: true },
+            Event::AwaitsSlot { machine },
             Event::Chosen { machine },
             Event::Sending { machine, items: 1, bytes: 1 },
             Event::Building { machine, derivation },
@@ -139,7 +143,7 @@ pub(crate) mod tests {
         let reason = Error::new(ErrorKind::Daemon, NASTY).hint(NASTY).on_machine(NASTY);
         let mut lines: Vec<String> = events(NASTY, &derivation, &reason).iter().flat_map(of_event).collect();
         lines.extend([of_error(&reason), of_warning(&reason), vec![of_stall(NASTY, 30), hint(NASTY)]].concat());
-        assert_eq!(lines.len(), 23, "{lines:?}");
+        assert_eq!(lines.len(), 24, "{lines:?}");
         for line in &lines {
             assert!(!line.contains(char::is_control) && !line.starts_with('#'), "{line:?}");
             assert!(!line.starts_with('@') || line.starts_with("@ build-remote /gnu/store/"), "{line:?}");

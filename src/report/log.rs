@@ -147,6 +147,7 @@ fn text(event: &Event) -> Option<String> {
         Event::BuiltHere { .. } => "is built here, as no machine can be used".into(),
         Event::Queued { away: false } => "waits, as all machines are busy".into(),
         Event::Queued { away: true } => "waits, as no machine can be reached".into(),
+        Event::AwaitsSlot { machine } => format!("{machine}: has the inputs, and its slots are taken; waits for one"),
         Event::Chosen { machine } => format!("{machine}: chosen"),
         Event::Sending { machine, items, bytes } => format!("{machine}: is sent {items} items, {bytes} bytes"),
         Event::Building { machine, .. } => format!("{machine}: builds"),

@@ -59,6 +59,11 @@ pub enum Event<'a> {
         /// Whether no machine answers. If not, some are busy.
         away: bool,
     },
+    /// The build waits for a slot of this machine, which has the inputs, though another machine may be free.
+    AwaitsSlot {
+        /// The machine's name.
+        machine: &'a str,
+    },
     /// This machine will do the build.
     Chosen {
         /// The machine's name.

@@ -2,6 +2,7 @@
 //! Builds go where their inputs are, which is known from the builds before.
 
 use super::*;
+use crate::choose::slot::Slots;
 
 /// A host with two machines, and a derivation that reads the output of another one, and a source.
 struct Chain {
@@ -90,4 +91,33 @@ fn what_a_collector_took_is_no_reason_any_more() {
     world.doubles.take(&there.name, &source);
     build_there();
     assert!(!is_known(&next) && is_known(&source));
+}
+
+#[test]
+fn a_job_waits_for_a_slot_of_the_machine_that_has_its_inputs() {
+    for freed_after in [1, 60] {
+        let Chain { host, next, .. } = chain();
+        let (world, histories) = (&host.world, host.world.engine.histories());
+        host.build(&mut Notes::default()).unwrap();
+        let built_on = world.doubles.take_machines(Step::Build).remove(0);
+        for machine in &host.machines {
+            histories.note_rate(machine, 10.0);
+            histories.note_build(machine, Duration::from_secs(1));
+        }
+        let there = host.machines.iter().find(|machine| machine.name == built_on).unwrap();
+        let slots = Slots::default().of(&host.scene.directories.offload_state(), there).unwrap();
+        let mut taken = slots.lock().try_take().unwrap();
+        assert!(taken.is_some());
+        world.clock.during_sleep(move |all| taken = taken.take().filter(|_| all.as_secs() < freed_after));
+        let waited = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let events = Arc::clone(&waited);
+        let at_event = move |event: &str| events.lock().extend(event.contains("Await").then(|| event.to_string()));
+        let mut notes = Notes { at_event: Some(Box::new(at_event)), ..Notes::default() };
+        let work = Work { inputs: Vec::new(), outputs: Vec::new(), options: BuildOptions::default() };
+        world.engine.run_job(&host.machines, &request(&next), work, None, &Cancel::default(), &mut notes).unwrap();
+        assert_eq!(*waited.lock(), [format!("AwaitsSlot {{ machine: {built_on:?} }}")]);
+        // Sending what it reads takes some twenty seconds.
+        let on = world.doubles.take_machines(Step::Build).remove(0);
+        assert_eq!(on == built_on, freed_after == 1, "on {on}, free after {freed_after} s");
+    }
 }

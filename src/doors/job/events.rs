@@ -158,7 +158,7 @@ impl Observer for EventSender {
         let said = || lines::text(&lines::of_event(event));
         let happened = match *event {
             Event::Queued { away } if std::mem::replace(&mut self.queued[usize::from(away)], true) => return,
-            Event::Queued { .. } => JobEvent::Queued,
+            Event::Queued { .. } | Event::AwaitsSlot { .. } => JobEvent::Queued,
             Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.into()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),

@@ -44,7 +44,7 @@ pub trait Job: Send + Sync {
 /// An event of a job: one of the [`crate::report::Event`]s of its build, or a piece of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobEvent {
-    /// No machine is free; the job waits.
+    /// No machine is free, or not the one that has the inputs; the job waits.
     Queued,
     /// A machine cannot take the job, and why. The same reason, digits aside, comes again after 10 minutes at the
     /// earliest.

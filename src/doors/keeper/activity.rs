@@ -68,7 +68,7 @@ impl Activity {
     /// Updates the activity after `event`.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Queued { .. } => self.enter(Phase::Waiting),
+            Event::Queued { .. } | Event::AwaitsSlot { .. } => self.enter(Phase::Waiting),
             Event::Chosen { machine } => {
                 self.machine = Some(machine.into());
                 self.enter(Phase::Querying);
