@@ -25,8 +25,9 @@ static int matches(const regex_t *pattern, const char *name)
     return pattern == NULL || name == NULL || regexec(pattern, name, 0, NULL, 0) == 0;
 }
 
-/* Makes *SELECTED the machines of ALL, each once, whose names match PATTERN, an extended regular expression, unless that
-   is NULL.  Says what is wrong in the file of ALL, and adds the number of machines that it leaves out to *MALFORMED.  */
+/* Makes *SELECTED the machines of ALL, each once, whose names match PATTERN, an extended regular expression, unless
+   that is NULL.  Says what is wrong in the file of ALL, and adds the number of machines that were left out of it to
+   *MALFORMED.  */
 static guix_offload_status choose(guix_offload_machines **selected, size_t *malformed,
                                   const guix_offload_machines *all, const regex_t *pattern, guix_offload_error **error)
 {

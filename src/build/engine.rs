@@ -195,8 +195,8 @@ impl Engine {
         }))
     }
 
-    /// Makes the choice among `candidates` depend on which of them have what `derivation` reads, and may be worth waiting
-    /// for, at most for `patience`. If that cannot be found out, the choice does not depend on it.
+    /// Makes the choice among `candidates` depend on which of them have what `derivation` reads. The build may wait for
+    /// one of these, at most for `patience`. If nobody knows what it reads, the choice does not depend on it.
     pub(super) fn look_up_inputs(
         &self,
         candidates: &mut Candidates,

@@ -211,8 +211,8 @@ impl Histories {
         self.change(machine, |history| history.slow = Some((rate, history.now)));
     }
 
-    /// Remembers that items were sent to `machine` at this `rate`, in bytes of nars a second. The rate that is remembered
-    /// is an average, in which the last one has the weight of all before it.
+    /// Remembers that items were sent to `machine` at this `rate`, in bytes of nars a second. What is remembered is an
+    /// average, in which the last rate has the weight of all before it.
     pub fn note_rate(&self, machine: &BuildMachine, rate: f64) {
         self.change(machine, |history| {
             let average = history.link_rate().map_or(rate, |before| (before + rate) / 2.0);

@@ -54,8 +54,8 @@ impl Drop for Claim<'_> {
 }
 
 impl InFlight {
-    /// Claims those of `items` that no other build sends to `machine`. `rate`: bytes a second that its link moves, if it
-    /// is slow.
+    /// Claims those of `items` that no other build sends to `machine`. `rate`: bytes a second that a slow link to it
+    /// moves.
     ///
     /// If other builds send many of them, and `patient`, waits for that instead, and returns `None`: the machine may
     /// have them now.
