@@ -166,7 +166,7 @@ impl Candidates {
             let history = self.resources.histories.of(machine);
             let left_alone = history.setback().is_some();
             let taken_for = LockDirectory::taken_for(&state, machine).ok().filter(|_| !left_alone)?;
-            Some(forecast::Slots { count: machine.parallel_builds, taken_for, build_time: history.build_time() })
+            Some(forecast::MachineSlots { count: machine.parallel_builds, taken_for, build_time: history.build_time() })
         };
         let slots: Vec<_> = machines.iter().filter_map(slots).collect();
         forecast::expected_wait(self.count_waiting_for(machines), &slots)

@@ -12,7 +12,7 @@ const YOUNG: Duration = Duration::from_secs(1);
 
 /// What is known of the slots of one machine.
 #[derive(Clone, Debug)]
-pub struct Slots {
+pub struct MachineSlots {
     /// Number of slots.
     pub count: u32,
     /// How long each taken slot has been held.
@@ -26,12 +26,12 @@ pub struct Slots {
 ///
 /// Slots are expected to become free at the rate of the last builds. Slots that are held for unusually long do not
 /// count, nor do slots of a machine of which no build is known.
-pub fn expected_wait(ahead: usize, machines: &[Slots]) -> Option<Duration> {
+pub fn expected_wait(ahead: usize, machines: &[MachineSlots]) -> Option<Duration> {
     let rate: f64 = machines.iter().map(releases_per_second).sum();
     (rate > 0.0).then(|| Duration::try_from_secs_f64((ahead + 1) as f64 / rate).unwrap_or(Duration::MAX))
 }
 
-fn releases_per_second(slots: &Slots) -> f64 {
+fn releases_per_second(slots: &MachineSlots) -> f64 {
     let Some(build_time) = slots.build_time else { return 0.0 };
     let usual = (build_time * UNUSUAL).max(YOUNG);
     let stuck = slots.taken_for.iter().filter(|age| **age > usual).count();
@@ -42,16 +42,16 @@ fn releases_per_second(slots: &Slots) -> f64 {
 mod tests {
     use super::*;
 
-    fn slots(count: u32, taken_for: &[u64], build_time: Option<u64>) -> Slots {
+    fn slots(count: u32, taken_for: &[u64], build_time: Option<u64>) -> MachineSlots {
         let seconds = |seconds: &u64| Duration::from_secs(*seconds);
-        Slots {
+        MachineSlots {
             count,
             taken_for: taken_for.iter().map(seconds).collect(),
             build_time: build_time.map(Duration::from_millis),
         }
     }
 
-    fn wait(ahead: usize, machines: &[Slots]) -> Option<u128> {
+    fn wait(ahead: usize, machines: &[MachineSlots]) -> Option<u128> {
         expected_wait(ahead, machines).map(|wait| wait.as_millis())
     }
 

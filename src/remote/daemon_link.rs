@@ -70,7 +70,7 @@ impl DaemonLink {
     pub fn after_refusal(session: &Session, socket: &str, store: &StoreDir, limit: Duration) -> Result<DaemonLink> {
         for pause in SESSION_RETRY_PAUSES {
             match Self::through_relay(session, socket, store, limit, CompressionPolicy::new(None)) {
-                Err(_) if session.failure().is_none() => std::thread::sleep(pause),
+                Err(_) if session.failure().is_none() => session.rest(pause)?,
                 result => return result,
             }
         }

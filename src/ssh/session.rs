@@ -175,6 +175,18 @@ impl Session {
         *self.link().stalls.0.lock() = listener;
     }
 
+    /// Sleeps for `time`. Fails as soon as the session does, as when it is aborted.
+    pub fn rest(&self, time: Duration) -> Result<()> {
+        let deadline = after(time);
+        let mut state = self.link().state.lock();
+        while state.failure.is_none() {
+            if self.link().changed.wait_until(&mut state, deadline).timed_out() {
+                return Ok(());
+            }
+        }
+        state.failure.clone().map_or(Ok(()), Err)
+    }
+
     /// Returns why the session has failed, if it has.
     pub fn failure(&self) -> Option<Error> {
         self.link().failure()

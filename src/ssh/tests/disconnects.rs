@@ -77,6 +77,20 @@ fn a_server_that_asks_for_signs_of_life_gets_them() {
 }
 
 #[test]
+fn a_pause_ends_with_the_session() {
+    let sshd = Sshd::start(&[]);
+    let session = session(&machine(&sshd));
+    session.rest(Duration::from_millis(1)).unwrap();
+    thread::scope(|scope| {
+        let begun = Instant::now();
+        let pause = scope.spawn(|| session.rest(LONG));
+        session.abort(Error::new(ErrorKind::Cancelled, "not wanted"));
+        assert_eq!(pause.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(begun.elapsed() < LONG / 2);
+    });
+}
+
+#[test]
 fn abort_wakes_everybody_at_once() {
     let sshd = Sshd::start(&[]);
     let session = session(&machine(&sshd));
