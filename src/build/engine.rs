@@ -136,7 +136,8 @@ impl Engine {
         self.look_up_inputs(&mut accepted.candidates, &request.derivation, longest_wait(options), cancel, observer);
         // guix-daemon does nothing else until it has its answer. So as few builds as possible make it wait for a
         // machine.
-        let has_room = accepted.candidates.have_room_as_known();
+        let has_room = accepted.candidates.have_room_as_known(true)
+            || accepted.candidates.have_room_as_known(false) && !could_build_here();
         if let Some(place) = has_room.then(|| accepted.candidates.join_queue(|_| true).ok()).flatten() {
             observer.detail(format_args!("there is room, as other builds saw a moment ago"));
             accepted.place = Some(place);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::history::History;
+use super::history::{ANSWER_LIFETIME, History};
 use super::holdings::Input;
 use super::order::{Outlook, Ranked};
 use super::queue::{Place, Waiting};
@@ -19,6 +19,9 @@ use crate::machine::suitability::is_overloaded;
 /// How long a slot must have been free before a waiting build takes it out of turn: the processes of the builds ahead
 /// of it may have been stopped.
 const OVERTAKE: Duration = Duration::from_secs(2);
+
+/// How long after an answer a machine is assumed to be there, in seconds, for a build that could be done without it.
+const SHORT_ANSWER_LIFETIME: u64 = 2;
 
 /// Time that builds take where none is known, in seconds.
 const USUAL_BUILD_TIME: f64 = 10.0;
@@ -173,11 +176,13 @@ impl Candidates {
     }
 
     /// Returns whether a candidate has a slot for one more build, as far as is known from what other builds of this
-    /// host saw a moment ago.
-    pub fn have_room_as_known(&self) -> bool {
+    /// host saw a moment ago. `elsewhere`: whether the build could be done without them. Then the moment is shorter: a
+    /// build that is accepted has to wait for a machine that is lost.
+    pub fn have_room_as_known(&self, elsewhere: bool) -> bool {
+        let lifetime = if elsewhere { SHORT_ANSWER_LIFETIME } else { ANSWER_LIFETIME };
         let state = self.resources.directories.offload_state();
         let free = |machine: &BuildMachine| {
-            let load = self.resources.histories.of(machine).fresh_load()?;
+            let load = self.resources.histories.of(machine).fresh_load(lifetime)?;
             let taken = LockDirectory::count_taken(&state, machine).ok()?;
             let free = machine.parallel_builds.saturating_sub(taken) as usize;
             (!is_overloaded(machine, load)).then_some(free)

@@ -159,6 +159,27 @@ impl Candidates {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Choice> {
+        let mut choice = self.try_machines(&eligible, place, false, cancel, observer);
+        // What was mended on a machine must not stay unknown if the build would fail for that.
+        let may_be_mended = || self.machines.iter().any(|machine| self.resources.histories.of(machine).may_be_mended());
+        if matches!(choice, Ok(Choice::Misconfigured(_))) && may_be_mended() {
+            choice = self.try_machines(&eligible, place, true, cancel, observer);
+        }
+        if let Some(place) = place.filter(|_| !matches!(choice, Ok(Choice::Machine(_)))) {
+            self.resources.queue.set_has_slot(place, false);
+        }
+        choice
+    }
+
+    /// Does it, with those machines `again` that were misconfigured more than a moment ago, too.
+    fn try_machines(
+        &mut self,
+        eligible: impl Fn(usize) -> bool,
+        place: Option<&Place>,
+        again: bool,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Result<Choice> {
         let resources = Arc::clone(&self.resources);
         let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
@@ -169,7 +190,7 @@ impl Candidates {
         let mut summary = ChoiceSummary::default();
         order.retain(|ranked| eligible(ranked.index));
         order.retain(|&Ranked { index, .. }| {
-            let setback = histories[index].setback();
+            let setback = histories[index].setback().filter(|_| !(again && histories[index].may_be_mended()));
             if let Some(setback) = setback {
                 let reason = setback.reason.clone().on_machine(&self.machines[index].name);
                 summary.add(setback.kind, &reason);
@@ -202,6 +223,9 @@ impl Candidates {
                 };
                 let since = clock.now();
                 observer.event(&Event::SlotTaken { slot: slot.name() });
+                if let Some(place) = place {
+                    queue.set_has_slot(place, true);
+                }
                 match self.idle_connection(index, cancel, observer) {
                     Idle::Usable(remote, guard) => {
                         observer.detail(format_args!("{}: an idle connection is used again", remote.machine().name));

@@ -27,7 +27,7 @@ use crate::machine::BuildMachine;
 /// How long a known load is used, in seconds: the load of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
 /// How long after an answer a machine is assumed to be there, in seconds.
-const ANSWER_LIFETIME: u64 = 10;
+pub(super) const ANSWER_LIFETIME: u64 = 10;
 /// How long a link that was slow is assumed to be as slow, in seconds.
 const LINK_LIFETIME: u64 = 60 * 60;
 /// How long the measured rate of a link counts, in seconds.
@@ -41,6 +41,8 @@ const BUILDS: usize = 8;
 const FIRST_BACK_OFF: u64 = 5;
 /// Longest back-off of a machine that is away or misconfigured, in seconds.
 const LONGEST_BACK_OFF: u64 = 60;
+/// How long no build asks a misconfigured machine again, though it could be done nowhere else, in seconds.
+const MEND_TIME: u64 = 2;
 /// Back-off of a machine that turned out to be this host itself, in seconds: another host may get that name.
 const THIS_HOST_BACK_OFF: u64 = 60 * 60;
 /// Times in a row that another machine must have answered first before a machine is backed off as away.
@@ -262,11 +264,11 @@ impl History {
         self.load.filter(|seen| self.within(seen.at, LOAD_LIFETIME)).map(|seen| seen.load)
     }
 
-    /// Returns the machine's load, if it answered a moment ago, was configured as now, and nothing was wrong with it
-    /// since. Then the machine is there, as far as can be known without asking it.
-    pub fn fresh_load(&self) -> Option<f64> {
+    /// Returns the machine's load, if it answered less than `seconds` ago, was configured as now, and nothing was wrong
+    /// with it since. Then the machine is there, as far as can be known without asking it.
+    pub fn fresh_load(&self, seconds: u64) -> Option<f64> {
         let usable = self.setback().is_none() && !self.is_distrusted();
-        let fresh = |seen: &Load| seen.mark == self.mark && self.within(seen.at, ANSWER_LIFETIME);
+        let fresh = |seen: &Load| seen.mark == self.mark && self.within(seen.at, seconds);
         self.load.filter(|seen| usable && fresh(seen)).map(|seen| seen.load)
     }
 
@@ -274,6 +276,13 @@ impl History {
     /// [`mark`].
     pub fn setback(&self) -> Option<&Setback> {
         self.setback.as_ref().filter(|setback| setback.mark == self.mark && self.within(setback.at, setback.back_off()))
+    }
+
+    /// Returns whether the machine is in back-off because it was misconfigured more than a moment ago. It may have been
+    /// mended since, which only the machine can tell.
+    pub fn may_be_mended(&self) -> bool {
+        self.setback()
+            .is_some_and(|setback| setback.kind == SetbackKind::Misconfigured && !self.within(setback.at, MEND_TIME))
     }
 
     /// Returns how long the back-off after `setback` lasts from now on.

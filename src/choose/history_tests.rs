@@ -60,7 +60,7 @@ fn a_load_is_forgotten_after_a_minute() {
 #[test]
 fn a_machine_that_answered_a_moment_ago_is_there_unless_something_was_wrong_since() {
     let (scene, machine) = scene();
-    let fresh = || scene.histories.of(&machine).fresh_load();
+    let fresh = || scene.histories.of(&machine).fresh_load(ANSWER_LIFETIME);
     let answers = || scene.histories.note_answer(&machine, 0.25, None);
     answers();
     scene.later(8);

@@ -48,6 +48,8 @@ struct Ours {
     machines: Vec<String>,
     /// Wakes the build; `None`: it does not sleep, or was woken.
     sleeping: Option<Cancel>,
+    /// Whether the build has a slot, and connects to its machine.
+    has_slot: bool,
 }
 
 /// A build that waits.
@@ -111,12 +113,12 @@ impl Queue {
             return Err(error).io_context(ErrorKind::Store, what);
         }
         drop(changing);
-        ours.insert(ticket, Ours { machines, sleeping: None });
+        ours.insert(ticket, Ours { machines, sleeping: None, has_slot: false });
         drop(ours);
         Ok(Place { queue: Arc::clone(self), ticket })
     }
 
-    /// Returns the waiting builds that are ahead of `place`, oldest first; without a place, all of them.
+    /// Returns the builds that wait for a slot and are ahead of `place`, oldest first; without a place, all of them.
     ///
     /// A queue that cannot be read counts as empty: builds then take slots in any order.
     pub fn ahead_of(&self, place: Option<&Place>) -> Vec<Waiting> {
@@ -126,10 +128,21 @@ impl Queue {
         }
         let Ok(file) = self.file() else { return Vec::new() };
         waiting.retain(|one| {
-            place.is_none_or(|place| one.ticket < place.ticket)
-                && (self.ours.lock().contains_key(&one.ticket) || is_held(file, one.ticket))
+            let waits = || match self.ours.lock().get(&one.ticket) {
+                Some(ours) => !ours.has_slot,
+                None => is_held(file, one.ticket),
+            };
+            place.is_none_or(|place| one.ticket < place.ticket) && waits()
         });
         waiting
+    }
+
+    /// Notes whether the build with `place` has a slot, of which it does not know yet whether it can be used. Meanwhile it
+    /// waits for no other one.
+    pub fn set_has_slot(&self, place: &Place, has_slot: bool) {
+        if let Some(ours) = self.ours.lock().get_mut(&place.ticket) {
+            ours.has_slot = has_slot;
+        }
     }
 
     /// Notes that the build with `place` is about to sleep: `cancel` wakes it, once, when it may be its turn. `None`:

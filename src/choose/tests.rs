@@ -79,26 +79,26 @@ impl Scene {
 #[test]
 fn there_is_room_on_a_machine_that_answered_a_moment_ago_and_has_a_slot() {
     let scene = scene();
-    assert!(!scene.candidates.have_room_as_known(), "nothing is known of any");
+    assert!(!scene.candidates.have_room_as_known(false), "nothing is known of any");
     scene.answers(0, 0.5);
-    assert!(scene.candidates.have_room_as_known());
+    assert!(scene.candidates.have_room_as_known(false));
     let first = scene.take(0);
-    assert!(scene.candidates.have_room_as_known());
+    assert!(scene.candidates.have_room_as_known(false));
     let second = scene.take(0);
-    assert!(!scene.candidates.have_room_as_known(), "the other machine has a slot, but has not answered");
+    assert!(!scene.candidates.have_room_as_known(false), "the other machine has a slot, but has not answered");
     drop((first, second));
-    assert!(scene.candidates.have_room_as_known());
+    assert!(scene.candidates.have_room_as_known(false));
 }
 
 #[test]
 fn there_is_no_room_on_a_machine_that_is_overloaded_or_was_lost() {
     let scene = scene();
     scene.answers(0, 0.9);
-    assert!(!scene.candidates.have_room_as_known());
+    assert!(!scene.candidates.have_room_as_known(false));
     scene.answers(0, 0.1);
-    assert!(scene.candidates.have_room_as_known());
+    assert!(scene.candidates.have_room_as_known(false));
     scene.fails(0);
-    assert!(!scene.candidates.have_room_as_known());
+    assert!(!scene.candidates.have_room_as_known(false));
 }
 
 #[test]
@@ -107,13 +107,13 @@ fn those_that_wait_have_the_slots_that_are_free() {
     scene.answers(0, 0.1);
     let places: Vec<Place> = (0..2)
         .map(|_| {
-            assert!(scene.candidates.have_room_as_known());
+            assert!(scene.candidates.have_room_as_known(false));
             scene.candidates.join_queue(|_| true).unwrap()
         })
         .collect();
-    assert!(!scene.candidates.have_room_as_known());
+    assert!(!scene.candidates.have_room_as_known(false));
     drop(places);
-    assert!(scene.candidates.have_room_as_known());
+    assert!(scene.candidates.have_room_as_known(false));
 }
 
 #[test]
@@ -459,6 +459,37 @@ fn who_waits_longer_has_the_slot_that_is_free_unless_it_does_not_take_it() {
     assert!(choose(None));
 }
 
+/// A build that connects is in the queue until it knows that it can have the machine.
+#[test]
+fn who_has_a_slot_and_connects_waits_for_no_other_slot() {
+    let two = |name: &str| BuildMachine { parallel_builds: 2, ..machine(name) };
+    let mut scene = scene_of(&[two("m"), two("n")]);
+    let _taken = scene.take(0);
+    let (connects, may) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    let waits = Arc::new((connects, may, std::sync::atomic::AtomicBool::new(true)));
+    let theirs = Arc::clone(&waits);
+    scene.doubles.act(move |_, step, _| {
+        if step == Step::Connect && theirs.2.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            theirs.0.wait();
+            theirs.1.wait();
+        }
+        Ok(())
+    });
+    let mut first = Candidates::new(&scene.resources, vec![two("m"), two("n")]).unwrap();
+    let place = first.join_queue(|_| true).unwrap();
+    let mut first_notes = notes(&scene);
+    std::thread::scope(|scope| {
+        let connecting = scope.spawn(|| {
+            let choice = first.choose(|_| true, Some(&place), &Cancel::default(), &mut first_notes);
+            matches!(choice, Ok(Choice::Machine(_)))
+        });
+        waits.0.wait();
+        assert!(matches!(choose(&mut scene).0, Ok(Choice::Machine(_))), "two slots are free, and one waits for none");
+        waits.1.wait();
+        assert!(connecting.join().unwrap());
+    });
+}
+
 #[test]
 fn who_waits_for_another_machine_is_in_nobodys_way() {
     let mut scene = scene_of(&[machine("m")]);
@@ -493,4 +524,38 @@ fn who_came_first_is_first_at_each_machine() {
     drop(first);
     assert_eq!(choose(&mut either, &second), Some("m".into()), "nobody is before it any more");
     drop(n);
+}
+
+#[test]
+fn a_machine_whose_last_answer_is_older_is_asked_if_the_build_could_be_done_without_it() {
+    let scene = scene();
+    scene.answers(0, 0.1);
+    let known = || [true, false].map(|elsewhere| scene.candidates.have_room_as_known(elsewhere));
+    assert_eq!(known(), [true, true]);
+    scene.clock.turn(Duration::from_secs(3));
+    assert_eq!(known(), [false, true]);
+    scene.clock.turn(Duration::from_secs(8));
+    assert_eq!(known(), [false, false]);
+}
+
+#[test]
+fn what_was_mended_on_a_machine_is_seen_before_a_build_fails_for_it() {
+    let mut scene = scene_of(&[machine("m")]);
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_broken = Arc::clone(&broken);
+    scene.doubles.act(move |_, step, _| match step {
+        Step::Connect if is_broken.load(std::sync::atomic::Ordering::SeqCst) => {
+            Err(Error::new(ErrorKind::Configuration, "its account has no shell"))
+        }
+        _ => Ok(()),
+    });
+    let fails = |scene: &mut Scene| matches!(choose(scene).0, Ok(Choice::Misconfigured(_)));
+    assert!(fails(&mut scene) && fails(&mut scene));
+    assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 1, "not by every build of a request");
+    scene.clock.turn(Duration::from_secs(3));
+    assert!(fails(&mut scene));
+    assert_eq!(scene.doubles.take_machines(Step::Connect).len(), 1, "in its back-off, as nothing else is left");
+    scene.clock.turn(Duration::from_secs(3));
+    broken.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(chosen(&mut scene).candidate, 0);
 }

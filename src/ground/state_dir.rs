@@ -5,6 +5,9 @@
 //! Files are made with mode 0600. From `offload` downwards, no link to a file or a directory is followed: somebody who
 //! could plant one must not choose which file is locked or replaced. Directories above may be links, as the
 //! administrator likes.
+//!
+//! What root makes there belongs to the owner of the directory that it is in: guix-daemon may run as another user, whose
+//! hooks need the same files.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,8 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{Mode, OFlags, mkdirat, open, openat, renameat, unlinkat};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fstat, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -52,9 +56,12 @@ impl StateDir {
         for name in [name, &self.name] {
             // Less the umask, as `mkdir -p` does; the files in it have mode 0600.
             match mkdirat(&above, name, Mode::from_raw_mode(0o777)) {
-                Ok(()) | Err(Errno::EXIST) => above = self.enter(above.as_fd(), name)?,
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
+            let below = self.enter(above.as_fd(), name)?;
+            give_to_owner(&above, &below)?;
+            above = below;
         }
         Ok(())
     }
@@ -74,6 +81,18 @@ impl StateDir {
     }
 }
 
+/// Gives `made`, if it is root's, to the owner of the directory `above` that it is in. Only root can do that.
+fn give_to_owner(above: impl AsFd, made: impl AsFd) -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let (owner, has) = (fstat(above)?, fstat(&made)?);
+    if has.st_uid == 0 && owner.st_uid != 0 {
+        fchown(made, Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)))?;
+    }
+    Ok(())
+}
+
 /// An open directory of files.
 pub struct OpenStateDir(OwnedFd);
 
@@ -91,6 +110,9 @@ impl OpenStateDir {
             Errno::LOOP => io::Error::other("it is a link, and links are not followed there"),
             error => error.into(),
         })?;
+        if flags.contains(OFlags::CREATE) {
+            give_to_owner(&self.0, &file)?;
+        }
         Ok(file.into())
     }
 
@@ -122,7 +144,7 @@ impl OpenStateDir {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -135,6 +157,28 @@ mod tests {
         directory.create().unwrap();
         directory.open().unwrap().open("0", OFlags::RDWR | OFlags::CREATE).unwrap();
         assert_eq!(fs::metadata(directory.path("0")).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_directory_needs_root() {
+        assert!(geteuid().is_root(), "this test needs root");
+        let scratch = tempfile::tempdir().unwrap();
+        let owner = |path: &Path| {
+            let metadata = fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        for (name, ids) in [("daemons", (30_001, 30_002)), ("roots", (0, 0))] {
+            let above = scratch.path().join(name);
+            fs::create_dir(&above).unwrap();
+            std::os::unix::fs::chown(&above, Some(ids.0), Some(ids.1)).unwrap();
+            let directory = StateDir::named(&above.join("offload"), "m:22");
+            directory.create().unwrap();
+            directory.open().unwrap().open("0", OFlags::RDWR | OFlags::CREATE).unwrap();
+            directory.open().unwrap().replace("history", b"").unwrap();
+            for made in [above.join("offload"), directory.path(""), directory.path("0"), directory.path("history")] {
+                assert_eq!(owner(&made), ids, "{}", made.display());
+            }
+        }
     }
 
     #[test]

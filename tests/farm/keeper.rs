@@ -71,7 +71,10 @@ fn root_looks_after_the_keeper_of_another_user_and_nobody_else_does() {
     UHEAD.sh(&["sh", "-c", "kill -STOP $(pgrep -f '[g]uix-offload keeper serve')"]);
     let hung = UHEAD.run(&[PROGRAM, "keeper", "stop"]);
     let said = String::from_utf8_lossy(&hung.stderr).into_owned();
-    assert!(!hung.status.success() && said.contains(", does not answer within 5 s\nhint: if that lasts"), "{said}");
+    let [keeper] = &UHEAD.keepers()[..] else { panic!("more than one keeper") };
+    let expected =
+        format!("process {keeper}, does not answer within 5 s\nhint: if that lasts, end it: kill -KILL {keeper}\n");
+    assert!(!hung.status.success() && said.contains(&expected), "{said}");
     UHEAD.sh(&["sh", "-c", "kill -CONT $(pgrep -f '[g]uix-offload keeper serve')"]);
     assert_clean(&[UHEAD], &[W1]);
 }

@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use crate::ground::error::{ErrorKind, IoContext, Result};
+use crate::ground::directories::for_daemons_user;
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::state_dir::StateDir;
 use crate::machine::BuildMachine;
 use lock::{Held, Range};
@@ -130,8 +131,7 @@ impl LockDirectory {
             let name = self.directory.path(&number.to_string());
             let open = match file.take() {
                 Some(open) => open,
-                None => open_lock_file(&self.directory, number)
-                    .io_context(ErrorKind::Store, || format!("opening the lock file '{}'", name.display()))?,
+                None => open_lock_file(&self.directory, number).map_err(|error| cannot_open(error, &name))?,
             };
             let what = || format!("locking '{}'", name.display());
             match Held::try_new(open).io_context(ErrorKind::Store, what)? {
@@ -144,6 +144,17 @@ impl LockDirectory {
             }
         }
         Ok(None)
+    }
+}
+
+fn cannot_open(error: std::io::Error, file: &Path) -> Error {
+    let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+    let error = Error::io(ErrorKind::Store, format!("opening the lock file '{}'", file.display()), error);
+    match file.parent().and_then(Path::parent).filter(|_| denied) {
+        Some(above) => {
+            error.hint(for_daemons_user("write to it", |user| format!("chown -R {user} {}", above.display())))
+        }
+        None => error,
     }
 }
 

@@ -71,7 +71,7 @@ fn tell(directories: &Directories, message: &FromClient) -> Result<Option<FromKe
             let process = sockopt::socket_peercred(&stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
             let message =
                 format!("the keeper, process {process}, does not answer within {} s", WELCOME_TIMEOUT.as_secs());
-            Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, stop it: kill {process}"))
+            Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, end it: kill -KILL {process}"))
         }
         _ => error.hint("it may be of another version: it ends by itself once its builds are done"),
     };

@@ -30,7 +30,7 @@ use crate::report::{log, phases};
 pub const VARIABLE: &str = "GUIX_OFFLOAD_KEEPER";
 
 /// Most connections that may wait for the keeper to accept them.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// How long a hook waits while another process starts a keeper, or while a keeper is just ending.
 const START: Duration = Duration::from_secs(2);

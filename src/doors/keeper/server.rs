@@ -21,7 +21,7 @@ use crate::build::engine::Engine;
 use crate::doors::keeper::activity::{Activity, KeeperReport, LeftAlone};
 use crate::doors::keeper::hook_server::Client;
 use crate::doors::keeper::message::Identity;
-use crate::doors::keeper::place::{Given, KeeperDir, identity, require_own_or_root};
+use crate::doors::keeper::place::{BACKLOG, Given, KeeperDir, identity, require_own_or_root};
 use crate::doors::keeper::voice::{Activities, Voice};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
@@ -50,6 +50,8 @@ pub fn serve(
 ) -> Result<()> {
     allow_all_descriptors();
     let listener = UnixListener::from(given.listener);
+    // The kernel names the process that listened last to whoever connects, and that was the starter.
+    rustix::net::listen(&listener, BACKLOG).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
     listener.set_nonblocking(true).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
     let place = KeeperDir::of(&directories);
     let engine = Engine::new(directories, idle_limit)?;
