@@ -137,8 +137,8 @@ impl Queue {
         waiting
     }
 
-    /// Notes whether the build with `place` has a slot, of which it does not know yet whether it can be used. Meanwhile it
-    /// waits for no other one.
+    /// Notes whether the build with `place` has a slot. While it finds out whether it can use that, it waits for no
+    /// other one.
     pub fn set_has_slot(&self, place: &Place, has_slot: bool) {
         if let Some(ours) = self.ours.lock().get_mut(&place.ticket) {
             ours.has_slot = has_slot;

@@ -6,8 +6,8 @@
 //! could plant one must not choose which file is locked or replaced. Directories above may be links, as the
 //! administrator likes.
 //!
-//! What root makes there belongs to the owner of the directory that it is in: guix-daemon may run as another user, whose
-//! hooks need the same files.
+//! What root makes there belongs to the owner of the directory that it is in: guix-daemon may run as another user, and
+//! its hooks need the same files.
 
 use std::fs::File;
 use std::io::{self, Write};
