@@ -848,8 +848,8 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  * this call and everything that is done with the lease.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
- * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY` or `GUIX_OFFLOAD_NO_GUIX` if all machines that could do
- * it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
+ * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_UNTRUSTED` if
+ * all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used, and with
  * `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_choose(guix_offload_lease **lease,
@@ -876,8 +876,8 @@ void guix_offload_lease_free(guix_offload_lease *lease);
  * connection with `guix_offload_connection_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_UNAVAILABLE`,
- * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_CONFIGURATION`
- * if the machine cannot be connected to, and with `GUIX_OFFLOAD_CANCELLED`.
+ * `GUIX_OFFLOAD_PROTOCOL`, `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or
+ * `GUIX_OFFLOAD_CONFIGURATION` if the machine cannot be connected to, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_connect(guix_offload_connection **connection,
                                          const guix_offload_engine *engine,

@@ -20,8 +20,9 @@ pub fn of_one(item: &[u8]) -> Vec<u8> {
 /// The bundle of some items, produced as it is read. `I` returns a reader for each item.
 pub struct Bundle<I, R> {
     items: I,
-    /// The number that is being read, then the item that follows it.
+    /// The number that is being read.
     number: Cursor<[u8; 8]>,
+    /// The item that follows the number; `None`: the end follows.
     item: Option<R>,
     ended: bool,
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::request::{Accepted, Inquiry, Reply, Request};
 use super::site::{Common, Site};
 use super::transfer::in_flight::InFlight;
@@ -72,9 +74,9 @@ impl Engine {
         let (histories, holdings, slots) =
             (Histories::new(&directories, &clock), Holdings::default(), Slots::default());
         let resources = Arc::new(Resources { directories, histories, holdings, slots, queue, pool, connector, clock });
-        let (locals, databases) = (Pool::with_limit(idle_limit), Pool::with_limit(idle_limit));
-        let (trace, log) = (phases::open()?, Log::open()?);
-        let common = Common { resources, locals, databases, in_flight: InFlight::default(), trace, log };
+        let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
+        let common =
+            Common { resources, locals, database: Mutex::default(), in_flight: InFlight::default(), trace, log };
         Ok(Engine { common: Arc::new(common), idle_limit })
     }
 
@@ -252,7 +254,7 @@ fn longest_wait(options: &BuildOptions) -> Duration {
 
 /// Returns a place in the queue for a build that one of `candidates` is to do; `None` if it could not begin soon.
 fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
-    if let Some((index, _)) = candidates.preferred() {
+    if let Some(index) = candidates.last_preferred() {
         return candidates.join_queue(|candidate| candidate == index).ok();
     }
     let longest = longest_wait(options);

@@ -173,7 +173,7 @@ impl Engine {
     ) -> Result<Box<Lease>> {
         let clock = &self.common.resources.clock;
         // Which machine the place in the queue is for, if for one alone.
-        let mut place_for = candidates.preferred().map(|(index, _)| index);
+        let mut place_for = place.as_ref().and_then(|_| candidates.last_preferred());
         let mut told = false;
         let mut last_hope = clock.now();
         let mut waiting_since: Option<Instant> = None;

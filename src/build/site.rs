@@ -6,6 +6,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::local_guix::LocalGuix;
 use super::transfer::{self, in_flight::InFlight};
 use crate::choose::holdings::Input;
@@ -35,8 +37,9 @@ pub struct Common {
     pub resources: Arc<Resources>,
     /// Connections to this host's own Guix, to use again.
     pub locals: Pool<LocalGuix>,
-    /// Connections to the store's database, for questions before a build.
-    pub databases: Pool<Database>,
+    /// A connection to the store's database, for questions before a build. There is one: SQLite closes the files of a
+    /// second one only with those of the first.
+    pub database: Mutex<Option<Database>>,
     /// What is on its way to machines.
     pub in_flight: InFlight,
     /// The file in which phases are noted, if they are.
@@ -61,13 +64,14 @@ impl Common {
 
     /// Returns what `derivation` reads, as far as it is valid here.
     pub fn inputs_of(&self, derivation: &StorePath, cancel: &Cancel) -> Result<Vec<Input>> {
-        let database = match self.databases.take(|_| true) {
-            Some((database, _)) => database,
+        let mut opened = self.database.lock();
+        let database = match opened.take() {
+            Some(database) => database,
             None => Database::open(&self.resources.directories, cancel)?,
         };
         database.obey(cancel);
         let inputs = database.inputs_of(derivation)?;
-        self.databases.put(database);
+        *opened = Some(database);
         Ok(inputs.iter().map(|(item, bytes)| Input::new(item, *bytes)).collect())
     }
 
@@ -250,26 +254,23 @@ impl Site {
 
     fn send_from(&mut self, local: &mut LocalGuix, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
         let known = self.remote.slow_link();
-        let Resources { histories, holdings, clock, .. } = &*self.common.resources;
-        let begun = clock.now();
+        let Resources { histories, holdings, .. } = &*self.common.resources;
         let (remote, in_flight) = (&mut *self.remote, &self.common.in_flight);
         let sent = transfer::send_files(local, remote, task.items, task.outputs, in_flight, &self.cancel, observer)?;
-        let took = (clock.now() - begun).as_secs_f64();
         // New derivations are sent unasked.
-        let lost: Vec<_> = sent.iter().filter(|item| !item.is_derivation()).cloned().collect();
+        let lost: Vec<_> = sent.items.iter().filter(|item| !item.is_derivation()).cloned().collect();
         if holdings.has_any(self.machine(), &lost) {
             holdings.forget(self.machine()); // its collector has run
         }
         holdings.add(self.machine(), task.items);
-        let bytes: u64 = sent.iter().map(|item| local.info(item).map_or(0, |info| info.nar_size)).sum();
-        if bytes >= RATE_SAMPLE && took > 0.0 {
-            histories.note_rate(self.machine(), bytes as f64 / took);
+        if sent.bytes >= RATE_SAMPLE && !sent.time.is_zero() {
+            histories.note_rate(self.machine(), sent.bytes as f64 / sent.time.as_secs_f64());
         }
         if let Some(rate) = self.remote.slow_link().filter(|_| known.is_none()) {
             histories.note_slow_link(self.machine(), rate);
         }
         self.cancel.check()?;
-        Ok(sent)
+        Ok(sent.items)
     }
 
     fn build_there(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {

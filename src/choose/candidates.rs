@@ -26,8 +26,8 @@ const SHORT_ANSWER_LIFETIME: u64 = 2;
 /// Time that builds take where none is known, in seconds.
 const USUAL_BUILD_TIME: f64 = 10.0;
 
-/// Rate of a link that was not measured, in bytes a second: a fast Ethernet is slower, most others are faster.
-const USUAL_RATE: f64 = 30e6;
+/// Rate of a link that was not measured, in bytes a second: Fast Ethernet is slower, most other links are faster.
+pub const USUAL_RATE: f64 = 30e6;
 
 /// The machines that can do a build, and their slots.
 pub struct Candidates {
@@ -117,6 +117,11 @@ impl Candidates {
         if let Some(preferred) = &mut self.preferred {
             preferred.is_chosen = false;
         }
+    }
+
+    /// Returns the candidate that the last choice was to wait for, whether it still waits or not.
+    pub fn last_preferred(&self) -> Option<usize> {
+        self.preferred.filter(|preferred| preferred.is_chosen).map(|preferred| preferred.index)
     }
 
     /// Returns the candidate that the build waits for by the last choice, though others are free, and how long it still

@@ -28,7 +28,7 @@ use crate::ground::directories::Directories;
 use crate::ground::error::Error;
 use crate::remote::{Connection, Connector, Line};
 
-pub use candidates::Candidates;
+pub use candidates::{Candidates, USUAL_RATE};
 pub use choosing::CLOCK_TOLERANCE;
 
 /// What all builds of a process share to choose a machine. Any thread.

@@ -5,7 +5,8 @@ use fastrand::Rng;
 
 use crate::machine::BuildMachine;
 
-/// Differences in sending time below this many seconds do not count: chance then decides between equal machines.
+/// Sending times are rounded down to multiples of this many seconds, so that chance decides between machines that are
+/// about equal.
 const RESOLUTION: f64 = 0.1;
 
 /// What is known of a machine for a build.

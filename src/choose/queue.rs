@@ -75,11 +75,14 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let left = self.queue.ours.lock().remove(&self.ticket);
+        let mut ours = self.queue.ours.lock();
+        let left = ours.remove(&self.ticket);
         if let Some(file) = self.queue.file.get() {
-            // If this fails, the place becomes free when the process ends.
+            // If this fails, the place becomes free when the process ends. Before another build of this process can get
+            // the same ticket: the lock is that of the process.
             let _ = lock::unlock(file, Range::Byte(self.ticket));
         }
+        drop(ours);
         if let Some(left) = left {
             self.queue.wake_next(&left.machines);
         }

@@ -29,9 +29,10 @@ fn two_machines() {
 #[test]
 fn builds_that_read_each_others_outputs_stay_on_the_machine_that_has_them() {
     two_machines();
-    // By chance, two or three of the five outputs that are read would be sent.
+    HEAD.build("plain", &["count=4"]).assert_succeeded(); // so that the loads of both are known
+    // By chance, two or three of the five outputs that are read would be sent. One may be, as load counts, too.
     let sent = sent_mib("layers", &["layers=1,1,1,1,1,1", "kib=65536"]);
-    assert!(sent < 64, "{sent} MiB");
+    assert!(sent < 128, "{sent} MiB");
     assert_clean(&[HEAD], &[W1, W2]);
 }
 

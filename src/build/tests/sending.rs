@@ -74,6 +74,7 @@ fn send(host: &Host, items: &[StorePath]) -> Sent {
         &cancel,
         &mut notes,
     );
+    let result = result.map(|sent| sent.items);
     let steps = doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
     Sent { result, notes, steps, batches: doubles.take_batches(), lease }
 }

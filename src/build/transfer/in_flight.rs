@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::choose::USUAL_RATE;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::Result;
 use crate::ground::store_path::StorePath;
@@ -16,12 +17,9 @@ use crate::store::ValidPath;
 /// Fewest bytes, as nars, for which a build waits. To send less takes hardly longer than to ask again.
 const WORTH_WAITING: u64 = 1 << 20;
 
-/// Rate of a link that is not known to be slow, in bytes a second.
-const USUAL_RATE: f64 = 25e6;
-
 /// How many times as long as sending them would take a build waits for its items. The other build may send more, and
 /// they share the link.
-const PATIENCE: f64 = 4.0;
+const WAIT_FACTOR: f64 = 4.0;
 
 /// How often a build that waits looks whether it was cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
@@ -76,7 +74,7 @@ impl InFlight {
             let items = names.filter(|item| claimed.insert((*item).clone())).cloned().collect();
             return Ok(Some(Claim { in_flight: self, machine: label, items }));
         }
-        let seconds = PATIENCE * bytes as f64 / rate.unwrap_or(USUAL_RATE).max(1.0);
+        let seconds = WAIT_FACTOR * bytes as f64 / rate.unwrap_or(USUAL_RATE).max(1.0);
         let end = Instant::now() + Duration::from_secs_f64(seconds.min(24.0 * 3600.0));
         while bytes_of_others(machines.get(&label), items) > 0 && Instant::now() < end {
             cancel.check()?;

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use super::CountingReader;
 use super::ask::{self, collected};
@@ -36,8 +37,19 @@ const MOST_WAITS: usize = 3;
 /// Size, as nars, in bytes, from which items are sent only after a check that the machine accepts our signatures.
 const IMPORT_CHECK_SIZE: u64 = 8 << 20;
 
+/// What was sent.
+#[derive(Default)]
+pub struct Sent {
+    /// The items, in the order sent.
+    pub items: Vec<StorePath>,
+    /// Their size, as nars and what goes with them, in bytes.
+    pub bytes: u64,
+    /// How long sending took, without questions and without waiting for other builds.
+    pub time: Duration,
+}
+
 /// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
-/// sent, in the order sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
+/// sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
 /// there until the connection to its daemon ends.
 ///
 /// If another build is sending much of that to the machine, as `in_flight` knows, waits for it first, unless cancelled.
@@ -52,10 +64,10 @@ pub fn send_files(
     in_flight: &InFlight,
     cancel: &Cancel,
     observer: &mut dyn Observer,
-) -> Result<Vec<StorePath>> {
+) -> Result<Sent> {
     let machine = remote.machine().clone();
     let context = || format!("sending files to '{}'", machine.name);
-    let (mut sent, mut again) = (Vec::new(), false);
+    let (mut sent, mut again) = (Sent::default(), false);
     let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
     let mut waits = 0;
     loop {
@@ -70,7 +82,11 @@ pub fn send_files(
             return Ok(sent);
         }
         let mut sending = Sending { local, remote, observer: &mut ThrottledObserver::new(observer), sent: 0 };
-        match sending.send(&order, &mut sent) {
+        let begun = Instant::now();
+        let result = sending.send(&order, &mut sent.items);
+        sent.bytes += sending.sent;
+        sent.time += begun.elapsed();
+        match result {
             Ok(true) => return Ok(sent),
             Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,
             Err(error) if error.kind() == ErrorKind::Daemon && remote.is_usable() => {

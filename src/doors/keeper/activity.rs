@@ -51,6 +51,8 @@ impl Phase {
 pub struct Activity {
     derivation: StorePath,
     candidates: Vec<String>,
+    /// The one of them whose slot the build waits for, though others may be free.
+    awaited: Option<String>,
     machine: Option<String>,
     phase: Phase,
     begun: Instant,
@@ -62,13 +64,20 @@ impl Activity {
     /// Begins to follow a build of `derivation` on one of `candidates`.
     pub fn new(derivation: StorePath, candidates: Vec<String>) -> Self {
         let (machine, phase, begun) = (None, Phase::Choosing, Instant::now());
-        Activity { derivation, candidates, machine, phase, begun, phase_begun: begun, bytes: None }
+        Activity { derivation, candidates, awaited: None, machine, phase, begun, phase_begun: begun, bytes: None }
     }
 
     /// Updates the activity after `event`.
     pub fn note(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Queued { .. } | Event::AwaitsSlot { .. } => self.enter(Phase::Waiting),
+            Event::Queued { .. } => {
+                self.awaited = None;
+                self.enter(Phase::Waiting);
+            }
+            Event::AwaitsSlot { machine } => {
+                self.awaited = Some(machine.into());
+                self.enter(Phase::Waiting);
+            }
             Event::Chosen { machine } => {
                 self.machine = Some(machine.into());
                 self.enter(Phase::Querying);
@@ -86,7 +95,7 @@ impl Activity {
             Event::Transferred { bytes } => self.bytes = self.bytes.map(|(_, all)| (bytes, all)),
             Event::Received => self.enter(Phase::Registering),
             Event::Retrying { .. } => {
-                self.machine = None;
+                (self.machine, self.awaited) = (None, None);
                 self.enter(Phase::Choosing);
             }
             _ => {}
@@ -103,7 +112,7 @@ impl Activity {
     pub fn report(&self) -> BuildReport {
         BuildReport {
             derivation: self.derivation.clone(),
-            candidates: self.candidates.clone(),
+            candidates: self.awaited.clone().map_or_else(|| self.candidates.clone(), |awaited| vec![awaited]),
             machine: self.machine.clone(),
             phase: self.phase,
             age: self.begun.elapsed(),
@@ -118,7 +127,7 @@ impl Activity {
 pub struct BuildReport {
     /// What is built.
     pub derivation: StorePath,
-    /// The machines that could do it.
+    /// The machines that could do it, or the one that it waits for.
     pub candidates: Vec<String>,
     /// The machine that does it; `None`: none yet.
     pub machine: Option<String>,
@@ -180,6 +189,7 @@ pub(super) mod tests {
         };
         assert_eq!(after(Event::Load { machine, load: 0.5 }), ("choosing", false, None));
         assert_eq!(after(Event::Queued { away: false }), ("waiting", false, None));
+        assert_eq!(after(Event::AwaitsSlot { machine }), ("waiting", false, None));
         assert_eq!(after(Event::Chosen { machine }), ("querying", true, None));
         assert_eq!(after(Event::Sending { machine, items: 1, bytes: 9 }), ("sending", true, Some((0, 9))));
         assert_eq!(after(Event::Transferred { bytes: 5 }), ("sending", true, Some((5, 9))));

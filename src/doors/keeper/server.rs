@@ -94,7 +94,7 @@ pub fn serve(
     }
 }
 
-/// Raises the limit of descriptors to the maximum: a hook that waits add_job a few, one that builds some sixteen.
+/// Raises the limit of descriptors to the maximum: a hook that waits takes a few, one that builds some sixteen.
 fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -150,14 +150,14 @@ struct Connected {
     /// Whether the client has hung up, and its build was cancelled.
     gone: bool,
     /// Whether it is a link, which stays as long as its process, with or without jobs.
-    mark_as_link: bool,
+    is_link: bool,
     activities: Activities,
 }
 
 impl Hooks {
     /// Returns whether no hook is connected and no link has a job.
     fn is_idle(&self) -> bool {
-        self.connected.values().all(|it| it.mark_as_link && it.activities.lock().is_empty())
+        self.connected.values().all(|it| it.is_link && it.activities.lock().is_empty())
     }
 
     /// Hangs up on the links: the keeper ends.
@@ -212,7 +212,7 @@ impl Keeper {
             hooks.next += 1;
             let number = hooks.next;
             let (stream, cancel, activities) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activities));
-            hooks.connected.insert(number, Connected { stream, cancel, gone: false, mark_as_link: false, activities });
+            hooks.connected.insert(number, Connected { stream, cancel, gone: false, is_link: false, activities });
             number
         };
         let here = Here { keeper: Arc::clone(self), number };
@@ -271,7 +271,7 @@ impl Keeper {
     /// Marks `client` as the link of a process.
     pub(super) fn mark_as_link(&self, client: &Client) {
         if let Some(connected) = self.hooks.lock().connected.get_mut(&client.number) {
-            connected.mark_as_link = true;
+            connected.is_link = true;
         }
         self.changed.raise();
     }

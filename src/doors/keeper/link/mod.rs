@@ -310,7 +310,7 @@ struct LinkedJob {
     queue: Arc<EventQueue>,
     flag: Arc<Flag>,
     watch: Arc<Watch>,
-    /// Bytes of log that were taken without with_listener the keeper yet.
+    /// Bytes of log that were taken, and of which the keeper was not told yet.
     untold: AtomicUsize,
 }
 
