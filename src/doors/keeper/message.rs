@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The messages between the keeper and its clients: hooks, and processes with jobs. All are of one version, so the format may change with every version.
+//! The messages between the keeper and its clients: hooks, and processes with jobs. All are of one version, so the
+//! format may change with every version.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
