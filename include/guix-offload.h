@@ -849,8 +849,8 @@ typedef int (*guix_offload_log_function)(void *data, const char *text, size_t le
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
  * `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_UNTRUSTED` if
- * all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used,
- * and with `GUIX_OFFLOAD_CANCELLED`.
+ * all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be
+ * used, and with `GUIX_OFFLOAD_CANCELLED`.
  */
 guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         int32_t *reply,

@@ -168,8 +168,8 @@ export! {
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, with `GUIX_OFFLOAD_CONFIGURATION`,
     /// `GUIX_OFFLOAD_AUTHENTICATION`, `GUIX_OFFLOAD_HOST_KEY`, `GUIX_OFFLOAD_NO_GUIX` or `GUIX_OFFLOAD_UNTRUSTED` if
-    /// all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be used,
-    /// and with `GUIX_OFFLOAD_CANCELLED`.
+    /// all machines that could do it are misconfigured, with `GUIX_OFFLOAD_STORE` if the state directory cannot be
+    /// used, and with `GUIX_OFFLOAD_CANCELLED`.
     pub fn guix_offload_choose(
         lease: *mut *mut guix_offload_lease,
         reply: *mut i32,
