@@ -28,7 +28,7 @@ use crate::store::{Database, Registrar};
 /// Longest time that a connection keeps its temporary roots on a machine if there is no pause between builds.
 const LONGEST_PROTECTION: Duration = Duration::from_secs(30);
 
-/// Fewest bytes, as nars, whose sending shows the rate of a link: less is sent before the link's buffers are full.
+/// Fewest bytes, as nars, whose sending counts as a measurement of the link.
 const RATE_SAMPLE: u64 = 4 << 20;
 
 /// The state that all sites of a process share. Any thread.
@@ -37,8 +37,8 @@ pub struct Common {
     pub resources: Arc<Resources>,
     /// Connections to this host's own Guix, to use again.
     pub locals: Pool<LocalGuix>,
-    /// A connection to the store's database, for questions before a build. There is one: SQLite closes the files of a
-    /// second one only with those of the first.
+    /// A connection to the store's database, for questions before a build. There is one for all: a new one for each
+    /// question left descriptors behind, as the test of a thousand jobs in `tests/farm/abi.rs` shows.
     pub database: Mutex<Option<Database>>,
     /// What is on its way to machines.
     pub in_flight: InFlight,
@@ -258,8 +258,7 @@ impl Site {
         let (remote, in_flight) = (&mut *self.remote, &self.common.in_flight);
         let sent = transfer::send_files(local, remote, task.items, task.outputs, in_flight, &self.cancel, observer)?;
         // New derivations are sent unasked.
-        let lost: Vec<_> = sent.items.iter().filter(|item| !item.is_derivation()).cloned().collect();
-        if holdings.has_any(self.machine(), &lost) {
+        if holdings.has_any(self.machine(), sent.items.iter().filter(|item| !item.is_derivation())) {
             holdings.forget(self.machine()); // its collector has run
         }
         holdings.add(self.machine(), task.items);

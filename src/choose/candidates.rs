@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::history::{ANSWER_LIFETIME, History};
-use super::holdings::Input;
-use super::order::{Outlook, Ranked};
+use super::history::ANSWER_LIFETIME;
+use super::preference::Preference;
 use super::queue::{Place, Waiting};
 use super::slot::{LockDirectory, SharedSlots};
 use super::taken_slot::TakenSlot;
@@ -23,12 +22,6 @@ const OVERTAKE: Duration = Duration::from_secs(2);
 /// How long after an answer a machine is assumed to be there, in seconds, for a build that could be done without it.
 const SHORT_ANSWER_LIFETIME: u64 = 2;
 
-/// Time that builds take where none is known, in seconds.
-const USUAL_BUILD_TIME: f64 = 10.0;
-
-/// Rate of a link that was not measured, in bytes a second: Fast Ethernet is slower, most other links are faster.
-pub const USUAL_RATE: f64 = 30e6;
-
 /// The machines that can do a build, and their slots.
 pub struct Candidates {
     pub(super) resources: Arc<Resources>,
@@ -37,20 +30,7 @@ pub struct Candidates {
     /// For each machine, since when a slot has been free that the builds ahead do not take.
     untaken: Vec<Option<Instant>>,
     pub(super) random: fastrand::Rng,
-    /// What the build reads, as far as is known.
-    inputs: Vec<Input>,
-    /// How long the build may wait for a machine that has its inputs while others are free.
-    patience: Duration,
-    preferred: Option<Preferred>,
-}
-
-/// A machine that is busy, and for which a build waits, though others are free: it has the inputs.
-#[derive(Clone, Copy, Debug)]
-struct Preferred {
-    index: usize,
-    until: Instant,
-    /// Whether the last choice was to wait for it.
-    is_chosen: bool,
+    pub(super) preference: Preference,
 }
 
 impl Candidates {
@@ -62,74 +42,7 @@ impl Candidates {
         let random = fastrand::Rng::with_seed(seed ^ u64::from(std::process::id()));
         let untaken = vec![None; machines.len()];
         let resources = Arc::clone(resources);
-        let (inputs, patience, preferred) = (Vec::new(), Duration::ZERO, None);
-        Ok(Candidates { resources, machines, slots, untaken, random, inputs, patience, preferred })
-    }
-
-    /// Makes the choice depend on the `inputs` of the build. `patience` is how long the build may wait for a machine
-    /// that has them, while others are free.
-    pub fn set_inputs(&mut self, inputs: Vec<Input>, patience: Duration) {
-        (self.inputs, self.patience) = (inputs, patience);
-    }
-
-    /// Returns how many bytes of the inputs a candidate is not known to have.
-    pub(super) fn missing_bytes(&self, index: usize) -> u64 {
-        self.resources.holdings.missing_bytes(&self.machines[index], &self.inputs)
-    }
-
-    /// Returns what is known of a candidate, with this `history`, for the build.
-    pub(super) fn outlook(&self, index: usize, history: &History) -> Outlook {
-        let rate = history.link_rate().or(history.slow_link()).unwrap_or(USUAL_RATE).max(1.0);
-        Outlook { load: history.recent_load(), sending: self.missing_bytes(index) as f64 / rate }
-    }
-
-    /// Returns how long builds on the candidates took lately, in seconds.
-    pub(super) fn usual_build_time(histories: &[History]) -> f64 {
-        let known: Vec<_> = histories.iter().filter_map(History::build_time).collect();
-        if known.is_empty() {
-            USUAL_BUILD_TIME
-        } else {
-            known.iter().sum::<Duration>().as_secs_f64() / known.len() as f64
-        }
-    }
-
-    /// Decides whether to wait for the candidate `busy`, though `next` may be free: for as long as the choice of `next`
-    /// would cost more time, and at most for as long as sending the inputs to it takes. Waits so once for a build.
-    pub(super) fn prefers(&mut self, busy: &Ranked, next: &Ranked, histories: &[History]) -> bool {
-        let now = self.resources.clock.now();
-        if let Some(preferred) = &mut self.preferred {
-            preferred.is_chosen = preferred.index == busy.index && now < preferred.until;
-            return preferred.is_chosen;
-        }
-        let sending = |ranked: &Ranked| self.outlook(ranked.index, &histories[ranked.index]).sending;
-        let worth = (next.cost - busy.cost).min(sending(next) - sending(busy)).max(0.0);
-        let worth = Duration::try_from_secs_f64(worth).unwrap_or(self.patience).min(self.patience);
-        let expected = self.expected_wait_for(&self.machines[busy.index..=busy.index]);
-        if expected.is_none_or(|wait| wait >= worth) {
-            return false;
-        }
-        self.preferred = Some(Preferred { index: busy.index, until: now + worth, is_chosen: true });
-        true
-    }
-
-    /// Begins another choice.
-    pub(super) fn prefer_none(&mut self) {
-        if let Some(preferred) = &mut self.preferred {
-            preferred.is_chosen = false;
-        }
-    }
-
-    /// Returns the candidate that the last choice was to wait for, whether it still waits or not.
-    pub fn last_preferred(&self) -> Option<usize> {
-        self.preferred.filter(|preferred| preferred.is_chosen).map(|preferred| preferred.index)
-    }
-
-    /// Returns the candidate that the build waits for by the last choice, though others are free, and how long it still
-    /// waits for it.
-    pub fn preferred(&self) -> Option<(usize, Duration)> {
-        let Preferred { index, until, .. } = self.preferred.filter(|preferred| preferred.is_chosen)?;
-        let left = until.saturating_duration_since(self.resources.clock.now());
-        (!left.is_zero()).then_some((index, left))
+        Ok(Candidates { resources, machines, slots, untaken, random, preference: Preference::default() })
     }
 
     /// Returns the name of a candidate.
@@ -168,7 +81,7 @@ impl Candidates {
         self.expected_wait_for(&self.machines)
     }
 
-    fn expected_wait_for(&self, machines: &[BuildMachine]) -> Option<Duration> {
+    pub(super) fn expected_wait_for(&self, machines: &[BuildMachine]) -> Option<Duration> {
         let state = self.resources.directories.offload_state();
         let slots = |machine: &BuildMachine| {
             let history = self.resources.histories.of(machine);

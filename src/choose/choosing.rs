@@ -216,7 +216,7 @@ impl Candidates {
                     observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
                     summary.busy = true;
                     let next = order.peek().filter(|_| attempts.0.is_empty());
-                    if next.is_some_and(|next| self.prefers(&ranked, next, &histories)) {
+                    if next.is_some_and(|next| self.prefers(&ranked, next)) {
                         return Ok(Choice::Busy);
                     }
                     continue;

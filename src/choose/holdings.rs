@@ -91,9 +91,10 @@ impl Holdings {
     }
 
     /// Returns whether `machine` is known to have one of `items`.
-    pub fn has_any(&self, machine: &BuildMachine, items: &[StorePath]) -> bool {
+    pub fn has_any<'a>(&self, machine: &BuildMachine, items: impl IntoIterator<Item = &'a StorePath>) -> bool {
         let machines = self.0.lock();
-        machines.get(&machine.label()).is_some_and(|known| items.iter().any(|item| known.contains(fingerprint(item))))
+        let known = machines.get(&machine.label());
+        known.is_some_and(|known| items.into_iter().any(|item| known.contains(fingerprint(item))))
     }
 
     /// Returns how many bytes of `inputs` the machine is not known to have.

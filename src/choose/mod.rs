@@ -8,6 +8,7 @@ pub mod history;
 pub mod holdings;
 pub mod order;
 pub mod pool;
+mod preference;
 pub mod queue;
 pub mod slot;
 pub mod taken_slot;
@@ -28,8 +29,9 @@ use crate::ground::directories::Directories;
 use crate::ground::error::Error;
 use crate::remote::{Connection, Connector, Line};
 
-pub use candidates::{Candidates, USUAL_RATE};
+pub use candidates::Candidates;
 pub use choosing::CLOCK_TOLERANCE;
+pub use preference::USUAL_RATE;
 
 /// What all builds of a process share to choose a machine. Any thread.
 pub struct Resources {

@@ -25,6 +25,8 @@ pub struct Ranked {
     pub index: usize,
     /// How long the build is expected to take, with what must be sent for it, in seconds.
     pub cost: f64,
+    /// As in [`Outlook::sending`].
+    pub sending: f64,
 }
 
 /// Returns the order, as indices into `machines`, in which machines are tried. The lowest cost comes first. Chance
@@ -38,12 +40,13 @@ pub fn order(
     outlook: impl Fn(usize) -> Outlook,
     random: &mut Rng,
 ) -> Vec<Ranked> {
-    let cost = |index: usize| {
+    let rank = |index: usize| {
         let Outlook { load, sending } = outlook(index);
         let load = load.filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
-        build_time * (1.0 + load) / machines[index].speed + (sending / RESOLUTION).floor() * RESOLUTION
+        let cost = build_time * (1.0 + load) / machines[index].speed + (sending / RESOLUTION).floor() * RESOLUTION;
+        Ranked { index, cost, sending }
     };
-    let mut ranked: Vec<_> = (0..machines.len()).map(|index| Ranked { index, cost: cost(index) }).collect();
+    let mut ranked: Vec<_> = (0..machines.len()).map(rank).collect();
     // A Fisher-Yates shuffle; the sort after it is stable.
     for last in (1..ranked.len()).rev() {
         ranked.swap(last, random.usize(..=last));

@@ -14,6 +14,7 @@ use crate::machine::file::{self, Inputs, LoadOptions, Loaded};
 use crate::machine::{BuildMachine, Requirements};
 
 /// A list of build machines.
+#[derive(Default)]
 pub struct guix_offload_machines {
     list: Vec<guix_offload_machine>,
     problems: Vec<guix_offload_error>,
@@ -45,14 +46,7 @@ export! {
         machines: *mut *mut guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let (list, problems) = (Vec::new(), Vec::new());
-        Out::new(machines, "machines")?.give(guix_offload_machines {
-            list,
-            problems,
-            left_out: 0,
-            file: None,
-            inputs: None,
-        });
+        Out::new(machines, "machines")?.give(guix_offload_machines::default());
         Ok(())
     }
 }

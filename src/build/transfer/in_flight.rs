@@ -35,14 +35,16 @@ pub struct InFlight {
 pub struct Claim<'a> {
     in_flight: &'a InFlight,
     machine: String,
-    items: HashSet<StorePath>,
+    items: Vec<StorePath>,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut machines = self.in_flight.machines.lock();
         if let Some(claimed) = machines.get_mut(&self.machine) {
-            claimed.retain(|item| !self.items.contains(item));
+            for item in &self.items {
+                claimed.remove(item);
+            }
             if claimed.is_empty() {
                 machines.remove(&self.machine);
             }
