@@ -176,8 +176,8 @@
 (define-typed (load-machines #:optional file #:key (report (const #t)) (warn report))
   "The list of machines that the machine file FILE returns, by default the one that Guix reads: as the library reads it.
 One that is more than plain data is evaluated by another Guile process.  A machine that is malformed is left out: REPORT
-is called with a condition that says why.  WARN is called with one for what is odd in a machine that is used all the same.  The second value is a thunk
-that tells whether FILE would return the same now."
+is called with a condition that says why.  WARN is called with one for what is odd in a machine that is used all the
+same.  The second value is a thunk that tells whether FILE would return the same now."
   ((file (maybe 'string)) (report 'procedure) (warn 'procedure))
   (let* ((machines (call-for-handle 'machines machines-free machines-load file))
          (problems (collect (lambda (index)
