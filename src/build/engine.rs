@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::request::{Accepted, Inquiry, Reply, Request};
 use super::site::{Common, Site};
 use super::transfer::in_flight::InFlight;
+use super::transfer::substitutes::Substitutes;
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
@@ -75,8 +76,15 @@ impl Engine {
             (Histories::new(&directories, &clock), Holdings::default(), Slots::default());
         let resources = Arc::new(Resources { directories, histories, holdings, slots, queue, pool, connector, clock });
         let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
-        let common =
-            Common { resources, locals, database: Mutex::default(), in_flight: InFlight::default(), trace, log };
+        let common = Common {
+            resources,
+            locals,
+            database: Mutex::default(),
+            in_flight: InFlight::default(),
+            substitutes: Substitutes::default(),
+            trace,
+            log,
+        };
         Ok(Engine { common: Arc::new(common), idle_limit })
     }
 

@@ -29,6 +29,15 @@ pub struct Work {
     pub options: BuildOptions,
 }
 
+/// The environment variable that, set to `no`, makes this host send all inputs, even those that machines could fetch.
+pub const SUBSTITUTES_VARIABLE: &str = "GUIX_OFFLOAD_SUBSTITUTES";
+
+/// Returns the options of a build of which nothing else is known.
+pub fn usual_options() -> BuildOptions {
+    let sends_all = std::env::var_os(SUBSTITUTES_VARIABLE).is_some_and(|value| value == "no");
+    BuildOptions { sends_all, ..BuildOptions::default() }
+}
+
 /// A question about a build.
 #[derive(Clone, Copy)]
 pub struct Inquiry<'a> {

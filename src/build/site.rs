@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::local_guix::LocalGuix;
-use super::transfer::{self, in_flight::InFlight};
+use super::transfer::{self, Circumstances, in_flight::InFlight, substitutes::Substitutes};
 use crate::choose::holdings::Input;
 use crate::choose::pool::Pool;
 use crate::choose::taken_slot::TakenSlot;
 use crate::choose::{Lease, Resources, cut_when_cancelled};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::{Cancel, Guard};
-use crate::ground::error::{ErrorKind, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::remote::{Connecting, Connection, Line, build_all_rounds};
@@ -42,6 +42,8 @@ pub struct Common {
     pub database: Mutex<Option<Database>>,
     /// What is on its way to machines.
     pub in_flight: InFlight,
+    /// Which machines are not asked what they can fetch.
+    pub substitutes: Substitutes,
     /// The file in which phases are noted, if they are.
     pub trace: Option<File>,
     /// The log of decisions about builds, if there is one.
@@ -255,8 +257,14 @@ impl Site {
     fn send_from(&mut self, local: &mut LocalGuix, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
         let known = self.remote.slow_link();
         let Resources { histories, holdings, .. } = &*self.common.resources;
-        let (remote, in_flight) = (&mut *self.remote, &self.common.in_flight);
-        let sent = transfer::send_files(local, remote, task.items, task.outputs, in_flight, &self.cancel, observer)?;
+        let circumstances = Circumstances {
+            in_flight: &self.common.in_flight,
+            substitutes: (!task.options.sends_all).then_some(&self.common.substitutes),
+            rate: histories.of(self.machine()).link_rate(),
+            cancel: &self.cancel,
+        };
+        let remote = &mut *self.remote;
+        let sent = transfer::send_files(local, remote, task.items, task.outputs, &circumstances, observer)?;
         // New derivations are sent unasked.
         if holdings.has_any(self.machine(), sent.items.iter().filter(|item| !item.is_derivation())) {
             holdings.forget(self.machine()); // its collector has run
@@ -275,7 +283,14 @@ impl Site {
     fn build_there(&mut self, task: &Task, observer: &mut dyn Observer) -> Result<()> {
         let Task { derivation, items, outputs, options } = task;
         observer.event(&Event::Building { machine: &self.machine().name, derivation });
-        let built = build_all_rounds(&mut *self.remote, derivation, outputs, options, &mut |text| observer.log(text));
+        let remote = &mut *self.remote;
+        let mut built = build_all_rounds(remote, derivation, outputs, options, &mut |text| observer.log(text));
+        if built.as_ref().is_err_and(could_be_built) {
+            // A substitute server that fails is no reason to fail, nor to try another machine.
+            observer.detail(format_args!("an output cannot be fetched, so it is built: {:?}", built.as_ref().err()));
+            let options = BuildOptions { fallback: true, ..(*options).clone() };
+            built = build_all_rounds(remote, derivation, outputs, &options, &mut |text| observer.log(text));
+        }
         if built.is_ok() {
             self.remote.held().add(items);
             self.remote.held().add(outputs);
@@ -304,4 +319,10 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// Returns whether a daemon failed with this error because it could not fetch what it could have built: it then names
+/// the option that allows building (`DerivationGoal::outputsSubstituted` in Guix's `nix/libstore/build.cc`).
+fn could_be_built(error: &Error) -> bool {
+    error.kind() == ErrorKind::Daemon && error.to_string().contains("--fallback")
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The requests of the worker protocol that offloading needs (Guix's `nix/nix-daemon/nix-daemon.cc`, `performOp`).
 //!
-//! This file has connections and questions. `greeting`, `adding`, `building` and `archives` have the other requests.
+//! This file has connections and questions. `greeting`, `adding`, `building`, `substituting` and `archives` have the
+//! other requests.
 //!
 //! There is one request at a time, but small ones may travel with the next one: see [`Client::add_temp_roots_later`]. A
 //! request that fails with [`ErrorKind::Daemon`] or [`ErrorKind::BuildFailed`] leaves the connection usable. A request
@@ -25,6 +26,7 @@ mod adding;
 mod archives;
 mod building;
 mod greeting;
+mod substituting;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, BufReader};
@@ -32,6 +34,7 @@ use std::io::{self, BufReader};
 pub use self::adding::Additions;
 pub use self::archives::Export;
 pub use self::building::BuildOptions;
+pub use self::substituting::Substitute;
 use super::Stream;
 use super::frame::{Frame, read_frame};
 use super::request::{Operation, put_paths};

@@ -13,7 +13,7 @@ mod local_stream;
 mod request;
 mod wire;
 
-pub use client::{Additions, BuildOptions, Client, Export, PathInfo};
+pub use client::{Additions, BuildOptions, Client, Export, PathInfo, Substitute};
 pub use local_stream::LocalStream;
 pub use request::{Addition, Contents, size_of_asking};
 pub use wire::CLOSED;

@@ -15,6 +15,7 @@ pub enum Operation {
     SetOptions = 19,
     QueryPathInfo = 26,
     ImportPaths = 27,
+    QuerySubstitutablePathInfos = 30,
     QueryValidPaths = 31,
 }
 

@@ -127,6 +127,10 @@ impl Observer for Callbacks {
                 self.total = bytes;
                 0
             }
+            Event::Fetching { bytes, .. } => {
+                self.total = self.total.saturating_sub(bytes);
+                return;
+            }
             Event::Transferred { bytes } => bytes,
             _ => return,
         };

@@ -12,7 +12,7 @@ use super::machines::guix_offload_machines;
 use super::request::flag;
 use super::{descriptor, export, keeper, string};
 use crate::build::engine::Engine;
-use crate::daemon::BuildOptions;
+use crate::build::request::usual_options;
 use crate::doors::hook::{self, Builder, InProcess, Options};
 use crate::doors::keeper::client::WithKeeper;
 use crate::machine::file::Machines;
@@ -39,7 +39,7 @@ export! {
         let engine = handle::borrow(engine, "engine")?;
         let (listened, engine) = (engine.is_listened_to(), Arc::clone(engine.share()));
         let machines = Machines::in_file(engine.directories().machine_file());
-        let build = BuildOptions::default();
+        let build = usual_options();
         out.give(guix_offload_hook { engine, listened, options: Options { machines, build } });
         Ok(())
     }

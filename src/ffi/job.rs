@@ -35,7 +35,7 @@ pub enum guix_offload_event_type {
     GUIX_OFFLOAD_EVENT_CHOSEN = 2,
     /// Items are about to be sent: machine, items, bytes.
     GUIX_OFFLOAD_EVENT_SENDING = 3,
-    /// Bytes that have moved since sending or retrieving began: bytes.
+    /// Bytes that have moved since sending or retrieving began: bytes. Those that the machine fetches do not count.
     GUIX_OFFLOAD_EVENT_TRANSFERRED = 4,
     /// The machine builds: machine.
     GUIX_OFFLOAD_EVENT_BUILDING = 5,
@@ -47,6 +47,9 @@ pub enum guix_offload_event_type {
     GUIX_OFFLOAD_EVENT_RETRYING = 8,
     /// The job is over; ask for its result. The last event.
     GUIX_OFFLOAD_EVENT_DONE = 9,
+    /// The machine fetches some of the items from its substitute servers, which are sent only if that fails: machine,
+    /// items, bytes.
+    GUIX_OFFLOAD_EVENT_FETCHING = 10,
 }
 
 /// Something that happened to a job. It does not change.
@@ -78,6 +81,7 @@ impl From<Notification> for guix_offload_event {
             JobEvent::PassedOver(m, why) => explain(GUIX_OFFLOAD_EVENT_PASSED_OVER, m, why),
             JobEvent::Chosen(m) => make(GUIX_OFFLOAD_EVENT_CHOSEN, Some(m), 0, 0, vec![]),
             JobEvent::Sending(m, items, bytes) => make(GUIX_OFFLOAD_EVENT_SENDING, Some(m), items, bytes, vec![]),
+            JobEvent::Fetching(m, items, bytes) => make(GUIX_OFFLOAD_EVENT_FETCHING, Some(m), items, bytes, vec![]),
             JobEvent::Transferred(bytes) => make(GUIX_OFFLOAD_EVENT_TRANSFERRED, None, 0, bytes, vec![]),
             JobEvent::Building(m) => make(GUIX_OFFLOAD_EVENT_BUILDING, Some(m), 0, 0, vec![]),
             JobEvent::Log(text) => make(GUIX_OFFLOAD_EVENT_LOG, None, 0, 0, text),

@@ -7,7 +7,7 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::{export, string};
-use crate::build::request::{Request, Work};
+use crate::build::request::{Request, Work, usual_options};
 use crate::daemon::BuildOptions;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
@@ -63,7 +63,7 @@ export! {
             derivation: string::required(derivation, "derivation")?.into(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            options: BuildOptions::default(),
+            options: usual_options(),
             is_patient: true,
         });
         Ok(())
@@ -199,6 +199,22 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         handle::borrow_mut(request, "request")?.options.keep_failed = flag(keep, "keep")?;
+        Ok(())
+    }
+}
+
+export! {
+    /// Sets whether the machine may fetch inputs from its own substitute servers, if that is faster than sending them:
+    /// 0 or 1. The default is 1, or 0 if the environment has `GUIX_OFFLOAD_SUBSTITUTES=no`. The machine's daemon checks
+    /// what it fetches against its own list of authorized keys, as for its own builds.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `fetch` is neither.
+    pub fn guix_offload_request_set_substitutes(
+        request: *mut guix_offload_request,
+        fetch: c_int,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        handle::borrow_mut(request, "request")?.options.sends_all = !flag(fetch, "fetch")?;
         Ok(())
     }
 }

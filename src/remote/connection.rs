@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fetch::{Choose, Fetch};
 use super::{Held, Limits, Remote};
 use crate::archive::Acl;
 use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
@@ -124,6 +125,10 @@ pub trait Connection: Send {
 
     /// Returns whether the daemon there has imported something that this host has signed, over this connection.
     fn has_imported(&self) -> bool;
+
+    /// Asks the daemon there which of `items` it can fetch, and has it fetch those that `choose` returns. Returns at
+    /// once.
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>>;
 
     /// Builds `derivation`, and hands the log to `log` as it comes.
     fn build(
@@ -278,6 +283,10 @@ impl Connection for Remote {
 
     fn has_imported(&self) -> bool {
         Remote::has_imported(self)
+    }
+
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>> {
+        Remote::fetch(self, items, choose)
     }
 
     fn build(

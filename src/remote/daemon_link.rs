@@ -86,7 +86,7 @@ impl DaemonLink {
         limit: Duration,
         policy: CompressionPolicy,
     ) -> Result<DaemonLink> {
-        let channel = session.exec(&Relay::command(policy.may_compress()));
+        let channel = relay_channel(session, &policy);
         channel.set_deadline(Some(Instant::now() + limit));
         let relay = Relay::start(channel.clone(), socket, policy)?;
         let compresses = relay.compresses();
@@ -106,6 +106,38 @@ impl DaemonLink {
         let round_trip = begun.elapsed();
         Ok(DaemonLink { client, channel, relayed, compresses: false, proves: true, round_trip })
     }
+}
+
+/// A connection to the daemon that is being opened, besides another one, for what needs no proof of trust.
+pub struct Opening {
+    /// The channel, through which another thread can end it.
+    pub channel: Channel,
+    /// The file name of the socket to which the relay, if it is in between, connects.
+    pub relay_to: Option<String>,
+    /// The directory of the store.
+    pub store: StoreDir,
+}
+
+impl Opening {
+    /// Starts to connect to the daemon that listens on the socket named `socket`, through the relay if `relayed`.
+    pub fn start(session: &Session, socket: &str, store: &StoreDir, relayed: bool) -> Opening {
+        let channel =
+            if relayed { relay_channel(session, &CompressionPolicy::new(None)) } else { session.open_socket(socket) };
+        Opening { channel, relay_to: relayed.then(|| socket.to_string()), store: store.clone() }
+    }
+
+    /// Greets the daemon.
+    pub fn greet(self) -> Result<Client> {
+        let stream: Box<dyn Stream> = match &self.relay_to {
+            Some(socket) => Box::new(Relay::start(self.channel, socket, CompressionPolicy::new(None))?),
+            None => Box::new(self.channel),
+        };
+        Client::later_handshake(stream, &self.store, |_| Ok(()))
+    }
+}
+
+fn relay_channel(session: &Session, policy: &CompressionPolicy) -> Channel {
+    session.exec(&Relay::command(policy.may_compress()))
 }
 
 /// Returns the file name of the socket that `name`, the value of `GUIX_DAEMON_SOCKET` there, names.

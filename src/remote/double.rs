@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::fetch::{Choose, Fetch, Progress, Shared, Stage};
 use super::{Connecting, Connection, Connector, Held, Line};
 use crate::archive::{self, Acl, NullVisitor};
 use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
@@ -36,6 +37,7 @@ pub enum Step {
     BeginAdding,
     FinishAdding,
     Import,
+    Fetch,
     Build,
     Info,
     Export,
@@ -45,12 +47,16 @@ impl Step {
     /// Returns whether it waits for an answer.
     pub fn is_round_trip(self) -> bool {
         use Step::*;
-        !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding)
+        !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding | Fetch)
     }
 }
 
 /// The behaviour of a machine at a step: it fails, waits for its line to be cut, or goes on.
 pub type Act = Arc<dyn Fn(&str, Step, &Cut) -> Result<()> + Send + Sync>;
+
+/// What machines fetch: is called with the machine's name, what it is asked for, what chooses, and where to note how it
+/// gets on. Returns at once.
+pub type Servers = Arc<dyn Fn(&str, Vec<StorePath>, Choose, Arc<Shared>) + Send + Sync>;
 
 /// A machine with much room and nothing to do.
 pub const IDLE: Probe = Probe { load: 0.0, free_space: 100 << 30, memory: 16 << 30, clock_offset: Some(0) };
@@ -67,6 +73,8 @@ struct Known {
 /// A world of doubles: any machine is one.
 pub struct Doubles {
     act: Mutex<Act>,
+    /// `None`: no machine can fetch anything.
+    servers: Mutex<Option<Servers>>,
     steps: Mutex<Vec<(String, Step)>>,
     machines: Mutex<HashMap<String, Known>>,
     names: Mutex<HashMap<String, StorePath>>,
@@ -83,6 +91,7 @@ impl Doubles {
     pub fn new() -> Arc<Self> {
         Arc::new(Doubles {
             act: Mutex::new(Arc::new(|_, _, _| Ok(()))),
+            servers: Mutex::default(),
             steps: Mutex::default(),
             machines: Mutex::default(),
             names: Mutex::default(),
@@ -96,6 +105,10 @@ impl Doubles {
 
     pub fn act(&self, act: impl Fn(&str, Step, &Cut) -> Result<()> + Send + Sync + 'static) {
         *self.act.lock() = Arc::new(act);
+    }
+
+    pub fn set_servers(&self, servers: impl Fn(&str, Vec<StorePath>, Choose, Arc<Shared>) + Send + Sync + 'static) {
+        *self.servers.lock() = Some(Arc::new(servers));
     }
 
     pub fn set_probe(&self, machine: &str, probe: Probe) {
@@ -272,6 +285,18 @@ impl Double {
     }
 }
 
+struct DoubleFetch(Arc<Shared>);
+
+impl Fetch for DoubleFetch {
+    fn progress(&self) -> Progress {
+        self.0.progress()
+    }
+
+    fn wait(&self, at_most: Duration) {
+        self.0.wait(at_most);
+    }
+}
+
 impl Connection for Double {
     fn machine(&self) -> &BuildMachine {
         &self.machine
@@ -416,6 +441,16 @@ impl Connection for Double {
 
     fn has_imported(&self) -> bool {
         self.imported
+    }
+
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>> {
+        self.step(Step::Fetch)?;
+        let (shared, servers) = (Shared::new(), self.world.servers.lock().clone());
+        match servers {
+            Some(servers) => servers(&self.machine.name, items, choose, Arc::clone(&shared)),
+            None => shared.enter(Stage::Ended(Ok(()))),
+        }
+        Ok(Box::new(DoubleFetch(shared)))
     }
 
     fn build(&mut self, _: &StorePath, _: &BuildOptions, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -11,6 +11,7 @@ mod connection;
 mod daemon_link;
 #[cfg(test)]
 pub(crate) mod double;
+pub mod fetch;
 mod held;
 mod import_reply;
 mod limits;

@@ -157,9 +157,12 @@ impl Observer for Console {
             Event::Transferred { bytes } if self.transfer.is_some() || !self.is_overdue() => return self.draw(bytes),
             _ => {}
         }
+        let announced = self.transfer.as_ref().map(|transfer| transfer.total);
         self.say_all(&lines::of_event(event));
-        if let Event::Sending { bytes, .. } | Event::Retrieving { bytes, .. } = *event {
-            self.begin_transfer(bytes);
+        match *event {
+            Event::Sending { bytes, .. } | Event::Retrieving { bytes, .. } => self.begin_transfer(bytes),
+            Event::Fetching { bytes, .. } => self.begin_transfer(announced.unwrap_or(0).saturating_sub(bytes)),
+            _ => {}
         }
     }
 

@@ -38,6 +38,9 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         Event::Sending { machine, items, bytes } => {
             vec![format!("{PREFIX}sending {} to '{machine}'...", amount(items, bytes))]
         }
+        Event::Fetching { machine, items, bytes } => {
+            vec![format!("{PREFIX}'{machine}' fetches {} of that from its substitute servers...", amount(items, bytes))]
+        }
         Event::Building { machine, derivation } => vec![
             format!("offloading '{derivation}' to '{machine}'..."),
             format!("@ build-remote {derivation} {machine}"),

@@ -150,6 +150,7 @@ fn text(event: &Event) -> Option<String> {
         Event::AwaitsSlot { machine } => format!("{machine}: has the inputs, and its slots are taken; waits for one"),
         Event::Chosen { machine } => format!("{machine}: chosen"),
         Event::Sending { machine, items, bytes } => format!("{machine}: is sent {items} items, {bytes} bytes"),
+        Event::Fetching { machine, items, bytes } => format!("{machine}: fetches {items} of them, {bytes} bytes"),
         Event::Building { machine, .. } => format!("{machine}: builds"),
         Event::Built => "is built".into(),
         Event::Retrieving { machine, items, bytes } => {

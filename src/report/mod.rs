@@ -78,6 +78,15 @@ pub enum Event<'a> {
         /// Size of their nars, in bytes.
         bytes: u64,
     },
+    /// The machine fetches store items by itself, which are sent only if that fails. `Sending` has announced them.
+    Fetching {
+        /// The machine's name.
+        machine: &'a str,
+        /// How many.
+        items: usize,
+        /// Size of their nars, in bytes.
+        bytes: u64,
+    },
     /// The machine has everything; the build begins.
     Building {
         /// The machine's name.

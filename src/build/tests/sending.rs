@@ -4,7 +4,8 @@
 use super::words::{file, nar};
 use super::*;
 use crate::build::local_guix::LocalGuix;
-use crate::build::transfer::send_files;
+use crate::build::site::Common;
+use crate::build::transfer::{Circumstances, send_files};
 use crate::choose::{Choice, Lease};
 use crate::store::{source_path, text_item};
 
@@ -58,6 +59,11 @@ impl Sent {
 
 /// Sends `items` to the host's machine.
 fn send(host: &Host, items: &[StorePath]) -> Sent {
+    send_at(None, host, items)
+}
+
+/// Does the same over a link that moves `rate` bytes a second.
+fn send_at(rate: Option<f64>, host: &Host, items: &[StorePath]) -> Sent {
     let (cancel, mut notes) = (Cancel::default(), Notes::default());
     let requirements = request(&host.derivation).requirements;
     let choice = host.world.engine.choose(&host.machines, &requirements, None, &cancel, &mut notes).unwrap();
@@ -65,13 +71,13 @@ fn send(host: &Host, items: &[StorePath]) -> Sent {
     let mut local = LocalGuix::connect(&host.scene.directories, &cancel).unwrap();
     let doubles = &host.world.doubles;
     doubles.take_steps(|_| true);
+    let Common { in_flight, substitutes, .. } = &*host.world.engine.common;
     let result = send_files(
         &mut local,
         &mut *lease.remote,
         items,
         &[],
-        &host.world.engine.common.in_flight,
-        &cancel,
+        &Circumstances { in_flight, substitutes: Some(substitutes), rate, cancel: &cancel },
         &mut notes,
     );
     let result = result.map(|sent| sent.items);

@@ -6,6 +6,7 @@ mod import_check;
 pub mod in_flight;
 mod retrieve;
 mod send;
+pub mod substitutes;
 mod throttle;
 
 use std::io::{self, Read};
@@ -14,7 +15,7 @@ use crate::report::{Event, Observer};
 
 pub use ask::collected;
 pub use retrieve::retrieve_files;
-pub use send::{have_gone, import_files, send_files};
+pub use send::{Circumstances, have_gone, import_files, send_files};
 
 /// A reader that reports how many bytes were read, from it and from those before it.
 struct CountingReader<'a, R: Read> {

@@ -13,6 +13,7 @@ use super::CountingReader;
 use super::ask::{self, collected};
 use super::import_check::{self, explain_refused};
 use super::in_flight::InFlight;
+use super::substitutes::{Fetching, Next, Substitutes};
 use super::throttle::ThrottledObserver;
 use crate::archive::bundle::Bundle;
 use crate::build::local_guix::LocalGuix;
@@ -48,11 +49,25 @@ pub struct Sent {
     pub time: Duration,
 }
 
+/// What sending depends on, besides what is to be sent.
+#[derive(Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// What other builds are sending.
+    pub in_flight: &'a InFlight,
+    /// What is known of substitutes; `None`: the machine fetches nothing.
+    pub substitutes: Option<&'a Substitutes>,
+    /// Bytes of nars a second that the link moves, if that was measured.
+    pub rate: Option<f64>,
+    /// What ends it.
+    pub cancel: &'a Cancel,
+}
+
 /// Sends the `items`, a closure, that `remote` lacks, or lets them travel with the next question. Returns what was
 /// sent. All `items`, and the `outputs`, which may not exist yet, are protected from the collector
 /// there until the connection to its daemon ends.
 ///
-/// If another build is sending much of that to the machine, as `in_flight` knows, waits for it first, unless cancelled.
+/// If another build is sending much of that to the machine, waits for it first. If sending would take long, the machine
+/// fetches what it can.
 ///
 /// If the machine has lost an item in the meantime, asks again and resends at once. If that happens twice, fails with
 /// [`ErrorKind::Collected`].
@@ -61,13 +76,15 @@ pub fn send_files(
     remote: &mut dyn Connection,
     items: &[StorePath],
     outputs: &[StorePath],
-    in_flight: &InFlight,
-    cancel: &Cancel,
+    circumstances: &Circumstances,
     observer: &mut dyn Observer,
 ) -> Result<Sent> {
+    let Circumstances { in_flight, substitutes, rate, cancel } = *circumstances;
     let machine = remote.machine().clone();
     let context = || format!("sending files to '{}'", machine.name);
     let (mut sent, mut again) = (Sent::default(), false);
+    // It lives until the machine was asked again: till then, it protects what the machine has fetched.
+    let mut fetching = None;
     let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
     let mut waits = 0;
     loop {
@@ -81,11 +98,19 @@ pub fn send_files(
         if order.is_empty() {
             return Ok(sent);
         }
-        let mut sending = Sending { local, remote, observer: &mut ThrottledObserver::new(observer), sent: 0 };
-        let begun = Instant::now();
-        let result = sending.send(&order, &mut sent.items);
+        let fetches = fetching.is_none();
+        if let Some(substitutes) = substitutes.filter(|_| fetches) {
+            let rate = remote.slow_link().or(rate);
+            fetching = substitutes.begin(remote, &order, rate, observer);
+        }
+        let observer = &mut ThrottledObserver::new(observer);
+        let mut sending = Sending { local, remote, observer, sent: 0, time: Duration::ZERO };
+        let result = match fetching.as_mut().filter(|_| fetches) {
+            Some(fetching) => sending.send_beside(fetching, &order, cancel, &mut sent.items),
+            None => sending.send(&order.iter().collect::<Vec<_>>(), &mut sent.items),
+        };
         sent.bytes += sending.sent;
-        sent.time += begun.elapsed();
+        sent.time += sending.time;
         match result {
             Ok(true) => return Ok(sent),
             Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,
@@ -122,7 +147,8 @@ pub fn import_files(
     let order = announce(missing, remote, observer);
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();
-    let mut sending = Sending { local, remote, observer: &mut ThrottledObserver::new(observer), sent: 0 };
+    let observer = &mut ThrottledObserver::new(observer);
+    let mut sending = Sending { local, remote, observer, sent: 0, time: Duration::ZERO };
     sending.prepare_to_receive(&order);
     sending.import(&order).context(|| format!("sending files to '{machine}'"))
 }
@@ -171,6 +197,8 @@ struct Sending<'a> {
     observer: &'a mut dyn Observer,
     /// Bytes sent so far: nars and what goes with them.
     sent: u64,
+    /// How long that took.
+    time: Duration,
 }
 
 /// The items that the daemon there has added, those that remain, and whether all were tried.
@@ -187,7 +215,41 @@ impl Sending<'_> {
     /// Sends `items`, each of which comes after what it refers to, and appends them to `sent` in the order sent.
     /// Returns `false` if a new connection to the daemon there has replaced the one that held the temporary roots: then
     /// the caller must ask again what is missing.
-    fn send(&mut self, items: &[ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
+    fn send(&mut self, items: &[&ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
+        let begun = Instant::now();
+        let result = self.send_all(items, sent);
+        self.time += begun.elapsed();
+        result
+    }
+
+    /// Does the same while the machine fetches others of `items`. Returns `false` also when the machine has fetched all
+    /// that it will: what is missing then is still to be sent.
+    fn send_beside(
+        &mut self,
+        fetching: &mut Fetching,
+        items: &[ValidPath],
+        cancel: &Cancel,
+        sent: &mut Vec<StorePath>,
+    ) -> Result<bool> {
+        let mut left: Vec<&ValidPath> = items.iter().collect();
+        while !left.is_empty() {
+            cancel.check()?;
+            match fetching.next(&left, self.observer) {
+                Next::Wait(at_most) => fetching.wait(at_most),
+                Next::Over => return Ok(false),
+                Next::Send(now) => {
+                    if !self.send(&now, sent)? {
+                        return Ok(false);
+                    }
+                    let now: HashSet<_> = now.iter().map(|item| &item.path).collect();
+                    left.retain(|item| !now.contains(&item.path));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn send_all(&mut self, items: &[&ValidPath], sent: &mut Vec<StorePath>) -> Result<bool> {
         self.check_import_authorized(items)?;
         let mut note = |items: &[&ValidPath]| sent.extend(items.iter().map(|item| item.path.clone()));
         let Added { added, remaining, all } = self.add_large_sources(items)?;
@@ -203,7 +265,7 @@ impl Sending<'_> {
     }
 
     /// If much is to be sent, and some of it signed, checks first that the machine accepts our signatures.
-    fn check_import_authorized(&mut self, items: &[ValidPath]) -> Result<()> {
+    fn check_import_authorized(&mut self, items: &[&ValidPath]) -> Result<()> {
         if items.iter().map(|item| item.nar_size).sum::<u64>() < IMPORT_CHECK_SIZE {
             return Ok(());
         }
@@ -222,9 +284,9 @@ impl Sending<'_> {
     }
 
     /// Makes the daemon there add the large sources of `items` whole, until the link proves slow.
-    fn add_large_sources<'i>(&mut self, items: &'i [ValidPath]) -> Result<Added<'i>> {
+    fn add_large_sources<'i>(&mut self, items: &[&'i ValidPath]) -> Result<Added<'i>> {
         let (mut added, mut remaining) = (Vec::new(), Vec::new());
-        for item in items {
+        for &item in items {
             let large = item.nar_size > SMALL_ITEM && self.remote.prefers_whole_items(item.nar_size);
             if !large || !store::is_source(item, &self.local.directories().store)? {
                 remaining.push(item);

@@ -32,6 +32,10 @@ pub struct BuildOptions {
     pub keep_failed: bool,
     /// How much the daemon logs, besides the output of builders; 0: errors only.
     pub verbosity: u32,
+    /// Whether the daemon builds what it cannot fetch although a server has it.
+    pub fallback: bool,
+    /// Whether the machine is sent all inputs, even those that it could fetch.
+    pub sends_all: bool,
 }
 
 impl BuildOptions {
@@ -57,7 +61,8 @@ impl Client {
     /// Does the same as [`Client::set_options`], but the request travels with the next one, which fails if it fails.
     pub fn set_options_later(&mut self, options: &BuildOptions, offload: bool) -> Result<()> {
         self.checks = options.check;
-        self.postpone(Operation::SetOptions, &options_arguments(options, offload))
+        let settings = Settings { offload, ..Settings::default() };
+        self.postpone(Operation::SetOptions, &options_arguments(options, &settings))
     }
 
     /// Begins to build `derivation`, and reads the answers to the requests that travelled along.
@@ -77,15 +82,26 @@ impl Client {
     }
 }
 
-pub(super) fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8> {
+/// Settings that no caller of a build chooses.
+#[derive(Default)]
+pub(super) struct Settings<'a> {
+    /// Whether the daemon may hand builds on to other machines.
+    pub offload: bool,
+    /// Whether the daemon goes on when one of several things fails.
+    pub keep_going: bool,
+    /// More settings, by name.
+    pub more: &'a [(&'a str, u64)],
+}
+
+pub(super) fn options_arguments(options: &BuildOptions, settings: &Settings) -> Vec<u8> {
     let mut arguments = Vec::new();
     for value in [
         u64::from(options.keep_failed),
-        0, // keep-going
-        0, // fallback
+        u64::from(settings.keep_going),
+        u64::from(options.fallback),
         u64::from(options.verbosity),
         // A machine that the build is handed on to would not be told how often to do it.
-        u64::from(offload && !options.repeats()),
+        u64::from(settings.offload && !options.repeats()),
         0, // verbosity of builds
         0, // type of log
         u64::from(options.print_build_trace),
@@ -93,11 +109,12 @@ pub(super) fn options_arguments(options: &BuildOptions, offload: bool) -> Vec<u8
     ] {
         put_number(&mut arguments, value);
     }
-    let mut settings = vec![("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
-    settings.extend(options.cores.map(|cores| ("build-cores", cores.into())));
-    settings.extend(options.rounds.map(|rounds| ("build-repeat", u64::from(rounds).saturating_sub(1))));
-    put_number(&mut arguments, settings.len() as u64);
-    for (name, value) in settings {
+    let mut named = vec![("build-max-silent-time", options.max_silent_time), ("build-timeout", options.timeout)];
+    named.extend(options.cores.map(|cores| ("build-cores", cores.into())));
+    named.extend(options.rounds.map(|rounds| ("build-repeat", u64::from(rounds).saturating_sub(1))));
+    named.extend(settings.more);
+    put_number(&mut arguments, named.len() as u64);
+    for (name, value) in named {
         put_string(&mut arguments, name);
         put_string(&mut arguments, value.to_string());
     }

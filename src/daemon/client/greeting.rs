@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The greeting: both sides say what they are and which version of the protocol they speak.
 
-use super::building::options_arguments;
+use super::building::{Settings, options_arguments};
 use super::{BuildOptions, Client, request};
 use crate::daemon::Stream;
 use crate::daemon::request::Operation;
@@ -109,5 +109,5 @@ fn hello() -> Vec<u8> {
 /// Returns the request that makes a daemon log errors only.
 fn quiet() -> Vec<u8> {
     let options = BuildOptions::default();
-    request(Operation::SetOptions, &options_arguments(&options, false))
+    request(Operation::SetOptions, &options_arguments(&options, &Settings::default()))
 }

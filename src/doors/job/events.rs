@@ -163,6 +163,7 @@ impl Observer for EventSender {
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.into()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),
             Event::Sending { machine, items, bytes } => JobEvent::Sending(machine.into(), items, bytes),
+            Event::Fetching { machine, items, bytes } => JobEvent::Fetching(machine.into(), items, bytes),
             Event::Transferred { bytes } => JobEvent::Transferred(bytes),
             Event::Building { machine, .. } => JobEvent::Building(machine.into()),
             Event::Retrieving { machine, items, bytes } => JobEvent::Retrieving(machine.into(), items, bytes),

@@ -53,6 +53,8 @@ pub enum JobEvent {
     Chosen(String),
     /// Items are about to be sent to a machine: its name, their number, and their size in bytes.
     Sending(String, usize, u64),
+    /// The machine fetches items by itself: its name, their number, and their size in bytes.
+    Fetching(String, usize, u64),
     /// Bytes that have moved since sending or retrieving began.
     Transferred(u64),
     /// The machine builds.

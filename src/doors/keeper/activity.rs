@@ -86,6 +86,9 @@ impl Activity {
                 self.enter(Phase::Sending);
                 self.bytes = Some((0, bytes));
             }
+            Event::Fetching { bytes, .. } => {
+                self.bytes = self.bytes.map(|(sent, all)| (sent, all.saturating_sub(bytes)))
+            }
             Event::Building { .. } => self.enter(Phase::Building),
             Event::Built => self.enter(Phase::Inspecting),
             Event::Retrieving { bytes, .. } => {

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//! What a machine fetches by itself: substitutes, from the servers that its daemon is configured for and whose
+//! signatures it accepts. A thread asks the daemon there for them, over a connection of its own, so that other items
+//! are sent meanwhile.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Remote;
+use super::daemon_link::Opening;
+use crate::daemon::{Client, Substitute};
+use crate::ground::error::{Error, Result};
+use crate::ground::store_path::StorePath;
+use crate::ground::thread;
+use crate::ssh::Channel;
+
+/// Chooses, from what a machine could fetch, what it is to fetch.
+pub type Choose = Box<dyn FnOnce(Vec<Substitute>) -> Vec<StorePath> + Send>;
+
+/// How far a machine is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Its daemon asks the servers.
+    Asking,
+    /// It fetches these items. Empty if it can fetch nothing that is wanted.
+    Fetching(Arc<[StorePath]>),
+    /// It has done what it could. What it has fetched is protected from its collector as long as the fetch lives.
+    Ended(Result<(), Error>),
+}
+
+/// How a machine gets on.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// How far it is.
+    pub stage: Stage,
+    /// When it began with that.
+    pub since: Instant,
+    /// How many bytes it has downloaded, as the servers send them, compressed or not.
+    pub bytes: u64,
+    /// When its daemon last said that bytes have come.
+    pub moved: Instant,
+}
+
+/// Substitutes that a machine is asked for. Dropping it ends that, and keeps what was fetched whole.
+pub trait Fetch: Send {
+    /// Returns how the machine gets on.
+    fn progress(&self) -> Progress;
+
+    /// Waits until the stage changes, for at most this time.
+    fn wait(&self, at_most: Duration);
+}
+
+/// What a fetch and its thread share.
+pub struct Shared {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+impl Shared {
+    /// Makes the state of a fetch that has just begun.
+    pub fn new() -> Arc<Self> {
+        let now = Instant::now();
+        let progress = Progress { stage: Stage::Asking, since: now, bytes: 0, moved: now };
+        Arc::new(Shared { progress: Mutex::new(progress), changed: Condvar::new() })
+    }
+
+    /// Notes that another stage has begun.
+    pub fn enter(&self, stage: Stage) {
+        let mut progress = self.progress.lock();
+        let now = Instant::now();
+        (progress.stage, progress.since, progress.moved) = (stage, now, now);
+        self.changed.notify_all();
+    }
+
+    /// Notes how many bytes were downloaded in all.
+    pub fn note(&self, bytes: u64) {
+        let mut progress = self.progress.lock();
+        if bytes != progress.bytes {
+            (progress.bytes, progress.moved) = (bytes, Instant::now());
+        }
+    }
+
+    /// Returns how the machine gets on.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().clone()
+    }
+
+    /// Waits until the stage changes, for at most this time.
+    pub fn wait(&self, at_most: Duration) {
+        let mut progress = self.progress.lock();
+        let before = progress.since;
+        let end = Instant::now() + at_most;
+        while progress.since == before && !self.changed.wait_until(&mut progress, end).timed_out() {}
+    }
+}
+
+/// A fetch over SSH.
+struct SshFetch {
+    shared: Arc<Shared>,
+    channel: Channel,
+    /// Returns the connection, whose temporary roots protect what was fetched.
+    thread: Option<JoinHandle<Option<Client>>>,
+}
+
+impl Fetch for SshFetch {
+    fn progress(&self) -> Progress {
+        self.shared.progress()
+    }
+
+    fn wait(&self, at_most: Duration) {
+        self.shared.wait(at_most);
+    }
+}
+
+impl Drop for SshFetch {
+    fn drop(&mut self) {
+        // The thread sets no time limits, so this one lasts.
+        self.channel.set_deadline(Some(Instant::now()));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its failure was noted
+        }
+    }
+}
+
+impl Remote {
+    /// Asks the machine's daemon which of `items` it can fetch, and has it fetch those that `choose` returns. Returns
+    /// at once.
+    pub fn fetch(&self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>> {
+        let (shared, opening) =
+            (Shared::new(), Opening::start(&self.session, &self.socket, &self.store, !self.forwards));
+        let channel = opening.channel.clone();
+        let told = Arc::clone(&shared);
+        let thread = thread::spawn("guix-fetch", move || {
+            let fetched = opening.greet().and_then(|mut client| {
+                fetch(&mut client, &items, choose, &told)?;
+                Ok(client)
+            });
+            let (ended, client) = match fetched {
+                Ok(client) => (Ok(()), Some(client)),
+                Err(error) => (Err(error), None),
+            };
+            told.enter(Stage::Ended(ended));
+            client
+        })?;
+        Ok(Box::new(SshFetch { shared, channel, thread: Some(thread) }))
+    }
+}
+
+fn fetch(client: &mut Client, items: &[StorePath], choose: Choose, shared: &Shared) -> Result<()> {
+    client.set_substituting_later()?;
+    let wanted = choose(client.substitutes(items)?);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    shared.enter(Stage::Fetching(wanted.clone().into()));
+    let mut downloads = Downloads::default();
+    client.substitute(&wanted, &mut |text| {
+        downloads.read(text);
+        shared.note(downloads.bytes());
+        Ok(())
+    })
+}
+
+/// Longest line of the daemon's log that is looked at, in bytes. Other lines are not about downloads.
+const LONGEST_LINE: usize = 4096;
+
+/// Counts the bytes of downloads, as the daemon's log tells them: lines `@ download-progress FILE URL SIZE BYTES` and
+/// `@ download-succeeded FILE URL SIZE` (Guix's `guix/progress.scm`, `progress-reporter/trace`).
+#[derive(Default)]
+struct Downloads {
+    line: Vec<u8>,
+    /// Bytes of the downloads that are over.
+    over: u64,
+    /// The file that is downloaded, and its bytes so far. Several may be at once; each is found by its name.
+    current: Vec<(Vec<u8>, u64)>,
+}
+
+impl Downloads {
+    /// Reads a piece of the log.
+    fn read(&mut self, text: &[u8]) {
+        for &byte in text {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                self.note(&line);
+            } else if self.line.len() < LONGEST_LINE {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    fn note(&mut self, line: &[u8]) {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u64>().ok();
+        match words[..] {
+            [b"@", b"download-progress", file, _, _, bytes] => {
+                let Some(bytes) = number(bytes) else { return };
+                if let Some((_, known)) = self.current.iter_mut().find(|(name, _)| name == file) {
+                    *known = bytes;
+                } else if self.current.len() < MOST_AT_ONCE {
+                    self.current.push((file.to_vec(), bytes));
+                }
+            }
+            [b"@", b"download-succeeded", file, _, bytes] => {
+                self.current.retain(|(name, _)| name != file);
+                self.over = self.over.saturating_add(number(bytes).unwrap_or(0));
+            }
+            _ => {}
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.current.iter().fold(self.over, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+}
+
+/// Most downloads at once that are counted.
+const MOST_AT_ONCE: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn downloads_are_counted_in_whatever_pieces_the_log_comes() {
+        let log = "@ substituter-started /s/a substitute\n@ download-started /s/a http://x/a -\n\
+                   @ download-progress /s/a http://x/a - 10\n@ download-progress /s/b http://x/b 70 40\n\
+                   @ download-progress /s/a http://x/a - 90\nhello\n@ download-progress /s/a http://x/a - many\n";
+        for length in [1, 7, 1000] {
+            let mut downloads = Downloads::default();
+            log.as_bytes().chunks(length).for_each(|piece| downloads.read(piece));
+            assert_eq!(downloads.bytes(), 130);
+            downloads.read(b"@ download-succeeded /s/a http://x/a 100\n");
+            assert_eq!(downloads.bytes(), 140);
+            downloads.read(b"@ download-succeeded /s/b http://x/b -\n");
+            assert_eq!(downloads.bytes(), 100);
+        }
+    }
+
+    #[test]
+    fn a_log_without_end_takes_no_memory() {
+        let mut downloads = Downloads::default();
+        downloads.read(&vec![b'x'; 1 << 20]);
+        for number in 0..10 * MOST_AT_ONCE {
+            downloads.read(format!("\n@ download-progress /s/{number} u - 18446744073709551615\n").as_bytes());
+        }
+        assert!(downloads.line.capacity() <= 2 * LONGEST_LINE && downloads.current.len() == MOST_AT_ONCE);
+        assert_eq!(downloads.bytes(), u64::MAX);
+    }
+
+    #[test]
+    fn waiting_ends_when_the_stage_changes_and_when_its_time_is_over() {
+        let shared = Shared::new();
+        let begun = Instant::now();
+        shared.wait(Duration::from_millis(50));
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(50));
+                shared.enter(Stage::Ended(Ok(())));
+            });
+            shared.wait(Duration::from_secs(60));
+        });
+        assert!(begun.elapsed() < Duration::from_secs(30) && matches!(shared.progress().stage, Stage::Ended(Ok(()))));
+    }
+}
