@@ -7,7 +7,8 @@
 #include <poll.h>
 
 static const char *const names[] = {"queued",   "passed-over", "chosen",     "sending",  "transferred",
-                                    "building", "log",         "retrieving", "retrying", "done"};
+                                    "building", "log",         "retrieving", "retrying", "done",
+                                    "fetching"};
 
 static void tell_events(const guix_offload_job *job)
 {

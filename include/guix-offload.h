@@ -732,6 +732,17 @@ guix_offload_status guix_offload_request_set_keep_failed(guix_offload_request *r
                                                          guix_offload_error **error);
 
 /**
+ * Sets whether the machine may fetch inputs from its own substitute servers, if that is faster than sending them:
+ * 0 or 1. The default is 1, or 0 if the environment has `GUIX_OFFLOAD_SUBSTITUTES=no`. The machine's daemon checks
+ * what it fetches against its own list of authorized keys, as for its own builds.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` is NULL or `fetch` is neither.
+ */
+guix_offload_status guix_offload_request_set_substitutes(guix_offload_request *request,
+                                                         int fetch,
+                                                         guix_offload_error **error);
+
+/**
  * Sets how much the machine's daemon adds to the builder's output in the log: from 0 (only errors, the default) to
  * 7.
  *
@@ -983,7 +994,7 @@ typedef enum {
      */
     GUIX_OFFLOAD_EVENT_SENDING = 3,
     /**
-     * Bytes that have moved since sending or retrieving began: bytes.
+     * Bytes that have moved since sending or retrieving began: bytes. Those that the machine fetches do not count.
      */
     GUIX_OFFLOAD_EVENT_TRANSFERRED = 4,
     /**
@@ -1006,6 +1017,11 @@ typedef enum {
      * The job is over; ask for its result. The last event.
      */
     GUIX_OFFLOAD_EVENT_DONE = 9,
+    /**
+     * The machine fetches some of the items from its substitute servers, which are sent only if that fails: machine,
+     * items, bytes.
+     */
+    GUIX_OFFLOAD_EVENT_FETCHING = 10,
 } guix_offload_event_type;
 
 /**

@@ -311,6 +311,8 @@ public:
     request& set_cores(std::uint32_t cores) { return set(guix_offload_request_set_cores, cores); }
     request& set_rounds(std::uint32_t rounds) { return set(guix_offload_request_set_rounds, rounds); }
     request& set_keep_failed(bool keep) { return set(guix_offload_request_set_keep_failed, keep ? 1 : 0); }
+    // Whether the machine may fetch inputs by itself.
+    request& set_substitutes(bool fetch) { return set(guix_offload_request_set_substitutes, fetch ? 1 : 0); }
     request& set_patient(bool patient) { return set(guix_offload_request_set_patient, patient ? 1 : 0); }
     request& set_verbosity(std::uint32_t level) { return set(guix_offload_request_set_verbosity, level); }
     // How many of the machines offer what it requires.

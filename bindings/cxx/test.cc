@@ -92,7 +92,7 @@ static void testMachines()
     CHECK(request("i686-linux", drv).add_feature("big").matches(moved) == 0);
     CHECK(request("riscv64-linux", drv).matches(moved) == 0);
     CHECK(request("i686-linux", drv).set_cores(0).set_rounds(2).set_keep_failed(true).set_verbosity(3)
-              .set_patient(false).matches(moved) == 1);
+              .set_patient(false).set_substitutes(false).matches(moved) == 1);
     CHECK(failure([] { request("i686-linux", drv).set_rounds(0); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(failure([] { request("i686-linux", drv).set_verbosity(8); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(machines::load("/nowhere/machines.scm").size() == 0);

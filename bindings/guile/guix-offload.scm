@@ -241,6 +241,7 @@ no threads in this process."
 (define-foreign request-set-cores int "guix_offload_request_set_cores" 'request uint32 'out)
 (define-foreign request-set-rounds int "guix_offload_request_set_rounds" 'request uint32 'out)
 (define-foreign request-set-keep-failed int "guix_offload_request_set_keep_failed" 'request int 'out)
+(define-foreign request-set-substitutes int "guix_offload_request_set_substitutes" 'request int 'out)
 (define-foreign request-set-verbosity int "guix_offload_request_set_verbosity" 'request uint32 'out)
 (define-foreign request-set-patient int "guix_offload_request_set_patient" 'request int 'out)
 (define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" 'request int 'out)
@@ -248,13 +249,15 @@ no threads in this process."
 (define-typed (make-request system derivation
                        #:key (features '()) (inputs '()) (outputs '())
                        (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0)
-                       (patient? #t))
+                       (patient? #t) (substitutes? 'default))
   "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds.
 CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set.  A job fails when no machine can be
-reached, rather than wait, if PATIENT? is #f."
+reached, rather than wait, if PATIENT? is #f.  The machine may fetch inputs from its own substitute servers, unless
+SUBSTITUTES? is #f; by default it may, unless the environment has GUIX_OFFLOAD_SUBSTITUTES=no."
   ((system 'string) (derivation 'string) (features (list-of 'string)) (inputs (list-of 'string))
    (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any)
-   (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32) (patient? 'any))
+   (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32) (patient? 'any)
+   (substitutes? 'any))
   (let ((request (call-for-handle 'request request-free request-new system derivation)))
     (define (add-all adder texts)
       (for-each (lambda (text) (call adder request text)) texts))
@@ -268,6 +271,8 @@ reached, rather than wait, if PATIENT? is #f."
     (when rounds
       (call request-set-rounds request rounds))
     (call request-set-keep-failed request (if keep-failed? 1 0))
+    (unless (eq? substitutes? 'default)
+      (call request-set-substitutes request (if substitutes? 1 0)))
     (call request-set-verbosity request verbosity)
     (call request-set-patient request (if patient? 1 0))
     request))
@@ -409,7 +414,7 @@ LOG-DESCRIPTOR, unless that is -1."
 (define-foreign event-lines '* "guix_offload_event_lines" 'event)
 
 (define %events
-  #(queued passed-over chosen sending transferred building log retrieving retrying done))
+  #(queued passed-over chosen sending transferred building log retrieving retrying done fetching))
 
 (define-typed (start-job engine machines request)
   "Start to build REQUEST on one of MACHINES.  Two values: `decline', `postpone' or `accept', and for the last, a job."

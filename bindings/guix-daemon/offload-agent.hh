@@ -41,6 +41,7 @@ struct OffloadBuild {
     int cores = -1;
     int rounds = -1; // the daemon's setting "build-repeat" and one
     bool keepFailed = false;
+    bool useSubstitutes = true;
     unsigned verbosity = 0;
 };
 

@@ -28,6 +28,7 @@ mod round_trips;
 mod servers;
 mod stock;
 mod store;
+mod substitutes;
 mod trust;
 mod unusable;
 mod waiting;
@@ -35,4 +36,4 @@ mod waiting;
 #[path = "../support/farm/mod.rs"]
 mod harness;
 
-use harness::{invariants, lab, machines, memory, slots};
+use harness::{invariants, lab, machines, memory, publisher, slots};

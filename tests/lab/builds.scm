@@ -19,7 +19,7 @@
 ;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
 ;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
-;;;        built-input=0 (1: an input of KIB that is built here first)
+;;;        built-input=0 (1: an input of BUILT-KIB that is built here first) built-kib= (by default KIB)
 ;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
@@ -93,9 +93,10 @@
   (define busybox (string-append busybox-directory "/busybox"))
   ;; The output of a build that is done before those that are asked for, by this host.
   (define (built-here)
-    (let ((drv (derivation store "built-input" busybox
+    (let* ((kib (setting "built-kib" (setting "kib" "1")))
+           (drv (derivation store "built-input" busybox
                            (list "sh" "-c" (string-append busybox " dd if=/dev/$fill of=$out bs=1048576 count=$((kib / 1024))"))
-                           #:env-vars `(("nonce" . ,nonce) ("kib" . ,(setting "kib" "1")) ("fill" . ,(setting "fill" "urandom")))
+                           #:env-vars `(("nonce" . ,nonce) ("kib" . ,kib) ("fill" . ,(setting "fill" "urandom")))
                            #:sources (list busybox-directory))))
       (set-build-options store #:use-substitutes? #f #:offload? #f #:max-build-jobs 1)
       (build-derivations store (list drv))

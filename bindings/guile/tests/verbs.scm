@@ -64,7 +64,7 @@
                   #:inputs (requisites store (list file))
                   #:outputs outputs
                   #:timeout 60
-                  #:cores cores #:rounds rounds #:keep-failed? keep-failed? #:verbosity verbosity)))
+                  #:cores cores #:rounds rounds #:keep-failed? keep-failed? #:verbosity verbosity #:substitutes? #f)))
 
 (define engine (make-engine))
 (define machines (load-machines %machine-file))

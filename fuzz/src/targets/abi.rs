@@ -231,7 +231,7 @@ impl World<'_> {
         let request = self.requests.pick(&mut self.input);
         let (files, input) = (&mut self.files, &mut self.input);
         succeeds(|error| unsafe {
-            match input.byte() % 10 {
+            match input.byte() % 11 {
                 0 => guix_offload_request_add_feature(request, files.any_of(&["kvm"], input), error),
                 1 => guix_offload_request_add_input(request, files.item(input), error),
                 2 => guix_offload_request_add_output(request, files.item(input), error),
@@ -241,6 +241,7 @@ impl World<'_> {
                 6 => guix_offload_request_set_keep_failed(request, input.pick(&[0, 1, 2, -1]), error),
                 7 => guix_offload_request_set_verbosity(request, input.pick(&[0, 7, 8, u32::MAX]), error),
                 8 => guix_offload_request_set_patient(request, input.pick(&[0, 1, 2, -1]), error),
+                9 => guix_offload_request_set_substitutes(request, input.pick(&[0, 1, 2, -1]), error),
                 _ => guix_offload_request_set_build_trace(request, input.pick(&[0, 1, 2, -1]), error),
             }
         });

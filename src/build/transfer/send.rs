@@ -246,6 +246,7 @@ impl Sending<'_> {
                 }
             }
         }
+        fetching.end_unused(self.observer);
         Ok(true)
     }
 

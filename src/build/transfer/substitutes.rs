@@ -15,7 +15,7 @@ use crate::daemon::Substitute;
 use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::remote::Connection;
-use crate::remote::fetch::{Fetch, Stage};
+use crate::remote::fetch::{Fetch, Progress, Stage};
 use crate::report::{Event, Observer};
 use crate::store::ValidPath;
 
@@ -25,7 +25,7 @@ const WORTH_ASKING: Duration = Duration::from_secs(3);
 
 /// Bytes of nars a second that a link counts as moving before that was measured. To ask costs little, so this is less
 /// than most links move.
-const UNMEASURED: f64 = 10e6;
+const UNMEASURED: f64 = 5e6;
 
 /// How long items are kept back that take longer to send than asking should take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -83,7 +83,11 @@ impl Substitutes {
             chosen.into_iter().map(|one| one.path).collect()
         };
         match remote.fetch(names, Box::new(choose)) {
-            Ok(fetch) => Some(Fetching { all: self, machine, rate, fetch, sizes, announced: false }),
+            Ok(fetch) => {
+                observer.detail(format_args!("{}: is asked what it can fetch", machine.name));
+                let (begun, fetch) = (Instant::now(), Some(fetch));
+                Some(Fetching { all: self, machine, rate, begun, fetch, sizes, announced: false })
+            }
             Err(error) => {
                 observer.detail(format_args!("{}: cannot be asked what it can fetch: {error}", machine.name));
                 None
@@ -130,7 +134,9 @@ pub struct Fetching<'a> {
     all: &'a Substitutes,
     machine: BuildMachine,
     rate: f64,
-    fetch: Box<dyn Fetch>,
+    begun: Instant,
+    /// `None`: it was given up. The daemon there would go on, and let nobody else send what it is fetching.
+    fetch: Option<Box<dyn Fetch>>,
     /// What the machine fetches, and how many bytes it downloads for that.
     sizes: Arc<Mutex<HashMap<StorePath, u64>>>,
     announced: bool,
@@ -149,10 +155,22 @@ pub enum Next<'i> {
 impl Fetching<'_> {
     /// Returns what to do about the items that are `left` to be sent, each after those that it refers to.
     pub fn next<'i>(&mut self, left: &[&'i ValidPath], observer: &mut dyn Observer) -> Next<'i> {
-        let progress = self.fetch.progress();
-        let passed = progress.since.elapsed();
+        match self.fetch.as_ref().map(|fetch| fetch.progress()) {
+            Some(progress) => self.decide(progress, Instant::now(), left, observer),
+            None => Next::Over,
+        }
+    }
+
+    /// Returns the same, given how the machine gets on.
+    fn decide<'i>(
+        &mut self,
+        progress: Progress,
+        now: Instant,
+        left: &[&'i ValidPath],
+        observer: &mut dyn Observer,
+    ) -> Next<'i> {
+        let passed = now - progress.since;
         match progress.stage {
-            _ if left.is_empty() => Next::Over,
             Stage::Asking if passed >= ANSWER_LIMIT => {
                 self.give_up("its daemon does not say what it can fetch", observer);
                 Next::Over
@@ -168,11 +186,11 @@ impl Fetching<'_> {
             Stage::Fetching(items) => {
                 let items: HashSet<_> = items.iter().collect();
                 self.announce(left, &items, observer);
-                let now = slice_of(left, |item| items.contains(&item.path), f64::INFINITY);
-                if !now.is_empty() {
-                    return Next::Send(now);
+                let others = slice_of(left, |item| items.contains(&item.path), f64::INFINITY);
+                if !others.is_empty() {
+                    return Next::Send(others);
                 }
-                if progress.moved.elapsed() >= SILENCE_LIMIT {
+                if now - progress.moved >= SILENCE_LIMIT {
                     self.give_up("nothing comes from its substitute servers", observer);
                     return Next::Over;
                 }
@@ -183,7 +201,12 @@ impl Fetching<'_> {
                 }
                 Next::Wait(INTERVAL)
             }
-            Stage::Ended(Ok(())) if self.sizes.lock().is_empty() => Next::Send(left.to_vec()),
+            Stage::Ended(Ok(())) if self.sizes.lock().is_empty() => {
+                if progress.since - self.begun >= PATIENCE {
+                    self.give_up("its daemon took long to say that it can fetch nothing", observer);
+                }
+                Next::Send(left.to_vec())
+            }
             Stage::Ended(Ok(())) => Next::Over,
             Stage::Ended(Err(error)) if progress.bytes == 0 => {
                 self.give_up(&error.to_string(), observer);
@@ -191,14 +214,26 @@ impl Fetching<'_> {
             }
             Stage::Ended(Err(error)) => {
                 observer.detail(format_args!("{}: could not fetch all: {error}", self.machine.name));
+                self.fetch = None;
                 Next::Over
             }
         }
     }
 
+    /// Is called when all was sent without it.
+    pub fn end_unused(&mut self, observer: &mut dyn Observer) {
+        let Some(progress) = self.fetch.as_ref().map(|fetch| fetch.progress()) else { return };
+        let answered = if matches!(progress.stage, Stage::Asking) { Instant::now() } else { progress.since };
+        if self.sizes.lock().is_empty() && answered - self.begun >= PATIENCE {
+            self.give_up("its daemon did not say in time what it can fetch", observer);
+        }
+    }
+
     /// Waits for at most this time, or until it is the time for another look.
     pub fn wait(&self, at_most: Duration) {
-        self.fetch.wait(at_most);
+        if let Some(fetch) = &self.fetch {
+            fetch.wait(at_most);
+        }
     }
 
     /// Reports, once, what the machine fetches.
@@ -216,9 +251,10 @@ impl Fetching<'_> {
         left / (bytes as f64 / passed.as_secs_f64()).max(1.0) > SLOWNESS * (left / self.rate) + PATIENCE.as_secs_f64()
     }
 
-    fn give_up(&self, why: &str, observer: &mut dyn Observer) {
+    fn give_up(&mut self, why: &str, observer: &mut dyn Observer) {
         observer.detail(format_args!("{}: fetches nothing for {} s: {why}", self.machine.name, REST.as_secs()));
         self.all.0.lock().insert(self.machine.label(), Instant::now() + REST);
+        self.fetch = None;
     }
 }
 
@@ -227,16 +263,19 @@ impl Fetching<'_> {
 fn slice_of<'i>(items: &[&'i ValidPath], is_later: impl Fn(&ValidPath) -> bool, most: f64) -> Vec<&'i ValidPath> {
     let (mut now, mut later, mut bytes) = (Vec::new(), HashSet::new(), 0.0);
     for item in items {
+        if is_later(item) || item.references.iter().any(|reference| later.contains(reference)) {
+            later.insert(&item.path);
+            continue;
+        }
         bytes += item.nar_size as f64;
         if bytes > most && !now.is_empty() {
             break;
         }
-        if is_later(item) || item.references.iter().any(|reference| later.contains(reference)) {
-            later.insert(&item.path);
-            bytes -= item.nar_size as f64;
-        } else {
-            now.push(*item);
-        }
+        now.push(*item);
     }
     now
 }
+
+#[cfg(test)]
+#[path = "substitutes_tests.rs"]
+mod tests;

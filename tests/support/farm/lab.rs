@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
+pub(super) const LAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/lab");
 
 /// Runs a command of the lab.
 ///
@@ -121,9 +121,20 @@ impl Host {
     /// Returns how many bytes this host has received over the network.
     #[track_caller]
     pub fn received(self) -> u64 {
+        self.moved(0)
+    }
+
+    /// Returns how many bytes this host has sent over the network.
+    #[track_caller]
+    pub fn sent(self) -> u64 {
+        self.moved(8)
+    }
+
+    #[track_caller]
+    fn moved(self, column: usize) -> u64 {
         let table = self.sh(&["cat", "/proc/net/dev"]);
         let line = table.lines().find_map(|line| line.trim_start().strip_prefix("eth0:")).expect("an eth0");
-        line.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).expect("a number of bytes")
+        line.split_whitespace().nth(column).and_then(|bytes| bytes.parse().ok()).expect("a number of bytes")
     }
 
     /// Checks every file and every database entry of this host's store.

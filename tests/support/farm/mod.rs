@@ -5,4 +5,5 @@ pub mod invariants;
 pub mod lab;
 pub mod machines;
 pub mod memory;
+pub mod publisher;
 pub mod slots;
