@@ -176,8 +176,8 @@
     (_ (memq type kinds))))
 
 (define (wrong-calls)
-  "For each procedure and each argument, a call with each kind of thing that it does not take: a list of the names of both,
-and a thunk."
+  "For each procedure and each argument, a call with each kind of thing that it does not take: a list of the names of
+both, and a thunk."
   (append-map
    (match-lambda
      ((name formals . arguments)
@@ -234,7 +234,8 @@ and a thunk."
   (map (lambda (m) (list (machine-name m) (machine-port m) (machine-systems m)))
        (load-machines
         (write-file "machines.scm"
-                    (format #f "(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
+                    (format #f "
+(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
       (build-machine (name \"two\") (port 2222) (systems '(\"i686-linux\")) (user \"u\") (host-key ~s)))" %key %key)))))
 
 (test-equal "a machine that is listed again is the same machine"
