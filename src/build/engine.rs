@@ -34,7 +34,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Divisor of a build's time limits, for its longest expected wait: guix-daemon counts the wait as build time.
 const WAIT_SHARE: u32 = 20;
 
-/// How many builds of this host may wait for a slot at once.
+/// Most builds of this host that may wait for a slot at once.
 const QUEUE_LENGTH: usize = 64;
 
 /// How long a connection without a build keeps its temporary roots. To release them, it replaces the connection to the

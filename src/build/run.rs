@@ -28,7 +28,7 @@ const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 /// Longest time that a job waits for a machine that has its inputs while others are free.
 const LONGEST_PREFERENCE: Duration = Duration::from_secs(60);
 
-/// How many machines may fail a build before it is given up.
+/// Most machines that may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Pause of a build when the garbage collectors of all machines took what it needs. Doubles each time.

@@ -33,7 +33,7 @@ const LONGEST_HEAD_START: Duration = Duration::from_secs(3);
 /// before a good one cost two thirds of a second.
 const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
 
-/// Seconds that a machine's clock may be behind without a warning: the answer takes a while.
+/// Most that a machine's clock may be behind without a warning, in seconds: the answer takes a while.
 pub const CLOCK_TOLERANCE: i64 = 2;
 
 /// How old the last probe of a machine may be if its connection is used again.

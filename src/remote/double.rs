@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Connecting, Connection, Connector, Held, Line};
 use crate::archive::{self, Acl, NullVisitor};
-use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
+use crate::daemon::{Additions, BuildOptions, NewItem, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
@@ -372,7 +372,7 @@ impl Connection for Double {
     }
 
     /// Returns `false`: there is never room.
-    fn add_later(&mut self, _: &[Addition], _: &[StorePath]) -> Result<bool> {
+    fn add_later(&mut self, _: &[NewItem], _: &[StorePath]) -> Result<bool> {
         Ok(false)
     }
 
@@ -380,7 +380,7 @@ impl Connection for Double {
         Ok(())
     }
 
-    fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+    fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>> {
         if items.is_empty() {
             return Ok(None);
         }

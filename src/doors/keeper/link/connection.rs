@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::watch::Watch;
 use crate::doors::keeper::message::{About, FromKeeper};
-use crate::doors::keeper::wire::{Socket, closed, take};
+use crate::doors::keeper::socket::{Socket, closed, take};
 use crate::ground::error::{ErrorKind, IoContext, Result};
 
 /// Space, in bytes, for each read from the keeper's socket.
