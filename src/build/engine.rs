@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::request::{Accepted, Inquiry, Reply, Request};
+use super::request::{Accepted, Inquiry, Reply, Request, Spot};
 use super::site::{Common, Site};
 use super::transfer::in_flight::InFlight;
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
-use crate::choose::queue::{Place, Queue};
+use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
-use crate::choose::{Candidates, Choice, Lease, Resources};
+use crate::choose::{Awaited, Candidates, Choice, KnownRoom, Lease, Resources};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;
 use crate::ground::clock::{Clock, SystemClock};
@@ -138,18 +138,21 @@ impl Engine {
         self.look_up_inputs(&mut accepted.candidates, &request.derivation, longest_wait(options), cancel, observer);
         // guix-daemon does nothing else until it has its answer. So as few builds as possible make it wait for a
         // machine.
-        let has_room = accepted.candidates.have_room_as_known(true)
-            || accepted.candidates.have_room_as_known(false) && !could_build_here();
-        if let Some(place) = has_room.then(|| accepted.candidates.join_queue(|_| true).ok()).flatten() {
+        let has_room = match accepted.candidates.known_room() {
+            KnownRoom::Sure => true,
+            KnownRoom::Likely => !could_build_here(),
+            KnownRoom::Unknown => false,
+        };
+        if let Some(spot) = has_room.then(|| Spot::join(&accepted.candidates, |_| true, None)).flatten() {
             observer.detail(format_args!("there is room, as other builds saw a moment ago"));
-            accepted.place = Some(place);
+            accepted.spot = Some(spot);
             return Ok(Reply::Accept(Box::new(accepted)));
         }
         let observer = &mut PhaseTimer::new(observer, self.common.trace.as_ref(), &request.derivation, "", "choose");
         match accepted.candidates.choose(|_| true, None, cancel, observer)? {
             Choice::Machine(lease) => accepted.lease = Some(lease),
-            Choice::Busy => match place_in_queue(&accepted.candidates, options, observer) {
-                Some(place) => accepted.place = Some(place),
+            Choice::Busy(awaited) => match spot_in_queue(&accepted.candidates, awaited, options, observer) {
+                Some(spot) => accepted.spot = Some(spot),
                 None => return Ok(Reply::Postpone),
             },
             Choice::Away | Choice::Misconfigured(_) if could_build_here() => {
@@ -194,7 +197,7 @@ impl Engine {
         let candidates = self.candidates(machines, &request.requirements)?;
         Ok(candidates.map(|candidates| {
             let request = request.clone();
-            Accepted { request, candidates, lease: None, place: None }
+            Accepted { request, candidates, lease: None, spot: None }
         }))
     }
 
@@ -252,10 +255,16 @@ fn longest_wait(options: &BuildOptions) -> Duration {
     limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min)
 }
 
-/// Returns a place in the queue for a build that one of `candidates` is to do; `None` if it could not begin soon.
-fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
-    if let Some(index) = candidates.last_preferred() {
-        return candidates.join_queue(|candidate| candidate == index).ok();
+/// Returns a spot in the queue for a build that one of `candidates` is to do, or the one that is `awaited`; `None` if
+/// the build could not begin soon.
+fn spot_in_queue(
+    candidates: &Candidates,
+    awaited: Option<Awaited>,
+    options: &BuildOptions,
+    observer: &mut dyn Observer,
+) -> Option<Spot> {
+    if let Some(Awaited { candidate, .. }) = awaited {
+        return Spot::join(candidates, |index| index == candidate, Some(candidate));
     }
     let longest = longest_wait(options);
     let (expected, waiting) = (candidates.expected_wait(), candidates.count_waiting());
@@ -263,5 +272,5 @@ fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mu
     if expected.is_none_or(|wait| wait > longest) || waiting >= QUEUE_LENGTH {
         return None;
     }
-    candidates.join_queue(|_| true).ok() // a queue that cannot be written is no place to wait in
+    Spot::join(candidates, |_| true, None) // a queue that cannot be written is no place to wait in
 }

@@ -97,7 +97,7 @@ impl ChoiceSummary {
 
     fn verdict(self) -> Choice {
         match self {
-            ChoiceSummary { busy: true, .. } => Choice::Busy,
+            ChoiceSummary { busy: true, .. } => Choice::Busy(None),
             ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
             ChoiceSummary { misconfigured: Some(error), away: false, .. } => Choice::Misconfigured(error),
             _ => Choice::Away,
@@ -183,7 +183,6 @@ impl Candidates {
         let resources = Arc::clone(&self.resources);
         let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
-        self.prefer_none();
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
         let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);
@@ -216,8 +215,8 @@ impl Candidates {
                     observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
                     summary.busy = true;
                     let next = order.peek().filter(|_| attempts.0.is_empty());
-                    if next.is_some_and(|next| self.prefers(&ranked, next)) {
-                        return Ok(Choice::Busy);
+                    if let Some(awaited) = next.and_then(|next| self.awaits(&ranked, next)) {
+                        return Ok(Choice::Busy(Some(awaited)));
                     }
                     continue;
                 };

@@ -187,7 +187,7 @@ export! {
         let cancel = cancel_of(cancellation);
         let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut NullObserver)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
-            Some(Choice::Busy | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
+            Some(Choice::Busy(_) | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),
             Some(Choice::Machine(chosen)) => {
                 let connection = guix_offload_connection::new(engine, engine.site(*chosen, &cancel));
