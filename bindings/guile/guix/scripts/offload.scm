@@ -126,6 +126,8 @@
 ;;; The machine file.
 ;;;
 
+;; The library's own default follows the environment alone.  Where this Guix was configured to have its files, only (guix
+;; config) knows.
 (define %machine-file
   (string-append %config-directory "/machines.scm"))
 
