@@ -9,7 +9,7 @@ use crate::choose::{Choice, Lease};
 use crate::store::{source_path, text_item};
 
 /// Makes a text called `name` valid. Its name follows from its contents, and it refers to nothing.
-fn text(host: &Host, name: &str, length: usize) -> StorePath {
+pub(super) fn text(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = format!("{name}{}", "x".repeat(length));
     let (path, nar) = text_item(&host.scene.directories.store, name, &contents).unwrap();
     host.scene.register_as(&path, contents.as_bytes(), &nar, &[]);
@@ -18,7 +18,7 @@ fn text(host: &Host, name: &str, length: usize) -> StorePath {
 }
 
 /// Does the same with a source.
-fn source(host: &Host, name: &str, length: usize) -> StorePath {
+pub(super) fn source(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = "x".repeat(length);
     let nar = nar(file(contents.as_bytes()));
     let path = source_path(&host.scene.directories.store, name, &nar);

@@ -126,8 +126,8 @@
 ;;; The machine file.
 ;;;
 
-;; The library's own default follows the environment alone.  Where this Guix was configured to have its files, only (guix
-;; config) knows.
+;; The library's own default follows the environment alone.  Only (guix config) knows where this Guix was configured to
+;; have its files.
 (define %machine-file
   (string-append %config-directory "/machines.scm"))
 
