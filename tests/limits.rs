@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! `docs/limits.md` lists every limit of the code. It is generated: `UPDATE_LIMITS=1 cargo test --test limits`.
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use sources::{rust_files, without_tests};
 
 const HEAD: &str = "# Limits\n\nEvery limit of the code, as its documentation there says it. This file is generated: \
                     `UPDATE_LIMITS=1 cargo test\n--test limits`.\n\n";
@@ -33,13 +38,6 @@ struct Found {
     stray: Vec<String>,
 }
 
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    let files = entries.into_iter().flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
-}
-
 fn is_test(file: &str) -> bool {
     file.contains("/tests/") || file.ends_with("tests.rs") || file.ends_with("/double.rs")
 }
@@ -49,14 +47,6 @@ const VISIBILITIES: [&str; 4] = ["pub ", "pub(crate) ", "pub(super) ", ""];
 
 fn bare(line: &str) -> &str {
     VISIBILITIES.iter().find_map(|visibility| line.strip_prefix(visibility)).unwrap_or(line)
-}
-
-/// Returns `source` without its tests, which come last, or are marked one by one and then have no limits.
-fn without_tests(source: &str) -> &str {
-    let starts = ["mod ", "pub mod ", "pub(crate) mod ", "pub(super) mod ", "#[path"];
-    let ends = source.match_indices("#[cfg(test)]\n").map(|(at, mark)| (at, &source[at + mark.len()..]));
-    let end = ends.filter(|(_, rest)| starts.iter().any(|start| rest.starts_with(start))).map(|(at, _)| at).next();
-    &source[..end.unwrap_or(source.len())]
 }
 
 /// Returns what a value of this type with this documentation limits.
@@ -170,7 +160,7 @@ fn page(limits: &[Limit]) -> String {
 fn the_page_of_limits_is_what_the_code_says() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Found::default();
-    for path in sources(&root.join("src")) {
+    for path in rust_files(&root.join("src")) {
         let file = path.strip_prefix(root).unwrap().to_str().unwrap();
         if !is_test(file) {
             let Found { limits, stray } = limits(file, &fs::read_to_string(&path).unwrap());
