@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The engine behind all entry points of this library: it decides about builds here, and does them in `run`.
+//! The engine behind all entry points of this library. This file decides about builds; `run` does them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -171,7 +171,7 @@ impl Candidates {
         choice
     }
 
-    /// Does it, with those machines `again` that were misconfigured more than a moment ago, too.
+    /// Chooses once. `again`: also among the machines that were misconfigured more than a moment ago.
     fn try_machines(
         &mut self,
         eligible: impl Fn(usize) -> bool,

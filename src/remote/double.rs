@@ -31,7 +31,7 @@ pub enum Step {
     DropTempRoots,
     AddTempRoots,
     Missing,
-    Expect,
+    PrepareToReceive,
     AddNar,
     BeginAdding,
     FinishAdding,
@@ -45,7 +45,7 @@ impl Step {
     /// Returns whether it waits for an answer.
     pub fn is_round_trip(self) -> bool {
         use Step::*;
-        !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding)
+        !matches!(self, Start | DropTempRoots | AddTempRoots | PrepareToReceive | BeginAdding)
     }
 }
 
@@ -349,7 +349,7 @@ impl Connection for Double {
     }
 
     fn prepare_to_receive(&mut self, _: usize, _: u64) {
-        let _ = self.step(Step::Expect);
+        let _ = self.step(Step::PrepareToReceive);
     }
 
     /// Looks at the machine's name: one that begins with `small` lacks the memory.

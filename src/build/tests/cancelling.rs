@@ -30,7 +30,7 @@ fn assert_nothing_left(host: &Host, what: &str) {
 #[test]
 fn at_each_step_of_the_machine() {
     use Step::*;
-    for at in [Start, Connect, AddTempRoots, Missing, Expect, Import, Trust, Build, Info, Export] {
+    for at in [Start, Connect, AddTempRoots, Missing, PrepareToReceive, Import, Trust, Build, Info, Export] {
         let host = Host::new(&["m"]);
         let cancel = Cancel::default();
         let cancelled = cancel.clone();

@@ -210,7 +210,8 @@ fn what_a_machine_has_lost_all_the_same_is_asked_for_and_sent_again() {
     let steps: Vec<_> =
         host.world.doubles.take_steps(|step| step != Step::AddTempRoots).into_iter().map(|(_, s)| s).collect();
     use Step::*;
-    let expected = [Probe, Trust, Build, Missing, Missing, Expect, BeginAdding, FinishAdding, Build, Info, Export];
+    let expected =
+        [Probe, Trust, Build, Missing, Missing, PrepareToReceive, BeginAdding, FinishAdding, Build, Info, Export];
     assert_eq!(steps, expected, "over the same connection");
 }
 
@@ -243,7 +244,8 @@ fn small_items_are_made_again_in_batches() {
     assert_eq!(sent.batches, [6, 6, 1], "until there are 512 KiB");
     use Step::*;
     // A batch is sent before the answer to the previous one is waited for.
-    let trips = [Missing, Expect, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
+    let trips =
+        [Missing, PrepareToReceive, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
     assert_eq!(sent.steps[2..], trips);
     assert_eq!(sent.result.unwrap(), items);
     assert!(items.iter().all(|item| host.world.doubles.has("m", item)));
@@ -271,8 +273,18 @@ fn a_link_that_shows_to_be_slow_has_the_rest_imported_and_is_remembered() {
     let sent = send(&host, &items);
     // All is asked for again, since the temporary roots ended with the previous connection.
     use Step::*;
-    let expected =
-        [AddTempRoots, AddTempRoots, Missing, AddNar, AddTempRoots, AddTempRoots, Missing, AddNar, AddNar, Expect];
+    let expected = [
+        AddTempRoots,
+        AddTempRoots,
+        Missing,
+        AddNar,
+        AddTempRoots,
+        AddTempRoots,
+        Missing,
+        AddNar,
+        AddNar,
+        PrepareToReceive,
+    ];
     assert_eq!(sent.steps, expected);
     assert_eq!(sent.lease.remote.slow_link(), Some(1e6));
     assert_eq!(sent.result.unwrap().len(), 2);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The connection of a process to the keeper that does its jobs, which never waits.
+//! The connection of a process to the keeper that does its jobs. Reading and writing never wait.
 
 use std::io::{self, Write};
 use std::mem;
