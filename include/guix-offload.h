@@ -955,6 +955,11 @@ guix_offload_status guix_offload_retrieve(guix_offload_connection *connection,
 void guix_offload_items_free(guix_offload_items *items);
 
 /**
+ * Returns the number of items; 0 if `items` is NULL.
+ */
+size_t guix_offload_items_count(const guix_offload_items *items);
+
+/**
  * Returns the `index`th item, counted from 0; NULL if there are no more. It lives as long as the list.
  */
 const char *guix_offload_items_get(const guix_offload_items *items, size_t index);

@@ -343,6 +343,13 @@ export! {
 }
 
 export! {
+    /// Returns the number of items; 0 if `items` is NULL.
+    pub fn guix_offload_items_count(items: *const guix_offload_items) -> usize {
+        handle::look(items, 0, |items| items.names.len())
+    }
+}
+
+export! {
     /// Returns the `index`th item, counted from 0; NULL if there are no more. It lives as long as the list.
     pub fn guix_offload_items_get(items: *const guix_offload_items, index: usize) -> *const c_char {
         let name = handle::borrow(items, "items").ok().and_then(|items| items.names.get(index));

@@ -66,7 +66,8 @@
          (unbound (remove (lambda (name)
                             (or (string-contains bound (string-append "\"" name "\""))
                                 ;; The manual names functions too; and these a list of Scheme needs not.
-                                (member name '("guix_offload_machines_count"
+                                (member name '("guix_offload_items_count"
+                                              "guix_offload_machines_count"
                                               "guix_offload_machines_file"
                                               "guix_offload_engine_set_listener" ;no thread of ours runs Scheme
                                               "guix_offload_keeper_serve")))) ;for the program that is started
