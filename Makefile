@@ -56,7 +56,8 @@ library:
 $(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/keeper.c
 $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/guix-offload.h
-	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
+	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) \
+	  -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
 
 # In one step: a daemon may start a hook at any time.
 replace = install -m $(1) $(2) $(3).new && mv -f $(3).new $(3)
@@ -90,8 +91,8 @@ cxx-test: library
 	mkdir -p target/cxx-test/state
 	ln -sf $(CURDIR)/$(release)/libguix_offload.so target/cxx-test/$(soname)
 	set -e; for version in 11 14 17 20; do \
-	  $(CXX) -std=c++$$version $(cxx_flags) -fsanitize=address,undefined -fno-sanitize-recover -o target/cxx-test/test \
-	    bindings/cxx/test.cc -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN'; \
+	  $(CXX) -std=c++$$version $(cxx_flags) -fsanitize=address,undefined -fno-sanitize-recover \
+	    -o target/cxx-test/test bindings/cxx/test.cc -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN'; \
 	  target/cxx-test/test $(CURDIR)/target/cxx-test/state; done
 
 # These run on the lab's heads, whose C++ library may be another one.
@@ -120,8 +121,9 @@ setup: packages
 
 packages:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust first" >&2; exit 1; }
-	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | grep -cx installed | grep -qx $(words $(packages)) || { \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(packages); }
+	@dpkg-query -W -f '$${db:Status-Status}\n' $(packages) 2>/dev/null | \
+	  grep -cx installed | grep -qx $(words $(packages)) || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(packages); }
 
 # Most tests wait, for time limits and for answers, so steps go on side by side. What one says is shown as a whole when
 # it ends; after one has failed, no other begins. The tests of tests/farm share the hosts of their farm and run one at a
@@ -138,12 +140,13 @@ lint:
 	$(CARGO) fmt --check
 	$(MAKE) --no-print-directory check-lint
 
-# The unit tests of those layers that start no program but Python, less those that say in their names that they need root.
+# The unit tests of those layers that start no program but Python, less those that say in their names that they need
+# root.
 quick:
 	$(CARGO) fmt --check
 	$(CARGO) test --lib -- archive:: build:: choose:: daemon:: doors:: ground:: report:: --skip needs_root
 	$(CARGO) test --test layers --test width --test limits --test dependencies --test header
-	@echo "make quick leaves out the layers ffi, machine, remote, ssh and store, and tests whose names say needs_root"
+	@echo "make quick leaves out the layers ffi, machine, remote, ssh and store, and tests named ...needs_root"
 
 farm: setup
 	$(MAKE) check-staged
@@ -224,22 +227,26 @@ torture: setup
 
 # For readers of the code: what is private is documented too, and linked to.
 doc:
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --no-deps --lib --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+	  $(CARGO) doc --no-deps --lib --document-private-items
 
 demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm head w1 -- tests/lab/demo.sh
 
+bench_farm := shead head ghead ahead w1 w2 w3
+
 bench: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
-	LAB_DISKS=memory LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
+	LAB_DISKS=memory LAB_INSTALL=$(stage) $(lab) with-farm $(bench_farm) -- $(CARGO) bench --offline --bench farm
 
 # As `bench`, of the one row that takes more space than most machines have memory.
 bench-memory: setup
 	$(CARGO) bench --bench farm --no-run
 	$(MAKE) staged DESTDIR= PREFIX=$(stage)
-	BENCH_RUNS=1 BENCH_ONLY="peak memory" LAB_INSTALL=$(stage) $(lab) with-farm shead head ghead ahead w1 w2 w3 -- $(CARGO) bench --offline --bench farm
+	BENCH_RUNS=1 BENCH_ONLY="peak memory" LAB_INSTALL=$(stage) $(lab) with-farm $(bench_farm) -- \
+	  $(CARGO) bench --offline --bench farm
 
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= restore replies machine_file signature forged request abi

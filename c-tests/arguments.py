@@ -10,7 +10,8 @@ import re
 import sys
 
 header, symbols = (open(name).read() for name in sys.argv[1:])
-functions = re.findall(r'^([\w ]+?[ *]+)(guix_offload_\w+)\(([^;{}]*?)\);', re.sub(r'/\*.*?\*/', '', header, flags=re.S), re.M)
+declarations = re.sub(r'/\*.*?\*/', '', header, flags=re.S)
+functions = re.findall(r'^([\w ]+?[ *]+)(guix_offload_\w+)\(([^;{}]*?)\);', declarations, re.M)
 known = symbols.split()
 assert sorted(name for _, name, _ in functions) == sorted(known), 'the header and the list of symbols differ'
 
@@ -19,7 +20,8 @@ ABSENT = ('connection', 'lease', 'items')
 # Pointers that may be NULL, by function or for all.
 OPTIONAL = {'progress', 'data', 'sent', 'choose.cancellation', 'connect.cancellation', 'machine_new.system',
             'event_text.length', 'machines_load.file'}
-TEXTS = {'host_key': 'HOST_KEY', 'derivation': 'ITEM("x.drv")', 'system': '"x86_64-linux"', 'name': '"m"', 'user': '"u"'}
+TEXTS = {'host_key': 'HOST_KEY', 'derivation': 'ITEM("x.drv")', 'system': '"x86_64-linux"', 'name': '"m"',
+         'user': '"u"'}
 NUMBERS = {'double': '1.0'}
 # Where functions put what they give: name and type of each.
 outputs = {}

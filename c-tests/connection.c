@@ -28,7 +28,7 @@ static void the_verbs_want_handles(void)
     guix_offload_items_free(NULL);
     CHECK(guix_offload_lease_connection(NULL) == NULL);
     CHECK(guix_offload_connection_machine(NULL) == NULL);
-    CHECK(guix_offload_items_get(NULL, 0) == NULL);
+    CHECK(guix_offload_items_get(NULL, 0) == NULL && guix_offload_items_count(NULL) == 0);
     free_world(&world);
 }
 

@@ -14,11 +14,13 @@ if ! diff -u symbols.txt <(nm -D --defined-only "$library" | awk '{ print $3 }' 
   exit 1
 fi
 # The header declares exactly these too.
-diff -u symbols.txt <(grep -oE '\bguix_offload_[a-z0-9_]+\(' "$prefix/include/guix-offload.h" | grep -v '()' | tr -d '(' | LC_ALL=C sort -u)
+diff -u symbols.txt <(grep -oE '\bguix_offload_[a-z0-9_]+\(' "$prefix/include/guix-offload.h" |
+  grep -v '()' | tr -d '(' | LC_ALL=C sort -u)
 
 # One version of the package, one of the ABI.
 abi=$(sed -n 's/^#define GUIX_OFFLOAD_ABI_VERSION //p' "$prefix/include/guix-offload.h")
-same "version in guix-offload.pc" "$(PKG_CONFIG_LIBDIR=$prefix/lib/pkgconfig pkg-config --modversion guix-offload)" "$version"
+said=$(PKG_CONFIG_LIBDIR=$prefix/lib/pkgconfig pkg-config --modversion guix-offload)
+same "version in guix-offload.pc" "$said" "$version"
 same "SONAME" "$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')" "libguix_offload.so.$abi"
 same "major version" "${version%%.*}" "$abi"
 same "the library's file" "$(basename "$(readlink -f "$library")")" "libguix_offload.so.$version"
@@ -28,6 +30,7 @@ same "the loader's name for it" "$(readlink -f "$prefix/lib/libguix_offload.so.$
 symbols=$(readelf -sW "$library")
 if grep -q '\.symtab' <<<"$symbols"; then
   same "functions chacha_encrypt_bytes" "$(grep -c ' FUNC .* chacha_encrypt_bytes$' <<<"$symbols")" 1
-  same "files of libssh2 that encrypt" "$(grep -oE ' FILE .* (cipher-chachapoly|chacha)\.c$' <<<"$symbols" | awk '{ print $NF }' | xargs)" cipher-chachapoly.c
+  files=$(grep -oE ' FILE .* (cipher-chachapoly|chacha)\.c$' <<<"$symbols" | awk '{ print $NF }' | xargs)
+  same "files of libssh2 that encrypt" "$files" cipher-chachapoly.c
 fi
 echo "$(wc -l <symbols.txt) symbols, version $version, ABI $abi"

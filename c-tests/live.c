@@ -77,10 +77,12 @@ static void each_verb_does_its_part(void)
     guix_offload_items *sent = NULL;
     SUCCEEDS(guix_offload_send, connection, plain, count_progress, &calls, &sent);
     CHECK(calls.number > 0 && calls.bytes > 0 && calls.total > 0);
-    CHECK(guix_offload_items_get(sent, 0) != NULL && guix_offload_items_get(sent, SIZE_MAX) == NULL);
+    size_t count = guix_offload_items_count(sent);
+    CHECK(count > 0 && guix_offload_items_get(sent, count - 1) != NULL);
+    CHECK(guix_offload_items_get(sent, count) == NULL && guix_offload_items_get(sent, SIZE_MAX) == NULL);
     guix_offload_items_free(sent);
     SUCCEEDS(guix_offload_send, connection, plain, NULL, NULL, &sent);
-    CHECK(guix_offload_items_get(sent, 0) == NULL); /* it has all by now */
+    CHECK(guix_offload_items_count(sent) == 0); /* it has all by now */
     guix_offload_items_free(sent);
     SUCCEEDS(guix_offload_build, connection, plain, -1, NULL, NULL);
     calls = (struct calls) {0, 0, 0, 0};

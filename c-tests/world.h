@@ -134,13 +134,22 @@ static inline const guix_offload_machine *machine_of(const struct world *world)
     return guix_offload_machines_get(world->machines, 0);
 }
 
-static inline void free_world(struct world *world)
+/* Frees what the library has given; the directory and the slot stay.  */
+static inline void free_handles(struct world *world)
 {
-    char command[64];
     guix_offload_request_free(world->other);
     guix_offload_request_free(world->request);
     guix_offload_machines_free(world->machines);
     guix_offload_engine_free(world->engine);
+    world->other = world->request = NULL;
+    world->machines = NULL;
+    world->engine = NULL;
+}
+
+static inline void free_world(struct world *world)
+{
+    char command[64];
+    free_handles(world);
     close(world->port);
     if (world->slot >= 0)
         close(world->slot);

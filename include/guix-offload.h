@@ -5,9 +5,9 @@
  * This library does what `guix offload` does for guix-daemon: it chooses a build machine, sends it the store items
  * that it lacks, builds a derivation there, and brings the outputs back into the store, verified.
  *
- * There are three doors to it. A `guix_offload_hook` is all of that behind guix-daemon's own protocol. A
- * `guix_offload_job` is one build that runs beside your event loop. The verbs are its steps one by one, each of which
- * blocks until it is done.
+ * There are three ways to use it. A `guix_offload_hook` does all of that, and speaks guix-daemon's own protocol. A
+ * `guix_offload_job` is one build that runs beside your event loop. The verbs are the steps of a build, one by one;
+ * each blocks until it is done.
  *
  * LIFECYCLE
  *     Check guix_offload_abi_version() against GUIX_OFFLOAD_ABI_VERSION once. Nothing else needs to be set up or torn
@@ -21,8 +21,8 @@
  *     Outputs are written on success only.
  *
  * THREADS
- *     A handle that a call takes as a pointer to `const` may be used by any number of threads in such calls at once.
- *     A call that takes it as any other pointer must be the only one that uses it.
+ *     Any number of threads may use a handle at once in calls that take it as a pointer to `const`. A call that takes
+ *     the handle as any other pointer must be the only one that uses it.
  *
  *     Threads that the library starts block all signals. It installs no signal handler, raises no SIGPIPE, writes
  *     nothing to the standard output, and changes neither environment, directory nor umask. Each descriptor that it
@@ -30,11 +30,12 @@
  *
  * FORK
  *     The child of a fork() must not use any handle of its parent; it may exec or _exit, and the parent's work goes
- *     on. Until it does, it holds open what its parent had open: the build slots of a parent that dies stay taken.
+ *     on. Until the child does one of the two, it holds open what its parent had open: if the parent dies meanwhile,
+ *     its build slots stay taken.
  *
  *     A host that makes children with clone(2) instead, as guix-daemon makes its builders, must have no thread of the
- *     library: at that moment one may hold a lock of malloc, which the child would wait for without an end. Such a host
- *     takes its engine from guix_offload_engine_connect and uses jobs only.
+ *     library. A thread may hold a lock of malloc at that moment, and the child would wait for that lock for ever. Such
+ *     a host takes its engine from guix_offload_engine_connect and uses jobs only.
  *
  * BLOCKING
  *     Calls return at once, unless their description says that they block or wait.
@@ -965,6 +966,11 @@ guix_offload_status guix_offload_retrieve(guix_offload_connection *connection,
 void guix_offload_items_free(guix_offload_items *items);
 
 /**
+ * Returns the number of items; 0 if `items` is NULL.
+ */
+size_t guix_offload_items_count(const guix_offload_items *items);
+
+/**
  * Returns the `index`th item, counted from 0; NULL if there are no more. It lives as long as the list.
  */
 const char *guix_offload_items_get(const guix_offload_items *items, size_t index);
@@ -1060,7 +1066,7 @@ guix_offload_status guix_offload_job_start(guix_offload_job **job,
 
 /**
  * Cancels a job unless it is over, and frees it. Returns at once: the build on the machine, the machine's slot and
- * the job's threads end within a second. From now on, a job of the keeper touches no output any more. NULL is
+ * the job's threads end within a second. From the call on, a job of the keeper touches no output. NULL is
  * fine.
  */
 void guix_offload_job_free(guix_offload_job *job);

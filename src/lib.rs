@@ -6,7 +6,7 @@
 //!
 //! | layer | what is there, among others |
 //! |---|---|
-//! | [`ffi`] | the functions of the C header: a file for each of its nouns |
+//! | [`ffi`] | the functions of the C header: a file for each of its sections |
 //! | [`doors`] | entry points: [`doors::hook`], [`doors::keeper`], [`doors::job`]; [`doors::farm`] checks machines |
 //! | [`build`] | one build, from request to outcome: [`build::engine`], [`build::site`], [`build::transfer`] |
 //! | [`choose`] | choosing a machine: [`choose::order`], [`choose::queue`], [`choose::slot`], [`choose::history`] |

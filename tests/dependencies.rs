@@ -97,7 +97,7 @@ fn all_dependencies_are_known_and_may_be_used() {
 #[test]
 fn each_dependency_has_its_reason() {
     for manifest in [include_str!("../Cargo.toml"), include_str!("../fuzz/Cargo.toml")] {
-        let mut section = "";
+        let (mut section, mut above) = ("", None);
         for line in manifest.lines() {
             if line.starts_with('[') {
                 section = line;
@@ -106,9 +106,10 @@ fn each_dependency_has_its_reason() {
                 && !line.starts_with('#')
                 && !line.contains("path =")
             {
-                let reason = line.split_once("  # ").map(|(_, reason)| reason);
+                let reason = line.split_once("  # ").map(|(_, reason)| reason).or(above);
                 assert!(reason.is_some_and(|reason| reason.len() > 10), "no reason for {line}");
             }
+            above = line.strip_prefix("# ");
         }
     }
 }

@@ -2,8 +2,13 @@
 //! The layers of the library: a file imports from its own layer and from those below it, never from one above. So there
 //! is no circle among them either.
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use sources::{rust_files, without_tests};
 
 /// From top to bottom, as in the table of `src/lib.rs`.
 const LAYERS: [&str; 12] =
@@ -11,12 +16,6 @@ const LAYERS: [&str; 12] =
 
 fn height(layer: &str) -> Option<usize> {
     LAYERS.iter().rev().position(|one| *one == layer)
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
 /// Tests may look anywhere.
@@ -27,14 +26,16 @@ fn is_test(file: &Path) -> bool {
 
 /// The layers that `source` names, each with its line.
 fn imports(source: &str) -> Vec<(usize, String)> {
-    let code = source.lines().enumerate().take_while(|(_, line)| !line.trim_start().starts_with("#[cfg(test)]"));
-    let code = code.filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let code = without_tests(source).lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let name = |rest: &str| {
+        let end = rest.find(|char: char| !char.is_ascii_lowercase() && char != '_').unwrap_or(rest.len());
+        rest[..end].to_string()
+    };
     code.flat_map(|(at, line)| {
-        let named = line.split("crate::").skip(1).map(|rest| {
-            let end = rest.find(|char: char| !char.is_ascii_lowercase() && char != '_').unwrap_or(rest.len());
-            rest[..end].to_string()
-        });
-        named.map(move |name| (at + 1, name)).collect::<Vec<_>>()
+        let from_root = line.split("crate::").skip(1).map(name);
+        // From a file of a layer's folder, this is the root, too. Deeper, it may be a module that is no layer.
+        let from_above = line.split("super::super::").skip(1).map(name).filter(|name| height(name).is_some());
+        from_root.chain(from_above).map(move |name| (at + 1, name)).collect::<Vec<_>>()
     })
     .collect()
 }
@@ -50,7 +51,7 @@ fn upward(layer: &str, file: &Path, source: &str) -> Vec<String> {
 fn no_file_imports_from_a_floor_above_its_own() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for file in sources(&root) {
+    for file in rust_files(&root) {
         let below = file.strip_prefix(&root).unwrap();
         if below == Path::new("lib.rs") || is_test(below) {
             continue;
@@ -78,8 +79,11 @@ fn every_floor_is_a_folder_and_on_the_map() {
 fn an_import_from_above_is_found() {
     let file = Path::new("store/dump.rs");
     assert_eq!(upward("store", file, "use crate::ground::error::Error;\nuse crate::archive::nar;\n"), [""; 0]);
-    let above =
-        upward("store", file, "// crate::ffi\nfn f() { crate::choose::history::now() }\n#[cfg(test)]\ncrate::ffi");
-    assert_eq!(above, ["store/dump.rs:2: store imports choose"]);
+    let source = [
+        "// crate::ffi\nfn f() { crate::choose::history::now() }\n#[cfg(test)]\nfn of_a_test() {}\n",
+        "use super::super::doors;\nuse super::super::entry;\n#[cfg(test)]\nmod tests {\n use crate::ffi;\n}\n",
+    ];
+    let above = upward("store", file, &source.concat());
+    assert_eq!(above, ["store/dump.rs:2: store imports choose", "store/dump.rs:5: store imports doors"]);
     assert_eq!(upward("store", file, "use crate::nowhere;").len(), 1);
 }

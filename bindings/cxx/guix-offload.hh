@@ -383,6 +383,7 @@ struct callback {
 class items {
 public:
     explicit items(guix_offload_items* handle = nullptr) noexcept : handle_(handle) {}
+    std::size_t size() const noexcept { return guix_offload_items_count(handle_.get()); }
     // The index-th of them, counted from 0; NULL: there are no more.
     const char* operator[](std::size_t index) const noexcept { return guix_offload_items_get(handle_.get(), index); }
 

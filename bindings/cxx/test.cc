@@ -143,7 +143,7 @@ static void testVerbs(const std::string& state)
     e.set_listener(nullptr, nullptr);
     error failed = failure([&] { connection(e, m); });
     CHECK(failed.machine() == "127.0.0.1" && failed.code() == GUIX_OFFLOAD_CONFIGURATION);
-    CHECK(!lease() && items()[0] == nullptr);
+    CHECK(!lease() && items().size() == 0 && items()[0] == nullptr);
     CHECK(!event() && event().kind() == -1 && event().text().empty() && event().hint().empty());
     cancellation c;
     c.cancel();

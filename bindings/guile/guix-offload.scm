@@ -216,8 +216,8 @@ same.  The second value is a thunk that tells whether FILE would return the same
 
 (define-typed (make-engine #:key store state database configuration daemon-socket idle-limit keeper?)
   "What all builds of a process share.  What is #f is what the environment says, or Guix's default.  Connections wait
-IDLE-LIMIT seconds for the next build, a minute if that is #f.  If KEEPER? is true, jobs are done by the keeper, and have
-no threads in this process."
+IDLE-LIMIT seconds for the next build, a minute if that is #f.  If KEEPER? is true, jobs are done by the keeper, and
+have no threads in this process."
   ((store (maybe 'string)) (state (maybe 'string)) (database (maybe 'string)) (configuration (maybe 'string))
    (daemon-socket (maybe 'string)) (idle-limit (maybe uint32)))
   (let ((engine (call-for-handle 'engine engine-free (if keeper? engine-connect engine-new))))
@@ -250,10 +250,10 @@ no threads in this process."
                        #:key (features '()) (inputs '()) (outputs '())
                        (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0)
                        (patient? #t) (substitutes? 'default))
-  "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in seconds.
-CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set.  A job fails when no machine can be
-reached, rather than wait, if PATIENT? is #f.  The machine may fetch inputs from its own substitute servers, unless
-SUBSTITUTES? is #f; by default it may, unless the environment has GUIX_OFFLOAD_SUBSTITUTES=no."
+  "A request to build DERIVATION, a file name, for SYSTEM.  INPUTS, with DERIVATION, is a closure; limits are in
+seconds.  CORES and ROUNDS are as for 'guix build'; what is #f is as the machine's daemon is set.  A job fails when no
+machine can be reached, rather than wait, if PATIENT? is #f.  The machine may fetch inputs from its own substitute
+servers, unless SUBSTITUTES? is #f; by default it may, unless the environment has GUIX_OFFLOAD_SUBSTITUTES=no."
   ((system 'string) (derivation 'string) (features (list-of 'string)) (inputs (list-of 'string))
    (outputs (list-of 'string)) (timeout uint64) (max-silent-time uint64) (print-build-trace? 'any)
    (cores (maybe uint32)) (rounds (maybe uint32)) (keep-failed? 'any) (verbosity uint32) (patient? 'any)
@@ -373,8 +373,8 @@ SUBSTITUTES? is #f; by default it may, unless the environment has GUIX_OFFLOAD_S
         names))))
 
 (define-typed (offload-build connection request #:key log (log-descriptor -1))
-  "Build REQUEST on CONNECTION's machine.  LOG, if not #f, is called with pieces of the log, bytevectors; else it goes to
-LOG-DESCRIPTOR, unless that is -1."
+  "Build REQUEST on CONNECTION's machine.  LOG, if not #f, is called with pieces of the log, bytevectors; else the log
+goes to LOG-DESCRIPTOR, unless that is -1."
   ((connection 'connection) (request 'request) (log (maybe 'procedure)) (log-descriptor int))
   (if log
       (with-callback (list '* '* size_t)

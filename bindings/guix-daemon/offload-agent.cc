@@ -65,6 +65,8 @@ int OffloadAgent::wait()
     }
 }
 
+// The machine file is named here, as the library's own default follows the environment: the daemon has said where its
+// configuration is.
 Offloader::Offloader(const OffloadDirectories& directories)
     : engine_(guix_offload::engine::connect()), machineFile_(directories.configuration + "/machines.scm"),
       lastId_(pidMaxLimit)

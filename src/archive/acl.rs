@@ -16,8 +16,9 @@ use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::gcrypt::{Sexp, canonical_datum, canonical_list};
 
-const MAX_SIZE: u64 = 1024 * 1024;
-/// Characters of a key that are shown at most. An RSA key of 16384 bits takes half of them.
+/// Largest list of keys that is read, in bytes.
+const MAX_SIZE: u64 = 1 << 20;
+/// Most characters of a key that are shown. An RSA key of 16384 bits takes half of them.
 const MAX_SHOWN: usize = 8192;
 
 /// The keys that a file authorizes. Can be shared by threads.

@@ -24,7 +24,9 @@ use crate::ground::store_path::{MAX_BASE_NAME, MAX_REFERENCES, StoreDir, StorePa
 use crate::ground::words::{Words, put_number, put_string};
 
 const MAGIC: u64 = 0x4558_494e;
-const MAX_SIGNATURE: u64 = 64 * 1024;
+/// Longest signature, in bytes.
+const MAX_SIGNATURE: u64 = 64 << 10;
+
 /// A store item without its contents, as an archive describes it. None of it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportedItem {

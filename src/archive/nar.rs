@@ -20,12 +20,15 @@ use super::word_reader::WordReader;
 use crate::ground::error::Result;
 use crate::ground::words::{Words, padding, put_number, put_string};
 
+/// Longest name of a file in an archive, in bytes: as in Linux (`NAME_MAX`).
 const MAX_NAME: u64 = 255;
+/// Longest target of a symbolic link, in bytes: as in Linux (`PATH_MAX`, with its NUL byte).
 const MAX_TARGET: u64 = 4095;
+/// Deepest nesting of directories: no file system path to a deeper file is possible.
 const MAX_DEPTH: usize = 2047;
 
-/// Contents are passed on in pieces of this many bytes: small enough for the processor's caches.
-const PIECE: usize = 128 * 1024;
+/// Size of the pieces in which contents are passed on, in bytes: small enough for the processor's caches.
+const PIECE: usize = 128 << 10;
 
 /// Receives the contents of an archive, in the order of the archive. An error stops the reading.
 pub trait Visitor {

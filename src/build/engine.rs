@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The engine behind all entry points of this library: it decides about builds here, and does them in `run`.
+//! The engine behind all entry points of this library. This file decides about builds; `run` does them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::request::{Accepted, Inquiry, Reply, Request};
+use super::request::{Accepted, Inquiry, Reply, Request, Spot};
 use super::site::{Common, Site};
 use super::transfer::in_flight::InFlight;
 use super::transfer::substitutes::Substitutes;
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
 use crate::choose::pool::Pool;
-use crate::choose::queue::{Place, Queue};
+use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
-use crate::choose::{Candidates, Choice, Lease, Resources};
+use crate::choose::{Awaited, Candidates, Choice, KnownRoom, Lease, Resources};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;
 use crate::ground::clock::{Clock, SystemClock};
@@ -35,7 +35,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Divisor of a build's time limits, for its longest expected wait: guix-daemon counts the wait as build time.
 const WAIT_SHARE: u32 = 20;
 
-/// How many builds of this host may wait for a slot at once.
+/// Most builds of this host that may wait for a slot at once.
 const QUEUE_LENGTH: usize = 64;
 
 /// How long a connection without a build keeps its temporary roots. To release them, it replaces the connection to the
@@ -146,18 +146,21 @@ impl Engine {
         self.look_up_inputs(&mut accepted.candidates, &request.derivation, longest_wait(options), cancel, observer);
         // guix-daemon does nothing else until it has its answer. So as few builds as possible make it wait for a
         // machine.
-        let has_room = accepted.candidates.have_room_as_known(true)
-            || accepted.candidates.have_room_as_known(false) && !could_build_here();
-        if let Some(place) = has_room.then(|| accepted.candidates.join_queue(|_| true).ok()).flatten() {
+        let has_room = match accepted.candidates.known_room() {
+            KnownRoom::Sure => true,
+            KnownRoom::Likely => !could_build_here(),
+            KnownRoom::Unknown => false,
+        };
+        if let Some(spot) = has_room.then(|| Spot::join(&accepted.candidates, |_| true, None)).flatten() {
             observer.detail(format_args!("there is room, as other builds saw a moment ago"));
-            accepted.place = Some(place);
+            accepted.spot = Some(spot);
             return Ok(Reply::Accept(Box::new(accepted)));
         }
         let observer = &mut PhaseTimer::new(observer, self.common.trace.as_ref(), &request.derivation, "", "choose");
         match accepted.candidates.choose(|_| true, None, cancel, observer)? {
             Choice::Machine(lease) => accepted.lease = Some(lease),
-            Choice::Busy => match place_in_queue(&accepted.candidates, options, observer) {
-                Some(place) => accepted.place = Some(place),
+            Choice::Busy(awaited) => match spot_in_queue(&accepted.candidates, awaited, options, observer) {
+                Some(spot) => accepted.spot = Some(spot),
                 None => return Ok(Reply::Postpone),
             },
             Choice::Away | Choice::Misconfigured(_) if could_build_here() => {
@@ -202,7 +205,7 @@ impl Engine {
         let candidates = self.candidates(machines, &request.requirements)?;
         Ok(candidates.map(|candidates| {
             let request = request.clone();
-            Accepted { request, candidates, lease: None, place: None }
+            Accepted { request, candidates, lease: None, spot: None }
         }))
     }
 
@@ -260,10 +263,16 @@ fn longest_wait(options: &BuildOptions) -> Duration {
     limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min)
 }
 
-/// Returns a place in the queue for a build that one of `candidates` is to do; `None` if it could not begin soon.
-fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mut dyn Observer) -> Option<Place> {
-    if let Some(index) = candidates.last_preferred() {
-        return candidates.join_queue(|candidate| candidate == index).ok();
+/// Returns a spot in the queue for a build that one of `candidates` is to do, or the one that is `awaited`; `None` if
+/// the build could not begin soon.
+fn spot_in_queue(
+    candidates: &Candidates,
+    awaited: Option<Awaited>,
+    options: &BuildOptions,
+    observer: &mut dyn Observer,
+) -> Option<Spot> {
+    if let Some(Awaited { candidate, .. }) = awaited {
+        return Spot::join(candidates, |index| index == candidate, Some(candidate));
     }
     let longest = longest_wait(options);
     let (expected, waiting) = (candidates.expected_wait(), candidates.count_waiting());
@@ -271,5 +280,5 @@ fn place_in_queue(candidates: &Candidates, options: &BuildOptions, observer: &mu
     if expected.is_none_or(|wait| wait > longest) || waiting >= QUEUE_LENGTH {
         return None;
     }
-    candidates.join_queue(|_| true).ok() // a queue that cannot be written is no place to wait in
+    Spot::join(candidates, |_| true, None) // a queue that cannot be written is no place to wait in
 }

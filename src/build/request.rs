@@ -66,5 +66,19 @@ pub struct Accepted {
     pub(super) request: Request,
     pub(super) candidates: Candidates,
     pub(super) lease: Option<Box<Lease>>,
-    pub(super) place: Option<Place>,
+    pub(super) spot: Option<Spot>,
+}
+
+/// A place in the queue, and whom it is for.
+pub(super) struct Spot {
+    pub place: Place,
+    /// The only candidate that the build waits for there; `None`: any will do.
+    pub only: Option<usize>,
+}
+
+impl Spot {
+    /// Joins the queue for the candidates for which `eligible` holds. Returns `None` if the queue cannot be written.
+    pub fn join(candidates: &Candidates, eligible: impl Fn(usize) -> bool, only: Option<usize>) -> Option<Self> {
+        candidates.join_queue(eligible).ok().map(|place| Spot { place, only })
+    }
 }

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
-use super::request::{Accepted, Request, Work};
+use super::request::{Accepted, Request, Spot, Work};
 use super::site::{Site, Task};
-use crate::choose::queue::Place;
-use crate::choose::{Candidates, Choice, Lease};
+use crate::choose::{Awaited, Candidates, Choice, Lease};
 use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -28,7 +27,7 @@ const GIVE_UP: Duration = Duration::from_secs(10 * 60);
 /// Longest time that a job waits for a machine that has its inputs while others are free.
 const LONGEST_PREFERENCE: Duration = Duration::from_secs(60);
 
-/// How many machines may fail a build before it is given up.
+/// Most machines that may fail a build before it is given up.
 const MAX_ATTEMPTS: usize = 5;
 
 /// Pause of a build when the garbage collectors of all machines took what it needs. Doubles each time.
@@ -90,7 +89,7 @@ impl Engine {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let Accepted { request: Request { derivation, is_patient, .. }, mut candidates, mut lease, mut place } =
+        let Accepted { request: Request { derivation, is_patient, .. }, mut candidates, mut lease, mut spot } =
             accepted;
         let Work { inputs: mut items, outputs, options } = work;
         if !items.contains(&derivation) {
@@ -108,8 +107,8 @@ impl Engine {
             let lease = match lease.take() {
                 Some(lease) => lease,
                 None => {
-                    let place = place.take();
-                    let waited = self.wait_for_machine(&mut candidates, &failed, is_patient, place, cancel, observer);
+                    let spot = spot.take();
+                    let waited = self.wait_for_machine(&mut candidates, &failed, is_patient, spot, cancel, observer);
                     // A machine's failure of this build says more than the lack of another machine.
                     waited.map_err(|error| match (error.kind(), failure.take()) {
                         (ErrorKind::Cancelled, _) | (_, None) => error,
@@ -160,38 +159,33 @@ impl Engine {
         }
     }
 
-    /// Waits until a machine that has not failed this build is ready for it. Waits at `place` in the queue, or at the
-    /// end.
+    /// Waits until a machine that has not failed this build is ready for it. Waits at its `spot` in the queue, or at
+    /// the end.
     fn wait_for_machine(
         &self,
         candidates: &mut Candidates,
         failed: &HashSet<usize>,
         is_patient: bool,
-        mut place: Option<Place>,
+        mut spot: Option<Spot>,
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<Box<Lease>> {
         let clock = &self.common.resources.clock;
-        // Which machine the place in the queue is for, if for one alone.
-        let mut place_for = place.as_ref().and_then(|_| candidates.last_preferred());
         let mut told = false;
         let mut last_hope = clock.now();
         let mut waiting_since: Option<Instant> = None;
         loop {
             let eligible = |index| !failed.contains(&index);
-            let away = match candidates.choose(eligible, place.as_ref(), cancel, observer)? {
+            let away = match candidates.choose(eligible, spot.as_ref().map(|spot| &spot.place), cancel, observer)? {
                 Choice::Machine(lease) => return Ok(lease),
                 Choice::Misconfigured(error) => return Err(error),
-                Choice::Busy => {
+                Choice::Busy(awaited) => {
                     last_hope = clock.now();
-                    let preferred = candidates.preferred();
-                    let waits_for = |index| eligible(index) && preferred.is_none_or(|(one, _)| one == index);
-                    let longest = preferred.map_or(Duration::MAX, |(_, left)| left);
-                    let wanted = preferred.map(|(index, _)| index);
-                    if place_for != wanted {
-                        (place, place_for) = (None, wanted);
-                    }
-                    match wanted {
+                    let only = awaited.map(|awaited| awaited.candidate);
+                    let waits_for = |index| eligible(index) && only.is_none_or(|one| one == index);
+                    let left = |awaited: Awaited| awaited.until.saturating_duration_since(clock.now());
+                    spot = spot.filter(|spot| spot.only == only);
+                    match only {
                         Some(index) if !told => {
                             observer.event(&Event::AwaitsSlot { machine: candidates.name(index) });
                             told = true;
@@ -200,9 +194,11 @@ impl Engine {
                         None => observer.event(&Event::Queued { away: false }),
                     }
                     // Without a place the build still waits, but behind all others.
-                    place = place.or_else(|| candidates.join_queue(waits_for).ok());
+                    spot = spot.or_else(|| Spot::join(candidates, waits_for, only));
+                    let place = spot.as_ref().map(|spot| &spot.place);
                     let since = *waiting_since.get_or_insert_with(|| clock.now());
-                    candidates.turn(waits_for).within(longest).wait(place.as_ref(), since, cancel)?;
+                    let longest = awaited.map_or(Duration::MAX, left);
+                    candidates.turn(waits_for).within(longest).wait(place, since, cancel)?;
                     continue;
                 }
                 Choice::NoRoom if !is_patient => return Err(unusable("no build machine has room for it")),

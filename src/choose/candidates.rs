@@ -22,6 +22,17 @@ const OVERTAKE: Duration = Duration::from_secs(2);
 /// How long after an answer a machine is assumed to be there, in seconds, for a build that could be done without it.
 const SHORT_ANSWER_LIFETIME: u64 = 2;
 
+/// Whether candidates have a slot for one more build, as far as is known without asking them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownRoom {
+    /// They do, by what machines answered a moment ago.
+    Sure,
+    /// They do, by older answers. A build that is accepted has to wait for a machine that is lost meanwhile.
+    Likely,
+    /// Nobody knows of a slot.
+    Unknown,
+}
+
 /// The machines that can do a build, and their slots.
 pub struct Candidates {
     pub(super) resources: Arc<Resources>,
@@ -94,20 +105,27 @@ impl Candidates {
     }
 
     /// Returns whether a candidate has a slot for one more build, as far as is known from what other builds of this
-    /// host saw a moment ago. `elsewhere`: whether the build could be done without them. Then the moment is shorter: a
-    /// build that is accepted has to wait for a machine that is lost.
-    pub fn have_room_as_known(&self, elsewhere: bool) -> bool {
-        let lifetime = if elsewhere { SHORT_ANSWER_LIFETIME } else { ANSWER_LIFETIME };
+    /// host saw.
+    pub fn known_room(&self) -> KnownRoom {
         let state = self.resources.directories.offload_state();
-        let free = |machine: &BuildMachine| {
-            let load = self.resources.histories.of(machine).fresh_load(lifetime)?;
-            let taken = LockDirectory::count_taken(&state, machine).ok()?;
-            let free = machine.parallel_builds.saturating_sub(taken) as usize;
-            (!is_overloaded(machine, load)).then_some(free)
-        };
         // The queue first, then the slots: a build takes its slot, and then leaves the queue.
         let waiting = self.count_waiting();
-        waiting < self.machines.iter().filter_map(free).sum()
+        let (mut sure, mut likely) = (0, 0);
+        for machine in &self.machines {
+            let history = self.resources.histories.of(machine);
+            let load = history.fresh_load(ANSWER_LIFETIME).filter(|load| !is_overloaded(machine, *load));
+            let taken = load.and_then(|_| LockDirectory::count_taken(&state, machine).ok());
+            let free = taken.map_or(0, |taken| machine.parallel_builds.saturating_sub(taken) as usize);
+            likely += free;
+            if history.fresh_load(SHORT_ANSWER_LIFETIME).is_some() {
+                sure += free;
+            }
+        }
+        match waiting {
+            _ if waiting < sure => KnownRoom::Sure,
+            _ if waiting < likely => KnownRoom::Likely,
+            _ => KnownRoom::Unknown,
+        }
     }
 
     /// Joins the queue, for a build that can go to the candidates for which `eligible` holds.

@@ -33,7 +33,7 @@ const LONGEST_HEAD_START: Duration = Duration::from_secs(3);
 /// before a good one cost two thirds of a second.
 const SHORTEST_HEAD_START: Duration = Duration::from_millis(30);
 
-/// Seconds that a machine's clock may be behind without a warning: the answer takes a while.
+/// Most that a machine's clock may be behind without a warning, in seconds: the answer takes a while.
 pub const CLOCK_TOLERANCE: i64 = 2;
 
 /// How old the last probe of a machine may be if its connection is used again.
@@ -97,7 +97,7 @@ impl ChoiceSummary {
 
     fn verdict(self) -> Choice {
         match self {
-            ChoiceSummary { busy: true, .. } => Choice::Busy,
+            ChoiceSummary { busy: true, .. } => Choice::Busy(None),
             ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
             ChoiceSummary { misconfigured: Some(error), away: false, .. } => Choice::Misconfigured(error),
             _ => Choice::Away,
@@ -171,7 +171,7 @@ impl Candidates {
         choice
     }
 
-    /// Does it, with those machines `again` that were misconfigured more than a moment ago, too.
+    /// Chooses once. `again`: also among the machines that were misconfigured more than a moment ago.
     fn try_machines(
         &mut self,
         eligible: impl Fn(usize) -> bool,
@@ -183,7 +183,6 @@ impl Candidates {
         let resources = Arc::clone(&self.resources);
         let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
-        self.prefer_none();
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
         let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);
@@ -216,8 +215,8 @@ impl Candidates {
                     observer.detail(format_args!("{name}: no slot is free, or those are that others wait for"));
                     summary.busy = true;
                     let next = order.peek().filter(|_| attempts.0.is_empty());
-                    if next.is_some_and(|next| self.prefers(&ranked, next)) {
-                        return Ok(Choice::Busy);
+                    if let Some(awaited) = next.and_then(|next| self.awaits(&ranked, next)) {
+                        return Ok(Choice::Busy(Some(awaited)));
                     }
                     continue;
                 };

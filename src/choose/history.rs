@@ -52,7 +52,7 @@ const NAME: &str = "history";
 /// The file that a process locks while it changes the history.
 const LOCK: &str = "history.lock";
 /// How long to wait while another process changes the history of a machine. Then it is changed without the lock.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
+const HISTORY_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest history that is read, in bytes: larger than any that is written.
 const MAX_SIZE: u64 = 16 << 10;
 
@@ -335,7 +335,7 @@ impl History {
 /// Locks the history in `directory` for a change. Returns `None` if another process holds the lock for too long, or the
 /// file cannot be locked.
 fn locked(directory: &OpenStateDir) -> Option<Held> {
-    Held::within(directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?, CHANGE_TIMEOUT).ok()
+    Held::within(directory.open(LOCK, OFlags::RDWR | OFlags::CREATE).ok()?, HISTORY_LOCK_TIMEOUT).ok()
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! What machines are known to have in their stores: items that were sent to them or found there, and outputs that they
 //! built.
 //!
-//! It is advice for the choice of a machine. A collector may have run since then; the question that each build asks its
-//! machine anyway shows that, and then all that is known of this machine is forgotten.
+//! This is advice for the choice of a machine, and may be out of date: a collector may have run since then. Each build
+//! asks its machine what it lacks. If the answer shows that a collector has run, all that is known of this machine is
+//! forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

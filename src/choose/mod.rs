@@ -29,7 +29,7 @@ use crate::ground::directories::Directories;
 use crate::ground::error::Error;
 use crate::remote::{Connection, Connector, Line};
 
-pub use candidates::Candidates;
+pub use candidates::{Candidates, KnownRoom};
 pub use choosing::CLOCK_TOLERANCE;
 pub use preference::USUAL_RATE;
 
@@ -69,12 +69,21 @@ pub struct Lease {
     pub guard: Guard,
 }
 
+/// A candidate that a build waits for, though others may be free: it has the inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Awaited {
+    /// Its index among the candidates.
+    pub candidate: usize,
+    /// When it is no longer worth to wait for it.
+    pub until: Instant,
+}
+
 /// The result of an attempt to choose.
 pub enum Choice {
     /// This machine.
     Machine(Box<Lease>),
-    /// None now, but some machine lacks only a free slot.
-    Busy,
+    /// None now, but some machine lacks only a free slot. Holds the machine to wait for, if it is one alone.
+    Busy(Option<Awaited>),
     /// None now: some machine is overloaded or full.
     NoRoom,
     /// None now: no machine can be reached; misconfigured machines do not count.

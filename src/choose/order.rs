@@ -7,7 +7,7 @@ use crate::machine::BuildMachine;
 
 /// Sending times are rounded down to multiples of this many seconds, so that chance decides between machines that are
 /// about equal.
-const RESOLUTION: f64 = 0.1;
+const SENDING_STEP: f64 = 0.1;
 
 /// What is known of a machine for a build.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +43,7 @@ pub fn order(
     let rank = |index: usize| {
         let Outlook { load, sending } = outlook(index);
         let load = load.filter(|load| load.is_finite()).unwrap_or(0.0).max(0.0);
-        let cost = build_time * (1.0 + load) / machines[index].speed + (sending / RESOLUTION).floor() * RESOLUTION;
+        let cost = build_time * (1.0 + load) / machines[index].speed + (sending / SENDING_STEP).floor() * SENDING_STEP;
         Ranked { index, cost, sending }
     };
     let mut ranked: Vec<_> = (0..machines.len()).map(rank).collect();

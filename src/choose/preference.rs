@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What a build gains on a machine that has its inputs, and whether it waits for a slot there though others are free.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Candidates;
 use super::history::History;
 use super::holdings::Input;
 use super::order::{Outlook, Ranked};
+use super::{Awaited, Candidates};
 
 /// Time that builds take where none is known, in seconds.
 const USUAL_BUILD_TIME: f64 = 10.0;
@@ -21,16 +21,8 @@ pub(super) struct Preference {
     inputs: Vec<Input>,
     /// How long the build may wait for a machine that has its inputs while others are free.
     patience: Duration,
-    preferred: Option<Preferred>,
-}
-
-/// A machine that is busy, and for which a build waits, though others are free: it has the inputs.
-#[derive(Clone, Copy, Debug)]
-struct Preferred {
-    index: usize,
-    until: Instant,
-    /// Whether the last choice was to wait for it.
-    is_chosen: bool,
+    /// The machine that the build waits for, or has waited for: it waits so for one, once.
+    awaited: Option<Awaited>,
 }
 
 impl Candidates {
@@ -62,41 +54,20 @@ impl Candidates {
     }
 
     /// Decides whether to wait for the candidate `busy`, though `next` may be free: for as long as the choice of `next`
-    /// would cost more time, and at most for as long as sending the inputs to it takes. Waits so once for a build.
-    pub(super) fn prefers(&mut self, busy: &Ranked, next: &Ranked) -> bool {
+    /// would cost more time, and at most for as long as sending the inputs to it takes.
+    pub(super) fn awaits(&mut self, busy: &Ranked, next: &Ranked) -> Option<Awaited> {
         let now = self.resources.clock.now();
-        if let Some(preferred) = &mut self.preference.preferred {
-            preferred.is_chosen = preferred.index == busy.index && now < preferred.until;
-            return preferred.is_chosen;
+        if self.preference.awaited.is_some() {
+            return self.preference.awaited.filter(|awaited| awaited.candidate == busy.index && now < awaited.until);
         }
         let worth = (next.cost - busy.cost).min(next.sending - busy.sending).max(0.0);
         let worth =
             Duration::try_from_secs_f64(worth).unwrap_or(self.preference.patience).min(self.preference.patience);
         let expected = self.expected_wait_for(&self.machines[busy.index..=busy.index]);
         if expected.is_none_or(|wait| wait >= worth) {
-            return false;
+            return None;
         }
-        self.preference.preferred = Some(Preferred { index: busy.index, until: now + worth, is_chosen: true });
-        true
-    }
-
-    /// Begins another choice.
-    pub(super) fn prefer_none(&mut self) {
-        if let Some(preferred) = &mut self.preference.preferred {
-            preferred.is_chosen = false;
-        }
-    }
-
-    /// Returns the candidate that the last choice was to wait for, whether it still waits or not.
-    pub fn last_preferred(&self) -> Option<usize> {
-        self.preference.preferred.filter(|preferred| preferred.is_chosen).map(|preferred| preferred.index)
-    }
-
-    /// Returns the candidate that the build waits for by the last choice, though others are free, and how long it still
-    /// waits for it.
-    pub fn preferred(&self) -> Option<(usize, Duration)> {
-        let Preferred { index, until, .. } = self.preference.preferred.filter(|preferred| preferred.is_chosen)?;
-        let left = until.saturating_duration_since(self.resources.clock.now());
-        (!left.is_zero()).then_some((index, left))
+        self.preference.awaited = Some(Awaited { candidate: busy.index, until: now + worth });
+        self.preference.awaited
     }
 }

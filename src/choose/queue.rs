@@ -29,7 +29,7 @@ use crate::ground::state_dir::StateDir;
 use crate::machine::BuildMachine;
 
 /// How long to wait while another process changes the queue. Then the build goes on without a place in the queue.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+const QUEUE_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest list of the queue that is read, in bytes: larger than any.
 const MAX_SIZE: u64 = 16 << 20;
@@ -196,7 +196,7 @@ struct Changing<'a>(&'a File);
 
 impl<'a> Changing<'a> {
     fn begin(file: &'a File) -> std::io::Result<Self> {
-        lock::lock_within(file, Range::Byte(0), CHANGE_TIMEOUT)?;
+        lock::lock_within(file, Range::Byte(0), QUEUE_LOCK_TIMEOUT)?;
         Ok(Changing(file))
     }
 }

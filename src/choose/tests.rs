@@ -76,29 +76,33 @@ impl Scene {
     }
 }
 
+fn has_room(scene: &Scene) -> bool {
+    scene.candidates.known_room() != KnownRoom::Unknown
+}
+
 #[test]
 fn there_is_room_on_a_machine_that_answered_a_moment_ago_and_has_a_slot() {
     let scene = scene();
-    assert!(!scene.candidates.have_room_as_known(false), "nothing is known of any");
+    assert!(!has_room(&scene), "nothing is known of any");
     scene.answers(0, 0.5);
-    assert!(scene.candidates.have_room_as_known(false));
+    assert!(has_room(&scene));
     let first = scene.take(0);
-    assert!(scene.candidates.have_room_as_known(false));
+    assert!(has_room(&scene));
     let second = scene.take(0);
-    assert!(!scene.candidates.have_room_as_known(false), "the other machine has a slot, but has not answered");
+    assert!(!has_room(&scene), "the other machine has a slot, but has not answered");
     drop((first, second));
-    assert!(scene.candidates.have_room_as_known(false));
+    assert!(has_room(&scene));
 }
 
 #[test]
 fn there_is_no_room_on_a_machine_that_is_overloaded_or_was_lost() {
     let scene = scene();
     scene.answers(0, 0.9);
-    assert!(!scene.candidates.have_room_as_known(false));
+    assert!(!has_room(&scene));
     scene.answers(0, 0.1);
-    assert!(scene.candidates.have_room_as_known(false));
+    assert!(has_room(&scene));
     scene.fails(0);
-    assert!(!scene.candidates.have_room_as_known(false));
+    assert!(!has_room(&scene));
 }
 
 #[test]
@@ -107,13 +111,13 @@ fn those_that_wait_have_the_slots_that_are_free() {
     scene.answers(0, 0.1);
     let places: Vec<Place> = (0..2)
         .map(|_| {
-            assert!(scene.candidates.have_room_as_known(false));
+            assert!(has_room(&scene));
             scene.candidates.join_queue(|_| true).unwrap()
         })
         .collect();
-    assert!(!scene.candidates.have_room_as_known(false));
+    assert!(!has_room(&scene));
     drop(places);
-    assert!(scene.candidates.have_room_as_known(false));
+    assert!(has_room(&scene));
 }
 
 #[test]
@@ -530,12 +534,11 @@ fn who_came_first_is_first_at_each_machine() {
 fn a_machine_whose_last_answer_is_older_is_asked_if_the_build_could_be_done_without_it() {
     let scene = scene();
     scene.answers(0, 0.1);
-    let known = || [true, false].map(|elsewhere| scene.candidates.have_room_as_known(elsewhere));
-    assert_eq!(known(), [true, true]);
+    assert_eq!(scene.candidates.known_room(), KnownRoom::Sure);
     scene.clock.turn(Duration::from_secs(3));
-    assert_eq!(known(), [false, true]);
+    assert_eq!(scene.candidates.known_room(), KnownRoom::Likely);
     scene.clock.turn(Duration::from_secs(8));
-    assert_eq!(known(), [false, false]);
+    assert_eq!(scene.candidates.known_room(), KnownRoom::Unknown);
 }
 
 #[test]

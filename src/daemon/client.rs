@@ -32,13 +32,13 @@ use std::collections::{HashSet, VecDeque};
 use std::io::{self, BufReader};
 
 pub use self::adding::Additions;
-pub use self::archives::Export;
+pub use self::archives::ExportReader;
 pub use self::building::BuildOptions;
 pub use self::substituting::Substitute;
 use super::Stream;
 use super::frame::{Frame, read_frame};
+use super::replies::{broken, lost, read_number, read_text, read_texts};
 use super::request::{Operation, put_paths};
-use super::wire::{broken, lost, read_number, read_text, read_texts};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{MAX_REFERENCES, StoreDir, StorePath};
 use crate::ground::words::{put_number, put_string};

@@ -6,7 +6,7 @@ use super::adding::WRITE_SIZE;
 use super::archives::MAX_TEXT;
 use super::greeting::{CLIENT_MAGIC, CLIENT_VERSION, SERVER_MAGIC};
 use super::*;
-use crate::daemon::request::{Addition, Contents};
+use crate::daemon::request::{ContentAddressed, NewItem};
 
 /// Conversations with real daemons; see the README beside them.
 const RECORDINGS: [&str; 2] =
@@ -159,7 +159,9 @@ impl Recording {
         assert!(log.contains("\n1\n") && log.contains("about to fail\n"), "{log}");
         client.export(&self.output)?;
         let mut exported = Vec::new();
-        Export(&mut client).read_to_end(&mut exported).map_err(|e| Error::io(ErrorKind::Internal, "reading", e))?;
+        ExportReader(&mut client)
+            .read_to_end(&mut exported)
+            .map_err(|e| Error::io(ErrorKind::Internal, "reading", e))?;
         assert_eq!(exported, self.exported);
         let info = client.path_info(&self.output)?;
         assert_eq!(info.deriver.as_ref(), Some(&self.derivation));
@@ -313,7 +315,7 @@ impl Stream for WithRelay {
 
 /// Returns a conversation: the greeting, and then `turns`. In each, the client sends requests to add items, and the
 /// daemon answers with names.
-fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
+fn adding(turns: &[(&[NewItem], &[&str])]) -> Vec<Turn> {
     let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let mut conversation = vec![
         Turn::Ours(words(&[CLIENT_MAGIC])),
@@ -322,7 +324,7 @@ fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
         Turn::Theirs(words(&[LAST])),
     ];
     for (items, names) in turns {
-        conversation.push(Turn::Ours(items.iter().flat_map(Addition::request).collect()));
+        conversation.push(Turn::Ours(items.iter().flat_map(NewItem::request).collect()));
         let mut answer = Vec::new();
         for name in *names {
             put_number(&mut answer, LAST);
@@ -335,7 +337,8 @@ fn adding(turns: &[(&[Addition], &[&str])]) -> Vec<Turn> {
 
 /// Returns a client of a daemon that gets a text's export and a question in one flight, and says `answers`.
 fn client_that_asks_in_one_flight(answers: &[&[u8]]) -> Client {
-    let mut ours = Addition { name: "t", contents: &Contents::Text(b"text".to_vec()), references: &[] }.request();
+    let mut ours =
+        NewItem { name: "t", contents: &ContentAddressed::Text(b"text".to_vec()), references: &[] }.request();
     put_number(&mut ours, Operation::ExportPath as u64);
     put_string(&mut ours, item().as_str());
     put_number(&mut ours, 1);
@@ -378,7 +381,7 @@ fn records_and_exports_are_asked_for_at_once_and_read_in_that_order() {
     for (path, word) in paths.iter().zip([7, 8]) {
         told.export(path).unwrap();
         let mut exported = Vec::new();
-        Export(&mut told).read_to_end(&mut exported).unwrap();
+        ExportReader(&mut told).read_to_end(&mut exported).unwrap();
         assert_eq!(exported, words(&[word]));
     }
     assert!(told.is_idle());
@@ -428,8 +431,8 @@ fn an_export_of_a_text_travels_with_a_question_which_goes_on_if_it_fails() {
 
 #[test]
 fn batches_overlap_where_somebody_takes_them_and_come_one_after_the_other_elsewhere() {
-    let contents = Contents::Text(b"text".to_vec());
-    let [a, b, c] = ["a", "b", "c"].map(|name| Addition { name, contents: &contents, references: &[] });
+    let contents = ContentAddressed::Text(b"text".to_vec());
+    let [a, b, c] = ["a", "b", "c"].map(|name| NewItem { name, contents: &contents, references: &[] });
     let names = |paths: Vec<StorePath>| paths.iter().map(|path| path.name().to_string()).collect::<Vec<_>>();
     let conversations: [(Box<dyn Stream>, _); 2] = [
         (Box::new(WithRelay(Replay::of(adding(&[(&[a, b, c], &["a", "b", "c"])])))), "with a relay"),
@@ -449,11 +452,11 @@ fn batches_overlap_where_somebody_takes_them_and_come_one_after_the_other_elsewh
 
 #[test]
 fn additions_travel_together_as_far_as_a_daemon_reads_at_once() {
-    let sized = |size: usize| Contents::Text(vec![b'x'; size]);
+    let sized = |size: usize| ContentAddressed::Text(vec![b'x'; size]);
     let (small, half, large) = (sized(100), sized(FLIGHT / 2 - 100), sized(10 * FLIGHT));
-    let item = |name, contents| Addition { name, contents, references: &[] };
+    let item = |name, contents| NewItem { name, contents, references: &[] };
     let [a, b, c, d, e] = [item("a", &half), item("b", &half), item("c", &small), item("d", &large), item("e", &small)];
-    let turns: [(&[Addition], &[&str]); 4] = [(&[a, b], &["a", "b"]), (&[c], &["c"]), (&[d], &["d"]), (&[e], &["e"])];
+    let turns: [(&[NewItem], &[&str]); 4] = [(&[a, b], &["a", "b"]), (&[c], &["c"]), (&[d], &["d"]), (&[e], &["e"])];
     let mut client = Client::handshake(Box::new(Replay::of(adding(&turns))), &store()).unwrap();
     let begun = client.begin_adding(&[a, b, c, d, e]).unwrap().unwrap();
     assert_eq!(client.finish_adding(begun).unwrap().len(), 5);
@@ -462,8 +465,8 @@ fn additions_travel_together_as_far_as_a_daemon_reads_at_once() {
 
 #[test]
 fn what_is_little_is_added_along_with_a_question() {
-    let contents = Contents::Text(b"text".to_vec());
-    let addition = Addition { name: "x", contents: &contents, references: &[] };
+    let contents = ContentAddressed::Text(b"text".to_vec());
+    let addition = NewItem { name: "x", contents: &contents, references: &[] };
     let names = std::slice::from_ref(&addition);
     let client = |answer: Vec<u8>| {
         let mut ours = addition.request();
@@ -495,15 +498,15 @@ fn what_is_little_is_added_along_with_a_question() {
     assert!(!told.is_idle());
 
     // An item that is larger than a flight does not travel with a request.
-    let contents = Contents::Text(vec![b'x'; FLIGHT]);
-    let large = Addition { name: "x", contents: &contents, references: &[] };
+    let contents = ContentAddressed::Text(vec![b'x'; FLIGHT]);
+    let large = NewItem { name: "x", contents: &contents, references: &[] };
     assert!(!client_told(&[]).add_later(&[large], &[item()]).unwrap());
 }
 
 #[test]
 fn additions_that_break_off_break_the_connection() {
-    let contents = Contents::Text(b"text".to_vec());
-    let [a, b] = ["a", "b"].map(|name| Addition { name, contents: &contents, references: &[] });
+    let contents = ContentAddressed::Text(b"text".to_vec());
+    let [a, b] = ["a", "b"].map(|name| NewItem { name, contents: &contents, references: &[] });
     let relay = WithRelay(Replay::of(adding(&[(&[a, b], &["a"])])));
     let mut client = Client::handshake(Box::new(relay), &store()).unwrap();
     let (first, second) = (client.begin_adding(&[a]).unwrap().unwrap(), client.begin_adding(&[b]).unwrap().unwrap());
@@ -521,8 +524,8 @@ fn additions_that_break_off_break_the_connection() {
 #[test]
 fn a_nar_is_added_in_pieces_as_it_is_at_once() {
     let nar = vec![7; 3 * WRITE_SIZE];
-    let contents = Contents::Source(nar.clone());
-    let turns = adding(&[(&[Addition { name: "a", contents: &contents, references: &[] }], &["a"])]);
+    let contents = ContentAddressed::Source(nar.clone());
+    let turns = adding(&[(&[NewItem { name: "a", contents: &contents, references: &[] }], &["a"])]);
     let mut client = Client::handshake(Box::new(Replay::of(turns)), &store()).unwrap();
     assert_eq!(client.add_nar("a", &mut &nar[..]).unwrap().name(), "a");
     assert!(client.is_idle());

@@ -14,12 +14,12 @@
 
 use std::io::Read;
 
-use super::wire::{MAX_STRING, broken, read_number, read_string};
+use super::replies::{MAX_STRING, broken, read_number, read_string};
 use crate::ground::error::{Error, Result};
 
-/// Longest piece of log in one frame; the daemon reads its builders' output in blocks of 4 KiB.
-const MAX_LOG: u64 = 1 << 20;
-/// Most that one READ may ask for; the daemon asks for 32 KiB.
+/// Longest piece of log in one frame, in bytes; the daemon reads its builders' output in blocks of 4 KiB.
+const MAX_LOG_PIECE: u64 = 1 << 20;
+/// Most that one READ may ask for, in bytes; the daemon asks for 32 KiB.
 const MAX_READ: u64 = 1 << 20;
 
 /// The tag of a piece of log.
@@ -52,7 +52,7 @@ pub enum Frame {
 /// Reads the next frame.
 pub fn read_frame(from: &mut impl Read) -> Result<Frame> {
     match read_number(from)? {
-        NEXT => Ok(Frame::Log(read_string(from, MAX_LOG, "a piece of log")?)),
+        NEXT => Ok(Frame::Log(read_string(from, MAX_LOG_PIECE, "a piece of log")?)),
         READ => match read_number(from)? {
             0 => Err(broken("the daemon asked for 0 bytes")),
             length => Ok(Frame::Wants(length.min(MAX_READ) as usize)),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The worker protocol: how a client talks to guix-daemon, over any stream.
 //!
-//! - [`wire`]: integers, strings and lists
+//! - [`replies`]: the words that a daemon sends, read within limits
 //! - [`frame`]: what the daemon sends while it works on a request
 //! - [`request`]: the parts of requests
 //! - [`client`]: the requests, and their answers
@@ -10,13 +10,13 @@
 mod client;
 mod frame;
 mod local_stream;
+mod replies;
 mod request;
-mod wire;
 
-pub use client::{Additions, BuildOptions, Client, Export, PathInfo, Substitute};
+pub use client::{Additions, BuildOptions, Client, ExportReader, PathInfo, Substitute};
 pub use local_stream::LocalStream;
-pub use request::{Addition, Contents, size_of_asking};
-pub use wire::CLOSED;
+pub use replies::CLOSED;
+pub use request::{ContentAddressed, NewItem, size_of_asking};
 
 pub(crate) use client::FLIGHT;
 

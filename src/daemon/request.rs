@@ -19,9 +19,9 @@ pub enum Operation {
     QueryValidPaths = 31,
 }
 
-/// Contents of an item that a daemon makes without a signature.
+/// Contents from which the name of an item follows: a daemon makes the item without a signature.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Contents {
+pub enum ContentAddressed {
     /// The contents of a file that is not executable. The item may have references.
     Text(Vec<u8>),
     /// The nar of any file or tree. The item has no references.
@@ -30,28 +30,28 @@ pub enum Contents {
 
 /// An item for the daemon to make. Its name follows from its contents, so no signature is needed.
 #[derive(Clone, Copy, Debug)]
-pub struct Addition<'a> {
+pub struct NewItem<'a> {
     /// The item's name: its file name without the hash.
     pub name: &'a str,
     /// Its contents.
-    pub contents: &'a Contents,
+    pub contents: &'a ContentAddressed,
     /// The items that it refers to, all of which must be valid. Empty if its contents are a nar.
     pub references: &'a [StorePath],
 }
 
-impl Addition<'_> {
+impl NewItem<'_> {
     /// Returns the kind of the request that makes the item.
     pub(super) fn operation(&self) -> Operation {
         match self.contents {
-            Contents::Text(_) => Operation::AddTextToStore,
-            Contents::Source(_) => Operation::AddToStore,
+            ContentAddressed::Text(_) => Operation::AddTextToStore,
+            ContentAddressed::Source(_) => Operation::AddToStore,
         }
     }
 
     /// Returns the request that makes the item.
     pub(super) fn request(&self) -> Vec<u8> {
         match self.contents {
-            Contents::Text(text) => {
+            ContentAddressed::Text(text) => {
                 let mut request = Vec::new();
                 put_number(&mut request, Operation::AddTextToStore as u64);
                 put_string(&mut request, self.name);
@@ -59,7 +59,7 @@ impl Addition<'_> {
                 put_paths(&mut request, self.references);
                 request
             }
-            Contents::Source(nar) => {
+            ContentAddressed::Source(nar) => {
                 let mut request = addition_of_nar(self.name);
                 request.extend_from_slice(nar);
                 request

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Number of descriptors that select(2) can wait for (`FD_SETSIZE`).
+/// Most descriptors that select(2) can wait for (`FD_SETSIZE`).
 const SELECT_LIMIT: usize = 1024;
 
 /// Descriptors that are left to the daemon for other things: the next hook, a local build, locks, its database.

@@ -191,7 +191,7 @@ export! {
         let cancel = cancel_of(cancellation);
         let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut NullObserver)? {
             None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
-            Some(Choice::Busy | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
+            Some(Choice::Busy(_) | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Some(Choice::Misconfigured(error)) => return Err(error),
             Some(Choice::Machine(chosen)) => {
                 let connection = guix_offload_connection::new(engine, engine.site(*chosen, &cancel));
@@ -343,6 +343,13 @@ export! {
     /// Frees a list of items. NULL is fine.
     pub fn guix_offload_items_free(items: *mut guix_offload_items) {
         handle::free(items);
+    }
+}
+
+export! {
+    /// Returns the number of items; 0 if `items` is NULL.
+    pub fn guix_offload_items_count(items: *const guix_offload_items) -> usize {
+        handle::look(items, 0, |items| items.names.len())
     }
 }
 

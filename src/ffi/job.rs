@@ -134,7 +134,7 @@ export! {
 
 export! {
     /// Cancels a job unless it is over, and frees it. Returns at once: the build on the machine, the machine's slot and
-    /// the job's threads end within a second. From now on, a job of the keeper touches no output any more. NULL is
+    /// the job's threads end within a second. From the call on, a job of the keeper touches no output. NULL is
     /// fine.
     pub fn guix_offload_job_free(job: *mut guix_offload_job) {
         handle::free(job);

@@ -8,8 +8,7 @@ use std::ptr::{null, null_mut};
 use super::super::error::{guix_offload_error_free, guix_offload_error_message, guix_offload_status};
 use super::*;
 use crate::machine::file::read_plain;
-
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+use crate::machine::tests::KEY;
 
 /// Calls a function of the ABI; returns its status and message.
 fn call(function: impl FnOnce(*mut *mut guix_offload_error) -> guix_offload_status) -> Option<String> {

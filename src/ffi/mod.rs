@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The C ABI: one file for each noun of `include/guix-offload.h`, which is generated from the comments here.
+//! The C ABI: one file for each section of `include/guix-offload.h`, which is generated from the comments here.
 //!
 //! - [`version`]: which ABI this is
 //! - [`error`]: statuses and errors

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 /// Time after a change of a file in which another change may go unnoticed: some readers know times in whole seconds
 /// only.
-const RESOLUTION: Duration = Duration::from_secs(2);
+const CHANGE_TIME_RESOLUTION: Duration = Duration::from_secs(2);
 
 const SECOND: i128 = 1_000_000_000;
 
@@ -42,7 +42,7 @@ impl FileIdentity {
     /// Returns whether the last change is so near to `now`, or after it, that another one may go unnoticed.
     pub fn is_recent_at(&self, now: SystemTime) -> bool {
         let changed = Duration::from_nanos(self.changed.clamp(0, i128::from(u64::MAX)) as u64);
-        SystemTime::UNIX_EPOCH + changed + RESOLUTION > now
+        SystemTime::UNIX_EPOCH + changed + CHANGE_TIME_RESOLUTION > now
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let identity = FileIdentity::of(file.path()).unwrap();
         assert!(identity.is_recent_at(SystemTime::now()) && identity.in_seconds().is_recent_at(SystemTime::now()));
-        assert!(!identity.is_recent_at(SystemTime::now() + 2 * RESOLUTION));
+        assert!(!identity.is_recent_at(SystemTime::now() + 2 * CHANGE_TIME_RESOLUTION));
         let seconds = i64::try_from(identity.changed / SECOND).unwrap();
         assert_eq!(FileIdentity::seen(identity.numbers, seconds), identity.in_seconds());
     }

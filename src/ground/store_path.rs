@@ -34,7 +34,7 @@ pub fn base16(bytes: &[u8]) -> String {
 /// Characters of the hash part of a store file name.
 const HASH_LENGTH: usize = 32;
 
-/// Longest base name that guix-daemon's `checkStoreName` and the file system allow.
+/// Longest base name, in bytes, that guix-daemon's `checkStoreName` and the file system allow.
 pub const MAX_BASE_NAME: usize = 255;
 
 /// Most items that an item may refer to, in an archive and in the answer of a daemon. Guix sets no limit.

@@ -89,8 +89,7 @@ impl fmt::Debug for HostKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+    use crate::machine::tests::KEY;
 
     #[test]
     fn a_host_key_is_read_and_printed_again() {

@@ -155,13 +155,14 @@ impl BuildMachine {
 pub(crate) mod tests {
     use super::*;
 
+    /// A host key for the tests of all modules.
+    pub const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+
     /// Returns a machine for the tests of other modules.
     pub fn machine(name: &str) -> BuildMachine {
         let machine = BuildMachine::new(name, "root", "/nonexistent/key", HostKey::parse(KEY).unwrap());
         BuildMachine { systems: vec!["x86_64-linux".into()], ..machine }
     }
-
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
 
     #[test]
     fn what_is_sent_is_compressed_unless_the_machine_file_says_no() {

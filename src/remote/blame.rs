@@ -4,8 +4,8 @@
 //! The status that the daemon there returns decides most cases (`DerivationGoal::buildDone` in Guix's
 //! `nix/libstore/build.cc`). It is 100 for a failure that the daemon would cache, and 1 for others: a derivation with
 //! fixed output, a rejected output, a full disk, or trouble of its own, such as a build hook of its own that failed.
-//! For the rest, asks the machine how much space and memory are left, and whether its kernel has killed for lack of
-//! memory.
+//! For the rest, this module asks the machine how much space and memory are left, and whether its kernel has killed
+//! for lack of memory.
 
 use super::Remote;
 use super::shell::{self, KILLS, MEMORY, free_space};

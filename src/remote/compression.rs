@@ -9,6 +9,9 @@ const LEAD: usize = 3 << 20;
 /// Amount over which the rate is measured, in bytes.
 const SAMPLE: usize = 2 << 20;
 
+/// Shortest time that a sample counts as: a clock may not have moved meanwhile.
+const SHORTEST_SAMPLE: Duration = Duration::from_micros(1);
+
 /// Rate, in bytes a second, below which compression is tried: half of what one core compresses at the default level.
 const SLOW: f64 = 100e6;
 
@@ -48,7 +51,7 @@ impl Meter {
         if self.bytes < SAMPLE {
             return None;
         }
-        let time = now.saturating_duration_since(begun).max(Duration::from_micros(1));
+        let time = now.saturating_duration_since(begun).max(SHORTEST_SAMPLE);
         let rate = self.bytes as f64 / time.as_secs_f64();
         (self.begun, self.bytes) = (Some(now), 0);
         Some(rate)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::fetch::{Choose, Fetch};
 use super::{Held, Limits, Remote};
 use crate::archive::Acl;
-use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
+use crate::daemon::{Additions, BuildOptions, NewItem, PathInfo};
 use crate::ground::error::{Error, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
@@ -109,13 +109,13 @@ pub trait Connection: Send {
     fn add_nar(&mut self, name: &str, nar: &mut dyn Read) -> Result<Option<StorePath>>;
 
     /// Lets requests to add `items`, which must get these `names`, travel with the next one; `false`: there is no room.
-    fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool>;
+    fn add_later(&mut self, items: &[NewItem], names: &[StorePath]) -> Result<bool>;
 
     /// Sends the requests that were to travel with the next one, and waits for the answers.
     fn settle(&mut self) -> Result<()>;
 
     /// Begins to add `items`. No round trip.
-    fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>>;
+    fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>>;
 
     /// Finishes `additions`, which were begun, and returns the items' names.
     fn finish_adding(&mut self, additions: Additions) -> Result<Vec<StorePath>>;
@@ -261,7 +261,7 @@ impl Connection for Remote {
         Remote::add_nar(self, name, nar)
     }
 
-    fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
+    fn add_later(&mut self, items: &[NewItem], names: &[StorePath]) -> Result<bool> {
         Remote::add_later(self, items, names)
     }
 
@@ -269,7 +269,7 @@ impl Connection for Remote {
         Remote::settle(self)
     }
 
-    fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+    fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>> {
         Remote::begin_adding(self, items)
     }
 

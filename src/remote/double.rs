@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::fetch::{Choose, Fetch, Progress, Shared, Stage};
 use super::{Connecting, Connection, Connector, Held, Line};
 use crate::archive::{self, Acl, NullVisitor};
-use crate::daemon::{Addition, Additions, BuildOptions, PathInfo};
+use crate::daemon::{Additions, BuildOptions, NewItem, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
@@ -32,7 +32,7 @@ pub enum Step {
     DropTempRoots,
     AddTempRoots,
     Missing,
-    Expect,
+    PrepareToReceive,
     AddNar,
     BeginAdding,
     FinishAdding,
@@ -47,7 +47,7 @@ impl Step {
     /// Returns whether it waits for an answer.
     pub fn is_round_trip(self) -> bool {
         use Step::*;
-        !matches!(self, Start | DropTempRoots | AddTempRoots | Expect | BeginAdding | Fetch)
+        !matches!(self, Start | DropTempRoots | AddTempRoots | PrepareToReceive | BeginAdding | Fetch)
     }
 }
 
@@ -374,7 +374,7 @@ impl Connection for Double {
     }
 
     fn prepare_to_receive(&mut self, _: usize, _: u64) {
-        let _ = self.step(Step::Expect);
+        let _ = self.step(Step::PrepareToReceive);
     }
 
     /// Looks at the machine's name: one that begins with `small` lacks the memory.
@@ -397,7 +397,7 @@ impl Connection for Double {
     }
 
     /// Returns `false`: there is never room.
-    fn add_later(&mut self, _: &[Addition], _: &[StorePath]) -> Result<bool> {
+    fn add_later(&mut self, _: &[NewItem], _: &[StorePath]) -> Result<bool> {
         Ok(false)
     }
 
@@ -405,7 +405,7 @@ impl Connection for Double {
         Ok(())
     }
 
-    fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+    fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>> {
         if items.is_empty() {
             return Ok(None);
         }

@@ -14,7 +14,7 @@ pub struct Limits {
     pub idle: Duration,
     /// For the answer to an import once all its bytes were sent, besides the time that [`Limits::import_rate`] adds.
     pub import: Duration,
-    /// Bytes of an import for which its answer may take one second more.
+    /// Part of an import, in bytes, for which its answer may take one second more.
     pub import_rate: u64,
 }
 

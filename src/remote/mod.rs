@@ -32,7 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Addition, Additions, Export, PathInfo};
+use crate::daemon::{Additions, ExportReader, NewItem, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
@@ -197,7 +197,7 @@ impl Remote {
     /// Lets requests to add `items`, which must get these `names`, travel with the next request; `false`: there is no
     /// room for them. A build or [`Remote::settle`] must follow. If the daemon refuses an item, `settle` fails for that
     /// reason, and so does a build that fails.
-    pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
+    pub fn add_later(&mut self, items: &[NewItem], names: &[StorePath]) -> Result<bool> {
         self.be_patient();
         self.link.client.add_later(items, names).map_err(|e| self.on_this_machine(e))
     }
@@ -214,7 +214,7 @@ impl Remote {
     /// them from the garbage collector there while the connection is open.
     ///
     /// [`Client::begin_adding`]: crate::daemon::Client::begin_adding
-    pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+    pub fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>> {
         self.wait_at_most(self.limits.idle);
         self.link.client.begin_adding(items).map_err(|e| self.on_this_machine(e))
     }
@@ -274,7 +274,7 @@ impl Remote {
         self.link.client.export(path).map_err(|e| self.on_this_machine(e))?;
         self.wait_at_most(self.limits.idle);
         let (machine, store) = (&self.machine.name, &self.store);
-        Ok(ErrorExplainer { inner: Export(&mut self.link.client), machine, store })
+        Ok(ErrorExplainer { inner: ExportReader(&mut self.link.client), machine, store })
     }
 
     /// Sets `aside`, in place of an earlier one. It is called with a line if no byte has moved for half a minute while

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{Limits, Remote};
-use crate::daemon::Contents;
-use crate::daemon::{Addition, BuildOptions};
+use crate::daemon::ContentAddressed;
+use crate::daemon::{BuildOptions, NewItem};
 use crate::ground::error::{Error, ErrorKind};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
@@ -218,7 +218,7 @@ fn add_file(remote: &mut Remote, bytes: u64) -> Result<(), Error> {
 }
 
 fn add_text(remote: &mut Remote) -> Result<(), Error> {
-    let addition = Addition { name: "x", contents: &Contents::Text(b"x".to_vec()), references: &[] };
+    let addition = NewItem { name: "x", contents: &ContentAddressed::Text(b"x".to_vec()), references: &[] };
     let begun = remote.begin_adding(&[addition])?.expect("it is not empty");
     remote.finish_adding(begun).map(drop)
 }

@@ -8,7 +8,7 @@
 //! u32 length, u8 padding, then the payload: u8 20, 16 random bytes, 10 lists (u32 length, names with commas), ...
 //! ```
 //!
-//! libssh2 only says that the sides have none in common. So the start of both streams is kept, and read here.
+//! libssh2 does not say which lists these are. So the start of both streams is kept, and read here.
 
 use crate::ground::error::{Error, ErrorKind};
 

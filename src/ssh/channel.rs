@@ -14,14 +14,14 @@ use parking_lot::{Condvar, Mutex};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::event_fd::EventFd;
 
-/// How much the other side may send ahead of the reader, wherever it is queued. One round trip moves at most this
-/// much: 400 MB/s at 20 ms.
+/// Most bytes that the other side may send ahead of the reader, wherever they are queued. One round trip moves at most
+/// this much: 400 MB/s at 20 ms.
 pub(super) const RECEIVE_WINDOW: usize = 8 << 20;
-/// The smallest step in which the window is widened.
+/// Smallest step, in bytes, in which the window is widened.
 pub(super) const WINDOW_STEP: usize = RECEIVE_WINDOW / 4;
-/// How much a writer may be ahead of the network.
+/// Most bytes that a writer may be ahead of the network.
 const WRITE_LIMIT: usize = 1 << 20;
-/// How much of the end of stderr is kept.
+/// Longest end of standard error that is kept, in bytes.
 const STDERR_LIMIT: usize = 4 << 10;
 
 /// A stream to a socket or a command on the other machine, from [`Session::open_socket`](super::Session::open_socket)

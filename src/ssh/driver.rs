@@ -21,7 +21,7 @@ use super::socket_buffer::SocketBuffer;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
 
-/// How much is copied at once between libssh2 and a channel's queues.
+/// Most bytes that are copied at once between libssh2 and a channel's queues.
 const SCRATCH: usize = 256 << 10;
 /// How long input that no channel reads waits before a probe makes libssh2 take it in.
 const UNREAD_INPUT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::HostKey;
 
-/// Largest key file. A key of 16384 bits takes some 12 KiB.
+/// Largest key file, in bytes. A key of 16384 bits takes some 12 KiB.
 const SIZE_LIMIT: u64 = 64 << 10;
 
 const OPENSSH_BEGIN: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";

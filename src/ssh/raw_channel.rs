@@ -15,7 +15,7 @@ use libssh2_sys::*;
 
 use super::raw_session::RawSession;
 
-/// Largest packet that we accept (RFC 4254, section 5.1); OpenSSH uses the same.
+/// Largest packet that we accept, in bytes (RFC 4254, section 5.1); OpenSSH uses the same.
 const PACKET_SIZE: u32 = 32 << 10;
 
 unsafe extern "C" {

@@ -212,10 +212,13 @@ impl Session {
     }
 }
 
-/// Returns the instant after `time`, counted from now; a year from now if `time` is too long to count.
+/// Time that stands for one that is too long to count: a year.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86400);
+
+/// Returns the instant after `time`, counted from now, or after [`FOR_EVER`].
 pub fn after(time: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(365 * 86400))
+    now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
 }
 
 impl Drop for Handle {

@@ -30,13 +30,13 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt:
 use crate::ground::error::Result;
 use crate::ground::event_fd::EventFd;
 
-/// How much is read ahead of libssh2.
+/// Most bytes that are read ahead of libssh2.
 const INPUT_LIMIT: usize = 256 << 10;
-/// With more than this still to send, no channel data is added.
+/// Amount still to send, in bytes, above which no channel data is added.
 const OUTPUT_PAUSE: usize = 256 << 10;
-/// With more than this still to send, libssh2 is given no input either.
+/// Amount still to send, in bytes, above which libssh2 is given no input either.
 const OUTPUT_LIMIT: usize = 1 << 20;
-/// How much of the start of each side's stream is kept.
+/// Longest start of each side's stream that is kept, in bytes.
 const BEGINNING: usize = 32 << 10;
 
 // From libssh2.h.

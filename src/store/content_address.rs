@@ -12,7 +12,7 @@
 
 use super::ValidPath;
 use crate::archive::nar;
-use crate::daemon::Contents;
+use crate::daemon::ContentAddressed;
 use crate::ground::error::Result;
 use crate::ground::gcrypt::sha256;
 use crate::ground::store_path::{StoreDir, StorePath, base16, base32};
@@ -20,17 +20,17 @@ use crate::ground::words::number_at;
 
 /// Returns what a daemon needs to make `item` again, or `None` if its name does not follow from its contents. `nar` is
 /// its nar, with the hash that `item` has. Items with a deriver do not count: the daemon would not record the deriver.
-pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<Contents>> {
+pub fn contents(item: &ValidPath, nar: Vec<u8>, directory: &StoreDir) -> Result<Option<ContentAddressed>> {
     if item.deriver.is_some() {
         return Ok(None);
     }
     match text_of(&nar) {
         Some(text) if is_named(item, directory, &text_kind(item), &sha256(text)?)? => {
-            return Ok(Some(Contents::Text(text.to_vec())));
+            return Ok(Some(ContentAddressed::Text(text.to_vec())));
         }
         _ => {}
     }
-    Ok(is_source(item, directory)?.then_some(Contents::Source(nar)))
+    Ok(is_source(item, directory)?.then_some(ContentAddressed::Source(nar)))
 }
 
 /// Returns whether the name of `item` follows from its nar. Looks only at the registered hash of the nar.
@@ -104,7 +104,7 @@ mod tests {
         [&before, text, &after].concat()
     }
 
-    fn contents_of(item: &ValidPath, nar: &[u8]) -> Option<Contents> {
+    fn contents_of(item: &ValidPath, nar: &[u8]) -> Option<ContentAddressed> {
         let item = &ValidPath { nar_hash: sha256(nar).unwrap(), ..item.clone() };
         contents(item, nar.to_vec(), &StoreDir::new("/gnu/store").unwrap()).unwrap()
     }
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn texts_are_known_by_their_names() {
         let nar = nar(false, b"some text\n");
-        let text = Some(Contents::Text(b"some text\n".to_vec()));
+        let text = Some(ContentAddressed::Text(b"some text\n".to_vec()));
         assert_eq!(contents_of(&item("vzikbd3i93qi160w1kx9mzcbgzx57d4q-text", &[]), &nar), text);
         assert_eq!(
             contents_of(&item("j2miibkixbfys9gw121nrg71cf3qyyra-referrer", &[REFERENCES[1], REFERENCES[0]]), &nar),
@@ -149,7 +149,7 @@ mod tests {
         let nar = nar(true, b"#!/bin/sh\n");
         assert_eq!(
             contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[]), &nar),
-            Some(Contents::Source(nar.clone()))
+            Some(ContentAddressed::Source(nar.clone()))
         );
         assert_eq!(contents_of(&item("92zm20z5mk0bgpn6qx9yxvnjlcrfrxl5-script", &[REFERENCES[0]]), &nar), None);
         assert_eq!(

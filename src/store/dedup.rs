@@ -24,7 +24,7 @@ pub(super) const MIN_SIZE: u64 = 8192;
 /// Name of the temporary link that is renamed to replace a file.
 const TEMPORARY: &str = ".link";
 
-/// New entries that are remembered at most, to bound memory at 2 MiB. Further ones are left to `guix gc`.
+/// Most new entries that are remembered, to bound memory at 2 MiB. Further ones are left to `guix gc`.
 const MAX_REMEMBERED: usize = 1 << 16;
 
 /// The directory `.links` of a store.

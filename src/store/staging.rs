@@ -26,7 +26,7 @@ use crate::ground::directories::Directories;
 use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::{StoreDir, StorePath, base32};
 
-/// Attempts to make the directory: the garbage collector may take it before it has its temporary root.
+/// Most attempts to make the directory: the garbage collector may take it before it has its temporary root.
 const MAX_ATTEMPTS: usize = 16;
 
 /// Bytes of the hash part of a store item's name.

@@ -6,7 +6,7 @@ use std::io::{Read, Result, Write};
 use std::time::{Duration, Instant};
 
 use guix_offload::archive::Acl;
-use guix_offload::daemon::{Client, Export, Stream};
+use guix_offload::daemon::{Client, ExportReader, Stream};
 use guix_offload::ground::error::{Class, Error, ErrorKind};
 use guix_offload::store::{Database, Staging};
 
@@ -64,7 +64,7 @@ fn retrieve(
     client.path_info(&output)?;
     client.export(&output)?;
     let mut staging = Staging::new(&scene.directories, &mut |_| Ok(()))?;
-    let mut archive = Export(&mut client);
+    let mut archive = ExportReader(&mut client);
     staging.receive(&mut archive, acl, &output, None)?;
     if archive.read(&mut [0; 1]).map_err(|error| Error::io(ErrorKind::Protocol, "the end", error))? != 0 {
         return Err(Error::new(ErrorKind::Protocol, "bytes after the item"));

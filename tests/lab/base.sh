@@ -34,13 +34,15 @@ make_base() { # NAME SUITE PACKAGES OPTION...
   echo "lab: making a root file system, $name (once)" >&2
   # In namespaces of its own, which a killed set-up leaves no process and no mount of.
   setpriv --pdeathsig KILL unshare --mount --pid --mount-proc --fork --kill-child \
-    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
+    mmdebstrap --quiet --variant=minbase \
+      --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
       --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
       --include="$packages" "$suite" "$dir.new" >"$cache/base.log" 2>&1 </dev/null ||
     { tail -n 30 "$cache/base.log" >&2; die "cannot make the root file system $name"; }
   chroot "$dir.new" groupadd -f --system guixbuild
   for i in 1 2 3 4 5 6 7 8; do
-    chroot "$dir.new" useradd --system -g guixbuild -G guixbuild -d /var/empty -s /usr/sbin/nologin -c "Guix build user" "guixbuild$i"
+    chroot "$dir.new" useradd --system -g guixbuild -G guixbuild -d /var/empty -s /usr/sbin/nologin \
+      -c "Guix build user" "guixbuild$i"
   done
   mkdir -p "$dir.new/gnu/store" "$dir.new/var/guix" "$dir.new/etc/guix" "$dir.new/var/log/guix" "$dir.new/var/empty"
   rm -f "$dir.new"/etc/ssh/ssh_host_* "$dir.new"/etc/guix/signing-key.*

@@ -9,10 +9,11 @@
 ;;;        holes    one build of a file of KIB KiB that is zeros, but for a byte every 64 KiB
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
-;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran (by /proc/uptime)
-;;;        another  COUNT independent builds, each of a file that is another each time; they say how many cores they have
+;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran, by
+;;;                 /proc/uptime
+;;;        another  COUNT independent builds, each of a file that differs each time; they say how many cores they have
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
-;;;        graph    COUNT builds, each of up to KIB, that read and refer to up to four of the twenty before them, by SEED
+;;;        graph    COUNT builds, each of up to KIB; by SEED, they read and refer to up to four of the twenty before
 ;;;        layers   layers of so many builds, by LAYERS (1,1), each of KIB, and each reads all of the layer before it
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
@@ -20,11 +21,13 @@
 ;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of BUILT-KIB that is built here first) built-kib= (by default KIB)
-;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed) timeout= silent= (limits in seconds)
+;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed)
+;;;        timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
 ;;;        features= (required, comma-separated) picky= (the same, of the first build alone)
-;;;        gather=0 (1: ask for one build alone, which needs all the others) nonce= (same nonce, same derivations; by default always new ones)
+;;;        gather=0 (1: ask for one build alone, which needs all the others)
+;;;        nonce= (same nonce, same derivations; by default always new ones)
 ;;;        offload=1 (0: the daemon asks no build hook)
 ;;;
 ;;; Prints `ok NAME OUTPUT...` or `failed NAME` for each build, `error MESSAGE` when the daemon reported one, and last
@@ -32,7 +35,8 @@
 ;;; the hook's messages go to standard error.
 (use-modules (guix store) (guix derivations) ((guix utils) #:select (%current-system))
              ((guix build utils) #:select (delete-file-recursively)) ((guix build syscalls) #:select (mkdtemp!))
-             (ice-9 match) ((ice-9 textual-ports) #:select (get-string-all)) (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
+             (ice-9 match) ((ice-9 textual-ports) #:select (get-string-all))
+             (srfi srfi-1) (srfi srfi-34) (srfi srfi-71))
 
 (define-values (mode settings)
   (match (cdr (command-line))
@@ -74,7 +78,8 @@
              (add-to-store store name #t "sha256" file))))))
 
 (define (set-options store)
-  (apply set-build-options store #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
+  (apply set-build-options store
+         #:use-substitutes? #f #:offload? (string=? (setting "offload" "1") "1") #:keep-going? #t
          #:max-build-jobs (number "jobs" 0)
          (append-map (match-lambda
                        ((key option) (match (assoc-ref settings key)
@@ -95,9 +100,10 @@
   (define (built-here)
     (let* ((kib (setting "built-kib" (setting "kib" "1")))
            (drv (derivation store "built-input" busybox
-                           (list "sh" "-c" (string-append busybox " dd if=/dev/$fill of=$out bs=1048576 count=$((kib / 1024))"))
-                           #:env-vars `(("nonce" . ,nonce) ("kib" . ,kib) ("fill" . ,(setting "fill" "urandom")))
-                           #:sources (list busybox-directory))))
+                            (list "sh" "-c"
+                                  (string-append busybox " dd if=/dev/$fill of=$out bs=1048576 count=$((kib / 1024))"))
+                            #:env-vars `(("nonce" . ,nonce) ("kib" . ,kib) ("fill" . ,(setting "fill" "urandom")))
+                             #:sources (list busybox-directory))))
       (set-build-options store #:use-substitutes? #f #:offload? #f #:max-build-jobs 1)
       (build-derivations store (list drv))
       (set-options store)
@@ -126,7 +132,8 @@
   (define* (build name script #:key (outputs '("out")) (derivations '()) (features (setting "features" "")))
     (derivation store name busybox
                 (list "sh" "-ec"
-                      (string-append "b=" busybox "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
+                      (string-append "b=" busybox
+                                     "; for c in cat chmod dd ln mkdir sleep touch; do alias $c=\"$b $c\"; done\n"
                                      (string-concatenate (map (lambda (name) (format #f "cat $~a >/dev/null~%" name))
                                                               input-variables))
                                      script))
@@ -140,8 +147,9 @@
                              ,@(map cons input-variables (input-groups inputs))
                              ,@(match features
                                  ("" '())
-                                 (features `(("requiredSystemFeatures" . ,(string-map (lambda (c) (if (eqv? c #\,) #\space c))
-                                                                                      features))))))
+                                 (features
+                                  (let ((spaced (string-map (lambda (c) (if (eqv? c #\,) #\space c)) features)))
+                                    `(("requiredSystemFeatures" . ,spaced))))))
                 #:sources (cons busybox-directory inputs)
                 #:inputs (map derivation-input derivations)
                 #:outputs outputs))
@@ -156,7 +164,8 @@
      (map (lambda (i)
             (build (format #f "plain-~a" i)
                    (string-append "mkdir $out; ln -s $b $out/busybox; bs=1024; n=$kib\n"
-                                  "while [ $((n % 8)) = 0 ] && [ $n -gt 8 ] && [ $bs -lt 524288 ]; do bs=$((bs * 8)); n=$((n / 8)); done\n"
+                                  "while [ $((n % 8)) = 0 ] && [ $n -gt 8 ] && [ $bs -lt 524288 ]; do "
+                                  "bs=$((bs * 8)); n=$((n / 8)); done\n"
                                   "dd if=/dev/$fill of=$out/data bs=$bs count=$n 2>/dev/null")
                    #:features (setting (if (zero? i) "picky" "features") (setting "features" ""))))
           (iota (number "count" 1))))
@@ -166,7 +175,9 @@
              (build "chain-2" (string-append "cat " (derivation->output-path first) " >$out; echo $b >>$out")
                     #:derivations (list first)))))
     ('outputs
-     (list (build "outputs" "mkdir $out $doc; echo manual >$doc/manual; ln -s $doc/manual $out/manual; echo symbols >$debug"
+     (list (build "outputs"
+                  (string-append "mkdir $out $doc; echo manual >$doc/manual; ln -s $doc/manual $out/manual; "
+                                 "echo symbols >$debug")
                   #:outputs '("out" "doc" "debug"))))
     ('tree ; a derivation cannot hold UTF-8: printf makes it
      (list (build "tree" "green=$out/$(printf 'gr\\303\\274n'); mkdir -p $out/empty \"$out/with spaces\" $green
@@ -183,11 +194,13 @@
     ('stamp
      (map (lambda (i)
             (build (format #f "stamp-~a" i)
-                   "read begin rest </proc/uptime; sleep $seconds; read end rest </proc/uptime; echo $begin $end >$out"))
+                   (string-append "read begin rest </proc/uptime; sleep $seconds; "
+                                  "read end rest </proc/uptime; echo $begin $end >$out")))
           (iota (number "count" 1))))
     ('another
      (map (lambda (i)
-            (build (format #f "another-~a" i) "echo cores $NIX_BUILD_CORES; dd if=/dev/urandom of=$out bs=64 count=1 2>/dev/null"))
+            (build (format #f "another-~a" i)
+                   "echo cores $NIX_BUILD_CORES; dd if=/dev/urandom of=$out bs=64 count=1 2>/dev/null"))
           (iota (number "count" 1))))
     ('sleep
      (list (build "sleep" (string-append
@@ -211,8 +224,9 @@
          ((count . rest)
           (let ((layer (map (lambda (i)
                               (build (format #f "layer-~a-~a" number i)
-                                     (format #f "~{cat ~a >/dev/null~%~}dd if=/dev/$fill of=$out bs=65536 count=$((kib / 64))"
-                                             (map derivation->output-path before))
+                                     (string-append
+                                      (format #f "~{cat ~a >/dev/null~%~}" (map derivation->output-path before))
+                                      "dd if=/dev/$fill of=$out bs=65536 count=$((kib / 64))")
                                      #:derivations before))
                             (iota count))))
             (append layer (loop rest (1+ number) layer)))))))
@@ -256,7 +270,8 @@
                    (build-derivations store builds)
                    #f))
          (elapsed (- (now) start))
-         (ok?    (lambda (drv) (every (lambda (output) (valid-path? store (cdr output))) (derivation->output-paths drv)))))
+         (ok?    (lambda (drv)
+                   (every (lambda (output) (valid-path? store (cdr output))) (derivation->output-paths drv)))))
     (for-each (lambda (drv)
                 (if (ok? drv)
                     (format #t "ok ~a ~{~a~^ ~}~%" (derivation-name drv) (map cdr (derivation->output-paths drv)))

@@ -21,7 +21,8 @@ echo "head# GUIX=$hook guix-daemon --max-jobs=0"
 [ -z "$hook" ] || on head ls -l "$hook"
 
 say "A derivation with an input of 1 MiB and an output of 4 MiB"
-result=$(on head guix repl /usr/local/share/lab/builds.scm -- plain kib=4096 input-kib=1024 2> >(sed 's/^/    /' >&2) | tee /dev/stderr)
+result=$(on head guix repl /usr/local/share/lab/builds.scm -- plain kib=4096 input-kib=1024 2> >(sed 's/^/    /' >&2) |
+  tee /dev/stderr)
 output=$(sed -n 's/^ok plain-0 //p' <<<"$result")
 
 say "It was built on w1: the log is there, the output on both"

@@ -38,7 +38,7 @@ new_host() {
   d=$state/$name
   mkdir -p "$d"/{up,work,root}
   tr , '\n' <<<"$opts" >"$d/options"
-  local lower; lower=$(base_dir 1.5.0); ! option "$name" 1.2.0 || lower=$(base_dir 1.2.0)
+  local key lower; lower=$(base_dir 1.5.0); ! option "$name" 1.2.0 || lower=$(base_dir 1.2.0)
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=$d/up,workdir=$d/work" "$d/root"
   echo "$name" >"$d/root/etc/hostname"
   cp "$state/hosts" "$d/root/etc/hosts"
@@ -46,8 +46,9 @@ new_host() {
   cat "$state"/key{,_rsa}.pub >"$d/root/etc/lab-authorized-keys"
   mkdir -p "$d/root/opt/guix-offload" "$d/root/etc/guix"
   case $name in *head)
-    cp "$state/key" "$d/root/etc/guix/offload_key"; cp "$state/key.pub" "$d/root/etc/guix/offload_key.pub"
-    cp "$state/key_rsa" "$d/root/etc/guix/offload_key_rsa"; cp "$state/key_rsa.pub" "$d/root/etc/guix/offload_key_rsa.pub"
+    for key in key key_rsa; do
+      cp "$state/$key" "$d/root/etc/guix/offload_$key"; cp "$state/$key.pub" "$d/root/etc/guix/offload_$key.pub"
+    done
   esac
   install -m 755 "$here/lab-host" "$d/root/usr/local/sbin/lab-host"
   install -m 644 -D "$here/builds.scm" "$d/root/usr/local/share/lab/builds.scm"
@@ -56,7 +57,8 @@ new_host() {
 # Switches a host on, in the background.
 boot() {
   rm -f "$state/$1/root/var/lib/lab-ready" "$state/$1/pid"
-  setsid unshare --mount --net --pid --uts --ipc --fork --kill-child "$here/lab" _enter "$1" </dev/null >"$state/$1/log" 2>&1 &
+  setsid unshare --mount --net --pid --uts --ipc --fork --kill-child \
+    "$here/lab" _enter "$1" </dev/null >"$state/$1/log" 2>&1 &
 }
 
 wait_for_host() { # HOST, and the process that `boot` left in the background
@@ -144,7 +146,8 @@ machines() { # HEAD HOST...
       user=$(sed -n 's/^user=//p' "$dir/etc/lab-options")
       echo " (build-machine (name \"$name\") (systems '(\"$(uname -m)-linux\")) (user \"${user:-root}\")"
       echo "  (host-key \"$(cut -d' ' -f1,2 "$dir/etc/ssh/ssh_host_ed25519_key.pub")\")"
-      echo "  (private-key \"/etc/guix/offload_key\") (parallel-builds ${LAB_SLOTS:-2}) (overload-threshold #f) ${LAB_FIELDS:-})"
+      echo "  (private-key \"/etc/guix/offload_key\") (parallel-builds ${LAB_SLOTS:-2}) (overload-threshold #f)"
+      echo "  ${LAB_FIELDS:-})"
     done
     echo ')'
   ) # as a whole or not at all

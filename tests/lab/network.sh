@@ -16,7 +16,8 @@ plug_in() { # HOST
   nsenter --net=/proc/1/ns/net ip link del "port-$1" 2>/dev/null || true # of an earlier life
   local address; address=$(awk -v n="$1" '$2 == n { print $1 }' /etc/hosts)
   # The same hardware address in every life, or peers would ask for the old one for a while.
-  ip link add eth0 address "02:00:00:00:00:$(printf %02x "${address##*.}")" type veth peer name "port-$1" netns /proc/1/ns/net
+  ip link add eth0 address "02:00:00:00:00:$(printf %02x "${address##*.}")" \
+    type veth peer name "port-$1" netns /proc/1/ns/net
   nsenter --net=/proc/1/ns/net ip link set "port-$1" master switch up
   ip link set lo up
   ip link set eth0 up

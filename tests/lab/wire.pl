@@ -50,7 +50,8 @@ while (1) {
 sub end {
     my ($name) = @_;
     sysopen my $tap, '/dev/net/tun', O_RDWR | O_NONBLOCK or die "wire: cannot open /dev/net/tun: $!\n";
-    ioctl $tap, TUNSETIFF, pack('a16 S x22', $name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR) or die "wire: cannot make $name: $!\n";
+    ioctl $tap, TUNSETIFF, pack('a16 S x22', $name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+        or die "wire: cannot make $name: $!\n";
     ioctl $tap, TUNSETOFFLOAD, OFFLOADS or die "wire: cannot set the offloads of $name: $!\n";
     return $tap;
 }

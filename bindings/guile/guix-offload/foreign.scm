@@ -92,8 +92,8 @@ installed; else beside this module, should the installation have been moved; els
                                          (lambda (port)
                                            (print-exception port #f key args)))))
                               (if (file-exists? file)
-                                  (string-append "it must have been built on this system, or an older one, as must Guile: "
-                                                 "'ldd " file "' says what it lacks")
+                                  (string-append "it must have been built on this system, or an older one, as must "
+                                                 "Guile: 'ldd " file "' says what it lacks")
                                   "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so")))))
            (version ((pointer->procedure uint32 (dynamic-func "guix_offload_abi_version" library)
                                          '()))))
@@ -366,8 +366,8 @@ again is fine; a handle that belongs to another one is freed with that."
     (bytevector-sint-ref slot 0 (native-endianness) (sizeof int))))
 
 (define (call-for-reply procedure . arguments)
-  "As `call', for a PROCEDURE that puts a handle and an int where its first two parameters point to.  Return the int, and
-a pointer which is NULL if there is no handle."
+  "As `call', for a PROCEDURE that puts a handle and an int where its first two parameters point to.  Return the int,
+and a pointer which is NULL if there is no handle."
   (let ((handle (make-slot (sizeof '*)))
         (reply (make-slot (sizeof int32))))
     (apply call procedure handle reply arguments)
@@ -375,8 +375,8 @@ a pointer which is NULL if there is no handle."
             (slot-pointer handle))))
 
 (define (with-callback types procedure body)
-  "Call BODY with a C function that takes TYPES and calls PROCEDURE with what they are.  It cancels if that returns #f or
-raises something, which goes on when BODY is done: nothing may jump over the frames of the library."
+  "Call BODY with a C function that takes TYPES and calls PROCEDURE with what they are.  It cancels if PROCEDURE returns
+#f or raises something, which goes on when BODY is done: nothing may jump over the frames of the library."
   (let* ((raised #f)
          (pointer (procedure->pointer int
                                       (lambda arguments

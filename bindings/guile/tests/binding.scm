@@ -66,7 +66,8 @@
          (unbound (remove (lambda (name)
                             (or (string-contains bound (string-append "\"" name "\""))
                                 ;; The manual names functions too; and these a list of Scheme needs not.
-                                (member name '("guix_offload_machines_count"
+                                (member name '("guix_offload_items_count"
+                                              "guix_offload_machines_count"
                                               "guix_offload_machines_file"
                                               "guix_offload_engine_set_listener" ;no thread of ours runs Scheme
                                               "guix_offload_keeper_serve")))) ;for the program that is started
@@ -176,8 +177,8 @@
     (_ (memq type kinds))))
 
 (define (wrong-calls)
-  "For each procedure and each argument, a call with each kind of thing that it does not take: a list of the names of both,
-and a thunk."
+  "For each procedure and each argument, a call with each kind of thing that it does not take: a list of the names of
+both, and a thunk."
   (append-map
    (match-lambda
      ((name formals . arguments)
@@ -234,7 +235,8 @@ and a thunk."
   (map (lambda (m) (list (machine-name m) (machine-port m) (machine-systems m)))
        (load-machines
         (write-file "machines.scm"
-                    (format #f "(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
+                    (format #f "
+(list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
       (build-machine (name \"two\") (port 2222) (systems '(\"i686-linux\")) (user \"u\") (host-key ~s)))" %key %key)))))
 
 (test-equal "a machine that is listed again is the same machine"

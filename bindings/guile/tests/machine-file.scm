@@ -140,7 +140,8 @@
 
 (test-equal "machines are matched by system and features"
   '(#t #f #f #t)
-  (match (machines "(list (build-machine (name \"m\") (systems '(\"a\" \"b\")) (user \"u\") (host-key \"KEY\") (features '(\"kvm\" \"big\"))))")
+  (match (machines "(list (build-machine (name \"m\") (systems '(\"a\" \"b\")) (user \"u\") (host-key \"KEY\")
+                                        (features '(\"kvm\" \"big\"))))")
     ((m)
      (map (lambda (requirements) (->bool (machine-matches? m requirements)))
           (list (build-requirements (system "b"))

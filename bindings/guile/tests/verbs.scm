@@ -90,7 +90,8 @@
 (use-modules (srfi srfi-1))
 (define (worker number)
   (build-machine (name (string-append \"w\" (number->string number))) (port (+ 2000 number))
-                 (systems (list \"x86_64-linux\" \"i686-linux\")) (user (or (getenv \"NOBODY\") \"me\")) (host-key key)))
+                 (systems (list \"x86_64-linux\" \"i686-linux\")) (user (or (getenv \"NOBODY\") \"me\"))
+                 (host-key key)))
 (define workers (map worker (iota 3)))
 (cons (build-machine (inherit (first workers)) (name \"big\") (speed 5/2) (overload-threshold #f) (parallel-builds 8)
                      (features '(\"kvm\")) (private-key \"/k\") (compression \"none\") (compression-level 0)
@@ -228,9 +229,10 @@
           (assq-ref status 'guix-version) (assq-ref status 'slots-taken))))
 
 (test-assert "a slot that is taken is counted"
-  (let-values (((reply lease) (offload-choose engine machines (make-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0"))))))
-    (let ((status (first (report->list (machines-status engine machines)))))
-      (free! lease)
-      (= 1 (assq-ref status 'slots-taken)))))
+  (let ((request (make-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0")))))
+    (let-values (((reply lease) (offload-choose engine machines request)))
+      (let ((status (first (report->list (machines-status engine machines)))))
+        (free! lease)
+        (= 1 (assq-ref status 'slots-taken))))))
 
 (finish)

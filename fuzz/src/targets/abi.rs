@@ -363,7 +363,7 @@ impl World<'_> {
             assert!(!succeeds(|error| guix_offload_send(none, request, None, null_mut(), &mut sent, error)));
             assert!(!succeeds(|error| guix_offload_build(none, request, -1, None, null_mut(), error)));
             assert!(!succeeds(|error| guix_offload_retrieve(none, request, None, null_mut(), error)));
-            assert!(sent.is_null() && guix_offload_items_get(sent, 0).is_null());
+            assert!(sent.is_null() && guix_offload_items_get(sent, 0).is_null() && guix_offload_items_count(sent) == 0);
             assert!(guix_offload_lease_connection(null_mut()).is_null());
             assert!(guix_offload_connection_machine(none).is_null());
             guix_offload_items_free(sent);

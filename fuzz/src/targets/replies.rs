@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use guix_offload::daemon::{Addition, BuildOptions, Client, Contents, Stream};
+use guix_offload::daemon::{BuildOptions, Client, ContentAddressed, NewItem, Stream};
 use guix_offload::ground::error::{ErrorKind, Result};
 use guix_offload::ground::store_path::{StoreDir, StorePath};
 use guix_offload::remote::{Answer, Survey};
@@ -111,8 +111,8 @@ const IN_COMPANY: u8 = 8;
 fn ask(client: &mut Client, request: u8, paths: &[StorePath]) -> Result<()> {
     match request % 16 {
         IN_COMPANY => {
-            let contents = Contents::Text(b"text".to_vec());
-            let item = Addition { name: "x.drv", contents: &contents, references: &[] };
+            let contents = ContentAddressed::Text(b"text".to_vec());
+            let item = NewItem { name: "x.drv", contents: &contents, references: &[] };
             client.export_text_later("x", "text", &paths[0])?;
             assert!(client.add_later(&[item], &paths[..1])?);
             client.valid_paths(paths)?;

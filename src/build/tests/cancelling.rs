@@ -4,14 +4,24 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::sending::{source, text};
 use super::*;
 use crate::choose::slot::Slots;
 
-fn assert_nothing_left(host: &Host, what: &str) {
+fn assert_no_trace(host: &Host, what: &str) {
+    // The thread that connects may notice this a little later.
+    let begun = std::time::Instant::now();
+    while host.world.doubles.count_open() > 0 && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert_eq!(host.world.count_taken(&host.machines[0]), 0, "{what}: its slot");
     assert_eq!(host.world.doubles.count_open(), 0, "{what}: its connection");
     assert_eq!(host.world.engine.count_waiting(), 0, "{what}: its place in the queue");
     assert!(!host.take_output(), "{what}: the output is valid");
+}
+
+fn assert_nothing_left(host: &Host, what: &str) {
+    assert_no_trace(host, what);
     assert_eq!(host.scene.names(), [host.derivation.base_name()], "{what}: what is in the store");
     let history = host.world.engine.histories().of(&host.machines[0]);
     assert!(history.setback().is_none() && history.build_time().is_none(), "{what}: the machine is remembered for it");
@@ -20,7 +30,7 @@ fn assert_nothing_left(host: &Host, what: &str) {
 #[test]
 fn at_each_step_of_the_machine() {
     use Step::*;
-    for at in [Start, Connect, AddTempRoots, Missing, Expect, Import, Trust, Build, Info, Export] {
+    for at in [Start, Connect, AddTempRoots, Missing, PrepareToReceive, Import, Trust, Build, Info, Export] {
         let host = Host::new(&["m"]);
         let cancel = Cancel::default();
         let cancelled = cancel.clone();
@@ -32,12 +42,59 @@ fn at_each_step_of_the_machine() {
         });
         let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
-        // The thread that connects may notice this a little later.
-        let begun = std::time::Instant::now();
-        while host.world.doubles.count_open() > 0 && begun.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         assert_nothing_left(&host, &format!("{at:?}"));
+    }
+}
+
+#[test]
+fn in_the_middle_of_batches_and_of_sources() {
+    // Two batches are on their way when the first is answered; there are three, and two sources.
+    let steps = [(Step::BeginAdding, 3), (Step::FinishAdding, 3), (Step::AddNar, 2)];
+    for (at, number) in steps.into_iter().flat_map(|(at, count)| (1..=count).map(move |number| (at, number))) {
+        let host = Host::new(&["m"]);
+        let mut inputs: Vec<_> = (0..13).map(|number| text(&host, &format!("t{number}"), 100 << 10)).collect();
+        inputs.extend([600 << 10, 700 << 10].map(|size| source(&host, &format!("s{size}"), size)));
+        let before = host.scene.names();
+        let (cancel, seen) = (Cancel::default(), std::sync::atomic::AtomicUsize::new(0));
+        let cancelled = cancel.clone();
+        host.world.doubles.act(move |_, step, _| {
+            if step == at && seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == number {
+                cancelled.cancel();
+            }
+            Ok(())
+        });
+        let work = Work { inputs, outputs: vec![host.output.clone()], options: BuildOptions::default() };
+        let result = host.world.engine.run(host.accept(), work, &cancel, &mut Notes::default());
+        let what = format!("{at:?} {number}");
+        assert_eq!(result.expect_err(&what).kind(), ErrorKind::Cancelled, "{what}");
+        assert!(host.world.doubles.take_machines(Step::Build).is_empty(), "{what}: it goes on");
+        assert_no_trace(&host, &what);
+        assert_eq!(host.scene.names(), before, "{what}: what is in the store");
+    }
+}
+
+#[test]
+fn while_an_idle_connection_is_tried() {
+    for at in [Step::Answer, Step::Probe] {
+        let host = Host::new(&["m"]);
+        host.build(&mut Notes::default()).unwrap();
+        assert!(host.take_output());
+        host.world.doubles.take_steps(|_| true);
+        // The connection has been idle for so long that the machine is asked whether it is there, and how it is.
+        host.world.clock.turn(Duration::from_secs(61));
+        let cancel = Cancel::default();
+        let cancelled = cancel.clone();
+        host.world.doubles.act(move |_, step, _| {
+            if step == at {
+                cancelled.cancel();
+            }
+            Ok(())
+        });
+        let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
+        let steps: Vec<_> = host.world.doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
+        assert!(steps.contains(&at) && !steps.contains(&Step::Build), "{at:?}: {steps:?}");
+        assert_no_trace(&host, &format!("{at:?}"));
     }
 }
 

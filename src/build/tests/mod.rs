@@ -164,7 +164,8 @@ fn a_build_goes_through_its_steps() {
     use Step::*;
     let steps: Vec<_> = host.world.doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
     // The derivation's name does not follow from its contents here, so it is imported.
-    let expected = [Start, Connect, AddTempRoots, AddTempRoots, Missing, Expect, Import, Trust, Build, Info, Export];
+    let expected =
+        [Start, Connect, AddTempRoots, AddTempRoots, Missing, PrepareToReceive, Import, Trust, Build, Info, Export];
     assert_eq!(steps, expected);
     assert_eq!((host.world.count_taken(&host.machines[0]), host.world.doubles.count_open()), (0, 1));
     // The next build, on the same connection, over which nothing need be asked.

@@ -10,7 +10,7 @@ use crate::choose::{Choice, Lease};
 use crate::store::{source_path, text_item};
 
 /// Makes a text called `name` valid. Its name follows from its contents, and it refers to nothing.
-fn text(host: &Host, name: &str, length: usize) -> StorePath {
+pub(super) fn text(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = format!("{name}{}", "x".repeat(length));
     let (path, nar) = text_item(&host.scene.directories.store, name, &contents).unwrap();
     host.scene.register_as(&path, contents.as_bytes(), &nar, &[]);
@@ -19,7 +19,7 @@ fn text(host: &Host, name: &str, length: usize) -> StorePath {
 }
 
 /// Does the same with a source.
-fn source(host: &Host, name: &str, length: usize) -> StorePath {
+pub(super) fn source(host: &Host, name: &str, length: usize) -> StorePath {
     let contents = "x".repeat(length);
     let nar = nar(file(contents.as_bytes()));
     let path = source_path(&host.scene.directories.store, name, &nar);
@@ -216,7 +216,8 @@ fn what_a_machine_has_lost_all_the_same_is_asked_for_and_sent_again() {
     let steps: Vec<_> =
         host.world.doubles.take_steps(|step| step != Step::AddTempRoots).into_iter().map(|(_, s)| s).collect();
     use Step::*;
-    let expected = [Probe, Trust, Build, Missing, Missing, Expect, BeginAdding, FinishAdding, Build, Info, Export];
+    let expected =
+        [Probe, Trust, Build, Missing, Missing, PrepareToReceive, BeginAdding, FinishAdding, Build, Info, Export];
     assert_eq!(steps, expected, "over the same connection");
 }
 
@@ -249,7 +250,8 @@ fn small_items_are_made_again_in_batches() {
     assert_eq!(sent.batches, [6, 6, 1], "until there are 512 KiB");
     use Step::*;
     // A batch is sent before the answer to the previous one is waited for.
-    let trips = [Missing, Expect, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
+    let trips =
+        [Missing, PrepareToReceive, BeginAdding, BeginAdding, FinishAdding, BeginAdding, FinishAdding, FinishAdding];
     assert_eq!(sent.steps[2..], trips);
     assert_eq!(sent.result.unwrap(), items);
     assert!(items.iter().all(|item| host.world.doubles.has("m", item)));
@@ -277,8 +279,18 @@ fn a_link_that_shows_to_be_slow_has_the_rest_imported_and_is_remembered() {
     let sent = send(&host, &items);
     // All is asked for again, since the temporary roots ended with the previous connection.
     use Step::*;
-    let expected =
-        [AddTempRoots, AddTempRoots, Missing, AddNar, AddTempRoots, AddTempRoots, Missing, AddNar, AddNar, Expect];
+    let expected = [
+        AddTempRoots,
+        AddTempRoots,
+        Missing,
+        AddNar,
+        AddTempRoots,
+        AddTempRoots,
+        Missing,
+        AddNar,
+        AddNar,
+        PrepareToReceive,
+    ];
     assert_eq!(sent.steps, expected);
     assert_eq!(sent.lease.remote.slow_link(), Some(1e6));
     assert_eq!(sent.result.unwrap().len(), 2);

@@ -21,7 +21,7 @@ use crate::machine::BuildMachine;
 use crate::remote::Connection;
 use crate::store::ValidPath;
 
-/// Number of attempts if the machine's collector takes items before they are protected.
+/// Most attempts if the machine's collector takes items before they are protected.
 const TRIES: usize = 5;
 
 /// Most items that count as sent within a moment.

@@ -21,6 +21,9 @@ const WORTH_WAITING: u64 = 1 << 20;
 /// they share the link.
 const WAIT_FACTOR: f64 = 4.0;
 
+/// Longest time that a build waits for its items, however slow the link is.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How often a build that waits looks whether it was cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -77,7 +80,7 @@ impl InFlight {
             return Ok(Some(Claim { in_flight: self, machine: label, items }));
         }
         let seconds = WAIT_FACTOR * bytes as f64 / rate.unwrap_or(USUAL_RATE).max(1.0);
-        let end = Instant::now() + Duration::from_secs_f64(seconds.min(24.0 * 3600.0));
+        let end = Instant::now() + Duration::from_secs_f64(seconds.min(LONGEST_WAIT.as_secs_f64()));
         while bytes_of_others(machines.get(&label), items) > 0 && Instant::now() < end {
             cancel.check()?;
             self.arrived.wait_for(&mut machines, CANCEL_INTERVAL);

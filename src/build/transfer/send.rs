@@ -17,8 +17,8 @@ use super::substitutes::{Fetching, Next, Substitutes};
 use super::throttle::ThrottledObserver;
 use crate::archive::bundle::Bundle;
 use crate::build::local_guix::LocalGuix;
-use crate::daemon::Contents;
-use crate::daemon::{Addition, Additions};
+use crate::daemon::ContentAddressed;
+use crate::daemon::{Additions, NewItem};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
@@ -32,7 +32,7 @@ const SMALL_ITEM: u64 = 512 << 10;
 /// Size of a batch, as nars, in bytes. At most two batches are in memory at once.
 const BATCH: u64 = 512 << 10;
 
-/// How many times a build waits for what others send. Each time, one may have failed.
+/// Most times that a build waits for what others send. Each time, one may have failed.
 const MOST_WAITS: usize = 3;
 
 /// Size, as nars, in bytes, from which items are sent only after a check that the machine accepts our signatures.
@@ -340,7 +340,7 @@ impl Sending<'_> {
     }
 
     /// Lets a batch travel with the next question. Returns `false` if the batch is too large for that.
-    fn add_later(&mut self, batch: &[(&ValidPath, Contents)]) -> Result<bool> {
+    fn add_later(&mut self, batch: &[(&ValidPath, ContentAddressed)]) -> Result<bool> {
         let additions: Vec<_> = batch.iter().map(addition).collect();
         let names: Vec<_> = batch.iter().map(|(item, _)| item.path.clone()).collect();
         let later = self.remote.add_later(&additions, &names)?;
@@ -352,7 +352,7 @@ impl Sending<'_> {
     }
 
     /// Sends a batch without waiting for the answer, so that the next one is read meanwhile.
-    fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, Contents)>) -> Result<Batch<'i>> {
+    fn begin<'i>(&mut self, batch: Vec<(&'i ValidPath, ContentAddressed)>) -> Result<Batch<'i>> {
         let additions: Vec<_> = batch.iter().map(addition).collect();
         Ok((self.remote.begin_adding(&additions)?, batch.into_iter().map(|(item, _)| item).collect()))
     }
@@ -397,8 +397,8 @@ impl Sending<'_> {
     }
 }
 
-fn addition<'a>((item, contents): &'a (&ValidPath, Contents)) -> Addition<'a> {
-    Addition { name: item.path.name(), contents, references: &item.references }
+fn addition<'a>((item, contents): &'a (&ValidPath, ContentAddressed)) -> NewItem<'a> {
+    NewItem { name: item.path.name(), contents, references: &item.references }
 }
 
 /// Reads the local store, and keeps the error of the read that failed.

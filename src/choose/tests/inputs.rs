@@ -27,10 +27,15 @@ fn scene_of_bytes(bytes: u64, patience: u64) -> Scene {
 
 /// Returns which machine is chosen for a build with this place; `None`: it waits.
 fn choice(scene: &mut Scene, place: Option<&Place>) -> Option<usize> {
+    choice_or_awaited(scene, place).ok()
+}
+
+/// Returns which machine is chosen for a build with this place, or which one it waits for, if for one alone.
+fn choice_or_awaited(scene: &mut Scene, place: Option<&Place>) -> Result<usize, Option<Awaited>> {
     let mut notes = notes(scene);
     match scene.candidates.choose(|_| true, place, &Cancel::default(), &mut notes).unwrap() {
-        Choice::Machine(lease) => Some(lease.candidate),
-        Choice::Busy => None,
+        Choice::Machine(lease) => Ok(lease.candidate),
+        Choice::Busy(awaited) => Err(awaited),
         _ => panic!("{:?}", notes.0),
     }
 }
@@ -58,8 +63,8 @@ fn a_build_waits_for_the_machine_that_has_the_inputs_if_that_saves_time() {
     for (mib, patience, waits) in [(64, 60, true), (20, 60, true), (10, 60, false), (5, 60, false), (64, 0, false)] {
         let mut scene = scene_of_bytes(mib * MIB, patience);
         let _busy = scene.take(0);
-        assert_eq!(choice(&mut scene, None).is_none(), waits, "{mib} MiB, {patience} s");
-        assert_eq!(scene.candidates.preferred().is_some(), waits);
+        let awaited = choice_or_awaited(&mut scene, None).err().flatten();
+        assert_eq!(awaited.map(|awaited| awaited.candidate), waits.then_some(0), "{mib} MiB, {patience} s");
     }
     // Two builds ahead of it take the slot in the two seconds that it would wait.
     let mut scene = scene_of_bytes(25 * MIB, 60);
@@ -74,21 +79,19 @@ fn a_build_waits_for_the_machine_that_has_the_inputs_if_that_saves_time() {
 fn a_build_waits_for_the_inputs_no_longer_than_sending_them_takes_and_only_once() {
     let mut scene = scene_of_bytes(32 * MIB, 60);
     let busy = scene.take(0);
-    assert_eq!(choice(&mut scene, None), None);
-    let (preferred, left) = scene.candidates.preferred().unwrap();
-    assert!(preferred == 0 && (3000..=3200).contains(&left.as_millis()), "{left:?}");
-    let place = scene.candidates.join_queue(|index| index == preferred).unwrap();
+    let Awaited { candidate, until } = choice_or_awaited(&mut scene, None).unwrap_err().unwrap();
+    let left = until - scene.clock.now();
+    assert!(candidate == 0 && (3000..=3200).contains(&left.as_millis()), "{left:?}");
+    let place = scene.candidates.join_queue(|index| index == candidate).unwrap();
     assert_eq!(choice(&mut scene, Some(&place)), None);
     // Its turn ends with its patience, though the slot is still taken.
     let (cancel, begun) = (Cancel::default(), scene.clock.now());
     scene.candidates.turn(|index| index == 0).within(left).wait(Some(&place), begun, &cancel).unwrap();
     assert!((3000..3600).contains(&(scene.clock.now() - begun).as_millis()));
-    assert!(scene.candidates.preferred().is_none());
     assert_eq!(choice(&mut scene, Some(&place)), Some(1));
     // It does not begin to wait again, and waits for any machine if all are busy.
     let other = scene.take(1);
-    assert_eq!(choice(&mut scene, Some(&place)), None);
-    assert!(scene.candidates.preferred().is_none());
+    assert!(matches!(choice_or_awaited(&mut scene, Some(&place)), Err(None)));
     drop(other);
     assert_eq!(choice(&mut scene, Some(&place)), Some(1));
     drop(busy);
@@ -101,8 +104,7 @@ fn a_build_does_not_wait_for_a_machine_that_is_lost() {
     assert_eq!(choice(&mut scene, None), None);
     scene.fails(0);
     let other = scene.take(1);
-    assert_eq!(choice(&mut scene, None), None);
-    assert!(scene.candidates.preferred().is_none(), "it waits for the other one");
+    assert!(matches!(choice_or_awaited(&mut scene, None), Err(None)), "it waits for the other one");
     drop(other);
     assert_eq!(choice(&mut scene, None), Some(1));
 }

@@ -5,8 +5,8 @@
 use std::io::Read;
 
 use super::{Client, Expected, FLIGHT};
-use crate::daemon::request::{Addition, Contents, Operation, addition_of_nar};
-use crate::daemon::wire::{broken, lost, read_text};
+use crate::daemon::replies::{broken, lost, read_text};
+use crate::daemon::request::{ContentAddressed, NewItem, Operation, addition_of_nar};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::read_fully;
@@ -52,8 +52,8 @@ impl Additions {
 impl Client {
     /// Adds a text file that refers to nothing, as [`Client::begin_adding`] does, and returns its name.
     pub fn add_text(&mut self, name: &str, text: &str) -> Result<StorePath> {
-        let contents = &Contents::Text(text.into());
-        let begun = self.begin_adding(&[Addition { name, contents, references: &[] }])?;
+        let contents = &ContentAddressed::Text(text.into());
+        let begun = self.begin_adding(&[NewItem { name, contents, references: &[] }])?;
         let mut names = begun.map_or(Ok(Vec::new()), |additions| self.finish_adding(additions))?;
         names.pop().ok_or_else(|| broken("the daemon named nothing"))
     }
@@ -61,7 +61,7 @@ impl Client {
     /// Begins to add `items`, in this order; `None`: there are none. The daemon protects them from the garbage
     /// collector while the connection is open. Before these additions are finished, the caller may begin others, so
     /// that the daemon has them at hand. They must be finished in the same order.
-    pub fn begin_adding(&mut self, items: &[Addition]) -> Result<Option<Additions>> {
+    pub fn begin_adding(&mut self, items: &[NewItem]) -> Result<Option<Additions>> {
         let Some(first) = items.first() else { return Ok(None) };
         let operation = first.operation();
         let begun = std::mem::take(&mut self.adding); // 0 if this returns early
@@ -71,7 +71,7 @@ impl Client {
                 self.dispatch(&[])?;
             }
         }
-        let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
+        let requests: Vec<Vec<u8>> = items.iter().map(NewItem::request).collect();
         let submitted = self.stream.get_mut().submit(&requests);
         let one_by_one = submitted.is_none();
         submitted.unwrap_or(Ok(())).map_err(lost)?;
@@ -113,8 +113,8 @@ impl Client {
     /// Lets requests to add `items` travel with the next request; `false`: there is no room for them. If an item does
     /// not get its name of `names`, the next request fails. If the daemon refuses an item, the next request goes on
     /// without it, and [`Client::take_refusal`] returns the reason.
-    pub fn add_later(&mut self, items: &[Addition], names: &[StorePath]) -> Result<bool> {
-        let requests: Vec<Vec<u8>> = items.iter().map(Addition::request).collect();
+    pub fn add_later(&mut self, items: &[NewItem], names: &[StorePath]) -> Result<bool> {
+        let requests: Vec<Vec<u8>> = items.iter().map(NewItem::request).collect();
         let size: usize = requests.iter().map(Vec::len).sum();
         if self.adding > 0 || self.later.len() + size + ROOM > FLIGHT {
             return Ok(false);

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 
 use super::{Client, Expected, FLIGHT, arguments_about, request};
 use crate::daemon::frame::{Frame, read_frame};
-use crate::daemon::request::{Addition, Contents, Operation};
-use crate::daemon::wire::{MAX_LIST, broken, lost, read_padding, read_text};
+use crate::daemon::replies::{MAX_LIST, broken, lost, read_padding, read_text};
+use crate::daemon::request::{ContentAddressed, NewItem, Operation};
 use crate::ground::error::{ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::words::{put_string, read_fully};
@@ -18,8 +18,8 @@ impl Client {
     /// Lets two requests travel with the next one: to add a short text, and to export the item that it becomes, `path`,
     /// signed. If they fail, the next request goes on. After that, [`Client::take_exported`] returns the answer.
     pub fn export_text_later(&mut self, name: &str, text: &str, path: &StorePath) -> Result<()> {
-        let contents = &Contents::Text(text.into());
-        let addition = Addition { name, contents, references: &[] }.request();
+        let contents = &ContentAddressed::Text(text.into());
+        let addition = NewItem { name, contents, references: &[] }.request();
         self.postpone_request(Operation::AddTextToStore, addition, Expected::OfText)?;
         self.export_later(path)
     }
@@ -169,9 +169,9 @@ impl Client {
 }
 
 /// The data of an export as a stream. Its errors carry an [`Error`](crate::ground::error::Error).
-pub struct Export<'a>(pub &'a mut Client);
+pub struct ExportReader<'a>(pub &'a mut Client);
 
-impl Read for Export<'_> {
+impl Read for ExportReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(self.0.read_export(buffer)?)
     }

@@ -4,8 +4,8 @@
 use super::building::{Settings, options_arguments};
 use super::{BuildOptions, Client, request};
 use crate::daemon::Stream;
+use crate::daemon::replies::{broken, lost, read_number};
 use crate::daemon::request::Operation;
-use crate::daemon::wire::{broken, lost, read_number};
 use crate::ground::error::{Context, Result};
 use crate::ground::store_path::StoreDir;
 use crate::ground::words::put_number;

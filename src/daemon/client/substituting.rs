@@ -3,8 +3,8 @@
 
 use super::building::{BuildOptions, Settings, options_arguments};
 use super::{Client, MAX_REFERENCES};
+use crate::daemon::replies::{MAX_LIST, broken, read_number, read_text};
 use crate::daemon::request::{Operation, put_paths};
-use crate::daemon::wire::{MAX_LIST, broken, read_number, read_text};
 use crate::ground::error::Result;
 use crate::ground::store_path::StorePath;
 use crate::ground::words::put_number;

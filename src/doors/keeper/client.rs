@@ -16,7 +16,7 @@ use crate::doors::hook::{Builder, Decision, InProcess};
 use crate::doors::keeper::activity::KeeperReport;
 use crate::doors::keeper::message::{FromClient, FromKeeper};
 use crate::doors::keeper::place::{self, KeeperDir};
-use crate::doors::keeper::wire::{Socket, receive, send};
+use crate::doors::keeper::socket::{Socket, receive, send};
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

@@ -136,7 +136,7 @@ pub struct Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doors::keeper::wire::tests::{item, through};
+    use crate::doors::keeper::socket::tests::{item, through};
     use crate::machine::tests::machine;
 
     #[test]

@@ -4,8 +4,7 @@
 //!
 //! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
 //! the hook's side; [`server`] is the keeper, whose threads serve clients in [`hook_server`] and speak through
-//! [`voice`]. [`place`] is where they meet, and [`message`] has what they say.
-//! [`wire`] is how it travels.
+//! [`voice`]. [`place`] is where they meet. [`message`] has what they say, and [`socket`] how that travels.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
@@ -49,5 +48,5 @@ mod owned_event;
 pub mod place;
 pub mod report;
 pub mod server;
+mod socket;
 mod voice;
-mod wire;

@@ -89,7 +89,7 @@ impl OwnedEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doors::keeper::wire::tests::{item, through};
+    use crate::doors::keeper::socket::tests::{item, through};
     use crate::ground::error::{ErrorKind, Result};
 
     /// An observer that records what it is told.

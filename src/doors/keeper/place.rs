@@ -35,6 +35,9 @@ pub const BACKLOG: i32 = 1024;
 /// How long a hook waits while another process starts a keeper, or while a keeper is just ending.
 const START: Duration = Duration::from_secs(2);
 
+/// Pause between two attempts of a hook to connect to the keeper, or to start it.
+const START_PAUSE: Duration = Duration::from_millis(1);
+
 const SOCKET: &str = "socket";
 const LOCK: &str = "lock";
 
@@ -93,7 +96,7 @@ impl KeeperDir {
             if begun.elapsed() > START {
                 return Err(Error::new(ErrorKind::Unavailable, format!("{}: another one ends", doing())));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(START_PAUSE);
         }
     }
 

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::doors::keeper::client::{inspect, retire};
 use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
-use crate::doors::keeper::wire::{receive, send};
+use crate::doors::keeper::socket::{receive, send};
 use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::doors::keeper::activity::Activity;
 use crate::doors::keeper::message::FromKeeper;
 use crate::doors::keeper::owned_event::OwnedEvent;
-use crate::doors::keeper::wire::send;
+use crate::doors::keeper::socket::send;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::report::{Aside, Event, Observer};
 

@@ -64,11 +64,16 @@ pub struct LoadOptions {
     pub cache: Option<PathBuf>,
 }
 
+impl LoadOptions {
+    /// How long Guile may take to evaluate a machine file, by default.
+    const TIME_LIMIT: Duration = Duration::from_secs(30);
+}
+
 impl Default for LoadOptions {
     fn default() -> Self {
         let command = |variable, default: &str| std::env::var_os(variable).unwrap_or_else(|| default.into()).into();
         LoadOptions {
-            time_limit: Duration::from_secs(30),
+            time_limit: LoadOptions::TIME_LIMIT,
             guile: command("GUIX_OFFLOAD_GUILE", "guile"),
             guix: command("GUIX", "guix"),
             cache: None,

@@ -10,8 +10,7 @@ use std::path::Path;
 use self::texts::{ERRORS, GUILE_ERRORS, PLAIN, PROGRAMS};
 use super::*;
 use crate::machine::HostKey;
-
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+use crate::machine::tests::KEY;
 
 /// Completes a text of [`texts`].
 fn text(short: &str) -> String {

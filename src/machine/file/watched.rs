@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The machine file of a process that lives on: it is read again, and a result that the caller has evaluated counts
-//! until the file changes.
+//! The machine file of a process that runs for long. It is read again and again, unless the caller has evaluated it:
+//! then the caller's result counts until the file changes.
 
 use std::path::{Path, PathBuf};
 

@@ -126,6 +126,8 @@
 ;;; The machine file.
 ;;;
 
+;; The library's own default follows the environment alone.  Only (guix config) knows where this Guix was configured to
+;; have its files.
 (define %machine-file
   (string-append %config-directory "/machines.scm"))
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The connection of a process to the keeper that does its jobs, which never waits.
+//! The connection of a process to the keeper that does its jobs. Reading and writing never wait.
 
 use std::io::{self, Write};
 use std::mem;
@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::watch::Watch;
 use crate::doors::keeper::message::{About, FromKeeper};
-use crate::doors::keeper::wire::{Socket, closed, take};
+use crate::doors::keeper::socket::{Socket, closed, take};
 use crate::ground::error::{ErrorKind, IoContext, Result};
 
 /// Space, in bytes, for each read from the keeper's socket.

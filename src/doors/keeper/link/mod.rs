@@ -25,7 +25,7 @@ use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
 use crate::doors::keeper::client::{self, make_valid, unexpected};
 use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
-use crate::doors::keeper::wire::{Socket, closed, encode, send};
+use crate::doors::keeper::socket::{Socket, closed, encode, send};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::*;
 use crate::daemon::BuildOptions;
-use crate::doors::keeper::wire::receive;
+use crate::doors::keeper::socket::receive;
 use crate::ground::directories::tests::below;
 use crate::machine::Requirements;
 use crate::machine::tests::machine;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What the worker protocol adds to the words of `ground::words`: limits, and errors that say whose fault they are.
+//! Reading the words that a daemon sends: those of `ground::words`, with limits, and with errors that say whose fault
+//! they are.
 //!
 //! ```text
 //! list = number (COUNT), COUNT strings
@@ -11,9 +12,9 @@ use std::io::{self, Read};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::words::Words;
 
-/// Longest string that is not file data: messages, store file names.
+/// Longest string that is not file data, in bytes: messages, store file names.
 pub const MAX_STRING: u64 = 1 << 20;
-/// Longest list of store items: longer than any closure.
+/// Most store items of a list: longer than any closure.
 pub const MAX_LIST: u64 = 1 << 20;
 /// Most bytes of a list of store items, all its strings together.
 const MAX_LIST_BYTES: usize = 64 << 20;
