@@ -27,6 +27,17 @@ base() {
   exec 8>&-
 }
 
+# The one that Debian packages are made on: Debian unstable, with all that they need to be built and to be looked over.
+base_for_packages() {
+  base
+  [ ! -d "$(base_dir packaging)" ] || return 0
+  exec 8>"$cache/base.lock"
+  flock 8
+  [ -d "$(base_dir packaging)" ] || make_base packaging sid \
+    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
+  exec 8>&-
+}
+
 # Under a temporary name first: a base that is there is whole.
 make_base() { # NAME SUITE PACKAGES OPTION...
   local name=$1 suite=$2 packages=$3 dir i; shift 3
@@ -53,7 +64,7 @@ make_base() { # NAME SUITE PACKAGES OPTION...
 run_on() { # NAME DIR COMMAND...
   local lower source target; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd); target=$source/target/on-$1
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a mount namespace"
-  base
+  if [ "$1" = packaging ]; then base_for_packages; else base; fi
   mkdir -p "$2" "$target"
   setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/lab" _run_in "$lower" "$source" "$target" \
     "$(cd "$2" && pwd)" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" "${@:3}"

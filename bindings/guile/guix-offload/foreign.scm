@@ -54,7 +54,7 @@
 ;;; The library.
 ;;;
 
-;; `make install` writes the directory in.
+;; `make install` writes the directories in, here and below.
 (define %library-directory "@LIBDIR@")
 
 (define (library-file)
@@ -68,14 +68,13 @@ installed; else beside this module, should the installation have been moved; els
                    (string-append directory "/libguix_offload.so"))
                  (cons %library-directory
                        (if here
-                           ;; PREFIX/share/guile/site/VERSION/guix-offload/foreign.scm
-                           (list (string-append (dirname here) "/../../../../../lib"))
+                           (list (string-append (dirname here) "/@TO_LIBDIR@"))
                            '())))))
   (cond ((getenv "GUIX_OFFLOAD_LIBRARY"))
         ((pair? installed) (first installed))
         (else "libguix_offload")))
 
-(define %abi-version 0)                           ;what this binding was written for
+(define %abi-version 1)                           ;what this binding was written for
 
 ;; Loaded by the first call, so that modules that use this one can always be loaded.
 (define %library
