@@ -2,12 +2,14 @@
 #
 #   make            build the library and the C program
 #   make install    into $(DESTDIR)$(PREFIX), /usr/local by default
+#   make deb        Debian packages, into target/deb
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
 #   make bench      offloaded builds, timed against the stock script
 #   make bench-memory  the memory that both take for files of 4 GiB
 #   make check      every test; what .ci/run runs
 #   make quick      those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
+#   make check-packages  builds and installs the Debian packages on a fresh Debian
 #   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
@@ -115,6 +117,22 @@ staged-new:
 	$(lab) run-on debian-13 $(stage)-debian-13 $(there)
 there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
   make -s install DESTDIR= PREFIX=/opt/guix-offload
+
+# Debian packages, into $(target)/deb. DEB_FLAGS=-d does not ask whether what it takes is installed as Debian packages.
+.PHONY: deb check-packages
+deb := $(target)/deb/guix-offload-$(version)
+deb:
+	rm -rf $(target)/deb
+	mkdir -p $(deb)
+	tar -c --exclude=./target --exclude=./.git . | tar -x -C $(deb)
+	cd $(deb) && dpkg-buildpackage -b -us -uc $(DEB_FLAGS)
+
+# Builds them on Debian unstable, and installs them beside Debian's guix there.
+check-packages:
+	$(began)
+	$(CARGO) fetch --locked
+	tests/packages
+	$(passed)
 
 setup: packages
 	@$(lab) base

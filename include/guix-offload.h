@@ -134,8 +134,7 @@ extern "C" {
 uint32_t guix_offload_abi_version(void);
 
 /**
- * Returns the version of the library, such as "0.1.0": at least `GUIX_OFFLOAD_VERSION`, if the program runs with
- * what it was compiled for. Static, never NULL. Any thread.
+ * Returns the version of the library, such as "0.1.0". Static, never NULL. Any thread.
  */
 const char *guix_offload_version(void);
 

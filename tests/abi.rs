@@ -75,9 +75,13 @@ fn a_removal_and_a_change_need_the_next_number() {
     let described = of(&["int guix_offload_a(void)", "int guix_offload_b(int32_t)"]);
     assert_eq!(verdict(7, &described, &described), Ok(()));
     let removed = verdict(7, &described[..1], &described).unwrap_err();
-    let changed = verdict(7, &of(&["int guix_offload_a(void)", "int guix_offload_b(int64_t)"]), &described).unwrap_err();
+    let changed =
+        verdict(7, &of(&["int guix_offload_a(void)", "int guix_offload_b(int64_t)"]), &described).unwrap_err();
     for complaint in [&removed, &changed] {
-        assert!(complaint.contains("  int guix_offload_b(int32_t)\n") && complaint.contains("must be 8"), "{complaint}");
+        assert!(
+            complaint.contains("  int guix_offload_b(int32_t)\n") && complaint.contains("must be 8"),
+            "{complaint}"
+        );
     }
     let added = of(&["int guix_offload_a(void)", "int guix_offload_b(int32_t)", "int guix_offload_c(void)"]);
     let complaint = verdict(7, &added, &described).unwrap_err();

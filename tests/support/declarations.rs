@@ -91,7 +91,8 @@ pub fn description(header: &str) -> Vec<String> {
         if let Some(values) = piece.strip_prefix("enum {") {
             let (values, rest) = values.split_once('}').unwrap();
             let name = rest.split(';').next().unwrap().trim();
-            lines.extend(values.split(',').map(words).filter(|value| !value.is_empty()).map(|v| format!("{name}: {v}")));
+            lines
+                .extend(values.split(',').map(words).filter(|value| !value.is_empty()).map(|v| format!("{name}: {v}")));
             continue;
         }
         let declaration = words(piece.split(';').next().unwrap());
