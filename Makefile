@@ -227,6 +227,7 @@ check-unit: check-built
 check-c: check-unit check-staged
 	$(began)
 	$(MAKE) cxx-test
+	tests/install.sh target/install-test
 	$(MAKE) -C c-tests all
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h

@@ -24,6 +24,8 @@ includedir   = $(prefix)/include
 datarootdir  = $(prefix)/share
 datadir      = $(datarootdir)
 mandir       = $(datarootdir)/man
+# A guix in /usr may have a page about `guix offload` by the same name, as Debian's has.
+man1ext      = $(if $(filter /usr,$(prefix)),.1offload,.1)
 infodir      = $(datarootdir)/info
 docdir       = $(datarootdir)/doc/guix-offload
 bashdir      = $(datadir)/bash-completion/completions
@@ -96,7 +98,7 @@ umask 022; for version in $(GUILE_VERSIONS); do ! command -v guile-$$version >/d
 endef
 
 manuals   := $(wildcard docs/man/*.[1-8])
-manual    = $(mandir)/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
+manual    = $(mandir)/man$(subst .,,$(suffix $(1)))/$(patsubst %.1,%$(man1ext),$(notdir $(1)))
 install-documents:
 	install -d $(DESTDIR)$(docdir)/docs $(DESTDIR)$(bashdir) $(DESTDIR)$(zshdir) $(DESTDIR)$(fishdir)
 	install -m 644 LICENSE README.md CHANGELOG.md $(DESTDIR)$(docdir)/

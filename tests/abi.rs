@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! `c-tests/abi-N.txt` describes the ABI with the number N. What it lists stays as long as the number does: a removal or
-//! a change breaks programs, and needs the next number. `UPDATE_ABI=1 cargo test --test abi` adds what is new, or writes
-//! the description of a new number.
+//! `c-tests/abi-N.txt` describes the ABI with the number N. What it lists stays as long as the number does: a removal
+//! or a change breaks programs, and needs the next number. `UPDATE_ABI=1 cargo test --test abi` adds what is new, or
+//! writes the description of a new number.
 
 #[path = "support/declarations.rs"]
 mod declarations;
@@ -25,7 +25,7 @@ fn verdict(number: u32, declared: &[String], described: &[String]) -> Result<(),
     if !gone.is_empty() {
         return Err(format!(
             "ABI {number} has these, and now they are gone or different:\n{}they must come back; else \
-             GUIX_OFFLOAD_ABI_VERSION in src/ffi/version.rs must be {}, for which UPDATE_ABI=1 writes a new description",
+             GUIX_OFFLOAD_ABI_VERSION in src/ffi/version.rs must be {}, which UPDATE_ABI=1 writes a description of",
             gone.concat(),
             number + 1
         ));

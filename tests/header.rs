@@ -84,8 +84,8 @@ fn versions() -> String {
     let number = [major, minor, patch].map(|part| part.parse::<u32>().unwrap());
     let number = number[0] * 1_000_000 + number[1] * 1_000 + number[2];
     format!(
-        "/**\n * Version of the library that this header is of. GUIX_OFFLOAD_VERSION_NUMBER is 1000000 * MAJOR + 1000 * \
-         MINOR\n * + PATCH, to compare with.\n */\n#define GUIX_OFFLOAD_VERSION \"{}\"\n\
+        "/**\n * Version of the library that this header is of. GUIX_OFFLOAD_VERSION_NUMBER, to compare with, is\n \
+         * 1000000 * MAJOR + 1000 * MINOR + PATCH.\n */\n#define GUIX_OFFLOAD_VERSION \"{}\"\n\
          #define GUIX_OFFLOAD_VERSION_MAJOR {major}\n#define GUIX_OFFLOAD_VERSION_MINOR {minor}\n\
          #define GUIX_OFFLOAD_VERSION_PATCH {patch}\n#define GUIX_OFFLOAD_VERSION_NUMBER {number}\n\n",
         env!("CARGO_PKG_VERSION")

@@ -172,6 +172,15 @@ fn the_page_of_the_machine_file_has_its_fields() {
     }
 }
 
+#[test]
+fn one_version_is_about_to_be_released() {
+    let version = env!("CARGO_PKG_VERSION");
+    let changes = read("CHANGELOG.md");
+    assert_eq!(changes.lines().find(|line| line.starts_with("## ")), Some(&*format!("## {version}")), "CHANGELOG.md");
+    let package = format!("guix-offload ({version}-");
+    assert!(read("debian/changelog").starts_with(&package), "debian/changelog does not begin with {package}");
+}
+
 /// Returns `text` as lines of a manual page, none of which is taken for a macro.
 fn prose(text: &str) -> String {
     let mut lines = vec![String::new()];
@@ -193,9 +202,10 @@ fn prose(text: &str) -> String {
 
 /// Returns the first sentence of `text`.
 fn first_sentence(text: &str) -> &str {
-    let end = text.match_indices(". ").map(|(at, _)| at).find(|at| {
-        text[at + 2..].starts_with(|c: char| c.is_ascii_uppercase() || c == '`')
-    });
+    let end = text
+        .match_indices(". ")
+        .map(|(at, _)| at)
+        .find(|at| text[at + 2..].starts_with(|c: char| c.is_ascii_uppercase() || c == '`'));
     end.map_or(text, |at| &text[..=at])
 }
 

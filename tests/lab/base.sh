@@ -17,7 +17,7 @@ base() {
   exec 8>"$cache/base.lock"
   flock 8 # another checkout may be at it
   rm -rf --one-file-system "$cache/base-$recipe"/*.new
-  local build=gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
+  local build=gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev,libzstd-dev
   local host=guix,openssh-server,openssh-client,procps,iproute2,busybox-static
   [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid "$host,guile-zstd,strace,dropbear-bin"
   # shellcheck disable=SC2016
@@ -34,7 +34,7 @@ base_for_packages() {
   exec 8>"$cache/base.lock"
   flock 8
   [ -d "$(base_dir packaging)" ] || make_base packaging sid \
-    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
+    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev,libzstd-dev
   exec 8>&-
 }
 

@@ -335,6 +335,7 @@ is wrong, or selects no machine.\n"))))
 (define (show-version)
   (leave-on-EPIPE
    (format #t "guix offload: libguix_offload ~a, in Guix ~a
+Copyright (C) 2026 the libguix_offload authors
 License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>
 This is free software: you are free to change and redistribute it.
 There is NO WARRANTY, to the extent permitted by law.\n"
