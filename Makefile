@@ -10,6 +10,7 @@
 #   make quick      those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
 #   make check-packages  builds and installs the Debian packages on a fresh Debian
+#   make check-reproducible  builds the same in two directories, and compares
 #   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
@@ -119,7 +120,7 @@ there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none 
   make -s install DESTDIR= PREFIX=/opt/guix-offload
 
 # Debian packages, into $(target)/deb. DEB_FLAGS=-d does not ask whether what it takes is installed as Debian packages.
-.PHONY: deb check-packages
+.PHONY: deb check-packages check-reproducible
 deb := $(target)/deb/guix-offload-$(version)
 deb:
 	rm -rf $(target)/deb
@@ -132,6 +133,12 @@ check-packages:
 	$(began)
 	$(CARGO) fetch --locked
 	tests/packages
+	$(passed)
+
+check-reproducible:
+	$(began)
+	$(CARGO) fetch --locked
+	tests/reproducible
 	$(passed)
 
 setup: packages
