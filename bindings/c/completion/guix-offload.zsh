@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Completion of guix-offload for zsh.
 
-local -a commands=(
+local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
     'keeper:show what the keeper does, or have it end'
     'offload:process build requests, as guix-daemon asks'
 )
-local -a options=(
+local -a own_options=(
     '--json[print JSON]'
     '(- *)'{-h,--help}'[show how to use the program]'
     '(- *)'{-V,--version}'[show the version]'
@@ -23,15 +23,15 @@ _guix_offload_machines()
 _guix_offload()
 {
     local state
-    _arguments -C $options '1:command:->command' '*::argument:->argument'
+    _arguments -C $own_options '1:command:->command' '*::argument:->argument'
     case $state in
         command)
-            _describe command commands
+            _describe command own_commands
             ;;
         argument)
             case ${words[1]} in
-                keeper) _arguments $options '1:command:(status stop)' ;;
-                *) _arguments $options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
+                keeper) _arguments $own_options '1:command:(status stop)' ;;
+                *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac
             ;;
     esac
