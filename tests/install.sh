@@ -19,20 +19,23 @@ grep -rqF "$PWD" "$root/usr/local" --include='*.so*' --include='*.a' --include=g
   fail "the directory of the checkout is in: $(grep -rlF "$PWD" "$root/usr/local")"
 
 # Once more changes nothing, and uninstall leaves nothing.
-before=$(cd "$root" && find . -name '*.go' -newermt @0 -printf '%p %T@\n' | sort)
+compiled() { (cd "$root" && find . -name '*.go' -printf '%p %T@\n' | sort); }
+before=$(compiled)
 run install CARGO=false CC=false DESTDIR="$root" PREFIX=/usr/local
-[ "$before" = "$(cd "$root" && find . -name '*.go' -newermt @0 -printf '%p %T@\n' | sort)" ] || fail "modules were compiled again"
+[ "$before" = "$(compiled)" ] || fail "modules were compiled again"
 run uninstall DESTDIR="$root" PREFIX=/usr/local
 [ -z "$(files)" ] || fail "uninstall leaves: $(files)"
 rm -rf "$root"
 
 # As a distribution has it: every directory another one, no static library, no directory in the program.
-directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/helpers includedir=/p/headers
-  datarootdir=/d mandir=/m docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
+directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/helpers
+  includedir=/p/headers datarootdir=/d mandir=/m docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
 run install-strip DESTDIR="$root" "${directories[@]}" STATIC=no RUNPATH=no GUILE_VERSIONS=3.0
-for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/helpers/guix-offload-guile p/headers/guix-offload.h \
+for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/helpers/guix-offload-guile \
+  p/headers/guix-offload.h \
   d/guix/extensions/offload.scm d/guix-offload/replace.scm m/man1/guix-offload.1 doc/LICENSE pc/guix-offload.pc \
-  g/site/3.0/guix-offload.scm g/ccache/3.0/site-ccache/guix-offload.go e/lib64/guix-offload/guile/3.0/guix-offload.go; do
+  g/site/3.0/guix-offload.scm g/ccache/3.0/site-ccache/guix-offload.go \
+  e/lib64/guix-offload/guile/3.0/guix-offload.go; do
   [ -e "$root/$file" ] || fail "there is no $file among: $(files)"
 done
 [ ! -e "$root/e/lib64/libguix_offload.a" ] || fail "STATIC=no has no effect"
@@ -53,7 +56,8 @@ done
 mkdir -p "$root/bin"
 printf '#!/bin/sh\necho "$@"\n' >"$root/bin/guix"
 chmod 755 "$root/bin/guix"
-[ "$(PATH=$root/bin:$PATH "$root/e/lib64/helpers/guix-offload-guile" offload status)" = "repl -- $root/d/guix-offload/run.scm status" ] ||
+said=$(PATH=$root/bin:$PATH "$root/e/lib64/helpers/guix-offload-guile" offload status)
+[ "$said" = "repl -- $root/d/guix-offload/run.scm status" ] ||
   fail "guix-offload-guile does not find its script"
 rm -r "$root/bin"
 run uninstall DESTDIR="$root" "${directories[@]}" GUILE_VERSIONS=3.0

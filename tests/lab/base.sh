@@ -34,7 +34,8 @@ base_for_packages() {
   exec 8>"$cache/base.lock"
   flock 8
   [ -d "$(base_dir packaging)" ] || make_base packaging sid \
-    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev,libzstd-dev
+    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libzstd-dev \
+    --include=libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
   exec 8>&-
 }
 
