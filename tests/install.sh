@@ -29,7 +29,8 @@ rm -rf "$root"
 
 # As a distribution has it: every directory another one, no static library, no directory in the program.
 directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/helpers
-  includedir=/p/headers datarootdir=/d mandir=/m docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
+  includedir=/p/headers datarootdir=/d mandir=/m
+  docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
 run install-strip DESTDIR="$root" "${directories[@]}" STATIC=no RUNPATH=no GUILE_VERSIONS=3.0
 for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/helpers/guix-offload-guile \
   p/headers/guix-offload.h \
