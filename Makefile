@@ -2,12 +2,15 @@
 #
 #   make            build the library and the C program
 #   make install    into $(DESTDIR)$(PREFIX), /usr/local by default
+#   make deb        Debian packages, into target/deb
 #   make demo       one build, offloaded by a real guix-daemon to a real build machine
 #   make bench      offloaded builds, timed against the stock script
 #   make bench-memory  the memory that both take for files of 4 GiB
 #   make check      every test; what .ci/run runs
 #   make quick      those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
+#   make check-packages  builds and installs the Debian packages on a fresh Debian
+#   make check-reproducible  builds the same in two directories, and compares
 #   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
 #   make torture    faults at random moments of builds, each 20 times (TORTURE_RUNS), and a table of what came of them
@@ -18,70 +21,70 @@
 # demo, check, torture and setup must run as root: all but the last make a farm of hosts out of namespaces (see
 # tests/lab/lab).
 
-PREFIX ?= /usr/local
 CARGO  ?= cargo
 CC     ?= cc
 CXX    ?= c++
+AR     ?= ar
+OBJCOPY ?= objcopy
 CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
-soname  := libguix_offload.so.$(firstword $(subst ., ,$(version)))
-target  := target
-release := $(target)/release
+abi     := $(shell sed -n 's/^pub const GUIX_OFFLOAD_ABI_VERSION: u32 = \([0-9]*\);.*/\1/p' src/ffi/version.rs)
+soname  := libguix_offload.so.$(abi)
+target  := $(or $(CARGO_TARGET_DIR),target)
+release := $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 stage   := $(CURDIR)/target/stage
-prefix  := $(DESTDIR)$(PREFIX)
 lab     := tests/lab/lab
-
-guile_modules := guix-offload.scm guix-offload/foreign.scm guix-offload/replace.scm guix-offload/run.scm \
-                 guix/scripts/offload.scm
-
-# Which compile the modules, each for its own version, if they are there.
-guiles := guile-2.2 guile-3.0
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
-            util-linux guile-3.0 python3-minimal valgrind binutils
+            util-linux guile-3.0 python3-minimal valgrind binutils libssh2-1
 
-# What a program that links the static library needs besides it.
-private_libs := -lsqlite3 -lgcrypt -lssl -lcrypto -lz -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+.PHONY: all library setup packages check torture doc demo bench bench-memory fuzz clean lab-clean
+all: library $(release)/guix-offload $(release)/verbs
 
-.PHONY: all library setup packages install check torture doc demo bench bench-memory fuzz clean lab-clean
-all: $(release)/guix-offload $(release)/verbs
+include install.mk
 
-library:
-	$(CARGO) build --release --lib
+# The paths of this checkout and of this user's crates are in no file that is made.
+cargo_home := $(or $(CARGO_HOME),$(HOME)/.cargo)
+anonymous  := --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(cargo_home)=cargo
+with_flags  = RUSTFLAGS="$(strip $(RUSTFLAGS) $(anonymous))"
+c_flags     = $(CPPFLAGS) $(CFLAGS) -ffile-prefix-map=$(CURDIR)=.
 
-# Cargo knows when the library is stale, make does not: so the program follows the library, which is cheap.
+# Cargo is asked only after a change, so that `make install` needs no Cargo: root may have none.
+built := $(release)/.built
+$(built): Cargo.toml Cargo.lock build.rs $(shell find src -type f)
+	$(with_flags) $(CARGO) build --locked --release --lib --target-dir $(target)
+	touch $@
+library: $(built) $(if $(filter yes,$(STATIC)),$(release)/static/libguix_offload.a)
+
+# One object file that keeps the names of libssh2, zstd and Rust to itself: the program may have a libssh2 of its own.
+# Without LLVM's code, which Rust's library has beside the machine's: ar takes it for what it is to look into.
+$(release)/static/libguix_offload.a: $(built)
+	mkdir -p $(@D)
+	nm --defined-only $(release)/libguix_offload.a 2>/dev/null | \
+	  sed -n 's/.* T \(guix_offload_.*\)/--undefined=\1/p' >$(@D)/exports
+	$(CC) -r -nostdlib -Wl,--force-group-allocation,@$(@D)/exports -o $(@D)/guix-offload.o $(release)/libguix_offload.a
+	$(OBJCOPY) --wildcard --keep-global-symbol='guix_offload_*' \
+	  --remove-section=.llvmbc --remove-section=.llvmcmd $(@D)/guix-offload.o
+	rm -f $@
+	$(AR) rcsD $@ $(@D)/guix-offload.o
+	rm $(@D)/guix-offload.o
+
+ifeq ($(RUNPATH),yes)
+runpath := $(call relative,$(libdir),$(libexecdir))
+link_runpath := -Wl,-rpath,'$$ORIGIN/$(runpath)'
+endif
+.PHONY: force
+$(release)/.runpath: force
+	@mkdir -p $(@D)
+	@echo '$(runpath)' | cmp -s - $@ || echo '$(runpath)' >$@
+
 $(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/keeper.c
 $(release)/verbs: bindings/c/verbs.c
-$(release)/guix-offload $(release)/verbs: library bindings/c/program.h include/guix-offload.h
-	$(CC) $(CFLAGS) -Iinclude -o $@ $(filter %.c,$^) \
-	  -L$(release) -lguix_offload -Wl,-rpath,'$$ORIGIN/../lib' $(LDFLAGS)
-
-# In one step: a daemon may start a hook at any time.
-replace = install -m $(1) $(2) $(3).new && mv -f $(3).new $(3)
-
-install: all
-	install -d $(prefix)/bin $(prefix)/lib/pkgconfig $(prefix)/include $(prefix)/libexec
-	$(call replace,755,$(release)/libguix_offload.so,$(prefix)/lib/libguix_offload.so.$(version))
-	ln -sf libguix_offload.so.$(version) $(prefix)/lib/$(soname)
-	ln -sf $(soname) $(prefix)/lib/libguix_offload.so
-	install -m 644 $(release)/libguix_offload.a $(prefix)/lib/
-	install -m 644 include/guix-offload.h bindings/cxx/guix-offload.hh $(prefix)/include/
-	$(call replace,755,$(release)/guix-offload,$(prefix)/libexec/guix-offload)
-	$(call replace,755,bindings/guile/guix-offload-guile,$(prefix)/libexec/guix-offload-guile)
-	ln -sf ../libexec/guix-offload $(prefix)/bin/guix-offload
-	sed -e 's|@PREFIX@|$(PREFIX)|;s|@VERSION@|$(version)|;s|@PRIVATE_LIBS@|$(private_libs)|' \
-	  bindings/c/guix-offload.pc.in >$(prefix)/lib/pkgconfig/guix-offload.pc
-	for version in 3.0 2.2; do for module in $(guile_modules); do \
-	  file=$(prefix)/share/guile/site/$$version/$$module; \
-	  install -d $$(dirname $$file) && sed -e 's|@LIBDIR@|$(PREFIX)/lib|' bindings/guile/$$module >$$file.new && \
-	  if cmp -s $$file.new $$file; then rm $$file.new; else mv $$file.new $$file; fi || exit 1; \
-	done; done
-	install -D -m 644 bindings/guile/extension.scm $(prefix)/share/guix/extensions/offload.scm
-	for guile in $(guiles); do ! command -v $$guile >/dev/null || \
-	  $$guile --no-auto-compile bindings/guile/compile.scm $(prefix) >/dev/null || exit 1; done
+$(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath bindings/c/program.h include/guix-offload.h
+	$(CC) $(c_flags) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload $(link_runpath) $(LDFLAGS)
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
@@ -107,14 +110,36 @@ $(in_guix_daemon): $(stage)/libexec/%: install bindings/guix-daemon/test/%.cc \
 # `make install`, but not optimized, which would take longer than it saves.
 .PHONY: staged staged-old staged-new
 staged: $(in_guix_daemon)
-	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile bindings/guile/compile.scm /opt/guix-offload
+	$(lab) run-on 1.5.0 $(stage) guile --no-auto-compile /opt/guix-offload/share/guix-offload/compile.scm
 staged-old:
 	$(lab) run-on 1.2.0 $(stage)-1.2.0 $(there)
 # With Debian 13's OpenSSL, for the key exchanges that it knows, and with its rustc, the oldest that is supported.
 staged-new:
 	$(lab) run-on debian-13 $(stage)-debian-13 $(there)
 there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none \
-  make -s install target=/target DESTDIR= PREFIX=/opt/guix-offload
+  make -s install DESTDIR= PREFIX=/opt/guix-offload
+
+# Debian packages, into $(target)/deb. DEB_FLAGS=-d does not ask whether what it takes is installed as Debian packages.
+.PHONY: deb check-packages check-reproducible
+deb := $(target)/deb/guix-offload-$(version)
+deb:
+	rm -rf $(target)/deb
+	mkdir -p $(deb)
+	tar -c --exclude=./target --exclude=./.git . | tar -x -C $(deb)
+	cd $(deb) && dpkg-buildpackage -b -us -uc $(DEB_FLAGS)
+
+# Builds them on Debian unstable, and installs them beside Debian's guix there.
+check-packages:
+	$(began)
+	$(CARGO) fetch --locked
+	tests/packages
+	$(passed)
+
+check-reproducible:
+	$(began)
+	$(CARGO) fetch --locked
+	tests/reproducible
+	$(passed)
 
 setup: packages
 	@$(lab) base
@@ -211,6 +236,7 @@ check-unit: check-built
 check-c: check-unit check-staged
 	$(began)
 	$(MAKE) cxx-test
+	tests/install.sh target/install-test
 	$(MAKE) -C c-tests all
 	GUIX_OFFLOAD_LIBRARY=$(stage)/lib/libguix_offload.so guile --no-auto-compile -L bindings/guile \
 	  bindings/guile/tests/binding.scm include/guix-offload.h

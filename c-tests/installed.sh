@@ -22,9 +22,12 @@ abi=$(sed -n 's/^#define GUIX_OFFLOAD_ABI_VERSION //p' "$prefix/include/guix-off
 said=$(PKG_CONFIG_LIBDIR=$prefix/lib/pkgconfig pkg-config --modversion guix-offload)
 same "version in guix-offload.pc" "$said" "$version"
 same "SONAME" "$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p')" "libguix_offload.so.$abi"
-same "major version" "${version%%.*}" "$abi"
 same "the library's file" "$(basename "$(readlink -f "$library")")" "libguix_offload.so.$version"
 same "the loader's name for it" "$(readlink -f "$prefix/lib/libguix_offload.so.$abi")" "$(readlink -f "$library")"
+
+# Guix's own modules are not touched, nor is there anything under their names that Guile would find.
+others=$(find "$prefix/share/guile/site" -mindepth 2 -maxdepth 2 ! -name 'guix-offload*')
+same "what is beside the binding" "$others" ""
 
 # The fast ChaCha20 is in it, and libssh2's own, of chacha.c, is not. A library without symbols does not tell.
 symbols=$(readelf -sW "$library")

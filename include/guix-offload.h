@@ -49,8 +49,9 @@
  *
  * ABI
  *     All names begin with `guix_offload_`. As long as GUIX_OFFLOAD_ABI_VERSION, which is also the number in the
- *     library's SONAME, stays the same, programs compiled against an older header go on working. While it is 0, it
- *     promises that only within one minor version. Values may be added to the enums: expect ones that you do not know.
+ *     library's SONAME, stays the same, programs compiled against an older header go on working. It is counted up by
+ *     whatever breaks them, and by nothing else. How new a header is, GUIX_OFFLOAD_VERSION_NUMBER says. Values may be
+ *     added to the enums: expect ones that you do not know.
  *
  * EXAMPLE
  *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS
@@ -112,10 +113,20 @@ extern "C" {
 /* Version */
 
 /**
+ * Version of the library that this header is of. GUIX_OFFLOAD_VERSION_NUMBER, to compare with, is
+ * 1000000 * MAJOR + 1000 * MINOR + PATCH.
+ */
+#define GUIX_OFFLOAD_VERSION "0.1.0"
+#define GUIX_OFFLOAD_VERSION_MAJOR 0
+#define GUIX_OFFLOAD_VERSION_MINOR 1
+#define GUIX_OFFLOAD_VERSION_PATCH 0
+#define GUIX_OFFLOAD_VERSION_NUMBER 1000
+
+/**
  * Version of the ABI that this header describes. It changes when programs that were compiled earlier could break. The
  * library's SONAME has the same number.
  */
-#define GUIX_OFFLOAD_ABI_VERSION 0
+#define GUIX_OFFLOAD_ABI_VERSION 1
 
 /**
  * Returns the version of the ABI that the library has. A program compares it with `GUIX_OFFLOAD_ABI_VERSION`

@@ -73,7 +73,23 @@ fn section(noun: &str, title: &str, scratch: &Path) -> String {
     let config = cbindgen::Config::from_file(ffi().join("cbindgen.toml")).unwrap();
     let mut text = Vec::new();
     cbindgen::Builder::new().with_config(config).with_src(plain).generate().unwrap().write(&mut text);
-    format!("\n\n/* {title} */\n\n{}\n", String::from_utf8(text).unwrap().trim())
+    let versions = if noun == "version" { versions() } else { String::new() };
+    format!("\n\n/* {title} */\n\n{versions}{}\n", String::from_utf8(text).unwrap().trim())
+}
+
+/// The version of this header, in the forms that a preprocessor compares.
+fn versions() -> String {
+    let [major, minor, patch] =
+        [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH")];
+    let number = [major, minor, patch].map(|part| part.parse::<u32>().unwrap());
+    let number = number[0] * 1_000_000 + number[1] * 1_000 + number[2];
+    format!(
+        "/**\n * Version of the library that this header is of. GUIX_OFFLOAD_VERSION_NUMBER, to compare with, is\n \
+         * 1000000 * MAJOR + 1000 * MINOR + PATCH.\n */\n#define GUIX_OFFLOAD_VERSION \"{}\"\n\
+         #define GUIX_OFFLOAD_VERSION_MAJOR {major}\n#define GUIX_OFFLOAD_VERSION_MINOR {minor}\n\
+         #define GUIX_OFFLOAD_VERSION_PATCH {patch}\n#define GUIX_OFFLOAD_VERSION_NUMBER {number}\n\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 #[test]

@@ -95,6 +95,7 @@ int help(FILE *output)
 static int version(void)
 {
     printf("guix offload: libguix_offload %s\n"
+           "Copyright (C) 2026 the libguix_offload authors\n"
            "License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>\n"
            "This is free software: you are free to change and redistribute it.\n"
            "There is NO WARRANTY, to the extent permitted by law.\n", guix_offload_version());

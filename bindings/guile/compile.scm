@@ -1,18 +1,19 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; Compiles installed modules for the Guile that runs this: guile compile.scm PREFIX
+;; Compiles the installed modules for the Guile that runs this, the installed file.
 ;;
 ;; (guix scripts offload) is full of what macros of Guix expand to, so it is compiled only where Guix is, and for that
-;; version of Guix: see (guix-offload replace).
+;; version of Guix: see replace.scm.
 (use-modules (system base compile)
              (ice-9 match)
              ((ice-9 textual-ports) #:select (get-string-all)))
 
-(define prefix
-  (match (command-line)
-    ((_ prefix) prefix)))
-(define modules (string-append prefix "/share/guile/site/" (effective-version)))
-(define compiled (string-append prefix "/lib/guile/" (effective-version) "/site-ccache"))
+(define here (dirname (canonicalize-path (car (command-line)))))
+(define modules (string-append here "/guile"))
+(define compiled (string-append here "/@TO_PRIVATE_CCACHE@/" (effective-version)))
+;; For whoever uses the binding.
+(define site (string-append here "/@TO_SITE@/" (effective-version)))
+(define site-compiled (string-append here "/@TO_CCACHE@/" (effective-version) "/site-ccache"))
 
 (define (make-directories name)
   (unless (file-exists? name)
@@ -32,31 +33,44 @@
 (define (source name)
   (string-append modules "/" name ".scm"))
 
+(define (time-of file)
+  (let ((info (stat file)))
+    (+ (* (expt 10 9) (stat:mtime info)) (stat:mtimensec info))))
+
 (define (changed)
   "When one of the modules changed: each has macros of others in it."
-  (apply max (map (lambda (name) (stat:mtime (stat (source name))))
+  (apply max (map (lambda (name) (time-of (source name)))
                   '("guix-offload/foreign" "guix-offload" "guix/scripts/offload"))))
 
 ;; A module does not work with what another Guile compiled of a module whose macros it uses.
-(define compiler (string-append compiled "/guix-offload/compiled-by"))
+(define compiler (string-append compiled "/compiled-by"))
 (define same-compiler?
   (and (file-exists? compiler)
        (string=? (version) (call-with-input-file compiler get-string-all))))
 
 (define (compile name output)
   (let ((output (string-append compiled "/" output ".go")))
-    (unless (and same-compiler? (file-exists? output) (> (stat:mtime (stat output)) (changed)))
+    (unless (and same-compiler? (file-exists? output) (> (time-of output) (changed)))
       (make-directories (dirname output))
       (apply compile-file (source name) #:output-file output %optimizations))))
 
+(define (publish name)
+  (let ((output (string-append site-compiled "/" name ".go"))
+        (compiled (string-append compiled "/" name ".go")))
+    (unless (and (file-exists? output) (> (time-of output) (time-of compiled)))
+      (make-directories (dirname output))
+      (copy-file compiled output))))
+
 (set! %load-path (cons modules %load-path))
-(when (file-exists? modules)
-  (unless same-compiler?
-    (make-directories (dirname compiler))
-    (call-with-output-file compiler (lambda (port) (display (version) port))))
-  (compile "guix-offload/foreign" "guix-offload/foreign")
-  (set! %load-compiled-path (cons compiled %load-compiled-path))
-  (compile "guix-offload" "guix-offload")
-  (let ((version (false-if-exception (module-ref (resolve-interface '(guix config)) '%guix-version))))
-    (when version
-      (compile "guix/scripts/offload" (string-append "guix-offload/for-guix-" version)))))
+(unless same-compiler?
+  (make-directories compiled)
+  (call-with-output-file compiler (lambda (port) (display (version) port))))
+(compile "guix-offload/foreign" "guix-offload/foreign")
+(set! %load-compiled-path (cons compiled %load-compiled-path))
+(compile "guix-offload" "guix-offload")
+(when (file-exists? (string-append site "/guix-offload.scm"))
+  (publish "guix-offload/foreign")
+  (publish "guix-offload"))
+(let ((version (false-if-exception (module-ref (resolve-interface '(guix config)) '%guix-version))))
+  (when version
+    (compile "guix/scripts/offload" (string-append "for-guix-" version))))

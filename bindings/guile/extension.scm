@@ -7,8 +7,7 @@
 
 ;; Guile shortens the names of files below its load path, and replace.scm needs to know where it is.
 (with-fluids ((%file-port-name-canonicalization 'absolute))
-  (primitive-load (string-append (dirname (dirname (dirname (current-filename))))
-                                 "/guile/site/" (effective-version) "/guix-offload/replace.scm")))
+  (primitive-load (string-append (dirname (current-filename)) "/@TO_PRIVATE@/replace.scm")))
 
 (define guix-offload
   (module-ref (resolve-interface '(guix scripts offload)) 'guix-offload))

@@ -93,7 +93,8 @@ std::unique_ptr<OffloadAgent> Offloader::start(const OffloadBuild& build)
     for (auto& input : build.inputs) request.add_input(input);
     for (auto& output : build.outputs) request.add_output(output);
     request.set_limits(build.buildTimeout, build.maxSilentTime)
-        .set_substitutes(build.useSubstitutes).set_keep_failed(build.keepFailed).set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
+        .set_substitutes(build.useSubstitutes).set_keep_failed(build.keepFailed)
+        .set_verbosity(build.verbosity < 7 ? build.verbosity : 7);
     request.set_patient(!build.couldBuildHere);
     if (build.cores >= 0) request.set_cores(build.cores);
     if (build.rounds > 0) request.set_rounds(build.rounds);

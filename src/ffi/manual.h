@@ -48,8 +48,9 @@
  *
  * ABI
  *     All names begin with `guix_offload_`. As long as GUIX_OFFLOAD_ABI_VERSION, which is also the number in the
- *     library's SONAME, stays the same, programs compiled against an older header go on working. While it is 0, it
- *     promises that only within one minor version. Values may be added to the enums: expect ones that you do not know.
+ *     library's SONAME, stays the same, programs compiled against an older header go on working. It is counted up by
+ *     whatever breaks them, and by nothing else. How new a header is, GUIX_OFFLOAD_VERSION_NUMBER says. Values may be
+ *     added to the enums: expect ones that you do not know.
  *
  * EXAMPLE
  *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS

@@ -7,7 +7,7 @@ use super::export;
 
 /// Version of the ABI that this header describes. It changes when programs that were compiled earlier could break. The
 /// library's SONAME has the same number.
-pub const GUIX_OFFLOAD_ABI_VERSION: u32 = 0;
+pub const GUIX_OFFLOAD_ABI_VERSION: u32 = 1; // build.rs and Makefile read it here
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 

@@ -13,18 +13,20 @@ const OLDHEAD: Host = Host("oldhead");
 const W1: Host = Host("w1");
 
 const INSTALLED: &str = "/opt/guix-offload";
-const MODULES: &str = "/opt/guix-offload/share/guile/site/3.0";
-const OLD_MODULES: &str = "/opt/guix-offload/share/guile/site/2.2";
+/// The binding alone, for Guile 3.0 and 2.2.
+const BINDINGS: [&str; 2] = ["/opt/guix-offload/share/guile/site/3.0", "/opt/guix-offload/share/guile/site/2.2"];
+/// The same with what replaces a module of Guix.
+const MODULES: &str = "/opt/guix-offload/share/guix-offload/guile";
 
 /// `guix` itself, run by our program.
 const PROGRAM: [&str; 1] = ["GUIX=/opt/guix-offload/libexec/guix-offload-guile"];
 /// Our modules first in the load path of Debian's guix 1.5.0, whose launcher does not look at GUILE_LOAD_PATH first.
 const LOAD_PATH: [&str; 2] = [
     "GUIX_UNINSTALLED=1",
-    "GUILE_SYSTEM_PATH=/opt/guix-offload/share/guile/site/3.0:/usr/share/guile/3.0:/usr/share/guile/site/3.0",
+    "GUILE_SYSTEM_PATH=/opt/guix-offload/share/guix-offload/guile:/usr/share/guile/3.0:/usr/share/guile/site/3.0",
 ];
 /// The same for 1.2.0.
-const OLD_LOAD_PATH: [&str; 2] = ["GUIX_UNINSTALLED=1", "GUILE_LOAD_PATH=/opt/guix-offload/share/guile/site/2.2"];
+const OLD_LOAD_PATH: [&str; 2] = ["GUIX_UNINSTALLED=1", "GUILE_LOAD_PATH=/opt/guix-offload/share/guix-offload/guile"];
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -158,7 +160,7 @@ fn a_library_that_cannot_be_loaded_is_explained() {
 
 #[test]
 fn the_module_has_what_the_one_of_guix_has() {
-    for (head, guile, modules) in [(HEAD, "guile", MODULES), (OLDHEAD, "guile-2.2", OLD_MODULES)] {
+    for (head, guile, modules) in [(HEAD, "guile", MODULES), (OLDHEAD, "guile-2.2", MODULES)] {
         let script = format!("{}/interface.scm", tests_on(head));
         let [stock, ours] = [&[][..], &["-L", modules]]
             .map(|options: &[&str]| head.sh(&[&[guile, "--no-auto-compile"], options, &[script.as_str()]].concat()));
@@ -177,6 +179,19 @@ fn the_module_has_what_the_one_of_guix_has() {
     }
 }
 
+/// Whoever loads the binding keeps Guix's own command.
+#[test]
+fn the_binding_replaces_nothing() {
+    let script = "(use-modules (guix-offload))
+                  (display (offload-version))
+                  (display \" beside \")
+                  (display (search-path %load-path \"guix/scripts/offload.scm\"))";
+    for (head, guile, modules) in [(HEAD, "guile", BINDINGS[0]), (OLDHEAD, "guile-2.2", BINDINGS[1])] {
+        let said = head.sh(&[guile, "--no-auto-compile", "-L", modules, "-c", script]);
+        assert!(said.starts_with(concat!(env!("CARGO_PKG_VERSION"), " beside /usr/share/guile/site/")), "{said}");
+    }
+}
+
 #[test]
 fn the_module_passes_its_own_tests_with_guile_3_0() {
     HEAD.write_machines(&[Machine::of(W1)]);
@@ -188,7 +203,7 @@ fn the_module_passes_its_own_tests_with_guile_3_0() {
 fn the_module_passes_its_own_tests_with_guile_2_2() {
     OLDHEAD.write_machines(&[Machine::of(W1)]);
     lab(&["restart-daemon", OLDHEAD.0]);
-    pass_tests(OLDHEAD, "guile-2.2", OLD_MODULES);
+    pass_tests(OLDHEAD, "guile-2.2", MODULES);
 }
 
 #[track_caller]

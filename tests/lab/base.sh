@@ -17,13 +17,25 @@ base() {
   exec 8>"$cache/base.lock"
   flock 8 # another checkout may be at it
   rm -rf --one-file-system "$cache/base-$recipe"/*.new
-  local build=gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
+  local build=gcc,make,libc6-dev,pkg-config,libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev,libzstd-dev
   local host=guix,openssh-server,openssh-client,procps,iproute2,busybox-static
   [ -d "$(base_dir 1.5.0)" ] || make_base 1.5.0 sid "$host,guile-zstd,strace,dropbear-bin"
   # shellcheck disable=SC2016
   [ -d "$(base_dir 1.2.0)" ] || make_base 1.2.0 bullseye "$host,$build" \
     --setup-hook='sed -i -e /-updates/d -e /security/d "$1/etc/apt/sources.list"'
   [ -d "$(base_dir debian-13)" ] || make_base debian-13 trixie "cargo,rustc,$build"
+  exec 8>&-
+}
+
+# The one that Debian packages are made on: Debian unstable, with all that they need to be built and to be looked over.
+base_for_packages() {
+  base
+  [ ! -d "$(base_dir packaging)" ] || return 0
+  exec 8>"$cache/base.lock"
+  flock 8
+  [ -d "$(base_dir packaging)" ] || make_base packaging sid \
+    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libzstd-dev \
+    --include=libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
   exec 8>&-
 }
 
@@ -55,7 +67,7 @@ make_base() { # NAME SUITE PACKAGES OPTION...
 run_on() { # NAME DIR COMMAND...
   local lower source target; lower=$(base_dir "$1"); source=$(cd "$here/../.." && pwd); target=$source/target/on-$1
   [ "$(id -u)" = 0 ] || die "must be run as root: it makes a mount namespace"
-  base
+  if [ "$1" = packaging ]; then base_for_packages; else base; fi
   mkdir -p "$2" "$target"
   setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/lab" _run_in "$lower" "$source" "$target" \
     "$(cd "$2" && pwd)" "$(rustc --print sysroot)" "${CARGO_HOME:-$HOME/.cargo}" "${@:3}"

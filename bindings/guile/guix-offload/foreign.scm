@@ -54,47 +54,62 @@
 ;;; The library.
 ;;;
 
-;; `make install` writes the directory in.
+;; `make install` writes the directories in, here and below.
 (define %library-directory "@LIBDIR@")
 
-(define (library-file)
-  "The name of the shared library: GUIX_OFFLOAD_LIBRARY, which must end in '.so', if it is set; else where it was
-installed; else beside this module, should the installation have been moved; else where the system looks for libraries."
+(define %abi-version 1)                           ;what this binding was written for
+
+(define (library-files)
+  "Names of the shared library, to be tried in this order: GUIX_OFFLOAD_LIBRARY, which must end in '.so', if it is set;
+else where it was installed; else beside this module, should the installation have been moved; else where the system
+looks for libraries.  Only the one that ends in a number is always there, which Guile 2.2 does not take."
   (define here
     (search-path %load-path "guix-offload/foreign.scm"))
+  (define numbered
+    (string-append "libguix_offload.so." (number->string %abi-version)))
   (define installed
     (filter file-exists?
-            (map (lambda (directory)
-                   (string-append directory "/libguix_offload.so"))
-                 (cons %library-directory
-                       (if here
-                           ;; PREFIX/share/guile/site/VERSION/guix-offload/foreign.scm
-                           (list (string-append (dirname here) "/../../../../../lib"))
-                           '())))))
-  (cond ((getenv "GUIX_OFFLOAD_LIBRARY"))
-        ((pair? installed) (first installed))
-        (else "libguix_offload")))
+            (append-map (lambda (directory)
+                          (list (string-append directory "/" numbered)
+                                (string-append directory "/libguix_offload.so")))
+                        (cons %library-directory
+                              (if here
+                                  (list (string-append (dirname here) "/@TO_LIBDIR@"))
+                                  '())))))
+  (cond ((getenv "GUIX_OFFLOAD_LIBRARY") => list)
+        ((pair? installed) installed)
+        (else (list numbered "libguix_offload"))))
 
-(define %abi-version 0)                           ;what this binding was written for
+(define (load-first files)
+  "Load the first of FILES that can be loaded, and return it and its name, or fail with what is wrong with the last."
+  (define (attempt file handler)
+    (catch #t
+      (lambda ()
+        (cons (dynamic-link file) file))
+      handler))
+  (if (pair? (cdr files))
+      (or (attempt (car files) (const #f))
+          (load-first (cdr files)))
+      (let ((file (car files)))
+        (attempt file
+                 (lambda (key . args)
+                   (fail 'library
+                         (format #f "cannot load '~a': ~a" file
+                                 (string-trim-both
+                                  (call-with-output-string
+                                    (lambda (port)
+                                      (print-exception port #f key args)))))
+                         (if (file-exists? file)
+                             (string-append "it must have been built on this system, or an older one, as must Guile: "
+                                            "'ldd " file "' says what it lacks")
+                             "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so")))))))
 
 ;; Loaded by the first call, so that modules that use this one can always be loaded.
 (define %library
   (delay
-    (let* ((file (library-file))
-           (library (catch #t
-                      (lambda ()
-                        (dynamic-link file))
-                      (lambda (key . args)
-                        (fail 'library
-                              (format #f "cannot load '~a': ~a" file
-                                      (string-trim-both
-                                       (call-with-output-string
-                                         (lambda (port)
-                                           (print-exception port #f key args)))))
-                              (if (file-exists? file)
-                                  (string-append "it must have been built on this system, or an older one, as must "
-                                                 "Guile: 'ldd " file "' says what it lacks")
-                                  "set GUIX_OFFLOAD_LIBRARY to the file name of libguix_offload.so")))))
+    (let* ((loaded (load-first (library-files)))
+           (library (car loaded))
+           (file (cdr loaded))
            (version ((pointer->procedure uint32 (dynamic-func "guix_offload_abi_version" library)
                                          '()))))
       (unless (= version %abi-version)

@@ -48,7 +48,8 @@ impl Publisher {
             "-c",
             &format!(
                 "setsid guix publish --port={PORT} --listen=0.0.0.0 --compression=gzip:1 --user=nobody \
-                 >/var/log/publish.log 2>&1 </dev/null & until ss -Hltn 'sport = :{PORT}' | grep -q .; do sleep 0.05; done"
+                 >/var/log/publish.log 2>&1 </dev/null & \
+                 until ss -Hltn 'sport = :{PORT}' | grep -q .; do sleep 0.05; done"
             ),
         ]);
         let publisher = Publisher(host);

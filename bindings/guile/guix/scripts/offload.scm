@@ -3,7 +3,7 @@
 ;; The command 'guix offload', done by libguix_offload.  In place of Guix's own module of that name, this one has the
 ;; same machines.scm, the same records, and the same commands: guix-daemon offloads through it if the directory two
 ;; levels up is before Guix's own modules in Guile's load path.  The 'guix' that guix-daemon runs may have its own
-;; first, whatever the environment says; then one of these puts ours before them, by (guix-offload replace):
+;; first, whatever the environment says; then one of these puts ours before them, by replace.scm:
 ;;
 ;;   GUIX_EXTENSIONS_PATH=PREFIX/share/guix/extensions   Guix 1.3.0 and later
 ;;   GUIX=PREFIX/libexec/guix-offload-guile              any, unless guix-daemon is started by a script that sets GUIX
@@ -337,6 +337,7 @@ is wrong, or selects no machine.\n"))))
 (define (show-version)
   (leave-on-EPIPE
    (format #t "guix offload: libguix_offload ~a, in Guix ~a
+Copyright (C) 2026 the libguix_offload authors
 License GPLv3+: GNU GPL version 3 or later <http://gnu.org/licenses/gpl.html>
 This is free software: you are free to change and redistribute it.
 There is NO WARRANTY, to the extent permitted by law.\n"

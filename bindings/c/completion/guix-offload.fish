@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Completion of guix-offload for fish.
+
+function __guix_offload_machines
+    set -l words (commandline -opc)
+    test (count $words) -gt 2; and sed -n 's/.*(name "\([^"]*\)").*/\1/p' $words[3] 2>/dev/null
+end
+
+complete -c guix-offload -l json -d 'Print JSON'
+complete -c guix-offload -s h -l help -d 'Show how to use the program'
+complete -c guix-offload -s V -l version -d 'Show the version'
+complete -c guix-offload -n __fish_use_subcommand -f -a test -d 'Connect to all machines, send an item and retrieve one'
+complete -c guix-offload -n __fish_use_subcommand -f -a status -d 'Show how the machines are doing'
+complete -c guix-offload -n __fish_use_subcommand -f -a keeper -d 'Show what the keeper does, or have it end'
+complete -c guix-offload -n __fish_use_subcommand -f -a offload -d 'Process build requests, as guix-daemon asks'
+complete -c guix-offload -n '__fish_seen_subcommand_from keeper' -f -a 'status stop'
+complete -c guix-offload -n '__fish_seen_subcommand_from test status' -a '(__guix_offload_machines)'

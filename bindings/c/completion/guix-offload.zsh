@@ -1,0 +1,40 @@
+#compdef guix-offload
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Completion of guix-offload for zsh.
+
+local -a own_commands=(
+    'test:connect to all machines, send an item and retrieve one'
+    'status:show how the machines are doing'
+    'keeper:show what the keeper does, or have it end'
+    'offload:process build requests, as guix-daemon asks'
+)
+local -a own_options=(
+    '--json[print JSON]'
+    '(- *)'{-h,--help}'[show how to use the program]'
+    '(- *)'{-V,--version}'[show the version]'
+)
+
+_guix_offload_machines()
+{
+    local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' ${words[2]:-/dev/null} 2>/dev/null)"})
+    compadd -a names
+}
+
+_guix_offload()
+{
+    local state
+    _arguments -C $own_options '1:command:->command' '*::argument:->argument'
+    case $state in
+        command)
+            _describe command own_commands
+            ;;
+        argument)
+            case ${words[1]} in
+                keeper) _arguments $own_options '1:command:(status stop)' ;;
+                *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
+            esac
+            ;;
+    esac
+}
+
+_guix_offload "$@"
