@@ -83,8 +83,7 @@ fn is_public(text: &str) -> bool {
     HostKey::parse(text).is_ok() || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
-/// Returns whether the key, which needs no passphrase, is known to sign in one way only: it is not an RSA key, which can
-/// sign in three.
+/// Returns whether the key, which needs no passphrase, is known to sign in one way only. RSA keys can sign in three.
 pub fn has_one_way_of_signing(text: &str) -> bool {
     let Some((_, rest)) = text.split_once(OPENSSH_BEGIN) else {
         return text.contains("-----BEGIN EC PRIVATE KEY-----");

@@ -92,9 +92,8 @@ impl RawSession {
         }
     }
 
-    /// Does the same as [`RawSession::log_in`], which must not have been called before, but does not wait for the server
-    /// to say that it knows the key. Sends the signature together with the question. To be continued with
-    /// [`RawSession::log_in`].
+    /// Begins to log in, to be continued with [`RawSession::log_in`]. Does not wait for the server to say that it knows
+    /// the key, but sends the signature together with the question.
     pub fn log_in_at_once(&self, user: &str, private_key: &str) -> Result<(), ssh2::Error> {
         let asked = self.log_in(user, private_key);
         if asked.as_ref().is_err_and(|error| error.code() == ssh2::ErrorCode::Session(LIBSSH2_ERROR_EAGAIN)) {

@@ -166,7 +166,7 @@ impl KeeperDir {
         Ok(true)
     }
 
-    /// Returns a descriptor that is readable when something was removed from this place; `None`: that cannot be watched.
+    /// Returns a descriptor that is readable when something was removed from this place; `None`: there is none.
     pub fn watch(&self) -> Option<OwnedFd> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
         let removal = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM | inotify::WatchFlags::MOVE_SELF;
