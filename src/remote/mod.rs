@@ -108,8 +108,9 @@ impl Remote {
     ) -> Result<Remote> {
         let established = || -> Result<_> {
             // These requests are sent as soon as the session is up. We wait for the answers afterwards.
-            let forwarded = session.open_socket(&machine.daemon_socket);
+            // Channels are opened one after the other; the probe takes a round trip more than the socket.
             let mut probe = probe::ask(&session, machine, store);
+            let forwarded = session.open_socket(&machine.daemon_socket);
             if !session.wait_ready(limits.step * (STEPS + 1))? {
                 let (name, port, seconds) = (&machine.name, machine.port, (limits.step * (STEPS + 1)).as_secs());
                 let message = format!("cannot connect to '{name}', port {port}: no SSH session after {seconds} s");

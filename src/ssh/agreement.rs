@@ -14,6 +14,8 @@ use crate::ground::error::{Error, ErrorKind};
 
 /// `SSH_MSG_KEXINIT` of RFC 4253, section 12.
 const KEXINIT: u8 = 20;
+/// `SSH_MSG_NEWKEYS`: all later packets are encrypted.
+const NEWKEYS: u8 = 21;
 
 /// The lists that must have something in common. For each: the name of an element, the list's position, an element that
 /// everybody has, and the setting of OpenSSH's server that lists the elements.
@@ -44,17 +46,36 @@ pub fn greeting(stream: &[u8]) -> (String, bool) {
     (said.join(" "), false)
 }
 
-/// Returns the lists that one side offers, from the start of its stream.
-fn offers(stream: &[u8]) -> Option<Vec<Vec<&str>>> {
+/// Returns what follows the lines of text.
+fn packets(stream: &[u8]) -> Option<&[u8]> {
     let mut rest = stream;
     loop {
         let end = rest.iter().position(|byte| *byte == b'\n')? + 1;
         let (line, after) = rest.split_at(end);
         rest = after;
         if line.starts_with(b"SSH-") {
-            break;
+            return Some(rest);
         }
     }
+}
+
+/// Returns whether the side that has sent `stream` has the keys, and has sent something encrypted: a client then asks
+/// for the service of logging in.
+pub fn requests_service(stream: &[u8]) -> bool {
+    let mut rest = packets(stream).unwrap_or_default();
+    while let Some((length, packet)) = rest.split_first_chunk::<4>() {
+        let Some((packet, after)) = packet.split_at_checked(u32::from_be_bytes(*length) as usize) else { break };
+        if packet.get(1) == Some(&NEWKEYS) {
+            return !after.is_empty();
+        }
+        rest = after;
+    }
+    false
+}
+
+/// Returns the lists that one side offers, from the start of its stream.
+fn offers(stream: &[u8]) -> Option<Vec<Vec<&str>>> {
+    let rest = packets(stream)?;
     let (_, payload) = rest.split_at_checked(5)?;
     let (start, mut lists) = payload.split_at_checked(17)?;
     if start[0] != KEXINIT {
@@ -139,6 +160,17 @@ mod tests {
         assert_eq!(said(b"", &good), None);
         assert_eq!(said(b"HTTP/1.0 400\r\n\r\n", &good), None);
         assert_eq!(said(&[b"SSH-2.0-x\n".to_vec(), vec![255; 100]].concat(), &good), None);
+    }
+
+    #[test]
+    fn what_follows_new_keys_is_seen() {
+        let packet = |kind| [0, 0, 0, 4, 2, kind, 0, 0];
+        let before = [b"SSH-2.0-x\r\n".as_slice(), &packet(KEXINIT), &packet(30)].concat();
+        let keys = [before.clone(), packet(NEWKEYS).to_vec()].concat();
+        let all = [keys.clone(), vec![200]].concat();
+        assert!(requests_service(&all));
+        (0..=keys.len()).for_each(|end| assert!(!requests_service(&all[..end]), "{end}"));
+        assert!(!requests_service(&[before, packet(0).to_vec(), vec![255; 9]].concat()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::agreement;
 use super::key_file;
 use super::raw_channel::Stop;
 use super::raw_session::RawSession;
-use super::session::SharedSession;
+use super::session::{ChannelRequest, SharedSession};
 use super::socket_buffer::SocketBuffer;
 use super::tcp::{self, Connected};
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -43,6 +43,8 @@ pub struct ConnectLimits {
 pub struct LoggedIn {
     pub session: RawSession,
     pub wire: Arc<SocketBuffer>,
+    /// The channel that is being opened: the request has left together with that to log in.
+    pub opening: Option<ChannelRequest>,
 }
 
 impl Drop for LoggedIn {
@@ -67,11 +69,14 @@ pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn
         };
         let greeting_until = Some(Instant::now() + patience.step);
         let mut connecting = Connecting { link, patience, connection, greeting_until };
-        let Err(error) = connecting.exchange_keys() else {
-            connecting.greeting_until = None;
-            connecting.check_host_key()?;
-            connecting.log_in(&private_key)?;
-            return Ok(connecting.connection);
+        let error = match connecting.exchange_keys() {
+            Ok(stage) => {
+                connecting.greeting_until = None;
+                connecting.check_host_key()?;
+                connecting.log_in(&private_key, stage)?;
+                return Ok(connecting.connection);
+            }
+            Err(error) => error,
         };
         let wire = &connecting.connection.wire;
         let (words, is_ssh) = agreement::greeting(&wire.beginnings()[0]);
@@ -98,7 +103,7 @@ fn start(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn> {
     link.set_address((!is_first).then_some(address));
     let wire = SocketBuffer::new(socket);
     let session = RawSession::new(&wire).map_err(|error| failed(link, "starting an SSH session", &error))?;
-    Ok(LoggedIn { session, wire })
+    Ok(LoggedIn { session, wire, opening: None })
 }
 
 /// Returns the error for a server that closes the connection before it says that it speaks SSH.
@@ -148,8 +153,18 @@ struct Connecting<'a> {
     greeting_until: Option<Instant>,
 }
 
+/// How far [`RawSession::handshake`] has come once keys are exchanged.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    /// The server was asked to let us log in, and has not answered.
+    ServiceRequested,
+    /// The server lets us log in.
+    Served,
+}
+
 impl Connecting<'_> {
-    fn exchange_keys(&mut self) -> Result<()> {
+    /// Exchanges keys. Whoever the server is, it is told no more than that we want to log in.
+    fn exchange_keys(&mut self) -> Result<Stage> {
         let name = &self.link.machine.name;
         let pinned = self.link.machine.host_key.algorithm();
         // An ssh-rsa key signs with SHA-2. Today servers refuse its old way of signing, with SHA-1.
@@ -165,8 +180,12 @@ impl Connecting<'_> {
         for direction in [MethodType::CryptCs, MethodType::CryptSc] {
             session.prefer(direction, CIPHERS).map_err(|error| failed(self.link, "choosing a cipher", &error))?;
         }
-        let outcome = self.drive("exchanging keys", |session| session.handshake())?;
-        let wire = &self.connection.wire;
+        let wire = Arc::clone(&self.connection.wire);
+        let outcome = self.drive("exchanging keys", |session| match unless_blocked(session.handshake())? {
+            Some(()) => Ok(Stage::Served),
+            None if agreement::requests_service(&wire.beginnings()[1]) => Ok(Stage::ServiceRequested),
+            None => Err(Stop::WouldBlock),
+        })?;
         let result = outcome.map_err(|error| {
             let [theirs, ours] = wire.beginnings();
             agreement::disagreement(name, self.link.machine.port, pinned, &theirs, &ours)
@@ -197,11 +216,42 @@ impl Connecting<'_> {
         ))
     }
 
-    fn log_in(&mut self, private_key: &str) -> Result<()> {
+    /// Logs in, in one round trip: the server's leave to do so, which it always gives, is not waited for, nor is its
+    /// answer before a channel is requested. An RSA key takes two, since the leave comes with the names of the
+    /// signatures that the server accepts.
+    fn log_in(&mut self, private_key: &str, mut stage: Stage) -> Result<()> {
+        const DOING: &str = "logging in";
+        if stage == Stage::ServiceRequested && !key_file::has_one_way_of_signing(private_key) {
+            let served = self.drive(DOING, |session| Ok(session.handshake()?))?;
+            served.map_err(|error| failed(self.link, DOING, &error))?;
+            stage = Stage::Served;
+        }
+        let user = &self.link.machine.user;
+        // The handshake only looks at packets that it reads itself. No other call must read what it waits for: libssh2
+        // has taken all input, and nothing is received until the calls below have sent their requests.
+        let session = &self.connection.session;
+        unless_blocked(session.log_in_at_once(user, private_key)).map_err(|error| self.explain(&error))?;
+        if let Some(request) = self.link.next_request() {
+            match request.open(session) {
+                Err(Stop::Failed(error)) => return Err(failed(self.link, "opening a channel", &error)),
+                _ => self.connection.opening = Some(request),
+            }
+        }
+        let outcome = self.drive(DOING, |session| {
+            if stage == Stage::ServiceRequested {
+                session.handshake()?;
+                stage = Stage::Served;
+            }
+            Ok(session.log_in(user, private_key)?)
+        })?;
+        outcome.map_err(|error| self.explain(&error))
+    }
+
+    /// Returns the error for a failed attempt to log in.
+    fn explain(&self, error: &ssh2::Error) -> Error {
         let machine = &self.link.machine;
         let (name, user) = (&machine.name, &machine.user);
-        let outcome = self.drive("logging in", |session| session.log_in(user, private_key))?;
-        outcome.map_err(|error| match error.code() {
+        match error.code() {
             // libssh2 reports this also when it cannot read the answer at all.
             ErrorCode::Session(codes::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED) if error.message().starts_with("Waiting") => {
                 let message = format!("logging in to '{name}' failed: what its SSH server answers cannot be read");
@@ -219,18 +269,18 @@ impl Connecting<'_> {
                 .hint(format!("add what 'ssh-keygen -y -f {key}' prints to ~{user}/.ssh/authorized_keys on '{name}'"))
             }
             ErrorCode::Session(codes::LIBSSH2_ERROR_FILE) => key_file::not_a_key(&machine.private_key, error.message()),
-            _ => failed(self.link, "logging in", &error),
-        })
+            _ => failed(self.link, "logging in", error),
+        }
     }
 
     /// Calls `step` until it no longer blocks. The outer error is the connection's; the inner result is that of `step`.
     fn drive<T>(
         &mut self,
         what: &str,
-        mut step: impl FnMut(&RawSession) -> Result<T, ssh2::Error>,
+        mut step: impl FnMut(&RawSession) -> Result<T, Stop>,
     ) -> Result<Result<T, ssh2::Error>> {
         let name = &self.link.machine.name;
-        let LoggedIn { session, wire } = &mut self.connection;
+        let LoggedIn { session, wire, .. } = &mut self.connection;
         loop {
             check_wanted(self.link)?;
             let mut moved = wire.receive();
@@ -238,7 +288,7 @@ impl Connecting<'_> {
             let result = step(session);
             moved |= wire.passed() != before;
             moved |= wire.transmit();
-            match result.map_err(Stop::from) {
+            match result {
                 Ok(done) => return Ok(Ok(done)),
                 Err(Stop::Failed(error)) => return Ok(Err(error)),
                 Err(Stop::WouldBlock) => {}
@@ -264,5 +314,14 @@ impl Connecting<'_> {
                 wire.sleep(&self.link.wake, Some(until))?;
             }
         }
+    }
+}
+
+/// Returns `None` if the call would block.
+fn unless_blocked<T>(result: Result<T, ssh2::Error>) -> Result<Option<T>, ssh2::Error> {
+    match result.map_err(Stop::from) {
+        Ok(value) => Ok(Some(value)),
+        Err(Stop::WouldBlock) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
     }
 }

@@ -87,12 +87,13 @@ enum Opening {
 type Moved = bool;
 
 impl<'a> Driver<'a> {
-    fn new(link: &'a SharedSession, connection: LoggedIn, keepalive: Keepalive) -> Self {
+    fn new(link: &'a SharedSession, mut connection: LoggedIn, keepalive: Keepalive) -> Self {
+        let opening = connection.opening.take().map(Opening::Requested);
         Driver {
             link,
             connection,
             keepalive,
-            opening: None,
+            opening,
             channels: Vec::new(),
             closing: Vec::new(),
             asked: None,
@@ -159,14 +160,13 @@ impl<'a> Driver<'a> {
         if self.opening.is_none() {
             self.opening = self.link.next_request().map(Opening::Requested);
         }
-        let (kind, message) = match &self.opening {
+        let session = &self.connection.session;
+        let opened = match &self.opening {
             None => return Ok(false),
-            Some(Opening::Requested(ChannelRequest { purpose: Purpose::Socket(message), .. })) => {
-                ("direct-streamlocal@openssh.com", message.as_slice())
-            }
-            Some(_) => ("session", [].as_slice()),
+            Some(Opening::Requested(request)) => request.open(session),
+            Some(Opening::Probe) => RawChannel::open(session, "session", &[]),
         };
-        let opened = match RawChannel::open(&self.connection.session, kind, message) {
+        let opened = match opened {
             Err(Stop::WouldBlock) => return Ok(false),
             Ok(raw) => Ok(raw),
             Err(Stop::Failed(error)) => match error.code() {

@@ -83,6 +83,22 @@ fn is_public(text: &str) -> bool {
     HostKey::parse(text).is_ok() || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
+/// Returns whether the key, which needs no passphrase, is known to sign in one way only. RSA keys can sign in three.
+pub fn has_one_way_of_signing(text: &str) -> bool {
+    let Some((_, rest)) = text.split_once(OPENSSH_BEGIN) else {
+        return text.contains("-----BEGIN EC PRIVATE KEY-----");
+    };
+    // Names of cipher and key derivation, options, the number of keys, the length of the public key.
+    const BEFORE: usize = OPENSSH_MAGIC.len() + 2 * (4 + "none".len()) + 3 * 4;
+    let encoded = rest.split_once(OPENSSH_END).map_or("", |(encoded, _)| encoded).split_ascii_whitespace();
+    let decoded = STANDARD.decode(encoded.collect::<String>()).unwrap_or_default();
+    let Some((length, rest)) = decoded.get(BEFORE..).and_then(|rest| rest.split_first_chunk::<4>()) else {
+        return false;
+    };
+    let name = rest.get(..u32::from_be_bytes(*length) as usize).unwrap_or_default();
+    name == b"ssh-ed25519" || name.starts_with(b"ecdsa-sha2-")
+}
+
 /// Returns whether the key needs a passphrase; `None` if it is no key.
 fn is_encrypted(text: &str) -> Option<bool> {
     if let Some((_, rest)) = text.split_once(OPENSSH_BEGIN) {
@@ -169,6 +185,25 @@ mod tests {
             let directory = Directory::new();
             let path = directory.key(&options);
             assert_eq!(read(&path).unwrap(), fs::read_to_string(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_rsa_keys_sign_in_one_way() {
+        for (kind, format, one_way) in [
+            ("ed25519", "RFC4716", true),
+            ("ecdsa", "RFC4716", true),
+            ("ecdsa", "PEM", true),
+            ("rsa", "RFC4716", false),
+            ("rsa", "PEM", false),
+            ("ecdsa", "PKCS8", false), // its type is not looked for
+        ] {
+            let text = read(&Directory::new().key(&["-t", kind, "-N", "", "-m", format])).unwrap();
+            assert_eq!(has_one_way_of_signing(&text), one_way, "{kind} {format}");
+        }
+        let text = read(&Directory::new().key(&["-t", "ed25519", "-N", ""])).unwrap();
+        for end in 0..text.len() - 300 {
+            assert!(!has_one_way_of_signing(&format!("{}{OPENSSH_END}", &text[..end])) || end > 100);
         }
     }
 

@@ -17,6 +17,22 @@ use ssh2::MethodType;
 
 use super::socket_buffer::SocketBuffer;
 
+/// `SSH_MSG_USERAUTH_PK_OK` of RFC 4252, section 7.
+const USERAUTH_PK_OK: u8 = 60;
+/// From libssh2_priv.h.
+const MAC_CONFIRMED: c_int = 0;
+
+unsafe extern "C" {
+    /// Takes a packet for one that the server has sent. Not a part of libssh2's API, but the bundled one has it.
+    fn ssh2_packet_add(
+        session: *mut LIBSSH2_SESSION,
+        data: *mut u8,
+        length: usize,
+        mac_state: c_int,
+        sequence_number: u32,
+    ) -> c_int;
+}
+
 /// A session, which lives as long as any clone. It belongs to one thread.
 #[derive(Clone)]
 pub struct RawSession(Rc<Owner>);
@@ -74,6 +90,26 @@ impl RawSession {
             let key = libssh2_session_hostkey(self.0.raw, &mut length, &mut kind).cast::<u8>();
             (!key.is_null()).then(|| std::slice::from_raw_parts(key, length).to_vec())
         }
+    }
+
+    /// Begins to log in, to be continued with [`RawSession::log_in`]. Does not wait for the server to say that it knows
+    /// the key, but sends the signature together with the question.
+    pub fn log_in_at_once(&self, user: &str, private_key: &str) -> Result<(), ssh2::Error> {
+        let asked = self.log_in(user, private_key);
+        if asked.as_ref().is_err_and(|error| error.code() == ssh2::ErrorCode::Session(LIBSSH2_ERROR_EAGAIN)) {
+            // libssh2 cannot be told to leave out the question. The server's own answer to it goes unnoticed.
+            let mut owner = Arc::as_ptr(&self.0.wire).cast_mut().cast();
+            let packet = allocate(1, &mut owner).cast::<u8>();
+            if !packet.is_null() {
+                // SAFETY: `packet` is of that size; the session is live, and frees it as it frees all its memory.
+                unsafe {
+                    packet.write(USERAUTH_PK_OK);
+                    self.check(ssh2_packet_add(self.0.raw, packet, 1, MAC_CONFIRMED, 0))?;
+                }
+                return self.log_in(user, private_key);
+            }
+        }
+        asked
     }
 
     /// Logs in with the private key whose file has this text, without a passphrase.

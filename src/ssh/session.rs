@@ -11,7 +11,8 @@ use parking_lot::{Condvar, Mutex};
 use super::channel::{Channel, ChannelEnd, StallListener, Stalls};
 use super::connect::{ConnectLimits, check_wanted};
 use super::driver::{self, Keepalive};
-use super::raw_channel::encode_string;
+use super::raw_channel::{RawChannel, Stop, encode_string};
+use super::raw_session::RawSession;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::thread;
@@ -77,6 +78,16 @@ pub(super) enum Purpose {
     Socket(Vec<u8>),
     /// Running a command.
     Exec(String),
+}
+
+impl ChannelRequest {
+    /// Opens the channel: see [`RawChannel::open`].
+    pub(super) fn open(&self, session: &RawSession) -> Result<RawChannel, Stop> {
+        match &self.purpose {
+            Purpose::Socket(message) => RawChannel::open(session, "direct-streamlocal@openssh.com", message),
+            Purpose::Exec(_) => RawChannel::open(session, "session", &[]),
+        }
+    }
 }
 
 impl Session {

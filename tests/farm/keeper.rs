@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Looking after the keeper: what it says of its builds, and that it can be stopped in their midst.
 
+use std::time::{Duration, Instant};
+
 use crate::invariants::{assert_clean, eventually};
 use crate::lab::{Host, lab};
 use crate::machines::{Machine, PROGRAM, quoted};
@@ -141,5 +143,69 @@ fn another_user_at_its_socket_gets_no_answer_and_disturbs_nobody() {
     }
     build.finish().assert_succeeded();
     assert_eq!(HEAD.keepers(), before);
+    assert_clean(&[HEAD], &[W1]);
+}
+
+#[test]
+fn one_that_hangs_costs_one_hook_some_seconds_and_is_used_again_when_it_answers() {
+    HEAD.kill_keepers();
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    HEAD.build("plain", &[]).assert_succeeded();
+    let (keepers, mark) = (HEAD.keepers(), HEAD.file("/var/guix/offload/.keeper/unanswering"));
+    let signal = |name: &str| drop(HEAD.sh(&["kill", name, &keepers[0]]));
+    let build = || {
+        let begun = Instant::now();
+        let builds = HEAD.build("plain", &[]);
+        builds.assert_succeeded();
+        (builds.log, begun.elapsed())
+    };
+    signal("-STOP");
+    // Whoever asked for the build goes away while the hook waits for the keeper.
+    let building = HEAD.start_build("plain", &[]);
+    let hooks = || HEAD.run(&["pgrep", "-f", "[g]uix-offload offload"]).status.success();
+    eventually(|| if hooks() { Ok(()) } else { Err("there is no hook".to_string()) });
+    building.abandon();
+    let begun = Instant::now();
+    eventually(|| if hooks() { Err("the hook stays".to_string()) } else { Ok(()) });
+    assert!(begun.elapsed() < Duration::from_secs(3) && !mark.exists(), "{:?}", begun.elapsed());
+
+    let ((first, long), (second, short)) = (build(), build());
+    assert!(first.contains("this build goes on without the keeper: the keeper, process "), "{first}");
+    assert!(!second.contains("the keeper"), "it was told already: {second}");
+    assert!(long >= Duration::from_secs(5) && short < long && mark.exists(), "{long:?}, {short:?}");
+    signal("-CONT");
+    eventually(|| {
+        build();
+        if mark.exists() { Err("it does not answer".to_string()) } else { Ok(()) }
+    });
+    assert_eq!(HEAD.keepers(), keepers);
+    assert_clean(&[HEAD], &[W1]);
+}
+
+#[test]
+fn a_hook_in_another_mount_namespace_or_with_another_priority_disturbs_nobody() {
+    HEAD.kill_keepers();
+    HEAD.offload_with_our_hook(&[Machine::of(W1)]);
+    // The machine is found, and then the hook is left.
+    let ask = |prefix: &[&str]| {
+        let question = format!("1 x86_64-linux /gnu/store/{}-x.drv ", "a".repeat(32));
+        let hook = format!("echo '{question}' | {PROGRAM} offload x86_64-linux 0 0 0 2>&1");
+        let said = HEAD.run(&[prefix, &["sh", "-c", &hook]].concat()).stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("# accept"), "{prefix:?}: {said}");
+        said
+    };
+    // One that a nice hook has started makes room for a hook that is less nice.
+    ask(&["nice", "-n", "5"]);
+    let nice = HEAD.keepers();
+    assert_eq!(nice.len(), 1, "the question was not for the keeper");
+    HEAD.build("plain", &[]).assert_succeeded();
+    await_another(&nice);
+    let keepers = HEAD.keepers();
+    assert!(!ask(&["nice", "-n", "5"]).contains("without the keeper"));
+    let elsewhere = ask(&["unshare", "--mount"]);
+    assert!(elsewhere.contains("goes on without the keeper: the keeper of this state directory is in another mount"));
+    HEAD.build("plain", &[]).assert_succeeded();
+    assert_eq!(HEAD.keepers(), keepers);
     assert_clean(&[HEAD], &[W1]);
 }

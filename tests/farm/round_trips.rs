@@ -78,7 +78,7 @@ fn no_phase_takes_more_round_trips_than_it_must() {
     };
     // To connect and to log in, to open channels, to ask for the load and to greet the daemon; and then: what is
     // missing; what is sent, and built; what the outputs are, and these. What is missing the next one knows.
-    assert!(at_most(first, with(9, 1)) > 9, "it was not so far away");
+    assert!(at_most(first, with(6, 1)) > 6, "it was not so far away");
     at_most(next, with(0, 0));
     assert_clean(&[HEAD], &[W1]);
 }

@@ -21,11 +21,14 @@ use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
-use crate::report::{Observer, lines};
+use crate::report::{Observer, lines, told};
 use crate::store::{self, Database, ValidPath};
 
 /// How long the keeper may take to answer the first message of a hook or another client.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take if it has not answered another client in time, and has not answered any since.
+const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long a hook tries to be served by a keeper: one that is just ending hangs up, and another one takes its place.
 const CHANGE_OVER: Duration = Duration::from_secs(1);
@@ -66,16 +69,17 @@ fn tell(directories: &Directories, message: &FromClient) -> Result<Option<FromKe
     };
     stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
     let answer = send(&mut Socket(&stream), message).and_then(|()| receive(&mut &stream));
-    let unanswered = |error: Error| match error.kind() {
-        ErrorKind::Unavailable => {
-            let process = sockopt::socket_peercred(&stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
-            let message =
-                format!("the keeper, process {process}, does not answer within {} s", WELCOME_TIMEOUT.as_secs());
-            Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, end it: kill -KILL {process}"))
-        }
+    answer.map(Some).map_err(|error| match error.kind() {
+        ErrorKind::Unavailable => does_not_answer(&stream),
         _ => error.hint("it may be of another version: it ends by itself once its builds are done"),
-    };
-    answer.map(Some).map_err(unanswered)
+    })
+}
+
+/// Returns the error for a keeper that does not answer. It is the same for all who meet that keeper.
+fn does_not_answer(stream: &UnixStream) -> Error {
+    let process = sockopt::socket_peercred(stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
+    let message = format!("the keeper, process {process}, does not answer within {} s", WELCOME_TIMEOUT.as_secs());
+    Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, end it: kill -KILL {process}"))
 }
 
 /// A builder that uses the keeper or, if that fails, the hook's own process. For one build.
@@ -96,36 +100,60 @@ impl WithKeeper {
         WithKeeper { program, here: InProcess::new(engine), directories, connection: None, failed: false }
     }
 
-    fn connection(&mut self) -> Result<&Connection> {
+    fn connection(&mut self, cancel: &Cancel) -> Result<&Connection> {
         if self.connection.is_none() {
-            self.connection = Some(Connection(connect(&self.directories, &self.program)?));
+            self.connection = Some(Connection(connect(&self.directories, &self.program, cancel)?));
         }
         self.connection.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no connection"))
     }
 }
 
-/// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none.
-pub(super) fn connect(directories: &Directories, program: &Path) -> Result<UnixStream> {
+/// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none. If the keeper does not
+/// answer, only the first client waits for long.
+pub(super) fn connect(directories: &Directories, program: &Path, cancel: &Cancel) -> Result<UnixStream> {
     let (place, begun) = (KeeperDir::of(directories), Instant::now());
     let hello = FromClient::Hello(place::identity(directories, program)?);
     loop {
-        match greet(place.connect_or_start(program, directories)?, &hello) {
+        let stream = place.connect_or_start(program, directories, cancel)?;
+        let (noted, asked) = (place.is_unanswering(), Instant::now());
+        let patience = if noted { UNANSWERED_TIMEOUT } else { WELCOME_TIMEOUT };
+        let greeted = greet(&stream, &hello, patience, cancel);
+        cancel.check()?;
+        match greeted {
+            Ok(()) => {
+                if noted {
+                    place.note_unanswering(false);
+                }
+                return Ok(stream);
+            }
+            Err(_) if asked.elapsed() >= patience => {
+                place.note_unanswering(true);
+                return Err(does_not_answer(&stream));
+            }
+            // It is of another mount namespace, and stays.
+            Err(error) if error.kind() == ErrorKind::Configuration => return Err(error),
             Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
-            result => return result,
+            Err(error) => return Err(error),
         }
     }
 }
 
-fn greet(stream: UnixStream, hello: &FromClient) -> Result<UnixStream> {
+fn greet(stream: &UnixStream, hello: &FromClient, patience: Duration, cancel: &Cancel) -> Result<()> {
     let doing = || "the keeper's socket";
-    stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
-    send(&mut Socket(&stream), hello)?;
-    match receive(&mut &stream)? {
+    let cut = stream.try_clone().io_context(ErrorKind::Exhausted, doing)?;
+    let _guard = cancel.guard(move |_| drop(cut.shutdown(Shutdown::Both)));
+    stream.set_read_timeout(Some(patience)).io_context(ErrorKind::Unavailable, doing)?;
+    send(&mut Socket(stream), hello)?;
+    match receive(&mut &*stream)? {
         FromKeeper::Welcome => {}
+        FromKeeper::Elsewhere => {
+            let message = "the keeper of this state directory is in another mount or user namespace";
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("a minute after its last build it ends, and makes room for another"));
+        }
         other => return Err(unexpected(&other)),
     }
-    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)?;
-    Ok(stream)
+    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)
 }
 
 impl Builder for WithKeeper {
@@ -135,16 +163,19 @@ impl Builder for WithKeeper {
 
     fn ask(&mut self, inquiry: &Inquiry, cancel: &Cancel, observer: &mut dyn Observer) -> Result<Decision> {
         if !self.failed {
-            let asked =
-                self.connection().map_err(Failure::OfKeeper).and_then(|keeper| keeper.ask(inquiry, cancel, observer));
+            let asked = self
+                .connection(cancel)
+                .map_err(Failure::OfKeeper)
+                .and_then(|keeper| keeper.ask(inquiry, cancel, observer));
             match asked {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::OfBuild(error)) => return Err(error),
                 Err(Failure::OfKeeper(error)) => {
                     cancel.check()?;
                     (self.connection, self.failed) = (None, true);
-                    if let Some(say) = observer.aside() {
-                        let warning = error.context("this build goes on without the keeper");
+                    let warning = error.context("this build goes on without the keeper");
+                    let is_due = || told::is_due(&self.directories.offload_state(), &warning);
+                    if let Some(say) = observer.aside().filter(|_| is_due()) {
                         lines::of_warning(&warning).iter().for_each(|line| say(line));
                     }
                 }
@@ -269,3 +300,7 @@ pub(super) fn make_valid(
 pub(super) fn unexpected(message: &FromKeeper) -> Error {
     Error::new(ErrorKind::Protocol, format!("the keeper says {message:?} where that makes no sense"))
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::build::request::{Inquiry, Reply, Request, Work};
 use crate::doors::keeper::link_server;
-use crate::doors::keeper::message::{FromClient, FromKeeper};
-use crate::doors::keeper::server::Keeper;
+use crate::doors::keeper::message::{FromClient, FromKeeper, Service};
+use crate::doors::keeper::server::{Keeper, Role};
 use crate::doors::keeper::socket::receive;
 use crate::doors::keeper::voice::Voice;
 use crate::ground::cancel::Cancel;
@@ -32,10 +32,16 @@ impl Client {
         self.voice.stream.set_nonblocking(false).io_context(ErrorKind::Unavailable, doing)?;
         self.voice.stream.set_read_timeout(Some(HELLO_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
         match self.hear()? {
-            FromClient::Hello(identity) if identity == *keeper.identity() && keeper.is_current() => {}
-            FromClient::Hello(_) => {
-                keeper.retire();
-                return Ok(());
+            FromClient::Hello(identity) => {
+                let service = if keeper.is_current() { keeper.identity().serves(&identity) } else { Service::Replaced };
+                match service {
+                    Service::Given => keeper.mark_as(self, Role::Hook),
+                    Service::Elsewhere => return self.voice.say(&FromKeeper::Elsewhere),
+                    Service::Replaced => {
+                        keeper.retire();
+                        return Ok(());
+                    }
+                }
             }
             FromClient::Inspect => return self.voice.say(&FromKeeper::Report(keeper.report())),
             FromClient::Retire => {

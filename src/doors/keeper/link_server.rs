@@ -13,7 +13,7 @@ use crate::doors::keeper::activity::Activity;
 use crate::doors::keeper::hook_server::{Client, admit};
 use crate::doors::keeper::message::{About, FromKeeper, FromLink};
 use crate::doors::keeper::owned_event::OwnedEvent;
-use crate::doors::keeper::server::Keeper;
+use crate::doors::keeper::server::{Keeper, Role};
 use crate::doors::keeper::socket::receive;
 use crate::doors::keeper::voice::Voice;
 use crate::ground::cancel::Cancel;
@@ -26,7 +26,7 @@ use crate::store::{Received, Registrar};
 
 /// Handles the messages of a link until it hangs up. Then cancels its jobs and waits until they have ended.
 pub(super) fn serve(client: &Client, keeper: &Arc<Keeper>) -> Result<()> {
-    keeper.mark_as_link(client);
+    keeper.mark_as(client, Role::Link);
     let jobs = Arc::new(Jobs::default());
     let result = listen(client, keeper, &jobs);
     let mut running = jobs.running.lock();

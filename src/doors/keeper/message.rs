@@ -18,7 +18,7 @@ use crate::store::ValidPath;
 /// A message from a hook, or from another client of the keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromClient {
-    /// The client's identity. A keeper that differs in anything does not serve it.
+    /// The client's identity. The keeper serves it as [`Identity::serves`] says.
     Hello(Identity),
     /// A build to decide about, and the machines that may do it.
     Ask {
@@ -84,6 +84,8 @@ pub enum FromKeeper {
     Report(KeeperReport),
     /// The keeper ends soon, and takes no new jobs.
     Retires,
+    /// The keeper is in other namespaces than the client, and does not serve it.
+    Elsewhere,
 }
 
 /// A message from a process about one of its jobs.
@@ -118,7 +120,7 @@ pub enum FromLink {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct About<M>(pub u64, pub M);
 
-/// What a hook and its keeper must have in common.
+/// What a hook and its keeper should have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The version of the library.
@@ -131,6 +133,36 @@ pub struct Identity {
     pub namespaces: [PathBuf; 2],
     /// The environment variables that matter to a keeper, and their values.
     pub variables: Vec<(String, OsString)>,
+    /// How nice it is to other processes: from -20 to 19. What else a keeper inherits, such as its control group, it
+    /// keeps.
+    pub nice: i32,
+}
+
+/// Whether a keeper serves a client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Service {
+    /// It does.
+    Given,
+    /// It does not, and stays: keepers of two namespaces would replace each other for ever.
+    Elsewhere,
+    /// It makes room for a keeper that does.
+    Replaced,
+}
+
+impl Identity {
+    /// Returns whether a keeper with this identity serves `client`. It must not be nicer than the client: it would do
+    /// all builds as slowly as those of a client that was told to be nice, and cannot change that.
+    pub fn serves(&self, client: &Identity) -> Service {
+        if client.namespaces != self.namespaces {
+            return Service::Elsewhere;
+        }
+        let nice = self.nice.max(client.nice);
+        if (Identity { nice, ..client.clone() }) == (Identity { nice, ..self.clone() }) && client.nice >= self.nice {
+            Service::Given
+        } else {
+            Service::Replaced
+        }
+    }
 }
 
 #[cfg(test)]

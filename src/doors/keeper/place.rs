@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Where a hook and its keeper meet: `STATE/offload/.keeper` has a `lock`, which the keeper holds for as long as it
-//! takes new builds, and a `socket`.
+//! takes new builds, and a `socket`. If the keeper was seen not to answer, `unanswering` says which socket it was.
 //!
 //! A hook that finds no keeper makes lock and socket, and hands both to the program that it starts. So the next hook
 //! can connect at once, however long the keeper takes to start.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -14,12 +14,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, fchmod};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
-use rustix::process::{PidfdFlags, Uid, WaitId, WaitIdOptions, geteuid, pidfd_open, waitid};
+use rustix::fs::{Mode, OFlags, fchmod, inotify};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt,
+};
+use rustix::process::{PidfdFlags, Uid, WaitId, WaitIdOptions, geteuid, getpriority_process, pidfd_open, waitid};
 
 use crate::choose::slot::lock::{Range, try_lock};
 use crate::doors::keeper::message::Identity;
+use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::spawn::spawn;
@@ -40,6 +44,7 @@ const START_PAUSE: Duration = Duration::from_millis(1);
 
 const SOCKET: &str = "socket";
 const LOCK: &str = "lock";
+const UNANSWERING: &str = "unanswering";
 
 /// Environment variables that a hook hands on to its keeper, besides those that name directories.
 const VARIABLES: [&str; 2] = [phases::VARIABLE, log::VARIABLE];
@@ -67,6 +72,7 @@ pub fn identity(directories: &Directories, program: &Path) -> Result<Identity> {
         ],
         namespaces: [namespace("mnt")?, namespace("user")?],
         variables: variables(),
+        nice: getpriority_process(None).io_context(ErrorKind::Unavailable, || "the priority of this process")?,
     })
 }
 
@@ -81,12 +87,18 @@ impl KeeperDir {
     }
 
     /// Connects to the keeper, or starts `program` as the keeper and connects to it.
-    pub fn connect_or_start(&self, program: &Path, directories: &Directories) -> Result<UnixStream> {
+    pub fn connect_or_start(&self, program: &Path, directories: &Directories, cancel: &Cancel) -> Result<UnixStream> {
         let doing = || format!("starting the keeper in '{}'", self.0.path("").display());
         let begun = Instant::now();
         loop {
+            cancel.check()?;
             match self.connect() {
                 Ok(stream) => return Ok(stream),
+                // A thousand hooks at once are accepted in a moment, but not by a keeper that hangs.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < START => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
                 Err(error) if !is_absence(&error) => return Err(error).io_context(ErrorKind::Unavailable, doing),
                 Err(_) => {}
             }
@@ -115,7 +127,15 @@ impl KeeperDir {
 
     fn connect_to_any(&self) -> io::Result<UnixStream> {
         let directory = self.0.open()?;
-        UnixStream::connect(socket_in(&directory))
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK; // it may accept nothing any more
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(socket_in(&directory))?).map_err(|error| match error {
+            Errno::AGAIN => io::Error::new(io::ErrorKind::WouldBlock, "too many connections wait for the keeper"),
+            error => error.into(),
+        })?;
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 
     /// Starts `program` as the keeper. Returns `false` if there is one, or if another process is starting one.
@@ -129,6 +149,7 @@ impl KeeperDir {
         // A keeper without the lock takes no new builds, whether it has ended or not: if it left a socket, that is
         // stale.
         let _ = directory.remove(SOCKET);
+        let _ = directory.remove(UNANSWERING);
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         fchmod(&listener, Mode::RUSR | Mode::WUSR)?; // before it has a name
         bind(&listener, &SocketAddrUnix::new(socket_in(&directory))?)?;
@@ -148,11 +169,38 @@ impl KeeperDir {
         Ok(true)
     }
 
+    /// Returns a descriptor that is readable when something was removed from this place; `None`: there is none.
+    pub fn watch(&self) -> Option<OwnedFd> {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+        let removal = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM | inotify::WatchFlags::MOVE_SELF;
+        inotify::add_watch(&watch, self.0.path(""), removal | inotify::WatchFlags::DELETE_SELF).ok()?;
+        Some(watch)
+    }
+
     /// Returns what distinguishes the keeper's socket from another one of the same name; `None`: there is no socket.
     pub fn socket_identity(&self) -> Option<[i64; 3]> {
         let metadata = std::fs::symlink_metadata(self.0.path(SOCKET)).ok()?;
         // The inode number alone is not enough: the next socket may get that of a removed one.
         Some([metadata.ino() as i64, metadata.ctime(), metadata.ctime_nsec()])
+    }
+
+    /// Returns whether the present keeper was noted as one that does not answer.
+    pub fn is_unanswering(&self) -> bool {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut text = Vec::new();
+            self.0.open()?.open(UNANSWERING, OFlags::RDONLY | OFlags::NONBLOCK)?.take(200).read_to_end(&mut text)?;
+            Ok(text)
+        };
+        read().is_ok_and(|text| self.socket_identity().is_some_and(|socket| text == format!("{socket:?}").as_bytes()))
+    }
+
+    /// Notes whether the present keeper does not answer.
+    pub fn note_unanswering(&self, is_so: bool) {
+        let Ok(directory) = self.0.open() else { return };
+        let _ = match self.socket_identity().filter(|_| is_so) {
+            Some(socket) => directory.replace(UNANSWERING, format!("{socket:?}").as_bytes()),
+            None => directory.remove(UNANSWERING),
+        };
     }
 
     /// Removes the socket, so that nobody else connects.
@@ -238,9 +286,9 @@ mod tests {
         let (scratch, program, directories) = scene(KEEPER);
         let place = KeeperDir::of(&directories);
         assert_eq!(place.connect().unwrap_err().kind(), io::ErrorKind::NotFound);
-        place.connect_or_start(&program, &directories).unwrap();
+        place.connect_or_start(&program, &directories, &Cancel::default()).unwrap();
         let socket = place.socket_identity().unwrap();
-        place.connect_or_start(Path::new("/nonexistent"), &directories).unwrap();
+        place.connect_or_start(Path::new("/nonexistent"), &directories, &Cancel::default()).unwrap();
         assert_eq!(place.socket_identity(), Some(socket), "nobody started another one");
 
         let metadata = fs::symlink_metadata(place.0.path(SOCKET)).unwrap();
@@ -260,7 +308,7 @@ mod tests {
         let (_scratch, program, directories) = scene("exit 0");
         let place = KeeperDir::of(&directories);
         // The keeper ends at once, and its socket and lock with it.
-        let error = place.connect_or_start(&program, &directories).unwrap_err();
+        let error = place.connect_or_start(&program, &directories, &Cancel::default()).unwrap_err();
         assert!(error.to_string().contains("it ended"), "{error}");
         let first = place.socket_identity().unwrap();
         assert_eq!(place.connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
@@ -270,7 +318,7 @@ mod tests {
         let lock = place.0.open().unwrap().open(LOCK, OFlags::RDWR).unwrap();
         assert!(try_lock(&lock, Range::Whole).unwrap());
         place.remove_socket();
-        let error = place.connect_or_start(&program, &directories).unwrap_err();
+        let error = place.connect_or_start(&program, &directories, &Cancel::default()).unwrap_err();
         assert_eq!((error.kind(), place.socket_identity()), (ErrorKind::Unavailable, None), "{error}");
     }
 
@@ -278,9 +326,9 @@ mod tests {
     fn a_program_that_cannot_be_started_leaves_no_lock() {
         let (_scratch, program, directories) = scene(KEEPER);
         let place = KeeperDir::of(&directories);
-        let error = place.connect_or_start(Path::new("/nonexistent"), &directories).unwrap_err();
+        let error = place.connect_or_start(Path::new("/nonexistent"), &directories, &Cancel::default()).unwrap_err();
         assert!(error.to_string().contains("starting the keeper"), "{error}");
-        place.connect_or_start(&program, &directories).unwrap();
+        place.connect_or_start(&program, &directories, &Cancel::default()).unwrap();
     }
 
     #[test]
@@ -289,7 +337,8 @@ mod tests {
         fs::create_dir_all(directories.state.join("offload")).unwrap();
         fs::create_dir(scratch.path().join("elsewhere")).unwrap();
         symlink(scratch.path().join("elsewhere"), directories.state.join("offload/.keeper")).unwrap();
-        let error = KeeperDir::of(&directories).connect_or_start(&program, &directories).unwrap_err();
+        let error =
+            KeeperDir::of(&directories).connect_or_start(&program, &directories, &Cancel::default()).unwrap_err();
         assert!(error.to_string().contains("links are not followed"), "{error}");
         assert_eq!(fs::read_dir(scratch.path().join("elsewhere")).unwrap().count(), 0);
     }

@@ -32,7 +32,8 @@ use crate::ground::store_path::StorePath;
 use crate::ground::thread;
 use crate::machine::{BuildMachine, Requirements};
 
-/// How often the keeper checks that its socket, its program and the library are still the same.
+/// How often the keeper checks that its program and the library are still the same, and its socket, if the kernel does
+/// not tell of that.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pause before the keeper accepts connections again after it ran out of descriptors.
@@ -65,12 +66,13 @@ pub fn serve(
         retires: AtomicBool::new(false),
         files: Files::of(std::iter::once(program).chain(library)),
     });
+    let watch = place.watch();
     let own_socket = place.socket_identity();
     let mut idle_since = Instant::now();
     let mut lock = Some(given.lock);
     loop {
-        let idle = keeper.hooks.lock().is_idle();
-        if !idle {
+        let (idle, is_in_use) = keeper.hooks.lock().are_idle_and_in_use();
+        if is_in_use {
             idle_since = Instant::now();
         }
         let lost = own_socket.is_none() || place.socket_identity() != own_socket;
@@ -89,7 +91,7 @@ pub fn serve(
             }
         }
         let until = Instant::now() + if idle { FILES_CHECK_INTERVAL.min(idle_limit) } else { FILES_CHECK_INTERVAL };
-        keeper.wait(&listener, until)?;
+        keeper.wait(&listener, watch.as_ref(), until)?;
         keeper.accept_all(&listener);
     }
 }
@@ -130,7 +132,7 @@ pub(super) struct Keeper {
     hooks: Mutex<Hooks>,
     /// Raised when a client or a job is gone, a client becomes a link, or the keeper is to end.
     pub(super) changed: EventFd,
-    /// Whether the keeper is to end: a client asked for that, or came to this place with another identity.
+    /// Whether the keeper is to end: a client asked for that, or came to this place and needs another keeper.
     retires: AtomicBool,
     files: Files,
 }
@@ -149,15 +151,28 @@ struct Connected {
     cancel: Cancel,
     /// Whether the client has hung up, and its build was cancelled.
     gone: bool,
-    /// Whether it is a link, which stays as long as its process, with or without jobs.
-    is_link: bool,
+    role: Role,
     activities: Activities,
 }
 
+/// What a client is.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Role {
+    /// It is not welcome, or not yet.
+    Stranger,
+    /// A hook that is served.
+    Hook,
+    /// A link, which stays as long as its process, with or without jobs.
+    Link,
+}
+
 impl Hooks {
-    /// Returns whether no hook is connected and no link has a job.
-    fn is_idle(&self) -> bool {
-        self.connected.values().all(|it| it.is_link && it.activities.lock().is_empty())
+    /// Returns whether nobody is connected but links without jobs, and whether a hook or a link with jobs is: clients
+    /// that are not served keep no keeper from ending.
+    fn are_idle_and_in_use(&self) -> (bool, bool) {
+        let is_idle_link = |it: &Connected| it.role == Role::Link && it.activities.lock().is_empty();
+        let mut others = self.connected.values().filter(|it| !is_idle_link(it)).peekable();
+        (others.peek().is_none(), others.any(|it| it.role != Role::Stranger))
     }
 
     /// Hangs up on the links: the keeper ends.
@@ -169,15 +184,19 @@ impl Hooks {
 }
 
 impl Keeper {
-    /// Waits until a client connects or hangs up, until `changed` is raised, or until `until`. Cancels the builds of
-    /// clients that have hung up.
-    fn wait(&self, listener: &UnixListener, until: Instant) -> Result<()> {
+    /// Waits until a client connects or hangs up, until `changed` is raised, until something was removed from the place
+    /// that is watched, or until `until`. Cancels the builds of clients that have hung up.
+    fn wait(&self, listener: &UnixListener, watch: Option<&OwnedFd>, until: Instant) -> Result<()> {
         self.changed.clear();
         let hooks = self.hooks.lock().connected.clone();
         let hooks: Vec<_> = hooks.into_iter().filter(|(_, hook)| !hook.gone).collect();
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
         watched.extend(hooks.iter().map(|(_, hook)| PollFd::new(&hook.stream, PollFlags::RDHUP)));
+        watched.extend(watch.map(|watch| PollFd::new(watch, PollFlags::IN)));
         self.changed.sleep_beside(&mut watched, Some(until))?;
+        if let Some(watch) = watch {
+            while rustix::io::read(watch, &mut [0; 4096][..]).is_ok_and(|length| length > 0) {}
+        }
         for ((number, hook), watched) in hooks.iter().zip(&watched[1..]) {
             if !watched.revents().is_empty() {
                 hook.cancel.cancel();
@@ -212,7 +231,7 @@ impl Keeper {
             hooks.next += 1;
             let number = hooks.next;
             let (stream, cancel, activities) = (Arc::clone(&stream), cancel.clone(), Arc::clone(&activities));
-            hooks.connected.insert(number, Connected { stream, cancel, gone: false, is_link: false, activities });
+            hooks.connected.insert(number, Connected { stream, cancel, gone: false, role: Role::Stranger, activities });
             number
         };
         let here = Here { keeper: Arc::clone(self), number };
@@ -268,10 +287,10 @@ impl Keeper {
         self.changed.raise();
     }
 
-    /// Marks `client` as the link of a process.
-    pub(super) fn mark_as_link(&self, client: &Client) {
+    /// Notes what `client` is.
+    pub(super) fn mark_as(&self, client: &Client, role: Role) {
         if let Some(connected) = self.hooks.lock().connected.get_mut(&client.number) {
-            connected.is_link = true;
+            connected.role = role;
         }
         self.changed.raise();
     }

@@ -136,8 +136,10 @@ fn it_says_what_it_does_and_ends_when_told_to() {
 fn it_ends_with_its_place() {
     let mut scene = Scene::new(LONG);
     drop(scene.greet());
+    let begun = Instant::now();
     std::fs::remove_dir_all(scene.at("state")).unwrap();
     scene.join();
+    assert!(begun.elapsed() < FILES_CHECK_INTERVAL / 2, "it saw that only after {:?}", begun.elapsed());
     // Also if its place was gone before the keeper first looked.
     let mut scene = Scene::new(LONG);
     std::fs::remove_dir_all(scene.at("state")).unwrap();
@@ -146,9 +148,9 @@ fn it_ends_with_its_place() {
 
 #[test]
 fn whoever_differs_is_not_served_and_has_it_make_room() {
-    let namespace: fn(&mut Identity) = |other| other.namespaces[0] = "mnt:[1]".into();
+    let nice: fn(&mut Identity) = |other| other.nice -= 1;
     let program: fn(&mut Identity) = |other| other.program = "/elsewhere/libexec/guix-offload".into();
-    for differ in [namespace, program] {
+    for differ in [nice, program] {
         let mut scene = Scene::new(LONG);
         let stream = scene.connect();
         let mut other = identity(&scene.directories, &scene.at("program")).unwrap();
@@ -158,6 +160,43 @@ fn whoever_differs_is_not_served_and_has_it_make_room() {
         scene.join();
         assert!(!scene.has_socket());
     }
+}
+
+#[test]
+fn whoever_is_nicer_is_served() {
+    let scene = Scene::new(LONG);
+    let stream = scene.connect();
+    let other = identity(&scene.directories, &scene.at("program")).unwrap();
+    send(&mut &stream, &FromClient::Hello(Identity { nice: other.nice + 5, ..other })).unwrap();
+    assert!(matches!(receive(&mut &stream), Ok(FromKeeper::Welcome)));
+}
+
+#[test]
+fn a_client_in_another_namespace_is_told_so_and_neither_ends_nor_keeps_the_keeper() {
+    let mut scene = Scene::new(LONG);
+    let mut other = identity(&scene.directories, &scene.at("program")).unwrap();
+    other.namespaces[0] = "mnt:[1]".into();
+    let hello = FromClient::Hello(other);
+    let refused = |scene: &Scene| {
+        let stream = UnixStream::connect(scene.at("state/offload/.keeper/socket"));
+        stream.is_ok_and(|stream| {
+            send(&mut &stream, &hello).is_ok() && matches!(receive(&mut &stream), Ok(FromKeeper::Elsewhere))
+        })
+    };
+    let own = scene.greet();
+    (0..10).for_each(|_| assert!(refused(&scene)));
+    drop(own);
+    drop(scene.greet());
+    assert!(retire(&scene.directories).unwrap());
+    scene.join();
+
+    let mut scene = Scene::new(10 * SHORT);
+    assert!(refused(&scene));
+    let begun = Instant::now();
+    while refused(&scene) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it stays for strangers");
+    }
+    scene.join();
 }
 
 #[test]

@@ -225,12 +225,13 @@ fn what_a_server_and_we_have_not_in_common_is_said() {
 }
 
 /// Forwards bytes to `port` and back, each of them `delay` later. Returns the port to connect to.
-fn long_line(port: u16, delay: Duration) -> u16 {
+pub(super) fn long_line(port: u16, delay: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for near in listener.incoming().flatten() {
             let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            [&near, &far].into_iter().for_each(|end| end.set_nodelay(true).unwrap());
             for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
                 let (queue, arrivals) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
                 std::thread::spawn(move || {
@@ -257,8 +258,8 @@ fn each_step_of_connecting_may_take_its_time() {
     let sshd = Sshd::start(&[]);
     let mut machine = machine(&sshd);
     // A step is one round trip here. All steps together take longer than one step may.
-    machine.port = long_line(machine.port, Duration::from_millis(600));
-    let (step, start) = (Duration::from_secs(5), Instant::now());
+    machine.port = long_line(machine.port, Duration::from_millis(1500));
+    let (step, start) = (Duration::from_secs(6), Instant::now());
     let session = Session::start(&machine, step).unwrap();
     assert!(session.wait_ready(LONG).unwrap());
     assert!(start.elapsed() > step, "{:?}: this shows nothing", start.elapsed());

@@ -6,6 +6,7 @@ mod closing;
 mod connecting;
 mod disconnects;
 pub(super) mod flooding;
+mod round_trips;
 
 #[path = "../../../tests/support/sshd.rs"]
 pub(crate) mod sshd;

@@ -154,7 +154,7 @@ impl Link {
     fn connect(&self, state: &mut State) -> Result<Connection> {
         let doing = || "the keeper's socket";
         let watch = state.watch.clone().ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches the keeper"))?;
-        let stream = client::connect(&self.directories, &self.program)?;
+        let stream = client::connect(&self.directories, &self.program, &Cancel::default())?;
         send(&mut Socket(&stream), &FromClient::Link)?;
         stream.set_nonblocking(true).io_context(ErrorKind::Unavailable, doing)?;
         let number = state.number();
