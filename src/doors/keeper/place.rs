@@ -96,7 +96,7 @@ impl KeeperDir {
                 Ok(stream) => return Ok(stream),
                 // A thousand hooks at once are accepted in a moment, but not by a keeper that hangs.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < START => {
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(START_PAUSE);
                     continue;
                 }
                 Err(error) if !is_absence(&error) => return Err(error).io_context(ErrorKind::Unavailable, doing),
