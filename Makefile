@@ -65,7 +65,8 @@ $(release)/static/libguix_offload.a: $(built)
 	mkdir -p $(@D)
 	nm --defined-only $(release)/libguix_offload.a 2>/dev/null | \
 	  sed -n 's/.* T \(guix_offload_.*\)/--undefined=\1/p' >$(@D)/exports
-	$(CC) -r -nostdlib -Wl,--force-group-allocation,@$(@D)/exports -o $(@D)/guix-offload.o $(release)/libguix_offload.a
+	$(CC) -r -nostdlib -Wl,--force-group-allocation,@$(@D)/exports -o $(@D)/guix-offload.o \
+	  $(release)/libguix_offload.a
 	$(OBJCOPY) --wildcard --keep-global-symbol='guix_offload_*' \
 	  --remove-section=.llvmbc --remove-section=.llvmcmd $(@D)/guix-offload.o
 	rm -f $@
