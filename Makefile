@@ -7,7 +7,7 @@
 #   make bench      offloaded builds, timed against the stock script
 #   make bench-memory  the memory that both take for files of 4 GiB
 #   make check      every test; what .ci/run runs
-#   make quick      those that need neither root nor a farm
+#   make quick      some of those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
 #   make check-packages  builds and installs the Debian packages on a fresh Debian
 #   make check-reproducible  builds the same in two directories, and compares
@@ -130,13 +130,13 @@ deb:
 	cd $(deb) && dpkg-buildpackage -b -us -uc $(DEB_FLAGS)
 
 # Builds them on Debian unstable, and installs them beside Debian's guix there.
-check-packages:
+check-packages: packages
 	$(began)
 	$(CARGO) fetch --locked
 	tests/packages
 	$(passed)
 
-check-reproducible:
+check-reproducible: packages
 	$(began)
 	$(CARGO) fetch --locked
 	tests/reproducible
@@ -171,7 +171,8 @@ lint:
 quick:
 	$(CARGO) fmt --check
 	$(CARGO) test --lib -- archive:: build:: choose:: daemon:: doors:: ground:: report:: --skip needs_root
-	$(CARGO) test --test layers --test width --test limits --test dependencies --test header
+	$(CARGO) test --test layers --test width --test limits --test dependencies --test header \
+	  --test abi --test manuals
 	@echo "make quick leaves out the layers ffi, machine, remote, ssh and store, and tests named ...needs_root"
 
 farm: setup
@@ -261,7 +262,7 @@ demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm head w1 -- tests/lab/demo.sh
 
-bench_farm := shead head ghead ahead w1 w2 w3
+bench_farm := shead head ghead ahead w1 w2 w3 pub
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run

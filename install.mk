@@ -26,7 +26,6 @@ datadir      = $(datarootdir)
 mandir       = $(datarootdir)/man
 # A guix in /usr may have a page about `guix offload` by the same name, as Debian's has.
 man1ext      = $(if $(filter /usr,$(prefix)),.1offload,.1)
-infodir      = $(datarootdir)/info
 docdir       = $(datarootdir)/doc/guix-offload
 bashdir      = $(datadir)/bash-completion/completions
 zshdir       = $(datadir)/zsh/site-functions
@@ -35,8 +34,8 @@ fishdir      = $(datadir)/fish/vendor_completions.d
 guilesitedir   = $(datadir)/guile/site
 guileccachedir = $(libdir)/guile
 
-# What replaces a module of Guix, and what that is made of, is where nobody looks who is not told to; nor is another
-# Guix there, which might be taken for the one that runs.
+# Modules that replace Guix's own, and what they need, are in a directory in which Guile looks only when told to. Nor is
+# another Guix there, which might be taken for the one that runs.
 privatedir       = $(datadir)/guix-offload
 privateccachedir = $(libdir)/guix-offload/guile
 extensionsdir    = $(datadir)/guix/extensions
@@ -44,7 +43,7 @@ extensionsdir    = $(datadir)/guix/extensions
 binding := guix-offload.scm guix-offload/foreign.scm
 scripts := compile.scm replace.scm run.scm
 
-# What a file says of another one's place begins at its own directory, so that all can be moved together.
+# A file names another by a path relative to its own directory, so the whole can be moved.
 relative = $(shell realpath -m --relative-to=$(2) $(1))
 fill = sed \
   -e 's|@PREFIX@|$(prefix)|g' -e 's|@EXEC_PREFIX@|$(subst $(prefix),$${prefix},$(exec_prefix))|g' \
@@ -112,14 +111,24 @@ install-strip: install
 	strip --strip-unneeded $(DESTDIR)$(libdir)/libguix_offload.so.$(version) $(DESTDIR)$(libexecdir)/guix-offload
 	$(if $(filter yes,$(STATIC)),strip --strip-debug $(DESTDIR)$(libdir)/libguix_offload.a)
 
+# File by file: a directory may hold what others have put there.
+gone := compiled-by guix-offload.go guix-offload/foreign.go
 uninstall:
-	rm -f $(addprefix $(DESTDIR),$(libdir)/libguix_offload.so.$(version) $(libdir)/$(soname) $(libdir)/libguix_offload.so \
-	  $(libdir)/libguix_offload.a $(includedir)/guix-offload.h $(includedir)/guix-offload.hh \
-	  $(pkgconfigdir)/guix-offload.pc $(libexecdir)/guix-offload $(libexecdir)/guix-offload-guile $(bindir)/guix-offload \
-	  $(extensionsdir)/offload.scm $(bashdir)/guix-offload $(zshdir)/_guix-offload $(fishdir)/guix-offload.fish \
-	  $(foreach file,$(manuals),$(call manual,$(file))))
-	rm -rf $(addprefix $(DESTDIR),$(privatedir) $(dir $(privateccachedir)) $(docdir))
+	rm -f $(addprefix $(DESTDIR),$(libdir)/libguix_offload.so.$(version) $(libdir)/$(soname) \
+	  $(libdir)/libguix_offload.so $(libdir)/libguix_offload.a $(includedir)/guix-offload.h \
+	  $(includedir)/guix-offload.hh $(pkgconfigdir)/guix-offload.pc $(libexecdir)/guix-offload \
+	  $(libexecdir)/guix-offload-guile $(bindir)/guix-offload $(extensionsdir)/offload.scm $(bashdir)/guix-offload \
+	  $(zshdir)/_guix-offload $(fishdir)/guix-offload.fish $(foreach file,$(manuals),$(call manual,$(file))) \
+	  $(addprefix $(docdir)/,LICENSE README.md CHANGELOG.md $(wildcard docs/*.md)) \
+	  $(addprefix $(privatedir)/,$(scripts) $(addprefix guile/,$(binding) guix/scripts/offload.scm)))
 	for version in $(GUILE_VERSIONS); do \
-	  rm -rf $(DESTDIR)$(guilesitedir)/$$version/guix-offload $(DESTDIR)$(guilesitedir)/$$version/guix-offload.scm \
-	    $(DESTDIR)$(guileccachedir)/$$version/site-ccache/guix-offload \
-	    $(DESTDIR)$(guileccachedir)/$$version/site-ccache/guix-offload.go; done
+	  rm -f $(addprefix $(DESTDIR)$(guilesitedir)/$$version/,$(binding)); \
+	  for directory in $(DESTDIR)$(privateccachedir)/$$version $(DESTDIR)$(guileccachedir)/$$version/site-ccache; do \
+	    rm -f $(addprefix $$directory/,$(gone)) $$directory/guix-offload/for-guix-*.go; \
+	    ! [ -d $$directory/guix-offload ] || rmdir --ignore-fail-on-non-empty $$directory/guix-offload; done; \
+	  ! [ -d $(DESTDIR)$(guilesitedir)/$$version/guix-offload ] || \
+	    rmdir --ignore-fail-on-non-empty $(DESTDIR)$(guilesitedir)/$$version/guix-offload; done
+	for directory in $(docdir)/docs $(docdir) $(privatedir)/guile/guix/scripts $(privatedir)/guile/guix \
+	  $(privatedir)/guile/guix-offload $(privatedir)/guile $(privatedir) \
+	  $(addprefix $(privateccachedir)/,$(GUILE_VERSIONS)) $(privateccachedir); do \
+	  ! [ -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; done

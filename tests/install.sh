@@ -28,11 +28,11 @@ run uninstall DESTDIR="$root" PREFIX=/usr/local
 rm -rf "$root"
 
 # As a distribution has it: every directory another one, no static library, no directory in the program.
-directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/helpers
+directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/programs
   includedir=/p/headers datarootdir=/d mandir=/m
   docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
 run install-strip DESTDIR="$root" "${directories[@]}" STATIC=no RUNPATH=no GUILE_VERSIONS=3.0
-for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/helpers/guix-offload-guile \
+for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/programs/guix-offload-guile \
   p/headers/guix-offload.h \
   d/guix/extensions/offload.scm d/guix-offload/replace.scm m/man1/guix-offload.1 doc/LICENSE pc/guix-offload.pc \
   g/site/3.0/guix-offload.scm g/ccache/3.0/site-ccache/guix-offload.go \
@@ -41,7 +41,7 @@ for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/helpers/g
 done
 [ ! -e "$root/e/lib64/libguix_offload.a" ] || fail "STATIC=no has no effect"
 [ ! -e "$root/g/site/2.2" ] || fail "GUILE_VERSIONS has no effect"
-! readelf -d "$root/e/lib64/helpers/guix-offload" | grep -q RUNPATH || fail "RUNPATH=no has no effect"
+! readelf -d "$root/e/lib64/programs/guix-offload" | grep -q RUNPATH || fail "RUNPATH=no has no effect"
 ! readelf -SW "$root/e/lib64/libguix_offload.so" | grep -q '\.debug_' || fail "install-strip does not strip"
 export PKG_CONFIG_PATH=$root/pc
 [ "$(pkg-config --variable=libdir guix-offload)" = /e/lib64 ] || fail "guix-offload.pc has another libdir"
@@ -57,11 +57,15 @@ done
 mkdir -p "$root/bin"
 printf '#!/bin/sh\necho "$@"\n' >"$root/bin/guix"
 chmod 755 "$root/bin/guix"
-said=$(PATH=$root/bin:$PATH "$root/e/lib64/helpers/guix-offload-guile" offload status)
+said=$(PATH=$root/bin:$PATH "$root/e/lib64/programs/guix-offload-guile" offload status)
 [ "$said" = "repl -- $root/d/guix-offload/run.scm status" ] ||
   fail "guix-offload-guile does not find its script"
 rm -r "$root/bin"
+# What others have in the same directories stays.
+others=(doc/other d/guix-offload/guile/guix/other.scm e/lib64/guix-offload/guile/3.0/other.go)
+for file in "${others[@]}"; do echo >"$root/$file"; done
 run uninstall DESTDIR="$root" "${directories[@]}" GUILE_VERSIONS=3.0
+for file in "${others[@]}"; do rm "$root/$file" || fail "uninstall removes $file of somebody else"; done
 [ -z "$(files)" ] || fail "uninstall leaves: $(files)"
 rm -rf "$root" "$root.log"
 make -s all >/dev/null # as it was, for whatever comes next

@@ -181,10 +181,14 @@ fn one_version_is_about_to_be_released() {
     assert!(read("debian/changelog").starts_with(&package), "debian/changelog does not begin with {package}");
 }
 
-/// Returns `text` as lines of a manual page, none of which is taken for a macro.
+/// Returns `text` as lines of a manual page, none of which is taken for a macro. What is between backticks is in italics.
 fn prose(text: &str) -> String {
     let mut lines = vec![String::new()];
-    for word in text.replace('\\', "\\e").split_whitespace() {
+    let parts = text.replace('\\', "\\e");
+    let parts = parts.split('`').enumerate();
+    let text: String =
+        parts.map(|(at, part)| if at % 2 == 1 { format!("\\fI{part}\\fR") } else { part.into() }).collect();
+    for word in text.split_whitespace() {
         let line = lines.last_mut().unwrap();
         if line.len() + word.len() >= 100 {
             lines.push(word.to_string());
@@ -222,7 +226,7 @@ fn reference() -> String {
         function.parameters.iter().for_each(|parameter| page += &format!(".Fa \"{parameter}\"\n"));
         page += &format!(
             ".Fc\n.Bd -ragged -offset indent -compact\n{}.Ed\n",
-            prose(&first_sentence(&function.documentation).replace('`', ""))
+            prose(first_sentence(&function.documentation))
         );
     }
     page

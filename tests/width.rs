@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 const WIDEST: usize = 120;
 
 /// What is written by hand and has an extension.
-const KINDS: [&str; 12] = ["rs", "c", "h", "cc", "hh", "scm", "sh", "pl", "py", "toml", "md", "in"];
+const KINDS: [&str; 16] =
+    ["rs", "c", "h", "cc", "hh", "scm", "sh", "bash", "zsh", "fish", "mk", "pl", "py", "toml", "md", "in"];
 
 /// Directories of what is compiled or recorded.
 const LEFT_OUT: [&str; 4] = [".git", "target", "corpus", "artifacts"];

@@ -4,9 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::lab::{Host, lab};
+use crate::lab::{Host, SlowLink, lab};
 use crate::machines::{Machine, PROGRAM, quoted, system};
 use crate::memory::with_peak_memory;
+use crate::publisher::{Fetcher, Publisher};
 
 /// A head whose daemon has the stock script for a hook.
 pub const STOCK: Host = Host("shead");
@@ -26,6 +27,14 @@ const DEAD: Host = Host("w3");
 
 /// Where the hook of `OURS` writes its trace.
 const TRACE: &str = "/var/guix/trace";
+
+/// Publishes substitutes.
+const PUBLISHER: Host = Host("pub");
+
+/// What the link of a head moves, in Mbit a second, where [`Contender::Inputs`] is measured; the publisher's moves
+/// [`FAST`].
+const SLOW: &str = "40";
+const FAST: &str = "1000";
 
 /// The programs that this project installs, on heads.
 const PROGRAMS: &str = "/opt/guix-offload/libexec";
@@ -73,8 +82,25 @@ pub enum Contender {
     /// Peak memory, in MiB, of this head's hook, or of its keeper if that has more, while 4 GiB are sent and then
     /// retrieved.
     Memory(Host),
+    /// The daemon of this head, for a build with an input that the machine may fetch, over a link of [`SLOW`]: seconds.
+    Inputs(Host, Servers),
+    /// `guix build` on the machine, which fetches the same: seconds.
+    FetchThere,
     /// `guix offload --version` on this head, as the hook of its daemon says it: seconds.
     Version(Host),
+}
+
+/// What the machine's substitute servers are like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Servers {
+    /// They have the input.
+    Have,
+    /// They have it, and the hook does not let the machine be asked.
+    Unasked,
+    /// They lack it.
+    Lack,
+    /// They drop all packets.
+    Drop,
 }
 
 /// Starts the daemons as they are measured.
@@ -144,11 +170,12 @@ impl Contender {
             | Contender::Beyond(head)
             | Contender::Processor(head)
             | Contender::Memory(head)
+            | Contender::Inputs(head, _)
             | Contender::Version(head) => {
                 has(head);
             }
             Contender::Jobs | Contender::Agent | Contender::Phase(_) | Contender::ReceivedByLoad => has(OURS),
-            Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo => {}
+            Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo | Contender::FetchThere => {}
             Contender::Accept { .. } | Contender::Decline { .. } => {}
         }
     }
@@ -214,6 +241,8 @@ impl Contender {
                 }) - adding
             }
             Contender::Memory(head) => memory(head),
+            Contender::Inputs(head, servers) => inputs(head, servers, settings),
+            Contender::FetchThere => fetch_there(settings),
             Contender::Version(head) => {
                 let guix = if head.0 == GUILE.0 { format!("{PROGRAMS}/guix-offload-guile") } else { "guix".into() };
                 seconds(head, &format!("{guix} offload --version >/dev/null"))
@@ -322,4 +351,36 @@ fn memory(head: Host) -> f64 {
     let (_, peak) = with_peak_memory(program, || build(head, &["kib=4194304", "fill=zero", "built-input=1"]));
     clean();
     peak as f64 / f64::from(1 << 20)
+}
+
+/// Seconds that a build on this head takes whose input is valid there.
+fn inputs(head: Host, servers: Servers, settings: &[&str]) -> f64 {
+    if head.0 == OURS.0 {
+        start_ours(if servers == Servers::Unasked { &["GUIX_OFFLOAD_SUBSTITUTES=no"] } else { &[] });
+    }
+    let nonce = format!("nonce={}", fastrand::u64(..));
+    let settings = [settings, &[&nonce]].concat();
+    let input = built_input(head, &settings);
+    let published: &[&str] = if servers == Servers::Lack { &[] } else { &[&input] };
+    let publisher = Publisher::new(PUBLISHER, head, published);
+    let url = if servers == Servers::Drop { format!("http://{}", DEAD.0) } else { publisher.url() };
+    let _fetcher = Fetcher::new(MACHINES[0], &[&url]);
+    let _links = [(head, SLOW), (PUBLISHER, FAST)].map(|(host, rate)| SlowLink::new(host, &["rate", rate]));
+    build(head, &settings)
+}
+
+/// Seconds that the machine's own `guix build` takes to fetch the same.
+fn fetch_there(settings: &[&str]) -> f64 {
+    let input = built_input(ALONE, settings);
+    let publisher = Publisher::new(PUBLISHER, ALONE, &[&input]);
+    let _fetcher = Fetcher::new(MACHINES[0], &[&publisher.url()]);
+    let _link = SlowLink::new(PUBLISHER, &["rate", FAST]);
+    seconds(MACHINES[0], &format!("guix build {input}"))
+}
+
+/// Makes the input of these builds valid on `head`, and returns it.
+fn built_input(head: Host, settings: &[&str]) -> String {
+    let told = add(head, settings);
+    let input = told.lines().find_map(|line| line.strip_prefix("input ").filter(|item| item.ends_with("-built-input")));
+    input.expect("an input").to_string()
 }

@@ -15,9 +15,11 @@ mod harness;
 
 use std::fmt::Write as _;
 
-use contender::{ALONE, Contender, GUILE, OURS, STOCK};
+use guix_offload::report::json::string;
+
+use contender::{ALONE, Contender, GUILE, OURS, STOCK, Servers};
 use harness::lab::SlowLink;
-use harness::{lab, machines, memory};
+use harness::{lab, machines, memory, publisher};
 
 const W1: lab::Host = lab::Host("w1");
 
@@ -128,6 +130,43 @@ const ROWS: &[Row] = &[
         settings: DIAMOND,
         contenders: [("by load alone", Contender::ReceivedByLoad), ("hook", Contender::Received(OURS))],
         machines: 2,
+        ..ROW
+    },
+    Row {
+        name: "512 MiB of input that servers have, 40 Mbit/s",
+        settings: &["built-input=1", "built-kib=524288"],
+        contenders: [
+            ("stock", Contender::Inputs(STOCK, Servers::Have)),
+            ("hook", Contender::Inputs(OURS, Servers::Have)),
+        ],
+        large: true, // minutes, for stock
+        ..ROW
+    },
+    Row {
+        name: "512 MiB of input that servers have, fetched there",
+        settings: &["built-input=1", "built-kib=524288"],
+        contenders: [("guix build", Contender::FetchThere), ("hook", Contender::Inputs(OURS, Servers::Have))],
+        large: true,
+        ..ROW
+    },
+    Row {
+        name: "128 MiB of input that no server has, 40 Mbit/s",
+        settings: &["built-input=1", "built-kib=131072"],
+        contenders: [
+            ("not asked", Contender::Inputs(OURS, Servers::Unasked)),
+            ("hook", Contender::Inputs(OURS, Servers::Lack)),
+        ],
+        large: true,
+        ..ROW
+    },
+    Row {
+        name: "128 MiB of input, servers drop packets, 40 Mbit/s",
+        settings: &["built-input=1", "built-kib=131072"],
+        contenders: [
+            ("not asked", Contender::Inputs(OURS, Servers::Unasked)),
+            ("hook", Contender::Inputs(OURS, Servers::Drop)),
+        ],
+        large: true,
         ..ROW
     },
     Row { name: "2,000 inputs of 4 KiB", settings: &["inputs=2000", "inputs-kib=4"], ..ROW },
@@ -258,17 +297,19 @@ fn main() {
         let (first, second) = (cell(one_label, one), cell(label, other));
         writeln!(table, "{:<48} {first:>26} {second:>18} {:>6.1}x   {rates}", row.name, one / other).unwrap();
         json.push(format!(
-            "{{\"work\":{:?},\"unit\":{:?},{one_label:?}:{:?},{label:?}:{:?}}}",
-            row.name,
-            contender.unit(),
+            "{{\"work\":{},\"unit\":{},{}:{:?},{}:{:?}}}",
+            string(row.name),
+            string(contender.unit()),
+            string(one_label),
             samples[0],
+            string(label),
             samples[1]
         ));
         eprintln!("{}: {first}, {second}, {rates}", row.name);
     }
     println!("\n{}\nmedians of {runs} alternating runs\n\n{table}", machine());
     if let Some(file) = std::env::var_os("BENCH_JSON") {
-        let text = format!("{{\"machine\":{:?},\"samples\":[\n{}\n]}}\n", machine(), json.join(",\n"));
+        let text = format!("{{\"machine\":{},\"samples\":[\n{}\n]}}\n", string(&machine()), json.join(",\n"));
         std::fs::write(file, text).expect("BENCH_JSON names a file that can be written");
     }
 }

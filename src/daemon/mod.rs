@@ -5,15 +5,18 @@
 //! - [`frame`]: what the daemon sends while it works on a request
 //! - [`request`]: the parts of requests
 //! - [`client`]: the requests, and their answers
+//! - [`downloads`]: what its log says of downloads
 //! - [`local_stream`]: the stream to the daemon of this host
 
 mod client;
+mod downloads;
 mod frame;
 mod local_stream;
 mod replies;
 mod request;
 
 pub use client::{Additions, BuildOptions, Client, ExportReader, PathInfo, Substitute};
+pub use downloads::Downloads;
 pub use local_stream::LocalStream;
 pub use replies::CLOSED;
 pub use request::{ContentAddressed, NewItem, size_of_asking};

@@ -125,7 +125,7 @@ fn make_report(
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
     let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
-    let keeper = keeper::client::inspect(engine.directories());
+    let keeper = keeper::reach::inspect(engine.directories());
     // The keeper is a side issue here: one that does not answer is no reason to fail.
     let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));
     let keeper = keeper.ok().flatten();

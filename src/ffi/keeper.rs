@@ -15,7 +15,7 @@ use super::handle::{self, Out};
 use super::{descriptor, export};
 use crate::build::engine::Engine;
 use crate::doors::keeper::place::{Given, VARIABLE};
-use crate::doors::keeper::{client, report, server};
+use crate::doors::keeper::{reach, report, server};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind};
 use crate::report::log;
@@ -91,7 +91,7 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(report, "report")?;
         let engine = handle::borrow(engine, "engine")?;
-        let keeper = client::inspect(engine.share().directories())?;
+        let keeper = reach::inspect(engine.share().directories())?;
         out.give(guix_offload_report::new(Vec::new(), keeper.as_ref(), &report::text(keeper.as_ref())));
         Ok(())
     }
@@ -108,7 +108,7 @@ export! {
     ) -> guix_offload_status {
         let out = Out::new(stopped, "stopped")?;
         let engine = handle::borrow(engine, "engine")?;
-        out.set(client::retire(engine.share().directories())?.into());
+        out.set(reach::retire(engine.share().directories())?.into());
         Ok(())
     }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a machine fetches by itself: substitutes, from the servers that its daemon is configured for and whose
-//! signatures it accepts. A thread asks the daemon there for them, over a connection of its own, so that other items
-//! are sent meanwhile.
+//! Makes a machine's daemon fetch substitutes. A thread does it, over a connection of its own, so that other items are
+//! sent meanwhile.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Remote;
 use super::daemon_link::Opening;
-use crate::daemon::{Client, Substitute};
+use crate::daemon::{Client, Downloads, Substitute};
 use crate::ground::error::{Error, Result};
 use crate::ground::store_path::StorePath;
 use crate::ground::thread;
@@ -25,9 +24,10 @@ pub type Choose = Box<dyn FnOnce(Vec<Substitute>) -> Vec<StorePath> + Send>;
 pub enum Stage {
     /// Its daemon asks the servers.
     Asking,
-    /// It fetches these items. Empty if it can fetch nothing that is wanted.
+    /// It fetches these items.
     Fetching(Arc<[StorePath]>),
-    /// It has done what it could. What it has fetched is protected from its collector as long as the fetch lives.
+    /// It has done what it could, or can fetch nothing that is wanted. What it has fetched is protected from its
+    /// collector as long as the fetch lives.
     Ended(Result<(), Error>),
 }
 
@@ -44,7 +44,7 @@ pub struct Progress {
     pub moved: Instant,
 }
 
-/// Substitutes that a machine is asked for. Dropping it ends that, and keeps what was fetched whole.
+/// A fetch of substitutes by a machine. Dropping it ends the fetch; items that are complete stay.
 pub trait Fetch: Send {
     /// Returns how the machine gets on.
     fn progress(&self) -> Progress;
@@ -135,7 +135,7 @@ impl Remote {
         let told = Arc::clone(&shared);
         let thread = thread::spawn("guix-fetch", move || {
             let fetched = opening.greet().and_then(|mut client| {
-                fetch(&mut client, &items, choose, &told)?;
+                fetch_chosen(&mut client, &items, choose, &told)?;
                 Ok(client)
             });
             let (ended, client) = match fetched {
@@ -149,7 +149,8 @@ impl Remote {
     }
 }
 
-fn fetch(client: &mut Client, items: &[StorePath], choose: Choose, shared: &Shared) -> Result<()> {
+/// Asks which of `items` the daemon can fetch, and makes it fetch those that are chosen.
+fn fetch_chosen(client: &mut Client, items: &[StorePath], choose: Choose, shared: &Shared) -> Result<()> {
     client.set_substituting_later()?;
     let wanted = choose(client.substitutes(items)?);
     if wanted.is_empty() {
@@ -164,91 +165,9 @@ fn fetch(client: &mut Client, items: &[StorePath], choose: Choose, shared: &Shar
     })
 }
 
-/// Longest line of the daemon's log that is looked at, in bytes. Other lines are not about downloads.
-const LONGEST_LINE: usize = 4096;
-
-/// Counts the bytes of downloads, as the daemon's log tells them: lines `@ download-progress FILE URL SIZE BYTES` and
-/// `@ download-succeeded FILE URL SIZE` (Guix's `guix/progress.scm`, `progress-reporter/trace`).
-#[derive(Default)]
-struct Downloads {
-    line: Vec<u8>,
-    /// Bytes of the downloads that are over.
-    over: u64,
-    /// The file that is downloaded, and its bytes so far. Several may be at once; each is found by its name.
-    current: Vec<(Vec<u8>, u64)>,
-}
-
-impl Downloads {
-    /// Reads a piece of the log.
-    fn read(&mut self, text: &[u8]) {
-        for &byte in text {
-            if byte == b'\n' {
-                let line = std::mem::take(&mut self.line);
-                self.note(&line);
-            } else if self.line.len() < LONGEST_LINE {
-                self.line.push(byte);
-            }
-        }
-    }
-
-    fn note(&mut self, line: &[u8]) {
-        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u64>().ok();
-        match words[..] {
-            [b"@", b"download-progress", file, _, _, bytes] => {
-                let Some(bytes) = number(bytes) else { return };
-                if let Some((_, known)) = self.current.iter_mut().find(|(name, _)| name == file) {
-                    *known = bytes;
-                } else if self.current.len() < MOST_AT_ONCE {
-                    self.current.push((file.to_vec(), bytes));
-                }
-            }
-            [b"@", b"download-succeeded", file, _, bytes] => {
-                self.current.retain(|(name, _)| name != file);
-                self.over = self.over.saturating_add(number(bytes).unwrap_or(0));
-            }
-            _ => {}
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.current.iter().fold(self.over, |sum, (_, bytes)| sum.saturating_add(*bytes))
-    }
-}
-
-/// Most downloads at once that are counted.
-const MOST_AT_ONCE: usize = 100;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn downloads_are_counted_in_whatever_pieces_the_log_comes() {
-        let log = "@ substituter-started /s/a substitute\n@ download-started /s/a http://x/a -\n\
-                   @ download-progress /s/a http://x/a - 10\n@ download-progress /s/b http://x/b 70 40\n\
-                   @ download-progress /s/a http://x/a - 90\nhello\n@ download-progress /s/a http://x/a - many\n";
-        for length in [1, 7, 1000] {
-            let mut downloads = Downloads::default();
-            log.as_bytes().chunks(length).for_each(|piece| downloads.read(piece));
-            assert_eq!(downloads.bytes(), 130);
-            downloads.read(b"@ download-succeeded /s/a http://x/a 100\n");
-            assert_eq!(downloads.bytes(), 140);
-            downloads.read(b"@ download-succeeded /s/b http://x/b -\n");
-            assert_eq!(downloads.bytes(), 100);
-        }
-    }
-
-    #[test]
-    fn a_log_without_end_takes_no_memory() {
-        let mut downloads = Downloads::default();
-        downloads.read(&vec![b'x'; 1 << 20]);
-        for number in 0..10 * MOST_AT_ONCE {
-            downloads.read(format!("\n@ download-progress /s/{number} u - 18446744073709551615\n").as_bytes());
-        }
-        assert!(downloads.line.capacity() <= 2 * LONGEST_LINE && downloads.current.len() == MOST_AT_ONCE);
-        assert_eq!(downloads.bytes(), u64::MAX);
-    }
 
     #[test]
     fn waiting_ends_when_the_stage_changes_and_when_its_time_is_over() {

@@ -40,14 +40,14 @@ pub struct ConnectLimits {
 }
 
 /// A session and the buffer of its socket. Dropping it closes the socket at once.
-pub struct LoggedIn {
+pub struct SshConnection {
     pub session: RawSession,
     pub wire: Arc<SocketBuffer>,
     /// The channel that is being opened: the request has left together with that to log in.
     pub opening: Option<ChannelRequest>,
 }
 
-impl Drop for LoggedIn {
+impl Drop for SshConnection {
     fn drop(&mut self) {
         // Freeing the session closes its channels, which must not wait for the other side.
         self.wire.cut();
@@ -55,20 +55,20 @@ impl Drop for LoggedIn {
 }
 
 /// Connects and logs in to the machine of `link`.
-pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn> {
+pub fn connect(link: &SharedSession, limits: ConnectLimits) -> Result<SshConnection> {
     // A private key that cannot be used is reported even when the machine is unreachable.
     let private_key = key_file::read(&link.machine.private_key)?;
     let begun = Instant::now();
-    let (step, mut patience, mut pause) = (patience.step, patience, PAUSES[0]);
+    let (step, mut limits, mut pause) = (limits.step, limits, PAUSES[0]);
     let mut reason = None;
     loop {
-        let connection = match start(link, patience) {
+        let connection = match start(link, limits) {
             Ok(connection) => connection,
             // If the machine has turned us away before, that is the better reason.
             Err(error) => return Err(reason.unwrap_or(error)),
         };
-        let greeting_until = Some(Instant::now() + patience.step);
-        let mut connecting = Connecting { link, patience, connection, greeting_until };
+        let greeting_until = Some(Instant::now() + limits.step);
+        let mut connecting = Connecting { link, limits, connection, greeting_until };
         let error = match connecting.exchange_keys() {
             Ok(stage) => {
                 connecting.greeting_until = None;
@@ -86,10 +86,10 @@ pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn
         // A server with too many connections does this with a message: it is up. Without one it may be no server.
         let time = if words.is_empty() { step / 3 } else { step * 2 };
         let error = turned_away(link, error, &words);
-        if Instant::now() + pause > patience.until.min(begun + time) {
+        if Instant::now() + pause > limits.until.min(begun + time) {
             return Err(error);
         }
-        patience.step = step.min(time);
+        limits.step = step.min(time);
         reason.get_or_insert(error);
         link.pause(pause.mul_f64(0.5 + fastrand::f64()))?;
         pause = (pause * 2).min(PAUSES[1]);
@@ -97,13 +97,13 @@ pub fn connect(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn
 }
 
 /// Opens a TCP connection to the machine of `link`, and sends nothing yet.
-fn start(link: &SharedSession, patience: ConnectLimits) -> Result<LoggedIn> {
-    let until = patience.until.min(Instant::now() + patience.step);
+fn start(link: &SharedSession, limits: ConnectLimits) -> Result<SshConnection> {
+    let until = limits.until.min(Instant::now() + limits.step);
     let Connected { socket, address, is_first } = tcp::open(link, until)?;
     link.set_address((!is_first).then_some(address));
     let wire = SocketBuffer::new(socket);
     let session = RawSession::new(&wire).map_err(|error| failed(link, "starting an SSH session", &error))?;
-    Ok(LoggedIn { session, wire, opening: None })
+    Ok(SshConnection { session, wire, opening: None })
 }
 
 /// Returns the error for a server that closes the connection before it says that it speaks SSH.
@@ -147,8 +147,8 @@ fn failed(link: &SharedSession, what: &str, error: &ssh2::Error) -> Error {
 /// A session that is not ready yet.
 struct Connecting<'a> {
     link: &'a SharedSession,
-    patience: ConnectLimits,
-    connection: LoggedIn,
+    limits: ConnectLimits,
+    connection: SshConnection,
     /// Deadline by which the server must have said that it speaks SSH, whatever it says before; `None` once it has.
     greeting_until: Option<Instant>,
 }
@@ -280,7 +280,7 @@ impl Connecting<'_> {
         mut step: impl FnMut(&RawSession) -> Result<T, Stop>,
     ) -> Result<Result<T, ssh2::Error>> {
         let name = &self.link.machine.name;
-        let LoggedIn { session, wire, .. } = &mut self.connection;
+        let SshConnection { session, wire, .. } = &mut self.connection;
         loop {
             check_wanted(self.link)?;
             let mut moved = wire.receive();
@@ -299,7 +299,7 @@ impl Connecting<'_> {
             if wire.held() > MEMORY {
                 return Err(overfilled(self.link, wire.held()));
             }
-            let until = self.patience.until.min(wire.last_received() + self.patience.step);
+            let until = self.limits.until.min(wire.last_received() + self.limits.step);
             let now = Instant::now();
             if now >= until {
                 return Err(lost("no answer in time"));

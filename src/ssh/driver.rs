@@ -14,7 +14,7 @@ use libssh2_sys as codes;
 use ssh2::ErrorCode;
 
 use super::channel::{ChannelEnd, RECEIVE_WINDOW, WINDOW_STEP};
-use super::connect::{self, ConnectLimits, LoggedIn, connect, overfilled};
+use super::connect::{self, ConnectLimits, SshConnection, connect, overfilled};
 use super::raw_channel::{OutputStream, RawChannel, Stop};
 use super::session::{ChannelRequest, Purpose, SharedSession};
 use super::socket_buffer::SocketBuffer;
@@ -64,7 +64,7 @@ pub fn run(link: &SharedSession, patience: ConnectLimits, keepalive: Keepalive) 
 
 struct Driver<'a> {
     link: &'a SharedSession,
-    connection: LoggedIn,
+    connection: SshConnection,
     keepalive: Keepalive,
     /// The channel that is being opened: libssh2 opens one at a time.
     opening: Option<Opening>,
@@ -87,7 +87,7 @@ enum Opening {
 type Moved = bool;
 
 impl<'a> Driver<'a> {
-    fn new(link: &'a SharedSession, mut connection: LoggedIn, keepalive: Keepalive) -> Self {
+    fn new(link: &'a SharedSession, mut connection: SshConnection, keepalive: Keepalive) -> Self {
         let opening = connection.opening.take().map(Opening::Requested);
         Driver {
             link,

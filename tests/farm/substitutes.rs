@@ -70,7 +70,7 @@ fn a_machine_fetches_what_would_take_long_to_send() {
         let (sent, _, builds) = scene.build();
         let log = HEAD.sh(&["cat", "/var/log/offload.log"]);
         assert!(sent < 8 && server.given_mib() >= SIZE, "sent {sent} MiB, fetched {} MiB:\n{log}", server.given_mib());
-        assert!(builds.log.contains(&format!("'{}' fetches 1 store item", machine.0)), "{}", builds.log);
+        assert!(builds.log.contains(&format!("'{}' fetches ", machine.0)), "{}", builds.log);
         drop(fetcher);
         assert_clean(&[HEAD], &[machine]);
     }
@@ -83,7 +83,7 @@ fn what_a_server_does_not_give_as_promised_is_sent() {
         let server = scene.publisher.behind(nars);
         let fetcher = Fetcher::new(W1, &[server.url()]);
         let (sent, time, builds) = scene.build();
-        assert!(builds.log.contains("'w1' fetches 1 store item"), "{nars:?}: {}", builds.log);
+        assert!(builds.log.contains("'w1' fetches "), "{nars:?}: {}", builds.log);
         assert!(sent >= SIZE && time < Duration::from_secs(60), "{nars:?}: sent {sent} MiB in {time:?}");
         drop((server, fetcher));
         assert_clean(&[HEAD], &[W1]);

@@ -29,7 +29,9 @@ _guix_offload()
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")
             else
                 file=${words[1]}
-                mapfile -t COMPREPLY < <(compgen -W "$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' "$file" 2>/dev/null)" -- "$current")
+                local names
+                names=$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' "$file" 2>/dev/null)
+                mapfile -t COMPREPLY < <(compgen -W "$names" -- "$current")
             fi
             ;;
     esac

@@ -17,8 +17,7 @@ use super::substitutes::{Fetching, Next, Substitutes};
 use super::throttle::ThrottledObserver;
 use crate::archive::bundle::Bundle;
 use crate::build::local_guix::LocalGuix;
-use crate::daemon::ContentAddressed;
-use crate::daemon::{Additions, NewItem};
+use crate::daemon::{Additions, ContentAddressed, NewItem};
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Context, Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
@@ -83,7 +82,7 @@ pub fn send_files(
     let machine = remote.machine().clone();
     let context = || format!("sending files to '{}'", machine.name);
     let (mut sent, mut again) = (Sent::default(), false);
-    // It lives until the machine was asked again: till then, it protects what the machine has fetched.
+    // Lives until the machine is asked again; till then it protects what the machine has fetched.
     let mut fetching = None;
     let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
     let mut waits = 0;
@@ -222,8 +221,8 @@ impl Sending<'_> {
         result
     }
 
-    /// Does the same while the machine fetches others of `items`. Returns `false` also when the machine has fetched all
-    /// that it will: what is missing then is still to be sent.
+    /// Does the same while the machine fetches others of `items`. Returns `false` also once the machine fetches no
+    /// more: the caller asks what is still missing.
     fn send_beside(
         &mut self,
         fetching: &mut Fetching,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! What a machine fetches by itself instead of being sent it: substitutes, from the servers that its daemon is
+//! Decides what a machine fetches by itself instead of being sent it: substitutes, from the servers that its daemon is
 //! configured for and whose signatures it accepts.
 //!
-//! Asking these servers takes a moment, and may take for ever. Meanwhile what takes no longer to send is sent. Then the
-//! machine fetches while the rest is sent, and what it has not fetched in the end is sent, too.
+//! Asking these servers takes a moment, or never ends. Meanwhile, items are sent that are sent as fast as an answer
+//! comes. Then the machine fetches while the rest is sent. What it has not fetched in the end is sent, too.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,12 +23,11 @@ use crate::store::ValidPath;
 /// takes a tenth of a second to a second.
 const WORTH_ASKING: Duration = Duration::from_secs(3);
 
-/// Bytes of nars a second that a link counts as moving before that was measured. To ask costs little, so this is less
-/// than most links move.
+/// Rate of a link that was not measured, in bytes of nars a second. Most links are faster: asking costs little.
 const UNMEASURED: f64 = 5e6;
 
-/// How long items are kept back that take longer to send than asking should take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long large items, which take longer to send than an answer should take, are held back.
+const ASKING_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long sending goes on at a time while the answer is late.
 const SLICE: Duration = Duration::from_secs(2);
@@ -42,13 +41,13 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a fetch goes on before its rate counts.
 const RATE_SAMPLE: Duration = Duration::from_secs(3);
 
-/// How many times as long as sending fetching may take before the rest is sent instead.
+/// How many times as long as sending a fetch may take. If it takes longer, the rest is sent instead.
 const SLOWNESS: f64 = 2.0;
 
 /// How often a fetch is looked at while there is nothing to send.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a machine is not asked again that did not answer, fetched nothing of what it could, or fetched too slowly.
+/// How long a machine that did not answer, fetched nothing or fetched too slowly is not asked again.
 const REST: Duration = Duration::from_secs(10 * 60);
 
 /// Until when machines are not asked what they can fetch, by their labels. Any thread.
@@ -56,8 +55,8 @@ const REST: Duration = Duration::from_secs(10 * 60);
 pub struct Substitutes(Mutex<HashMap<String, Instant>>);
 
 impl Substitutes {
-    /// Has the machine fetch what it can of `items`, if that is worth while; `None`: all are to be sent. `rate`: bytes
-    /// of nars a second that the link to it moves.
+    /// Starts to make the machine fetch what it can of `items`. Returns `None` if that is not worth while, and all are
+    /// to be sent. `rate`: bytes of nars a second that the link to it moves.
     pub fn begin<'a>(
         &'a self,
         remote: &mut dyn Connection,
@@ -106,9 +105,8 @@ fn time(bytes: u64, rate: f64) -> Duration {
     Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(Duration::MAX)
 }
 
-/// Returns those of `offered` that are what this host would send, and all references of which the machine has or will
-/// have: items that are not among `missing` are there, and those among them that are not returned are yet to be sent.
-/// `missing` has each item after those that it refers to.
+/// Returns those of `offered` that equal what this host would send, and whose references the machine has or will fetch.
+/// An item that is not among `missing` is there already. `missing` has each item after those that it refers to.
 fn choose(missing: &[ValidPath], offered: &[Substitute]) -> Vec<Substitute> {
     let offered: HashMap<_, _> = offered.iter().map(|one| (&one.path, one)).collect();
     let (mut chosen, mut sent) = (Vec::new(), HashSet::new());
@@ -135,7 +133,7 @@ pub struct Fetching<'a> {
     machine: BuildMachine,
     rate: f64,
     begun: Instant,
-    /// `None`: it was given up. The daemon there would go on, and let nobody else send what it is fetching.
+    /// `None`: given up. If the fetch lived on, the daemon there would go on, and keep others from sending its items.
     fetch: Option<Box<dyn Fetch>>,
     /// What the machine fetches, and how many bytes it downloads for that.
     sizes: Arc<Mutex<HashMap<StorePath, u64>>>,
@@ -176,10 +174,10 @@ impl Fetching<'_> {
                 Next::Over
             }
             Stage::Asking => {
-                let slice = (if passed < PATIENCE { PATIENCE } else { SLICE }).as_secs_f64() * self.rate;
-                let too_large = |item: &ValidPath| passed < PATIENCE && item.nar_size as f64 > slice;
+                let slice = (if passed < ASKING_PAUSE { ASKING_PAUSE } else { SLICE }).as_secs_f64() * self.rate;
+                let too_large = |item: &ValidPath| passed < ASKING_PAUSE && item.nar_size as f64 > slice;
                 match slice_of(left, too_large, slice) {
-                    now if now.is_empty() => Next::Wait(PATIENCE.saturating_sub(passed)),
+                    now if now.is_empty() => Next::Wait(ASKING_PAUSE.saturating_sub(passed)),
                     now => Next::Send(now),
                 }
             }
@@ -202,7 +200,7 @@ impl Fetching<'_> {
                 Next::Wait(INTERVAL)
             }
             Stage::Ended(Ok(())) if self.sizes.lock().is_empty() => {
-                if progress.since - self.begun >= PATIENCE {
+                if progress.since - self.begun >= ASKING_PAUSE {
                     self.give_up("its daemon took long to say that it can fetch nothing", observer);
                 }
                 Next::Send(left.to_vec())
@@ -220,11 +218,11 @@ impl Fetching<'_> {
         }
     }
 
-    /// Is called when all was sent without it.
+    /// Called when everything was sent, and the fetch brought nothing.
     pub fn end_unused(&mut self, observer: &mut dyn Observer) {
         let Some(progress) = self.fetch.as_ref().map(|fetch| fetch.progress()) else { return };
         let answered = if matches!(progress.stage, Stage::Asking) { Instant::now() } else { progress.since };
-        if self.sizes.lock().is_empty() && answered - self.begun >= PATIENCE {
+        if self.sizes.lock().is_empty() && answered - self.begun >= ASKING_PAUSE {
             self.give_up("its daemon did not say in time what it can fetch", observer);
         }
     }
@@ -244,11 +242,12 @@ impl Fetching<'_> {
         }
     }
 
-    /// Returns whether sending what is still to come would be done sooner, `bytes` having come in this time.
+    /// Returns whether sending the rest would be done sooner. `bytes` came in the time `passed`.
     fn is_too_slow(&self, bytes: u64, passed: Duration) -> bool {
         let all: u64 = self.sizes.lock().values().sum();
         let left = all.saturating_sub(bytes) as f64;
-        left / (bytes as f64 / passed.as_secs_f64()).max(1.0) > SLOWNESS * (left / self.rate) + PATIENCE.as_secs_f64()
+        left / (bytes as f64 / passed.as_secs_f64()).max(1.0)
+            > SLOWNESS * (left / self.rate) + ASKING_PAUSE.as_secs_f64()
     }
 
     fn give_up(&mut self, why: &str, observer: &mut dyn Observer) {

@@ -12,7 +12,8 @@ use crate::ground::words::put_number;
 /// The setting that makes the daemon log how many bytes it has fetched: lines that begin with `@ download-`.
 const LOGS_PROGRESS: &str = "print-extended-build-trace";
 
-/// What a daemon says of an item that it can fetch. The server has signed that, and the hash, which the daemon checks.
+/// What a daemon says of an item that it can fetch. The server has signed this and the hash of the contents; the daemon
+/// checks both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Substitute {
     /// The item.
@@ -26,15 +27,16 @@ pub struct Substitute {
 }
 
 impl Client {
-    /// Lets a request travel with the next one that makes the daemon go on when one of several substitutes fails, and
-    /// log how it gets on.
+    /// Sends the options of a fetch along with the next request: the daemon goes on when a substitute fails, and logs
+    /// its progress.
     pub fn set_substituting_later(&mut self) -> Result<()> {
         let options = BuildOptions { print_build_trace: true, ..BuildOptions::default() };
         let settings = Settings { keep_going: true, more: &[(LOGS_PROGRESS, 1)], ..Settings::default() };
         self.postpone(Operation::SetOptions, &options_arguments(&options, &settings))
     }
 
-    /// Returns which of `paths` the daemon can fetch. It asks its servers, which may take long; none if it uses none.
+    /// Returns which of `paths` the daemon can fetch. The daemon asks its servers, which may take long. If it uses
+    /// none, there are none.
     pub fn substitutes(&mut self, paths: &[StorePath]) -> Result<Vec<Substitute>> {
         let mut arguments = Vec::new();
         put_paths(&mut arguments, paths);
@@ -59,7 +61,7 @@ impl Client {
         Ok(substitutes)
     }
 
-    /// Has the daemon fetch `paths`, and all that they refer to, and hands its log to `log` as it comes. An item that
+    /// Makes the daemon fetch `paths`, and all that they refer to, and hands its log to `log` as it comes. An item that
     /// no server has is no failure. What was fetched is protected from the collector while the connection is open. An
     /// error of `log` makes the connection unusable.
     pub fn substitute(&mut self, paths: &[StorePath], log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -31,7 +31,7 @@ use crate::ssh::Session;
 pub const TIME_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long the examination of a machine may take to end once it was cut off at the time limit.
-const GRACE: Duration = Duration::from_secs(2);
+const CUT_OFF_SLACK: Duration = Duration::from_secs(2);
 
 /// The report on one machine.
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
             }
             Err(RecvTimeoutError::Timeout) if !cut_off => {
                 cut_off = true;
-                until = Instant::now() + GRACE;
+                until = Instant::now() + CUT_OFF_SLACK;
                 for (session, machine) in sessions.iter().zip(&machines) {
                     if let Some(session) = session {
                         session.abort(overdue(machine));

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The hook's side: a builder that has the keeper decide about builds and do them.
 
-use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use rustix::net::sockopt;
 
 use crate::build::engine::Engine;
 use crate::build::request::{Inquiry, Work};
 use crate::doors::hook::{Builder, Decision, InProcess};
-use crate::doors::keeper::activity::KeeperReport;
 use crate::doors::keeper::message::{FromClient, FromKeeper};
-use crate::doors::keeper::place::{self, KeeperDir};
+use crate::doors::keeper::reach;
 use crate::doors::keeper::socket::{Socket, receive, send};
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::directories::Directories;
@@ -23,64 +18,6 @@ use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
 use crate::report::{Observer, lines, told};
 use crate::store::{self, Database, ValidPath};
-
-/// How long the keeper may take to answer the first message of a hook or another client.
-const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long it may take if it has not answered another client in time, and has not answered any since.
-const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// How long a hook tries to be served by a keeper: one that is just ending hangs up, and another one takes its place.
-const CHANGE_OVER: Duration = Duration::from_secs(1);
-
-/// Pause between a hook's attempts to be served by a keeper.
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// Asks the keeper of `directories` what it is doing; `None`: there is no keeper.
-pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
-    match tell(directories, &FromClient::Inspect)? {
-        None => Ok(None),
-        Some(FromKeeper::Report(report)) => Ok(Some(report)),
-        Some(other) => Err(unexpected(&other)),
-    }
-}
-
-/// Tells the keeper of `directories` to end once the builds that it has accepted are done. Returns `false` if there is
-/// no keeper.
-pub fn retire(directories: &Directories) -> Result<bool> {
-    match tell(directories, &FromClient::Retire)? {
-        None => Ok(false),
-        Some(FromKeeper::Retires) => Ok(true),
-        Some(other) => Err(unexpected(&other)),
-    }
-}
-
-/// Sends one message to the keeper and returns the answer; `None`: there is no keeper.
-fn tell(directories: &Directories, message: &FromClient) -> Result<Option<FromKeeper>> {
-    let doing = || "asking the keeper";
-    let stream = match KeeperDir::of(directories).connect_to_look_after() {
-        Ok(stream) => stream,
-        Err(error) if place::is_absence(&error) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let hint = "do that as root, or as the user that guix-daemon runs as";
-            return Err(error).io_context(ErrorKind::Unavailable, doing).map_err(|error| error.hint(hint));
-        }
-        Err(error) => return Err(error).io_context(ErrorKind::Unavailable, doing),
-    };
-    stream.set_read_timeout(Some(WELCOME_TIMEOUT)).io_context(ErrorKind::Unavailable, doing)?;
-    let answer = send(&mut Socket(&stream), message).and_then(|()| receive(&mut &stream));
-    answer.map(Some).map_err(|error| match error.kind() {
-        ErrorKind::Unavailable => does_not_answer(&stream),
-        _ => error.hint("it may be of another version: it ends by itself once its builds are done"),
-    })
-}
-
-/// Returns the error for a keeper that does not answer. It is the same for all who meet that keeper.
-fn does_not_answer(stream: &UnixStream) -> Error {
-    let process = sockopt::socket_peercred(stream).map_or_else(|_| "?".into(), |peer| peer.pid.to_string());
-    let message = format!("the keeper, process {process}, does not answer within {} s", WELCOME_TIMEOUT.as_secs());
-    Error::new(ErrorKind::Unavailable, message).hint(format!("if that lasts, end it: kill -KILL {process}"))
-}
 
 /// A builder that uses the keeper or, if that fails, the hook's own process. For one build.
 pub struct WithKeeper {
@@ -102,58 +39,10 @@ impl WithKeeper {
 
     fn connection(&mut self, cancel: &Cancel) -> Result<&Connection> {
         if self.connection.is_none() {
-            self.connection = Some(Connection(connect(&self.directories, &self.program, cancel)?));
+            self.connection = Some(Connection(reach::connect(&self.directories, &self.program, cancel)?));
         }
         self.connection.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "no connection"))
     }
-}
-
-/// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none. If the keeper does not
-/// answer, only the first client waits for long.
-pub(super) fn connect(directories: &Directories, program: &Path, cancel: &Cancel) -> Result<UnixStream> {
-    let (place, begun) = (KeeperDir::of(directories), Instant::now());
-    let hello = FromClient::Hello(place::identity(directories, program)?);
-    loop {
-        let stream = place.connect_or_start(program, directories, cancel)?;
-        let (noted, asked) = (place.is_unanswering(), Instant::now());
-        let patience = if noted { UNANSWERED_TIMEOUT } else { WELCOME_TIMEOUT };
-        let greeted = greet(&stream, &hello, patience, cancel);
-        cancel.check()?;
-        match greeted {
-            Ok(()) => {
-                if noted {
-                    place.note_unanswering(false);
-                }
-                return Ok(stream);
-            }
-            Err(_) if asked.elapsed() >= patience => {
-                place.note_unanswering(true);
-                return Err(does_not_answer(&stream));
-            }
-            // It is of another mount namespace, and stays.
-            Err(error) if error.kind() == ErrorKind::Configuration => return Err(error),
-            Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn greet(stream: &UnixStream, hello: &FromClient, patience: Duration, cancel: &Cancel) -> Result<()> {
-    let doing = || "the keeper's socket";
-    let cut = stream.try_clone().io_context(ErrorKind::Exhausted, doing)?;
-    let _guard = cancel.guard(move |_| drop(cut.shutdown(Shutdown::Both)));
-    stream.set_read_timeout(Some(patience)).io_context(ErrorKind::Unavailable, doing)?;
-    send(&mut Socket(stream), hello)?;
-    match receive(&mut &*stream)? {
-        FromKeeper::Welcome => {}
-        FromKeeper::Elsewhere => {
-            let message = "the keeper of this state directory is in another mount or user namespace";
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint("a minute after its last build it ends, and makes room for another"));
-        }
-        other => return Err(unexpected(&other)),
-    }
-    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)
 }
 
 impl Builder for WithKeeper {
@@ -253,7 +142,7 @@ impl Connection {
                 FromKeeper::Declined => return Ok(Decision::Decline),
                 FromKeeper::Postponed => return Ok(Decision::Postpone),
                 FromKeeper::Accepted => return Ok(Decision::Accept),
-                other => return Err(Failure::OfKeeper(unexpected(&other))),
+                other => return Err(Failure::OfKeeper(reach::unexpected(&other))),
             }
         }
     }
@@ -271,7 +160,7 @@ impl Connection {
             let (directory, items) = match self.hear(observer)? {
                 FromKeeper::MakeValid { directory, items } => (directory, items),
                 FromKeeper::Done => return Ok(()),
-                other => return Err(Failure::OfKeeper(unexpected(&other))),
+                other => return Err(Failure::OfKeeper(reach::unexpected(&other))),
             };
             let made = make_valid(directories, &directory, &items, cancel);
             let all_is_done = made.is_ok();
@@ -296,11 +185,3 @@ pub(super) fn make_valid(
     let mut database = Database::open(directories, cancel)?;
     store::install(directories, directory, items, &mut database)
 }
-
-pub(super) fn unexpected(message: &FromKeeper) -> Error {
-    Error::new(ErrorKind::Protocol, format!("the keeper says {message:?} where that makes no sense"))
-}
-
-#[cfg(test)]
-#[path = "client_tests.rs"]
-mod tests;

@@ -3,8 +3,9 @@
 //! build to the next.
 //!
 //! A hook reads guix-daemon's lines and the machine file itself. The keeper does the rest, over a socket: [`client`] is
-//! the hook's side; [`server`] is the keeper, whose threads serve clients in [`hook_server`] and speak through
-//! [`voice`]. [`place`] is where they meet. [`message`] has what they say, and [`socket`] how that travels.
+//! the hook's side, which [`reach`] connects; [`server`] is the keeper, whose threads serve clients in
+//! [`hook_server`] and speak through [`voice`]. [`place`] is where they meet. [`message`] has what they say, and
+//! [`socket`] how that travels.
 //!
 //! ```text
 //! hook:    Hello                        who it is: version, directories, namespaces
@@ -46,6 +47,7 @@ mod link_server;
 pub mod message;
 mod owned_event;
 pub mod place;
+pub mod reach;
 pub mod report;
 pub mod server;
 mod socket;

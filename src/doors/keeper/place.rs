@@ -106,7 +106,10 @@ impl KeeperDir {
                 return self.connect().io_context(ErrorKind::Unavailable, || format!("{}: it ended", doing()));
             }
             if begun.elapsed() > START {
-                return Err(Error::new(ErrorKind::Unavailable, format!("{}: another one ends", doing())));
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("{}: the one before it still holds the lock, and takes no new builds", doing()),
+                ));
             }
             std::thread::sleep(START_PAUSE);
         }
@@ -343,9 +346,8 @@ mod tests {
         assert_eq!(fs::read_dir(scratch.path().join("elsewhere")).unwrap().count(), 0);
     }
 
-    /// The test runs as root.
     #[test]
-    fn another_users_socket_is_no_keeper() {
+    fn another_users_socket_is_no_keeper_needs_root() {
         let scratch = tempfile::tempdir().unwrap();
         let place = KeeperDir::of(&directories(scratch.path()));
         place.0.create().unwrap();

@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::doors::keeper::client::{inspect, retire};
 use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
+use crate::doors::keeper::reach::{inspect, retire};
 use crate::doors::keeper::socket::{receive, send};
 use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;

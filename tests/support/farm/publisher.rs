@@ -39,10 +39,12 @@ impl Publisher {
     /// Publishes the store of `host`, which gets `items` with all that they refer to from `from`.
     #[track_caller]
     pub fn new(host: Host, from: Host, items: &[&str]) -> Publisher {
-        let bundle = "/var/tmp/published";
-        from.sh(&["sh", "-c", &format!("guix archive --export -r {} >{bundle}", items.join(" "))]);
-        std::fs::copy(from.file(bundle), host.file(bundle)).expect("a copy of the bundle");
-        host.sh(&["sh", "-c", &format!("guix archive --import <{bundle}")]);
+        if !items.is_empty() {
+            let bundle = "/var/tmp/published";
+            from.sh(&["sh", "-c", &format!("guix archive --export -r {} >{bundle}", items.join(" "))]);
+            std::fs::copy(from.file(bundle), host.file(bundle)).expect("a copy of the bundle");
+            host.sh(&["sh", "-c", &format!("guix archive --import <{bundle} && rm {bundle}")]);
+        }
         host.sh(&[
             "sh",
             "-c",
@@ -59,21 +61,22 @@ impl Publisher {
 
     #[track_caller]
     fn answers(&self) {
-        let mut stream = TcpStream::connect((self.address().as_str(), PORT)).expect("a connection to guix publish");
+        let mut stream = connect(&self.url()).expect("a connection to guix publish");
         write!(stream, "GET /nix-cache-info HTTP/1.1\r\nHost: publisher\r\nConnection: close\r\n\r\n").expect("asking");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         assert!(answer.contains("StoreDir: /gnu/store"), "{answer}");
     }
 
-    fn address(&self) -> String {
-        lab(&["address", self.0.0]).trim().to_string()
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("http://{}:{PORT}", lab(&["address", self.0.0]).trim())
     }
 
     /// Starts a server that gives what this one gives, but for its nars.
     #[track_caller]
     pub fn behind(&self, nars: Nars) -> Server {
-        Server::start(self.address(), nars)
+        Server::start(self.url(), nars)
     }
 }
 
@@ -133,9 +136,13 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.state.ends.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.url.trim_start_matches("http://")); // so that it looks
+        let _ = connect(&self.url); // so that it looks
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+fn connect(url: &str) -> io::Result<TcpStream> {
+    TcpStream::connect(url.trim_start_matches("http://"))
 }
 
 /// Answers one question, and closes the connection.
@@ -154,7 +161,7 @@ fn serve(client: TcpStream, state: &State) -> io::Result<()> {
     if is_nar && state.nars == Nars::Refused {
         return client.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
-    let mut upstream = TcpStream::connect((state.upstream.as_str(), PORT))?;
+    let mut upstream = connect(&state.upstream)?;
     write!(upstream, "GET {path} HTTP/1.1\r\nHost: publisher\r\nConnection: close\r\n\r\n")?;
     let mut answer = BufReader::new(upstream);
     let (mut head, mut line) = (String::new(), String::new());

@@ -23,8 +23,9 @@ use crate::build::engine::Engine;
 use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
-use crate::doors::keeper::client::{self, make_valid, unexpected};
+use crate::doors::keeper::client::make_valid;
 use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
+use crate::doors::keeper::reach::{self, unexpected};
 use crate::doors::keeper::socket::{Socket, closed, encode, send};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
@@ -154,7 +155,7 @@ impl Link {
     fn connect(&self, state: &mut State) -> Result<Connection> {
         let doing = || "the keeper's socket";
         let watch = state.watch.clone().ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches the keeper"))?;
-        let stream = client::connect(&self.directories, &self.program, &Cancel::default())?;
+        let stream = reach::connect(&self.directories, &self.program, &Cancel::default())?;
         send(&mut Socket(&stream), &FromClient::Link)?;
         stream.set_nonblocking(true).io_context(ErrorKind::Unavailable, doing)?;
         let number = state.number();
