@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`ffi`] | the functions of the C header: a file for each of its sections |
 //! | [`doors`] | entry points: [`doors::hook`], [`doors::keeper`], [`doors::job`]; [`doors::farm`] checks machines |
-//! | [`build`] | one build: [`build::engine`], [`build::site`]; [`build::transfer`] sends, has fetched, retrieves |
+//! | [`build`] | one build: [`build::engine`], [`build::site`], [`build::transfer`] (send, fetch, retrieve) |
 //! | [`choose`] | choosing a machine: [`choose::order`], [`choose::queue`], [`choose::slot`], [`choose::history`] |
 //! | [`remote`] | a connected machine: probing it, speaking to its daemon, judging its failures |
 //! | [`ssh`] | SSH connections, and the streams in them |
