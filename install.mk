@@ -123,7 +123,8 @@ uninstall:
 	  $(addprefix $(privatedir)/,$(scripts) $(addprefix guile/,$(binding) guix/scripts/offload.scm)))
 	for version in $(GUILE_VERSIONS); do \
 	  rm -f $(addprefix $(DESTDIR)$(guilesitedir)/$$version/,$(binding)); \
-	  for directory in $(DESTDIR)$(privateccachedir)/$$version $(DESTDIR)$(guileccachedir)/$$version/site-ccache; do \
+	  for directory in $(DESTDIR)$(privateccachedir)/$$version \
+	    $(DESTDIR)$(guileccachedir)/$$version/site-ccache; do \
 	    rm -f $(addprefix $$directory/,$(gone)) $$directory/guix-offload/for-guix-*.go; \
 	    ! [ -d $$directory/guix-offload ] || rmdir --ignore-fail-on-non-empty $$directory/guix-offload; done; \
 	  ! [ -d $(DESTDIR)$(guilesitedir)/$$version/guix-offload ] || \

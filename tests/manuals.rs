@@ -181,7 +181,8 @@ fn one_version_is_about_to_be_released() {
     assert!(read("debian/changelog").starts_with(&package), "debian/changelog does not begin with {package}");
 }
 
-/// Returns `text` as lines of a manual page, none of which is taken for a macro. What is between backticks is in italics.
+/// Returns `text` as lines of a manual page, none of which is taken for a macro. What is between backticks is in
+/// italics.
 fn prose(text: &str) -> String {
     let mut lines = vec![String::new()];
     let parts = text.replace('\\', "\\e");
