@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Builds that are done in several rounds and compared, and builds whose tree is kept if they fail: what they need
-//! beyond the build itself.
+//! Builds with options that take more than one request: several rounds, which are compared, or a tree that is kept.
 
 use super::Connection;
 use crate::daemon::BuildOptions;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! A log that tells why a build went where it did: a line for each event of the build and for each decision about it.
-//! The lines are appended to the file that `GUIX_OFFLOAD_LOG` names, or written to standard error if that is `stderr`.
+//! The lines are appended to the file that `GUIX_OFFLOAD_LOG` names, or written to standard error if that is `stderr`
+//! or `debug`.
 //!
 //! ```text
 //! 2026-11-26T21:40:00.123456Z 4242 0123…-x.drv: w1: load 0.25
@@ -26,12 +27,16 @@ use crate::report::{Aside, Event, Observer};
 /// Environment variable that names the log file.
 pub const VARIABLE: &str = "GUIX_OFFLOAD_LOG";
 
-/// Value of [`VARIABLE`] that means standard error.
-const STDERR: &str = "stderr";
+/// Values of [`VARIABLE`] that mean standard error: the place, and the level at which other programs log as much.
+const STDERR: [&str; 2] = ["stderr", "debug"];
 
 /// Returns whether the log is to go to the standard error of this process.
 pub fn is_to_stderr() -> bool {
-    std::env::var_os(VARIABLE).is_some_and(|name| name == STDERR)
+    std::env::var_os(VARIABLE).is_some_and(|name| is_stderr(Path::new(&name)))
+}
+
+fn is_stderr(name: &Path) -> bool {
+    STDERR.iter().any(|value| name == Path::new(value))
 }
 
 /// A function that is called with a derivation and a line about it, in any thread: see [`Log::to`].
@@ -55,7 +60,7 @@ impl Log {
     }
 
     pub(crate) fn open_file(name: &Path) -> Result<Log> {
-        let opened = if name == Path::new(STDERR) {
+        let opened = if is_stderr(name) {
             std::io::stderr().as_fd().try_clone_to_owned()
         } else {
             let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -219,6 +224,6 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Configuration);
             assert!(error.to_string().contains(VARIABLE) && error.hint_text().unwrap().contains("stderr"), "{error}");
         }
-        Log::open_file(Path::new("stderr")).unwrap();
+        STDERR.iter().for_each(|name| drop(Log::open_file(Path::new(name)).unwrap()));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The keeper's side of a connected client: the client's first message, and the builds of a hook.
+//! The keeper's side of a connected client, which is a hook unless it says something else first.
 
 use std::sync::Arc;
 use std::time::Duration;
