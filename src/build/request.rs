@@ -30,7 +30,7 @@ pub struct Work {
 }
 
 /// The environment variable that, set to `no`, makes this host send all inputs, even those that machines could fetch.
-pub const SUBSTITUTES_VARIABLE: &str = "GUIX_OFFLOAD_SUBSTITUTES";
+const SUBSTITUTES_VARIABLE: &str = "GUIX_OFFLOAD_SUBSTITUTES";
 
 /// Returns the options of a build of which nothing else is known.
 pub fn usual_options() -> BuildOptions {

@@ -285,9 +285,9 @@ impl Site {
         observer.event(&Event::Building { machine: &self.machine().name, derivation });
         let remote = &mut *self.remote;
         let mut built = build_all_rounds(remote, derivation, outputs, options, &mut |text| observer.log(text));
-        if built.as_ref().is_err_and(could_be_built) {
+        if let Some(error) = built.as_ref().err().filter(|error| could_be_built(error)) {
             // A substitute server that fails is no reason to fail, nor to try another machine.
-            observer.detail(format_args!("an output cannot be fetched, so it is built: {:?}", built.as_ref().err()));
+            observer.detail(format_args!("an output cannot be fetched, so it is built: {error}"));
             let options = BuildOptions { fallback: true, ..(*options).clone() };
             built = build_all_rounds(remote, derivation, outputs, &options, &mut |text| observer.log(text));
         }

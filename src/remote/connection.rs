@@ -128,7 +128,7 @@ pub trait Connection: Send {
 
     /// Asks the daemon there which of `items` it can fetch, and has it fetch those that `choose` returns. Returns at
     /// once.
-    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>>;
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Fetch>;
 
     /// Builds `derivation`, and hands the log to `log` as it comes.
     fn build(
@@ -285,7 +285,7 @@ impl Connection for Remote {
         Remote::has_imported(self)
     }
 
-    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>> {
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Fetch> {
         Remote::fetch(self, items, choose)
     }
 

@@ -113,9 +113,8 @@ pub struct Opening {
     /// The channel, through which another thread can end it.
     pub channel: Channel,
     /// The file name of the socket to which the relay, if it is in between, connects.
-    pub relay_to: Option<String>,
-    /// The directory of the store.
-    pub store: StoreDir,
+    relay_to: Option<String>,
+    store: StoreDir,
 }
 
 impl Opening {

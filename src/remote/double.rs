@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::fetch::{Choose, Fetch, Progress, Shared, Stage};
+use super::fetch::{Choose, Fetch, Shared};
 use super::{Connecting, Connection, Connector, Held, Line};
 use crate::archive::{self, Acl, NullVisitor};
 use crate::daemon::{Additions, BuildOptions, NewItem, PathInfo};
@@ -285,18 +285,6 @@ impl Double {
     }
 }
 
-struct DoubleFetch(Arc<Shared>);
-
-impl Fetch for DoubleFetch {
-    fn progress(&self) -> Progress {
-        self.0.progress()
-    }
-
-    fn wait(&self, at_most: Duration) {
-        self.0.wait(at_most);
-    }
-}
-
 impl Connection for Double {
     fn machine(&self) -> &BuildMachine {
         &self.machine
@@ -443,14 +431,14 @@ impl Connection for Double {
         self.imported
     }
 
-    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Box<dyn Fetch>> {
+    fn fetch(&mut self, items: Vec<StorePath>, choose: Choose) -> Result<Fetch> {
         self.step(Step::Fetch)?;
         let (shared, servers) = (Shared::new(), self.world.servers.lock().clone());
         match servers {
             Some(servers) => servers(&self.machine.name, items, choose, Arc::clone(&shared)),
-            None => shared.enter(Stage::Ended(Ok(()))),
+            None => shared.end(Ok(())),
         }
-        Ok(Box::new(DoubleFetch(shared)))
+        Ok(Fetch::new(shared, ()))
     }
 
     fn build(&mut self, _: &StorePath, _: &BuildOptions, log: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -27,21 +27,26 @@ fn assert_nothing_left(host: &Host, what: &str) {
     assert!(history.setback().is_none() && history.build_time().is_none(), "{what}: the machine is remembered for it");
 }
 
+/// Runs the host's build, and cancels it when the machine is at this step.
+fn run_cancelled_at(host: &Host, at: Step) {
+    let cancel = Cancel::default();
+    let cancelled = cancel.clone();
+    host.world.doubles.act(move |_, step, _| {
+        if step == at {
+            cancelled.cancel();
+        }
+        Ok(())
+    });
+    let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
+}
+
 #[test]
 fn at_each_step_of_the_machine() {
     use Step::*;
     for at in [Start, Connect, AddTempRoots, Missing, PrepareToReceive, Import, Trust, Build, Info, Export] {
         let host = Host::new(&["m"]);
-        let cancel = Cancel::default();
-        let cancelled = cancel.clone();
-        host.world.doubles.act(move |_, step, _| {
-            if step == at {
-                cancelled.cancel();
-            }
-            Ok(())
-        });
-        let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
+        run_cancelled_at(&host, at);
         assert_nothing_left(&host, &format!("{at:?}"));
     }
 }
@@ -82,16 +87,7 @@ fn while_an_idle_connection_is_tried() {
         host.world.doubles.take_steps(|_| true);
         // The connection has been idle for so long that the machine is asked whether it is there, and how it is.
         host.world.clock.turn(Duration::from_secs(61));
-        let cancel = Cancel::default();
-        let cancelled = cancel.clone();
-        host.world.doubles.act(move |_, step, _| {
-            if step == at {
-                cancelled.cancel();
-            }
-            Ok(())
-        });
-        let error = host.run(host.accept(), &cancel, &mut Notes::default()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Cancelled, "{at:?}: {error}");
+        run_cancelled_at(&host, at);
         let steps: Vec<_> = host.world.doubles.take_steps(|_| true).into_iter().map(|(_, step)| step).collect();
         assert!(steps.contains(&at) && !steps.contains(&Step::Build), "{at:?}: {steps:?}");
         assert_no_trace(&host, &format!("{at:?}"));

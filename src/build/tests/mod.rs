@@ -6,6 +6,7 @@ mod cancelling;
 #[path = "../../../tests/support/daemon.rs"]
 #[allow(dead_code)] // the tests of lies use more of it
 mod double;
+mod fetching;
 #[path = "../../../tests/support/host.rs"]
 #[allow(dead_code)]
 mod fixture;

@@ -29,7 +29,7 @@ pub(super) fn source(host: &Host, name: &str, length: usize) -> StorePath {
 }
 
 /// Makes an item called `name` valid whose name does not follow from its contents, and which refers to `references`.
-fn built(host: &Host, name: &str, length: usize, references: &[&StorePath]) -> StorePath {
+pub(super) fn built(host: &Host, name: &str, length: usize, references: &[&StorePath]) -> StorePath {
     let (path, contents) = (host.scene.path(name), "x".repeat(length));
     host.scene.register_as(&path, contents.as_bytes(), &nar(file(contents.as_bytes())), references);
     path
@@ -42,10 +42,10 @@ fn many(host: &Host) -> Vec<StorePath> {
 }
 
 /// The outcome of sending.
-struct Sent {
-    result: Result<Vec<StorePath>>,
+pub(super) struct Sent {
+    pub result: Result<Vec<StorePath>>,
     notes: Notes,
-    steps: Vec<Step>,
+    pub steps: Vec<Step>,
     /// How many items came at once, for each time that some came.
     batches: Vec<usize>,
     lease: Box<Lease>,
@@ -63,7 +63,7 @@ fn send(host: &Host, items: &[StorePath]) -> Sent {
 }
 
 /// Does the same over a link that moves `rate` bytes a second.
-fn send_at(rate: Option<f64>, host: &Host, items: &[StorePath]) -> Sent {
+pub(super) fn send_at(rate: Option<f64>, host: &Host, items: &[StorePath]) -> Sent {
     let (cancel, mut notes) = (Cancel::default(), Notes::default());
     let requirements = request(&host.derivation).requirements;
     let choice = host.world.engine.choose(&host.machines, &requirements, None, &cancel, &mut notes).unwrap();

@@ -82,8 +82,9 @@ pub fn send_files(
     let machine = remote.machine().clone();
     let context = || format!("sending files to '{}'", machine.name);
     let (mut sent, mut again) = (Sent::default(), false);
+    let mut was_asked = false;
     // Lives until the machine is asked again; till then it protects what the machine has fetched.
-    let mut fetching = None;
+    let mut _fetched = None;
     let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
     let mut waits = 0;
     loop {
@@ -97,19 +98,19 @@ pub fn send_files(
         if order.is_empty() {
             return Ok(sent);
         }
-        let fetches = fetching.is_none();
-        if let Some(substitutes) = substitutes.filter(|_| fetches) {
-            let rate = remote.slow_link().or(rate);
-            fetching = substitutes.begin(remote, &order, rate, observer);
-        }
+        let rate = remote.slow_link().or(rate);
+        let mut fetching = substitutes.filter(|_| !was_asked).and_then(|all| all.begin(remote, &order, rate, observer));
+        was_asked |= fetching.is_some();
         let observer = &mut ThrottledObserver::new(observer);
         let mut sending = Sending { local, remote, observer, sent: 0, time: Duration::ZERO };
-        let result = match fetching.as_mut().filter(|_| fetches) {
+        let result = match &mut fetching {
             Some(fetching) => sending.send_beside(fetching, &order, cancel, &mut sent.items),
             None => sending.send(&order.iter().collect::<Vec<_>>(), &mut sent.items),
         };
         sent.bytes += sending.sent;
         sent.time += sending.time;
+        // A fetch that goes on would hold a lock on what is sent next.
+        _fetched = fetching.filter(Fetching::is_complete);
         match result {
             Ok(true) => return Ok(sent),
             Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,

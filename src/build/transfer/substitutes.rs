@@ -6,7 +6,6 @@
 //! comes. Then the machine fetches while the rest is sent. What it has not fetched in the end is sent, too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -74,18 +73,11 @@ impl Substitutes {
             return None;
         }
         let names = candidates.iter().map(|item| item.path.clone()).collect();
-        let sizes = Arc::new(Mutex::new(HashMap::new()));
-        let (told, items) = (Arc::clone(&sizes), items.to_vec());
-        let choose = move |offered: Vec<Substitute>| {
-            let chosen = choose(&items, &offered);
-            *told.lock() = chosen.iter().map(|one| (one.path.clone(), bytes_of(one))).collect();
-            chosen.into_iter().map(|one| one.path).collect()
-        };
-        match remote.fetch(names, Box::new(choose)) {
+        let items = items.to_vec();
+        match remote.fetch(names, Box::new(move |offered| choose(&items, &offered))) {
             Ok(fetch) => {
                 observer.detail(format_args!("{}: is asked what it can fetch", machine.name));
-                let (begun, fetch) = (Instant::now(), Some(fetch));
-                Some(Fetching { all: self, machine, rate, begun, fetch, sizes, announced: false })
+                Some(Fetching { all: self, machine, rate, begun: Instant::now(), fetch, announced: false })
             }
             Err(error) => {
                 observer.detail(format_args!("{}: cannot be asked what it can fetch: {error}", machine.name));
@@ -133,10 +125,7 @@ pub struct Fetching<'a> {
     machine: BuildMachine,
     rate: f64,
     begun: Instant,
-    /// `None`: given up. If the fetch lived on, the daemon there would go on, and keep others from sending its items.
-    fetch: Option<Box<dyn Fetch>>,
-    /// What the machine fetches, and how many bytes it downloads for that.
-    sizes: Arc<Mutex<HashMap<StorePath, u64>>>,
+    fetch: Fetch,
     announced: bool,
 }
 
@@ -153,10 +142,7 @@ pub enum Next<'i> {
 impl Fetching<'_> {
     /// Returns what to do about the items that are `left` to be sent, each after those that it refers to.
     pub fn next<'i>(&mut self, left: &[&'i ValidPath], observer: &mut dyn Observer) -> Next<'i> {
-        match self.fetch.as_ref().map(|fetch| fetch.progress()) {
-            Some(progress) => self.decide(progress, Instant::now(), left, observer),
-            None => Next::Over,
-        }
+        self.decide(self.fetch.progress(), Instant::now(), left, observer)
     }
 
     /// Returns the same, given how the machine gets on.
@@ -181,8 +167,8 @@ impl Fetching<'_> {
                     now => Next::Send(now),
                 }
             }
-            Stage::Fetching(items) => {
-                let items: HashSet<_> = items.iter().collect();
+            Stage::Fetching => {
+                let items: HashSet<_> = progress.wanted.iter().map(|one| &one.path).collect();
                 self.announce(left, &items, observer);
                 let others = slice_of(left, |item| items.contains(&item.path), f64::INFINITY);
                 if !others.is_empty() {
@@ -192,14 +178,14 @@ impl Fetching<'_> {
                     self.give_up("nothing comes from its substitute servers", observer);
                     return Next::Over;
                 }
-                if passed >= RATE_SAMPLE && self.is_too_slow(progress.bytes, passed) {
+                if passed >= RATE_SAMPLE && self.is_too_slow(&progress, passed) {
                     let rate = progress.bytes as f64 / passed.as_secs_f64();
                     self.give_up(&format!("it fetches {rate:.0} bytes a second"), observer);
                     return Next::Over;
                 }
                 Next::Wait(INTERVAL)
             }
-            Stage::Ended(Ok(())) if self.sizes.lock().is_empty() => {
+            Stage::Ended(Ok(())) if progress.wanted.is_empty() => {
                 if progress.since - self.begun >= ASKING_PAUSE {
                     self.give_up("its daemon took long to say that it can fetch nothing", observer);
                 }
@@ -212,26 +198,23 @@ impl Fetching<'_> {
             }
             Stage::Ended(Err(error)) => {
                 observer.detail(format_args!("{}: could not fetch all: {error}", self.machine.name));
-                self.fetch = None;
                 Next::Over
             }
         }
     }
 
     /// Called when everything was sent, and the fetch brought nothing.
-    pub fn end_unused(&mut self, observer: &mut dyn Observer) {
-        let Some(progress) = self.fetch.as_ref().map(|fetch| fetch.progress()) else { return };
+    pub fn end_unused(&self, observer: &mut dyn Observer) {
+        let progress = self.fetch.progress();
         let answered = if matches!(progress.stage, Stage::Asking) { Instant::now() } else { progress.since };
-        if self.sizes.lock().is_empty() && answered - self.begun >= ASKING_PAUSE {
+        if progress.wanted.is_empty() && answered - self.begun >= ASKING_PAUSE {
             self.give_up("its daemon did not say in time what it can fetch", observer);
         }
     }
 
     /// Waits for at most this time, or until it is the time for another look.
     pub fn wait(&self, at_most: Duration) {
-        if let Some(fetch) = &self.fetch {
-            fetch.wait(at_most);
-        }
+        self.fetch.wait(at_most);
     }
 
     /// Reports, once, what the machine fetches.
@@ -242,18 +225,21 @@ impl Fetching<'_> {
         }
     }
 
-    /// Returns whether sending the rest would be done sooner. `bytes` came in the time `passed`.
-    fn is_too_slow(&self, bytes: u64, passed: Duration) -> bool {
-        let all: u64 = self.sizes.lock().values().sum();
-        let left = all.saturating_sub(bytes) as f64;
-        left / (bytes as f64 / passed.as_secs_f64()).max(1.0)
-            > SLOWNESS * (left / self.rate) + ASKING_PAUSE.as_secs_f64()
+    /// Returns whether the machine has fetched all that it was to fetch.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.fetch.progress().stage, Stage::Ended(Ok(())))
     }
 
-    fn give_up(&mut self, why: &str, observer: &mut dyn Observer) {
+    /// Returns whether sending the rest would be done sooner. The machine has fetched for the time `passed`.
+    fn is_too_slow(&self, progress: &Progress, passed: Duration) -> bool {
+        let all: u64 = progress.wanted.iter().map(bytes_of).sum();
+        let (left, rate) = (all.saturating_sub(progress.bytes) as f64, progress.bytes as f64 / passed.as_secs_f64());
+        left / rate.max(1.0) > SLOWNESS * (left / self.rate) + ASKING_PAUSE.as_secs_f64()
+    }
+
+    fn give_up(&self, why: &str, observer: &mut dyn Observer) {
         observer.detail(format_args!("{}: fetches nothing for {} s: {why}", self.machine.name, REST.as_secs()));
         self.all.0.lock().insert(self.machine.label(), Instant::now() + REST);
-        self.fetch = None;
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StoreDir;
 use crate::machine::tests::machine;
+use crate::remote::fetch::Shared;
 
 /// The rate of the link, in bytes a second.
 const RATE: f64 = 1000.0;
@@ -65,17 +66,6 @@ fn a_slice_has_nothing_that_refers_to_what_comes_later() {
     assert_eq!(slice(|_| true, 5.0), []);
 }
 
-/// A fetch that nobody looks at.
-struct Unseen;
-
-impl Fetch for Unseen {
-    fn progress(&self) -> Progress {
-        unreachable!("tests say how it gets on")
-    }
-
-    fn wait(&self, _: Duration) {}
-}
-
 /// Notes what is announced.
 #[derive(Default)]
 struct Notes(Vec<(usize, u64)>);
@@ -96,7 +86,7 @@ struct Scene {
     known: Substitutes,
     items: Vec<ValidPath>,
     notes: Notes,
-    sizes: HashMap<StorePath, u64>,
+    wanted: Vec<Substitute>,
     /// How many seconds the stages before the one that is looked at took.
     asked: f64,
 }
@@ -105,20 +95,20 @@ impl Scene {
     /// The items 0, 1, 2..., which refer to nothing, have these sizes. The machine can fetch those in `fetches`.
     fn new(sizes: &[u64], fetches: &[usize]) -> Scene {
         let items: Vec<_> = sizes.iter().enumerate().map(|(number, size)| item(number, *size, &[])).collect();
-        let sizes = fetches.iter().map(|number| (path(*number), items[*number].nar_size)).collect();
-        Scene { known: Substitutes::default(), items, notes: Notes::default(), sizes, asked: 0.0 }
+        let wanted = fetches.iter().map(|number| offer(&items[*number])).collect();
+        Scene { known: Substitutes::default(), items, notes: Notes::default(), wanted, asked: 0.0 }
     }
 
     fn fetching(&self, begun: Instant) -> Fetching<'_> {
-        let sizes = Arc::new(Mutex::new(self.sizes.clone()));
-        let (all, machine, fetch): (_, _, Option<Box<dyn Fetch>>) = (&self.known, machine("m"), Some(Box::new(Unseen)));
-        Fetching { all, machine, rate: RATE, begun, fetch, sizes, announced: false }
+        let fetch = Fetch::new(Shared::new(), ());
+        Fetching { all: &self.known, machine: machine("m"), rate: RATE, begun, fetch, announced: false }
     }
 
     /// Decides when a stage has lasted `passed` seconds, and `bytes` have come, the last of them `silent` seconds ago.
     fn next(&mut self, stage: Stage, passed: f64, bytes: u64, silent: f64) -> Decision {
         let (now, ago) = (Instant::now() + Duration::from_secs(3600), Duration::from_secs_f64);
-        let progress = Progress { stage, since: now - ago(passed), bytes, moved: now - ago(silent) };
+        let wanted = self.wanted.clone().into();
+        let progress = Progress { stage, since: now - ago(passed), wanted, bytes, moved: now - ago(silent) };
         let mut notes = std::mem::take(&mut self.notes);
         let left: Vec<_> = self.items.iter().collect();
         let begun = progress.since - ago(self.asked);
@@ -159,26 +149,24 @@ fn while_the_machine_is_asked_what_takes_no_longer_is_sent() {
 #[test]
 fn what_the_machine_fetches_is_not_sent() {
     let mut scene = Scene::new(&[10, 20_000, 30_000], &[1, 2]);
-    let fetching = || Stage::Fetching([path(1), path(2)].into());
-    assert_eq!(scene.next(fetching(), 0.0, 0, 0.0), Decision::Send(vec![0]));
+    assert_eq!(scene.next(Stage::Fetching, 0.0, 0, 0.0), Decision::Send(vec![0]));
     assert_eq!(scene.notes.0, [(2, 50_000)]);
     scene.items.remove(0);
-    assert_eq!(scene.next(fetching(), 2.9, 0, 2.9), Decision::Wait(INTERVAL), "it is too soon to judge");
+    assert_eq!(scene.next(Stage::Fetching, 2.9, 0, 2.9), Decision::Wait(INTERVAL), "it is too soon to judge");
     // To send 50,000 bytes takes 50 s; to fetch what is left of them may take twice as long.
-    assert_eq!(scene.next(fetching(), 10.0, 10_000, 0.0), Decision::Wait(INTERVAL));
-    assert_eq!(scene.next(fetching(), 10.0, 5_000, 0.0), Decision::Wait(INTERVAL));
+    assert_eq!(scene.next(Stage::Fetching, 10.0, 10_000, 0.0), Decision::Wait(INTERVAL));
+    assert_eq!(scene.next(Stage::Fetching, 10.0, 5_000, 0.0), Decision::Wait(INTERVAL));
     assert!(!scene.rests());
-    assert_eq!(scene.next(fetching(), 10.0, 4_000, 0.0), Decision::Over);
+    assert_eq!(scene.next(Stage::Fetching, 10.0, 4_000, 0.0), Decision::Over);
     assert!(scene.rests());
 }
 
 #[test]
 fn a_server_that_falls_silent_is_given_up() {
     let mut scene = Scene::new(&[20_000], &[0]);
-    let fetching = || Stage::Fetching([path(0)].into());
-    assert_eq!(scene.next(fetching(), 15.0, 15_000, 9.9), Decision::Wait(INTERVAL));
+    assert_eq!(scene.next(Stage::Fetching, 15.0, 15_000, 9.9), Decision::Wait(INTERVAL));
     assert!(!scene.rests());
-    assert_eq!(scene.next(fetching(), 15.0, 15_000, 10.0), Decision::Over);
+    assert_eq!(scene.next(Stage::Fetching, 15.0, 15_000, 10.0), Decision::Over);
     assert!(scene.rests());
 }
 
