@@ -232,6 +232,7 @@ check-torture: check-built check-staged
 check-unit: check-built
 	$(began)
 	RUST_TEST_THREADS=4 $(CARGO) test
+	HOSTILE_KEEPER=1 RUST_TEST_THREADS=4 $(CARGO) test --test hostile
 	$(passed)
 
 # Last of those that compile: its library has one more function, and takes the place of the one that the tests are for.

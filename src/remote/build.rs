@@ -15,6 +15,10 @@ const LIMIT_SLACK: Duration = Duration::from_secs(10);
 /// Time that a machine has for a sign of life after its daemon failed to enforce a build's time limit.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
+/// Time after which a reader that has not taken a piece of the log holds up the build. Less counts as the build's: a
+/// log without end must not extend the limits without end.
+const HOLD_UP: Duration = Duration::from_secs(1);
+
 /// The time limits of a build that this host enforces.
 struct Allowed {
     silence: Option<Duration>,
@@ -45,7 +49,7 @@ impl Remote {
     /// Builds `derivation`, whose inputs the machine has, and hands the log to `log` as it comes.
     ///
     /// The daemon there enforces the time limits of `options`. If it is stuck, this function does so a little later. It
-    /// does not count the time that `log` takes.
+    /// does not count the time of a call of `log` that holds up the build, which takes [`HOLD_UP`] or more.
     ///
     /// Fails with [`ErrorKind::BuildFailed`] if the build failed by itself, and with [`ErrorKind::TimedOut`] if it
     /// exceeded a limit. Any other error is the machine's, or comes from `log`.
@@ -75,7 +79,10 @@ impl Remote {
             tail.note(text);
             let begun = Instant::now();
             let result = log(text);
-            limits.extend(begun.elapsed());
+            let time = begun.elapsed();
+            if time >= HOLD_UP {
+                limits.extend(time);
+            }
             deadline = limits.deadline();
             channel.set_deadline(deadline);
             result

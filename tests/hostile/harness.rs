@@ -4,14 +4,13 @@
 use std::time::{Duration, Instant};
 
 use guix_offload::build::engine::Engine;
-use guix_offload::build::request::{Inquiry, Reply, Request, Work};
 use guix_offload::daemon::BuildOptions;
-use guix_offload::ground::cancel::Cancel;
 use guix_offload::ground::error::{Error, Result};
 use guix_offload::ground::store_path::StorePath;
-use guix_offload::machine::{BuildMachine, HostKey, Requirements};
+use guix_offload::machine::{BuildMachine, HostKey};
 use guix_offload::report::{Event, Observer};
 
+use crate::builder::Builder;
 use crate::double::{Machine, Plan};
 use crate::fixture::Scene;
 use crate::sshd::Sshd;
@@ -27,7 +26,6 @@ pub struct Told {
     pub result: Result<()>,
     /// Why the machine was passed over, if it was.
     pub passed_over: Option<Error>,
-    pub log: usize,
     /// How often it was told that bytes have moved, and how many.
     pub transferred: usize,
     pub bytes: u64,
@@ -44,7 +42,6 @@ impl Told {
 #[derive(Default)]
 struct Listener {
     passed_over: Option<Error>,
-    log: usize,
     transferred: usize,
     bytes: u64,
 }
@@ -58,8 +55,7 @@ impl Observer for Listener {
         }
     }
 
-    fn log(&mut self, text: &[u8]) -> Result<()> {
-        self.log += text.len();
+    fn log(&mut self, _: &[u8]) -> Result<()> {
         Ok(())
     }
 }
@@ -104,20 +100,20 @@ pub fn limits(max_silent_time: u64, timeout: u64) -> BuildOptions {
 /// Has a build done by a machine that acts by `plan`, with `options`.
 pub fn tell_with(scene: &Scene, machine: &BuildMachine, plan: Plan, options: BuildOptions) -> Told {
     let _double = acting(scene, plan);
-    let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
-    tell_by(&engine, scene, machine, options)
+    tell_by(&builder(scene), scene, machine, options)
 }
 
-/// As [`tell_with`], by `engine`; the machine acts by itself.
-pub fn tell_by(engine: &Engine, scene: &Scene, machine: &BuildMachine, options: BuildOptions) -> Told {
+/// As [`tell_with`], by `builder`; the machine acts by itself.
+pub fn tell_by(builder: &Builder, scene: &Scene, machine: &BuildMachine, options: BuildOptions) -> Told {
     let (mut listener, begun) = (Listener::default(), Instant::now());
     let before = reset_peak();
-    let result = build_by(engine, scene, machine, Vec::new(), options, &mut listener);
+    let machines = std::slice::from_ref(machine);
+    let result = builder.build_on(scene, machines, Vec::new(), options, &mut listener);
     let time = begun.elapsed();
     let used = peak().saturating_sub(before);
     assert!(used < MEMORY, "{} MiB of memory were used", used >> 20);
-    let Listener { passed_over, log, transferred, bytes } = listener;
-    Told { result, passed_over, log, transferred, bytes, time }
+    let Listener { passed_over, transferred, bytes } = listener;
+    Told { result, passed_over, transferred, bytes, time }
 }
 
 /// Has a build done by a machine that acts by `plan`, whatever that takes.
@@ -141,50 +137,17 @@ pub fn build_of(
     observer: &mut dyn Observer,
 ) -> Result<()> {
     let _double = acting(scene, plan);
-    let engine = Engine::new(scene.directories.clone(), Duration::ZERO).unwrap();
-    build_by(&engine, scene, machine, inputs, options, observer)
+    builder(scene).build_on(scene, std::slice::from_ref(machine), inputs, options, observer)
+}
+
+fn builder(scene: &Scene) -> Builder {
+    Builder::new(Engine::new(scene.directories.clone(), Duration::ZERO).unwrap())
 }
 
 /// The double, and nothing that is remembered of the machine, or it would be left alone.
 fn acting(scene: &Scene, plan: Plan) -> Machine {
     let _ = std::fs::remove_dir_all(scene.at("offload"));
     Machine::at(&scene.at("machine"), plan)
-}
-
-fn build_by(
-    engine: &Engine,
-    scene: &Scene,
-    machine: &BuildMachine,
-    inputs: Vec<StorePath>,
-    options: BuildOptions,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    build_on(engine, scene, std::slice::from_ref(machine), inputs, options, observer)
-}
-
-/// Has a build done by `engine` on one of `machines`, which act by themselves.
-pub fn build_on(
-    engine: &Engine,
-    scene: &Scene,
-    machines: &[BuildMachine],
-    inputs: Vec<StorePath>,
-    options: BuildOptions,
-    observer: &mut dyn Observer,
-) -> Result<()> {
-    let requirements = Requirements { system: "x86_64-linux".into(), features: Vec::new() };
-    let request = Request { requirements, derivation: scene.path("asked.drv"), is_patient: true };
-    let cancel = Cancel::default();
-    engine
-        .ask(
-            &Inquiry { machines, request: &request, options: &options, could_build_here: &|| false },
-            &cancel,
-            observer,
-        )
-        .and_then(|reply| {
-            let Reply::Accept(accepted) = reply else { return Ok(()) };
-            let work = Work { inputs, outputs: vec![scene.path("output")], options };
-            engine.run(*accepted, work, &cancel, observer)
-        })
 }
 
 /// Makes the memory that is used now the most that was ever used, and returns it, in bytes.

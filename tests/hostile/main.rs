@@ -3,9 +3,12 @@
 //! must not believe. Each lie has an error that says what and where; nothing of it becomes visible in the store; and
 //! neither memory nor time are without bound.
 //!
+//! With the environment variable `HOSTILE_KEEPER`, a keeper does the builds (see [`builder`]).
+//!
 //! Like the tests of `ssh`, these start an sshd of their own, and need root.
 
 mod blaming;
+mod builder;
 mod bytes;
 mod cases;
 mod collecting;

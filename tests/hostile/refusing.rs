@@ -5,16 +5,18 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use guix_offload::build::engine::Engine;
-use guix_offload::ground::error::{Class, ErrorKind};
+use guix_offload::ground::error::{Class, ErrorKind, Result};
+use guix_offload::report::{Event, Observer};
 
 use crate::alone;
+use crate::builder::Builder;
 use crate::cases::{Lie, lies, with};
 use crate::double::{Answer, Machine, says, says_for_ever};
 use crate::fixture::Scene;
-use crate::harness::{NAME, Told, limited_to, machine, tell, tell_by};
+use crate::harness::{NAME, Told, build, limited_to, machine, tell, tell_by};
 use crate::sshd::Sshd;
 use crate::wire_bytes::*;
 
@@ -120,10 +122,10 @@ fn whether_a_machine_is_trusted_is_asked_once_a_connection() {
     };
     let mut plan = scene.honest(&scene.output(nar(file(b"good\n"))).signed(&scene.trusted));
     (plan.proof, plan.build) = (counted(plan.proof, &asked), counted(plan.build, &built));
-    let engine = Engine::new(scene.directories.clone(), Duration::from_secs(60)).unwrap();
+    let builder = Builder::new(Engine::new(scene.directories.clone(), Duration::from_secs(60)).unwrap());
     let _double = Machine::at(&scene.at("machine"), plan);
     let build = || {
-        let error = tell_by(&engine, &scene, &machine, limited_to(0)).error();
+        let error = tell_by(&builder, &scene, &machine, limited_to(0)).error();
         scene.forget_output();
         (error, asked.load(Ordering::SeqCst), built.load(Ordering::SeqCst))
     };
@@ -168,15 +170,30 @@ fn what_has_no_end_is_ended() {
     });
 }
 
+/// Takes the log less quickly than a machine can make it.
+#[derive(Default)]
+struct Reader(usize);
+
+impl Observer for Reader {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn log(&mut self, text: &[u8]) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(5));
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
 /// It ends with the time that the build may take.
 fn an_endless_log() {
     let (scene, sshd) = (scene(), Sshd::start(&[]));
     let frames = [number(NEXT), string([b'x'; 4096])].concat();
     let plan = with(&scene, |plan| plan.build = says_for_ever(vec![], frames));
-    let told = tell(&scene, &machine(&sshd, &scene), plan, 1);
-    assert!(told.log > 1 << 20, "{} bytes of log", told.log);
-    assert!(told.time < PROMPTLY, "{:?}", told.time);
-    assert_eq!(told.error().unwrap().class(), Class::Timeout);
+    let (mut reader, begun) = (Reader::default(), Instant::now());
+    let error = build(&scene, &machine(&sshd, &scene), plan, limited_to(1), &mut reader).unwrap_err();
+    assert!(reader.0 > 1 << 20, "{} bytes of log", reader.0);
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
+    assert_eq!(error.class(), Class::Timeout, "{error}");
 }
 
 fn endless_words_before_ssh() {

@@ -13,8 +13,9 @@ use guix_offload::ground::store_path::StorePath;
 use guix_offload::remote::Limits;
 use guix_offload::report::{Event, Observer};
 
+use crate::builder::Builder;
 use crate::double::{Answer, Machine, Plan};
-use crate::harness::{build_on, limits, machine};
+use crate::harness::{limits, machine};
 use crate::refusing::scene;
 use crate::sshd::Sshd;
 use crate::wire_bytes::*;
@@ -80,9 +81,9 @@ fn a_daemon_that_stalls_on_a_connection_used_again_is_the_machines_failure() {
                 stall(&mut plan, &archive, &count);
                 let _doubles = [Machine::at(&scene.at("machine"), plan), Machine::at(&scene.at("other"), honest)];
                 let waits = Limits { answer: SHORT, idle: SHORT, import: SHORT, ..Limits::DEFAULT };
-                let engine = Engine::with_limits(scene.directories.clone(), BOUND, waits).unwrap();
+                let builder = Builder::new(Engine::with_limits(scene.directories.clone(), BOUND, waits).unwrap());
                 let build = |machines: &[_], inputs: Vec<StorePath>, watch: &mut Watch| {
-                    build_on(&engine, &scene, machines, inputs, limits(0, 0), watch).unwrap();
+                    builder.build_on(&scene, machines, inputs, limits(0, 0), watch).unwrap();
                     assert!(scene.database().is_valid(&scene.path("output")).unwrap(), "{what}");
                     scene.forget_output();
                 };

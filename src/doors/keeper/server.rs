@@ -24,7 +24,6 @@ use crate::doors::keeper::message::Identity;
 use crate::doors::keeper::place::{BACKLOG, Given, KeeperDir, identity, require_own_or_root};
 use crate::doors::keeper::voice::{Activities, Voice};
 use crate::ground::cancel::Cancel;
-use crate::ground::directories::Directories;
 use crate::ground::error::{ErrorKind, IoContext, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::file_identity::FileIdentity;
@@ -39,12 +38,12 @@ const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before the keeper accepts connections again after it ran out of descriptors.
 const RESPITE: Duration = Duration::from_millis(50);
 
-/// Serves hooks that connect to the `given` socket. Ends when no hook has come for `idle_limit`. Also ends, once the
-/// builds that it has begun are done, if a client asks for that, if `program` (this program) or its `library` is
-/// replaced, or if the socket is not ours any more.
+/// Serves hooks that connect to the `given` socket; `engine` does their builds. Ends when no hook has come for
+/// `idle_limit`. Also ends, once the builds that it has begun are done, if a client asks for that, if `program` (this
+/// program) or its `library` is replaced, or if the socket is not ours any more.
 pub fn serve(
     given: Given,
-    directories: Directories,
+    engine: Engine,
     program: PathBuf,
     library: Option<PathBuf>,
     idle_limit: Duration,
@@ -54,8 +53,7 @@ pub fn serve(
     // The kernel names the process that listened last to whoever connects, and that was the starter.
     rustix::net::listen(&listener, BACKLOG).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
     listener.set_nonblocking(true).io_context(ErrorKind::Unavailable, || "the keeper's socket")?;
-    let place = KeeperDir::of(&directories);
-    let engine = Engine::new(directories, idle_limit)?;
+    let place = KeeperDir::of(engine.directories());
     let keeper = Arc::new(Keeper {
         identity: identity(engine.directories(), &program)?,
         engine,

@@ -6,6 +6,7 @@ use super::*;
 use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
 use crate::doors::keeper::reach::{inspect, retire};
 use crate::doors::keeper::socket::{receive, send};
+use crate::ground::directories::Directories;
 use crate::ground::directories::tests::below;
 use crate::ground::error::ErrorKind;
 
@@ -29,9 +30,10 @@ impl Scene {
         // Written once, because a job may read it at any time.
         std::fs::write(at("key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
         std::fs::set_permissions(at("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
-        let (program, theirs) = (at("program"), directories.clone());
+        let program = at("program");
+        let engine = Engine::new(directories.clone(), idle_limit).unwrap();
         let keeper =
-            Some(std::thread::spawn(move || serve(Given { listener, lock }, theirs, program, None, idle_limit)));
+            Some(std::thread::spawn(move || serve(Given { listener, lock }, engine, program, None, idle_limit)));
         Scene { scratch, directories, keeper }
     }
 
