@@ -100,9 +100,10 @@ export! {
     /// a free machine as long as it takes. `request` and `machines` are copied.
     ///
     /// The job runs in threads of its own, which block all signals. With an engine of `guix_offload_engine_connect` it
-    /// runs in the keeper. This call starts the keeper if there is none, which takes milliseconds, or a few seconds.
-    /// The job's log waits in memory until `guix_offload_job_next_event` takes it; when 1 MiB of it waits, the build
-    /// waits too.
+    /// runs in the keeper. This call starts the keeper if there is none, which takes milliseconds, or up to two seconds
+    /// while another one is ending. It does not wait for the keeper's answer; if none comes within 5 s, the job fails
+    /// with `GUIX_OFFLOAD_UNAVAILABLE`. The job's log waits in memory until `guix_offload_job_next_event` takes it;
+    /// when 1 MiB of it waits, the build waits too.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL or the request names something that is no store
     /// item, with `GUIX_OFFLOAD_EXHAUSTED` for lack of a descriptor or thread, and with `GUIX_OFFLOAD_UNAVAILABLE` if

@@ -23,11 +23,11 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take if it has not answered another client in time, and has not answered any since.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long a hook tries to be served by a keeper: one that is just ending hangs up, and another one takes its place.
-const CHANGE_OVER: Duration = Duration::from_secs(1);
+/// How long a client tries to be served by a keeper: one that is just ending hangs up, and another one takes its place.
+pub(super) const CHANGE_OVER: Duration = Duration::from_secs(1);
 
-/// Pause between a hook's attempts to be served by a keeper.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Pause between a client's attempts to be served by a keeper.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// Asks the keeper of `directories` what it is doing; `None`: there is no keeper.
 pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
@@ -78,49 +78,91 @@ fn does_not_answer(stream: &UnixStream) -> Error {
 /// Connects to the keeper of `directories`, and starts `program` as the keeper if there is none. If the keeper does not
 /// answer, only the first client waits for long.
 pub(super) fn connect(directories: &Directories, program: &Path, cancel: &Cancel) -> Result<UnixStream> {
-    let (place, begun) = (KeeperDir::of(directories), Instant::now());
-    let hello = FromClient::Hello(place::identity(directories, program)?);
+    let (hello, begun) = (FromClient::Hello(place::identity(directories, program)?), Instant::now());
     loop {
-        let stream = place.connect_or_start(program, directories, cancel)?;
-        let (noted, asked) = (place.is_unanswering(), Instant::now());
-        let patience = if noted { UNANSWERED_TIMEOUT } else { WELCOME_TIMEOUT };
-        let greeted = greet(&stream, &hello, patience, cancel);
+        let (stream, greeting) = meet(directories, program, cancel)?;
+        let greeted = greet(&stream, &hello, greeting.until, cancel);
         cancel.check()?;
-        match greeted {
+        match greeted.map_err(|error| greeting.judge(error, &stream)) {
             Ok(()) => {
-                if noted {
-                    place.note_unanswering(false);
-                }
+                greeting.is_answered();
                 return Ok(stream);
             }
-            Err(_) if asked.elapsed() >= patience => {
-                place.note_unanswering(true);
-                return Err(does_not_answer(&stream));
-            }
-            // It is of another mount namespace, and stays.
-            Err(error) if error.kind() == ErrorKind::Configuration => return Err(error),
-            Err(_) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
-            Err(error) => return Err(error),
+            Err(Refusal::HungUp(_)) if begun.elapsed() < CHANGE_OVER => std::thread::sleep(PAUSE),
+            Err(Refusal::HungUp(error) | Refusal::Final(error)) => return Err(error),
         }
     }
 }
 
-fn greet(stream: &UnixStream, hello: &FromClient, patience: Duration, cancel: &Cancel) -> Result<()> {
+/// Connects to the keeper, or starts `program` as the keeper and connects to it, but says nothing.
+pub(super) fn meet(directories: &Directories, program: &Path, cancel: &Cancel) -> Result<(UnixStream, Greeting)> {
+    let place = KeeperDir::of(directories);
+    let stream = place.connect_or_start(program, directories, cancel)?;
+    let noted = place.is_unanswering();
+    let patience = if noted { UNANSWERED_TIMEOUT } else { WELCOME_TIMEOUT };
+    Ok((stream, Greeting { place, noted, until: Instant::now() + patience }))
+}
+
+/// What is known of a keeper that has not welcomed this client yet.
+pub(super) struct Greeting {
+    place: KeeperDir,
+    /// Whether it has not answered another client.
+    noted: bool,
+    /// When it must have answered.
+    pub(super) until: Instant,
+}
+
+/// Why a keeper does not serve a client.
+pub(super) enum Refusal {
+    /// It is just ending: another one takes its place.
+    HungUp(Error),
+    /// It serves no client like this one, or does not answer.
+    Final(Error),
+}
+
+impl Greeting {
+    /// Notes that the keeper has answered.
+    pub(super) fn is_answered(&self) {
+        if self.noted {
+            self.place.note_unanswering(false);
+        }
+    }
+
+    /// Returns what it means that the first answer from `stream` failed with `error`.
+    pub(super) fn judge(&self, error: Error, stream: &UnixStream) -> Refusal {
+        if self.until <= Instant::now() {
+            self.place.note_unanswering(true);
+            Refusal::Final(does_not_answer(stream))
+        } else if error.kind() == ErrorKind::Configuration {
+            Refusal::Final(error) // it is of another mount namespace, and stays
+        } else {
+            Refusal::HungUp(error)
+        }
+    }
+}
+
+fn greet(stream: &UnixStream, hello: &FromClient, until: Instant, cancel: &Cancel) -> Result<()> {
     let doing = || "the keeper's socket";
     let cut = stream.try_clone().io_context(ErrorKind::Exhausted, doing)?;
     let _guard = cancel.guard(move |_| drop(cut.shutdown(Shutdown::Both)));
+    let patience = until.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
     stream.set_read_timeout(Some(patience)).io_context(ErrorKind::Unavailable, doing)?;
     send(&mut Socket(stream), hello)?;
-    match receive(&mut &*stream)? {
-        FromKeeper::Welcome => {}
+    expect_welcome(receive(&mut &*stream)?)?;
+    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)
+}
+
+/// Fails unless the first message of a keeper is a welcome.
+pub(super) fn expect_welcome(message: FromKeeper) -> Result<()> {
+    match message {
+        FromKeeper::Welcome => Ok(()),
         FromKeeper::Elsewhere => {
             let message = "the keeper of this state directory is in another mount or user namespace";
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint("a minute after its last build it ends, and makes room for another"));
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint("a minute after its last build it ends, and makes room for another"))
         }
-        other => return Err(unexpected(&other)),
+        other => Err(unexpected(&other)),
     }
-    stream.set_read_timeout(None).io_context(ErrorKind::Unavailable, doing)
 }
 
 pub(super) fn unexpected(message: &FromKeeper) -> Error {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::event::{PollFd, PollFlags, epoll};
+use rustix::event::{PollFd, PollFlags};
 use watch::{Flag, Reason, Watch};
 
 use crate::build::engine::Engine;
@@ -24,12 +24,12 @@ use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
 use crate::doors::keeper::client::make_valid;
-use crate::doors::keeper::message::{About, FromClient, FromKeeper, FromLink};
-use crate::doors::keeper::reach::{self, unexpected};
-use crate::doors::keeper::socket::{Socket, closed, encode, send};
+use crate::doors::keeper::message::{About, FromKeeper, FromLink};
+use crate::doors::keeper::reach::{CHANGE_OVER, PAUSE, Refusal, unexpected};
+use crate::doors::keeper::socket::{closed, encode};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
-use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::store::ValidPath;
@@ -60,6 +60,8 @@ struct State {
     numbers: u64,
     /// Whether a thread sleeps on the sockets, for all threads that wait.
     sleeps: bool,
+    /// Since when keepers hang up without a welcome.
+    refused_since: Option<Instant>,
 }
 
 /// A job that is not over.
@@ -72,7 +74,7 @@ struct Entry {
     _running: Running,
     /// The message that starts it; `None` once a keeper has begun with it.
     start: Option<Vec<u8>>,
-    /// How many keepers it was handed to.
+    /// How many keepers had it, and ended.
     keepers: u32,
     /// Outputs that are to be made valid.
     received: Option<(StorePath, Vec<ValidPath>)>,
@@ -91,8 +93,8 @@ impl Link {
         &self.program
     }
 
-    /// Asks the keeper to build what `request` names, on one of `machines`. Returns at once, unless a keeper has to be
-    /// started.
+    /// Asks the keeper to build what `request` names, on one of `machines`. Waits for no answer of the keeper; to start
+    /// one takes milliseconds.
     ///
     /// Fails with [`ErrorKind::Unavailable`] if there is no keeper and none can be started, and with
     /// [`ErrorKind::Exhausted`] for lack of a descriptor.
@@ -145,7 +147,7 @@ impl Link {
             }
         };
         let connection = &mut state.connections[at];
-        (entry.connection, entry.keepers) = (connection.number, entry.keepers + 1);
+        entry.connection = connection.number;
         connection.unsent.extend_from_slice(entry.start.as_deref().unwrap_or_default());
         // If the keeper is gone, the next read from its socket shows that.
         let _ = connection.flush();
@@ -153,16 +155,8 @@ impl Link {
     }
 
     fn connect(&self, state: &mut State) -> Result<Connection> {
-        let doing = || "the keeper's socket";
         let watch = state.watch.clone().ok_or_else(|| Error::new(ErrorKind::Internal, "nobody watches the keeper"))?;
-        let stream = reach::connect(&self.directories, &self.program, &Cancel::default())?;
-        send(&mut Socket(&stream), &FromClient::Link)?;
-        stream.set_nonblocking(true).io_context(ErrorKind::Unavailable, doing)?;
-        let number = state.number();
-        epoll::add(&watch.all, &stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)
-            .io_context(ErrorKind::Exhausted, doing)?;
-        let (received, unsent) = (Vec::new(), Vec::new());
-        Ok(Connection { number, stream: Arc::new(stream), watch, received, unsent, is_full: false, retires: false })
+        Connection::new(state.number(), &watch, &self.directories, &self.program)
     }
 
     /// Reads and sends what is possible without waiting, and handles the messages that were read.
@@ -170,8 +164,12 @@ impl Link {
         let (mut said, mut gone) = (Vec::new(), Vec::new());
         for connection in &mut state.connections {
             let number = connection.number;
-            let result = connection.flush().and_then(|()| connection.receive(|about| said.push((number, about))));
+            // What a keeper says before it hangs up is read, although nothing can be sent any more.
+            let result = connection.receive(|about| said.push((number, about))).and_then(|()| connection.flush());
             gone.extend(result.err().map(|error| (number, error)));
+            if connection.overdue_at().is_none() {
+                state.refused_since = None;
+            }
         }
         let is_news = !said.is_empty() || !gone.is_empty();
         for (connection, About(job, message)) in said {
@@ -210,7 +208,7 @@ impl Link {
                 if let Some(retired) = state.connections.iter_mut().find(|other| other.number == connection) {
                     retired.retires = true;
                 }
-                self.hand_on(state, job, &closed());
+                self.hand_on(state, job, &closed(), true);
             }
             FromKeeper::Event(event) => event.to(&mut entry.sender),
             FromKeeper::Log(text) => entry.sender.add_log(&text),
@@ -226,22 +224,32 @@ impl Link {
         Ok(())
     }
 
-    /// Removes a connection that is over, and hands on its jobs.
+    /// Removes a connection that is over, and hands on its jobs, unless that makes no sense.
     fn lose(&self, state: &mut State, number: u64, error: &Error) {
         let Some(at) = state.connections.iter().position(|connection| connection.number == number) else {
             return;
         };
-        state.connections.remove(at);
-        let of_it = state.jobs.iter().filter(|(_, entry)| entry.connection == number);
-        for job in of_it.map(|(job, _)| *job).collect::<Vec<_>>() {
-            self.hand_on(state, job, error);
+        let refusal = state.connections.remove(at).refusal(error);
+        let of_it: Vec<_> = state.jobs.iter().filter(|(_, entry)| entry.connection == number).map(|it| *it.0).collect();
+        match &refusal {
+            None => of_it.into_iter().for_each(|job| self.hand_on(state, job, error, true)),
+            Some(Refusal::HungUp(_))
+                if state.refused_since.get_or_insert_with(Instant::now).elapsed() < CHANGE_OVER =>
+            {
+                std::thread::sleep(PAUSE);
+                of_it.into_iter().for_each(|job| self.hand_on(state, job, error, false));
+            }
+            Some(Refusal::HungUp(error) | Refusal::Final(error)) => {
+                of_it.into_iter().for_each(|job| state.finish(job, Err(error.clone())));
+            }
         }
     }
 
-    /// Hands a job on to another keeper, because the first failed with `error`. If the first had begun with the job,
-    /// ends the job.
-    fn hand_on(&self, state: &mut State, job: u64, error: &Error) {
+    /// Hands a job on to another keeper, because the first failed with `error`, or to the same one if that has not
+    /// `had` the job. If the first had begun with the job, ends the job.
+    fn hand_on(&self, state: &mut State, job: u64, error: &Error, had: bool) {
         let Some(mut entry) = state.jobs.remove(&job) else { return };
+        entry.keepers += u32::from(had);
         let ended = || error.clone().context("the keeper ended").hint("run the same command again");
         let result = match (&entry.start, entry.made) {
             (_, true) => Ok(()),
@@ -268,6 +276,7 @@ impl Link {
             return;
         }
         state.sleeps = true;
+        let until = state.connections.iter().filter_map(Connection::overdue_at).chain(until).min();
         let streams: Vec<_> = state.connections.iter().map(|it| (Arc::clone(&it.stream), it.is_full)).collect();
         MutexGuard::unlocked(state, || {
             let flags = |is_full| if is_full { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };

@@ -7,7 +7,8 @@ use std::thread;
 
 use super::*;
 use crate::daemon::BuildOptions;
-use crate::doors::keeper::socket::receive;
+use crate::doors::keeper::message::FromClient;
+use crate::doors::keeper::socket::{receive, send};
 use crate::ground::directories::tests::below;
 use crate::machine::Requirements;
 use crate::machine::tests::machine;
@@ -60,6 +61,19 @@ impl Scene {
         assert!(matches!(receive(&mut &stream).unwrap(), FromClient::Link));
         stream.set_read_timeout(Some(SOON)).unwrap();
         Keeper(stream)
+    }
+
+    /// As [`Scene::keeper`], for a link whose calls for `job` connect.
+    fn keeper_for(&self, job: &dyn Job) -> Keeper {
+        thread::scope(|scope| {
+            let keeper = scope.spawn(|| self.keeper());
+            let begun = Instant::now();
+            while !keeper.is_finished() && begun.elapsed() < SOON {
+                assert!(job.next_event().is_none());
+                thread::sleep(Duration::from_millis(1));
+            }
+            keeper.join().unwrap()
+        })
     }
 
     fn is_readable(job: &dyn Job) -> bool {
@@ -134,19 +148,11 @@ fn a_job_with_which_no_keeper_has_begun_goes_to_the_next_one() {
     let scene = Scene::new();
     let (job, first, number) = scene.start_first();
     first.say(number, FromKeeper::Retires);
-    let second = thread::scope(|scope| {
-        let keeper = scope.spawn(|| scene.keeper());
-        assert!(job.next_event().is_none());
-        keeper.join().unwrap()
-    });
+    let second = scene.keeper_for(&*job);
     assert_eq!(second.hear_start(), number);
     assert!(receive::<FromClient>(&mut &first.0).is_err(), "the first has no jobs, and is left");
     drop(second);
-    let third = thread::scope(|scope| {
-        let keeper = scope.spawn(|| scene.keeper());
-        assert!(job.next_event().is_none());
-        keeper.join().unwrap()
-    });
+    let third = scene.keeper_for(&*job);
     assert_eq!(third.hear_start(), number);
     third.say(number, FromKeeper::Accepted);
     third.say(number, FromKeeper::Done);
@@ -296,4 +302,56 @@ fn a_message_that_the_socket_does_not_hold_is_sent_bit_by_bit() {
     });
     assert!(matches!(heard, About(_, FromLink::Start { inputs: all, .. }) if all == inputs));
     assert!(!Scene::is_readable(&*job), "an empty socket is not waited for");
+}
+
+#[test]
+fn a_keeper_that_hangs_holds_up_no_call() {
+    let scene = Scene::new();
+    let begun = Instant::now();
+    let (one, two) = (scene.start(), scene.start());
+    assert!(one.next_event().is_none() && !Scene::is_readable(&*one));
+    two.cancel();
+    assert!(two.wait(Duration::ZERO));
+    two.next_event().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // When the answer is overdue, the host is to call, or a thread that waits wakes up.
+    let mut watched = [PollFd::from_borrowed_fd(one.descriptor(), PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: SOON.as_secs() as i64, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut watched, Some(&patience)).unwrap(), 1);
+    assert_eq!(one.next_event().unwrap().event, JobEvent::Done);
+    let error = one.result().unwrap().unwrap_err();
+    assert!(error.to_string().contains("does not answer within 5 s"), "{error}");
+    assert!(!Scene::is_readable(&*one));
+    let (begun, next) = (Instant::now(), scene.start());
+    assert!(next.wait(SOON));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(next.result().unwrap().unwrap_err().to_string(), error.to_string());
+}
+
+#[test]
+fn a_keeper_that_hangs_up_without_a_welcome_is_replaced_by_the_next() {
+    let scene = Scene::new();
+    let job = scene.start();
+    for _ in 0..=MOST_KEEPERS {
+        drop(scene.listener.accept().unwrap());
+        assert!(job.next_event().is_none());
+    }
+    let keeper = scene.keeper_for(&*job);
+    let number = keeper.hear_start();
+    keeper.say(number, FromKeeper::Done);
+    assert!(job.wait(SOON));
+    job.result().unwrap().unwrap();
+}
+
+#[test]
+fn a_keeper_of_another_namespace_is_not_asked_again() {
+    let scene = Scene::new();
+    let job = scene.start();
+    let (stream, _) = scene.listener.accept().unwrap();
+    assert!(matches!(receive(&mut &stream).unwrap(), FromClient::Hello(_)));
+    send(&mut &stream, &FromKeeper::Elsewhere).unwrap();
+    drop(stream);
+    assert!(job.wait(SOON));
+    let error = job.result().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
 }

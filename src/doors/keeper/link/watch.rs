@@ -3,9 +3,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::epoll;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 use crate::doors::job::events::Ready;
 use crate::ground::error::{ErrorKind, IoContext, Result};
@@ -13,7 +17,7 @@ use crate::ground::event_fd::EventFd;
 
 /// The descriptors that the host watches as one.
 pub(super) struct Watch {
-    /// The epoll descriptor, with the sockets and `ready` in it.
+    /// The epoll descriptor, with the sockets, `ready` and timers in it.
     pub(super) all: OwnedFd,
     /// Raised while a job has something to take.
     pub(super) ready: EventFd,
@@ -31,6 +35,20 @@ impl Watch {
         epoll::add(&all, &ready, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
             .io_context(ErrorKind::Exhausted, doing)?;
         Ok(Watch { all, ready, count: Mutex::default(), news })
+    }
+
+    /// Makes a timer that makes `all` readable at `time`, and from then on.
+    pub(super) fn timer(&self, time: Instant) -> Result<OwnedFd> {
+        let doing = || "a timer for the keeper's answer";
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags).io_context(ErrorKind::Exhausted, doing)?;
+        let left = time.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)); // 0 would be never
+        let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).io_context(ErrorKind::Exhausted, doing)?;
+        epoll::add(&self.all, &timer, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .io_context(ErrorKind::Exhausted, doing)?;
+        Ok(timer)
     }
 }
 
