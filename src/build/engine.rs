@@ -12,6 +12,7 @@ use super::transfer::in_flight::InFlight;
 use super::transfer::substitutes::Substitutes;
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
+use crate::choose::on_demand::{OnDemand, Tell};
 use crate::choose::pool::Pool;
 use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
@@ -74,7 +75,9 @@ impl Engine {
         let queue = Queue::new(&directories.offload_state());
         let (histories, holdings, slots) =
             (Histories::new(&directories, &clock), Holdings::default(), Slots::default());
-        let resources = Arc::new(Resources { directories, histories, holdings, slots, queue, pool, connector, clock });
+        let on_demand = OnDemand::new(&directories, &histories);
+        let resources =
+            Arc::new(Resources { directories, histories, holdings, on_demand, slots, queue, pool, connector, clock });
         let (locals, trace, log) = (Pool::with_limit(idle_limit), phases::open()?, Log::open()?);
         let common = Common {
             resources,
@@ -109,6 +112,18 @@ impl Engine {
     /// Returns what is remembered of machines.
     pub fn histories(&self) -> &Histories {
         &self.common.resources.histories
+    }
+
+    /// Begins to stop those of `machines` that were started on demand and have had no build for a while. Returns whether
+    /// one of them is to be stopped, now or later.
+    pub fn stop_idle(&self, machines: &[BuildMachine]) -> bool {
+        let common = Arc::clone(&self.common);
+        let tell: Tell = Arc::new(move |error| {
+            if let Some(log) = &common.log {
+                log.write(None, error.to_string());
+            }
+        });
+        self.common.resources.on_demand.stop_idle(machines, &tell)
     }
 
     /// Returns how many builds of this host wait for a machine.

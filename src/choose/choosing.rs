@@ -82,6 +82,10 @@ struct ChoiceSummary {
     misconfigured: Option<Error>,
     /// Machines that are in back-off, and why.
     left_alone: Vec<(usize, Error)>,
+    /// Machines that could not be reached just now.
+    unreached: Vec<usize>,
+    /// Whether a machine is being started or stopped.
+    starts: bool,
 }
 
 impl ChoiceSummary {
@@ -181,7 +185,7 @@ impl Candidates {
         observer: &mut dyn Observer,
     ) -> Result<Choice> {
         let resources = Arc::clone(&self.resources);
-        let Resources { histories: memory, pool, clock, queue, .. } = &*resources;
+        let Resources { histories: memory, on_demand, pool, clock, queue, .. } = &*resources;
         let histories: Vec<History> = self.machines.iter().map(|machine| memory.of(machine)).collect();
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
@@ -189,6 +193,12 @@ impl Candidates {
         let mut summary = ChoiceSummary::default();
         order.retain(|ranked| eligible(ranked.index));
         order.retain(|&Ranked { index, .. }| {
+            if let Some(reason) = on_demand.is_under_way(&self.machines[index]) {
+                summary.add(SetbackKind::Away, &reason);
+                summary.starts = true;
+                summary.left_alone.push((index, reason));
+                return false;
+            }
             let setback = histories[index].setback().filter(|_| !(again && histories[index].may_be_mended()));
             if let Some(setback) = setback {
                 let reason = setback.reason.clone().on_machine(&self.machines[index].name);
@@ -291,6 +301,12 @@ impl Candidates {
                 },
                 Err(error) => self.note_failure(index, error, &mut summary, observer)?,
             }
+        }
+        // One at a time: it may do for all builds that wait.
+        let start = |index: &usize| Some((&self.machines[*index].name, on_demand.start(&self.machines[*index])?));
+        if let Some((machine, started)) = summary.unreached.iter().filter(|_| !summary.starts).find_map(start) {
+            let reason = started.unwrap_or_else(|error| error);
+            observer.event(&Event::PassedOver { machine, reason: &reason });
         }
         for (index, reason) in &summary.left_alone {
             observer.event(&Event::PassedOver { machine: &self.machines[*index].name, reason });
@@ -410,6 +426,9 @@ impl Candidates {
     ) -> Result<()> {
         if error.kind() == ErrorKind::Exhausted {
             return Err(error);
+        }
+        if error.kind() == ErrorKind::Unavailable {
+            summary.unreached.push(index);
         }
         self.pass_over(index, SetbackKind::of(&error), &error, summary, observer);
         Ok(())

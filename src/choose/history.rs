@@ -48,7 +48,7 @@ const THIS_HOST_BACK_OFF: u64 = 60 * 60;
 /// Times in a row that another machine must have answered first before a machine is backed off as away.
 const UNANSWERED: u32 = 2;
 /// The file's name in the machine's directory.
-const NAME: &str = "history";
+pub(super) const NAME: &str = "history";
 /// The file that a process locks while it changes the history.
 const LOCK: &str = "history.lock";
 /// How long to wait while another process changes the history of a machine. Then it is changed without the lock.
@@ -186,6 +186,15 @@ impl Histories {
     /// Remembers that `machine` could not be used, and why.
     pub fn note_setback(&self, machine: &BuildMachine, kind: SetbackKind, reason: &Error) {
         self.change(machine, |history| history.set_back(kind, reason));
+    }
+
+    /// Remembers that `machine` was started: that it could not be reached does not count any more.
+    pub fn note_started(&self, machine: &BuildMachine) {
+        self.change(machine, |history| {
+            if !history.is_distrusted() {
+                history.setback = None;
+            }
+        });
     }
 
     /// Remembers that this host does not accept the archives of `machine`, or the machine does not accept ours.

@@ -6,6 +6,7 @@ mod choosing;
 pub mod forecast;
 pub mod history;
 pub mod holdings;
+pub mod on_demand;
 pub mod order;
 pub mod pool;
 mod preference;
@@ -19,6 +20,7 @@ use std::time::Instant;
 
 use crate::choose::history::Histories;
 use crate::choose::holdings::Holdings;
+use crate::choose::on_demand::OnDemand;
 use crate::choose::pool::Pool;
 use crate::choose::queue::Queue;
 use crate::choose::slot::Slots;
@@ -41,6 +43,8 @@ pub struct Resources {
     pub histories: Histories,
     /// What machines are known to have.
     pub holdings: Holdings,
+    /// Starts and stops machines.
+    pub on_demand: OnDemand,
     /// The slots of the machines that are known.
     pub slots: Slots,
     /// The queue of builds that wait for a slot.

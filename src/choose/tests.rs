@@ -44,6 +44,7 @@ fn scene_of(machines: &[BuildMachine]) -> Scene {
     let resources = Arc::new(Resources {
         histories: Histories::new(&directories, &turned),
         holdings: Holdings::default(),
+        on_demand: OnDemand::new(&directories, &Histories::new(&directories, &turned)),
         slots: Slots::default(),
         queue: Queue::new(&directories.offload_state()),
         pool: Pool::with_rest(minute, minute, |_| true, Arc::clone(&turned)),

@@ -78,7 +78,8 @@ impl Log {
         Log(Sink::Listener(listener))
     }
 
-    fn write(&self, derivation: Option<&StorePath>, text: String) {
+    /// Writes a line, about a build or about none.
+    pub fn write(&self, derivation: Option<&StorePath>, text: String) {
         let text = line(text);
         match &self.0 {
             Sink::Listener(tell) => tell(derivation, &text),

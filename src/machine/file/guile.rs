@@ -38,11 +38,11 @@ use lexpr::Parser;
 
 use super::LoadOptions;
 use super::cache::CacheEntry;
-use super::child::{self, Finished, Stopped};
 use super::evaluate::NeedsGuile;
 use super::inputs::Inputs;
 use super::value::{Field, Machine, SourceLocation, Value};
 use super::{Entries, wrong_result};
+use crate::ground::child::{self, Finished, Stopped};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;
@@ -183,18 +183,9 @@ fn entry(
     CacheEntry::new(state, program.file, &facts)
 }
 
-/// Variables that the child gets, besides those whose names begin with one of [`PREFIXES`].
-const VARIABLES: [&str; 8] = ["PATH", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"];
-const PREFIXES: [&str; 5] = ["GUIX_", "GUILE_", "NIX_", "LC_", "XDG_"];
-
-/// Gives the child those variables that Guix and Guile, and so the file, may want to know. The others are not for the
-/// child: they are meant for the host process, such as LD_PRELOAD, or are nobody else's business, such as
-/// SSH_AUTH_SOCK.
+/// Gives the child the environment of [`child::environment`], and what concerns Guile.
 fn set_environment(command: &mut Command, home: Option<&Path>) {
-    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| {
-        name.to_str()
-            .is_some_and(|name| VARIABLES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-    }));
+    command.env_clear().envs(child::environment());
     // As `guix offload` does: guix-daemon may have the HOME of somebody else.
     if let Some(home) = home {
         command.env("HOME", home);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Runs a program to its end, within a time limit, and collects what it prints, within a size limit.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,9 +28,24 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
     Ok((reader.into(), writer))
 }
 
+/// Variables that a program gets of this process's environment, besides those whose names begin with one of
+/// [`PREFIXES`].
+const VARIABLES: [&str; 8] = ["PATH", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"];
+const PREFIXES: [&str; 5] = ["GUIX_", "GUILE_", "NIX_", "LC_", "XDG_"];
+
+/// Returns the variables of this process that Guix and Guile, and so a machine file, may want to know. The others are
+/// not for a child: they are meant for the host process, such as LD_PRELOAD, or are nobody else's business, such as
+/// SSH_AUTH_SOCK.
+pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        name.to_str()
+            .is_some_and(|name| VARIABLES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    })
+}
+
 /// The outcome of a program.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(crate) struct Finished {
     pub stdout: Vec<u8>,
     /// The end of its standard error.
     pub stderr: String,
@@ -39,7 +55,7 @@ pub(super) struct Finished {
 
 /// Why a program was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     TookTooLong,
     PrintedTooMuch,
 }
@@ -50,7 +66,7 @@ pub(super) enum Stopped {
 ///
 /// The exit status is not used: a host process may reap all its children in a SIGCHLD handler, as guix-daemon does, or
 /// ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be started.
-pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
+pub(crate) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
     let (mut stdout, stdout_writer) = pipe()?;
     let (mut stderr, stderr_writer) = pipe()?;
     let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer, stderr_writer])?;
@@ -128,7 +144,7 @@ impl Drop for Group {
 
 /// Makes a file without a name that holds `bytes`. Unlike a pipe, it needs nobody to write while the child reads.
 fn file_in_memory(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("machines.scm", MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
