@@ -114,8 +114,8 @@ impl Engine {
         &self.common.resources.histories
     }
 
-    /// Begins to stop those of `machines` that were started on demand and have had no build for a while. Returns whether
-    /// one of them is to be stopped, now or later.
+    /// Begins to stop those of `machines` that were started on demand and have had no build for a while. Returns
+    /// whether one of them is to be stopped, now or later.
     pub fn stop_idle(&self, machines: &[BuildMachine]) -> bool {
         let common = Arc::clone(&self.common);
         let tell: Tell = Arc::new(move |error| {

@@ -563,3 +563,30 @@ fn what_was_mended_on_a_machine_is_seen_before_a_build_fails_for_it() {
     broken.store(false, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(chosen(&mut scene).candidate, 0);
 }
+
+#[test]
+fn a_machine_is_started_if_no_other_one_takes_the_build() {
+    let mut scene = three();
+    let programs = scene.resources.directories.configuration.join("offload");
+    let file = programs.join("a.start");
+    std::fs::create_dir_all(&programs).unwrap();
+    std::fs::write(&file, "#!/bin/sh\nexit 1\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    scene.doubles.act(|name, step, _| match (name, step) {
+        ("a", Step::Connect) => Err(unavailable("no answer")),
+        _ => Ok(()),
+    });
+    let started = |notes: &[String]| notes.iter().filter(|note| note.ends_with("a.start' starts or stops it")).count();
+    let (choice, notes) = choose(&mut scene);
+    assert!(matches!(choice, Ok(Choice::Machine(_))) && started(&notes) == 0, "{notes:?}");
+    drop(choice);
+    scene.clock.turn(Duration::from_secs(60));
+    scene.doubles.act(|_, step, _| if step == Step::Connect { Err(unavailable("no answer")) } else { Ok(()) });
+    let (choice, notes) = choose(&mut scene);
+    assert!(matches!(choice, Ok(Choice::Away)) && started(&notes) == 1, "{notes:?}");
+    while scene.resources.on_demand.is_under_way(scene.machine(0)).is_some() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (_, notes) = choose(&mut scene);
+    assert!(notes[0].contains("a.start' failed with exit status 1: it said nothing"), "{notes:?}");
+}

@@ -21,6 +21,7 @@ mod large;
 mod linked;
 mod machine_file;
 mod many;
+mod on_demand;
 mod outcomes;
 mod pooled;
 mod protocol;

@@ -88,7 +88,7 @@ fn no_slot_is_held(head: Host) -> Result<(), String> {
                 let lock = OpenOptions::new().write(true).open(&file).unwrap();
                 fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
                     .map_err(|error| format!("slot {} is held: {error}", file.display()))?;
-            } else if !["history", "history.lock", "lock", "waiting"].contains(&name) {
+            } else if !["demand.lock", "history", "history.lock", "lock", "waiting"].contains(&name) {
                 return Err(format!("{} is left over", file.display()));
             }
         }
