@@ -19,7 +19,8 @@ assert sorted(name for _, name, _ in functions) == sorted(known), 'the header an
 ABSENT = ('connection', 'lease', 'items')
 # Pointers that may be NULL, by function or for all.
 OPTIONAL = {'progress', 'data', 'sent', 'choose.cancellation', 'connect.cancellation', 'machine_new.system',
-            'event_text.length', 'machines_load.file'}
+            'event_text.length', 'machines_load.file', 'request_add_closure.cancellation',
+            'request_lock_outputs.cancellation', 'request_lock_outputs.missing'}
 TEXTS = {'host_key': 'HOST_KEY', 'derivation': 'ITEM("x.drv")', 'system': '"x86_64-linux"', 'name': '"m"',
          'user': '"u"'}
 NUMBERS = {'double': '1.0'}

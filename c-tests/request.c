@@ -61,6 +61,37 @@ static void bad_arguments_are_rejected(void)
     guix_offload_request_free(request);
 }
 
+static guix_offload_engine *engine_of_nowhere(void)
+{
+    guix_offload_engine *engine = NULL;
+    SUCCEEDS(guix_offload_engine_new, &engine);
+    SUCCEEDS(guix_offload_engine_set_directory, engine, GUIX_OFFLOAD_DATABASE_DIRECTORY, "/nowhere");
+    SUCCEEDS(guix_offload_engine_set_directory, engine, GUIX_OFFLOAD_DAEMON_SOCKET, "/nowhere/socket");
+    return engine;
+}
+
+/* What they do with a store: live.c.  */
+static void closures_and_locks_want_a_store(void)
+{
+    guix_offload_engine *engine = engine_of_nowhere();
+    guix_offload_request *request = new_request(), *bad = NULL;
+    guix_offload_cancellation *cancellation = NULL;
+    size_t missing = 77;
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_request_add_closure, request, engine, NULL);
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_request_lock_outputs, request, engine, NULL, &missing);
+    SUCCEEDS(guix_offload_request_new, &bad, "x86_64-linux", "/etc/passwd");
+    REJECTS(guix_offload_request_add_closure, bad, engine, NULL);
+    REJECTS(guix_offload_request_lock_outputs, bad, engine, NULL, &missing);
+    SUCCEEDS(guix_offload_cancellation_new, &cancellation);
+    guix_offload_cancellation_cancel(cancellation);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_request_lock_outputs, request, engine, cancellation, &missing);
+    CHECK(missing == 77);
+    guix_offload_cancellation_free(cancellation);
+    guix_offload_request_free(bad);
+    guix_offload_request_free(request);
+    guix_offload_engine_free(engine);
+}
+
 static void setters_want_a_request(void)
 {
     REJECTS(guix_offload_request_add_feature, NULL, "kvm");
@@ -75,6 +106,7 @@ int main(void)
     RUN(a_request_is_filled);
     RUN(a_request_matches_what_offers_its_system);
     RUN(bad_arguments_are_rejected);
+    RUN(closures_and_locks_want_a_store);
     RUN(setters_want_a_request);
     return 0;
 }

@@ -54,7 +54,8 @@
  *     added to the enums: expect ones that you do not know.
  *
  * EXAMPLE
- *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS
+ *     This program builds a derivation, if it is not built yet, on one of the machines of machines.scm. It runs as the
+ *     user that the store belongs to: PROGRAM SYSTEM DERIVATION
  *
  *     #include <guix-offload.h>
  *     #include <poll.h>
@@ -68,15 +69,14 @@
  *         guix_offload_job *job = NULL;
  *         guix_offload_error *error = NULL;
  *         int32_t reply = GUIX_OFFLOAD_DECLINE;
- *         char input[4096];
+ *         size_t missing = 1;
  *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
  *             || guix_offload_machines_load(&machines, NULL, &error)
- *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
- *         for (int i = 3; i < argc && !failed; i++)
- *             failed = guix_offload_request_add_output(request, argv[i], &error);
- *         while (!failed && scanf("%4095s", input) == 1)
- *             failed = guix_offload_request_add_input(request, input, &error);
- *         failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
+ *             || guix_offload_request_new(&request, argv[1], argv[2], &error)
+ *             || guix_offload_request_add_closure(request, engine, NULL, &error)
+ *             || guix_offload_request_lock_outputs(request, engine, NULL, &missing, &error);
+ *         if (missing > 0)
+ *             failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
  *         struct pollfd polled = {guix_offload_job_descriptor(job), POLLIN, 0};
  *         for (int over = job == NULL; !over && poll(&polled, 1, -1) >= 0; ) {
  *             guix_offload_event *event = guix_offload_job_next_event(job);
@@ -87,7 +87,7 @@
  *             over = guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_DONE;
  *             guix_offload_event_free(event);
  *         }
- *         failed = failed || job == NULL || guix_offload_job_result(job, &error);
+ *         failed = failed || (missing > 0 && (job == NULL || guix_offload_job_result(job, &error)));
  *         if (failed)
  *             fprintf(stderr, "%s\n", error ? guix_offload_error_message(error) : "no machine for it");
  *         guix_offload_error_free(error);
@@ -264,6 +264,36 @@ const char *guix_offload_error_lines(const guix_offload_error *error);
  * file. Otherwise as `guix_offload_error_lines`.
  */
 const char *guix_offload_error_warning_lines(const guix_offload_error *error);
+
+
+/* Cancellation */
+
+/**
+ * A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
+ * what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
+ * and may be freed before what was made with it.
+ */
+typedef struct guix_offload_cancellation guix_offload_cancellation;
+
+/**
+ * Makes a cancellation. The caller frees it with `guix_offload_cancellation_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `cancellation` is NULL.
+ */
+guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **cancellation,
+                                                  guix_offload_error **error);
+
+/**
+ * Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
+ * `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
+ * way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
+ */
+void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
+
+/**
+ * Frees a cancellation. That cancels nothing. NULL is fine.
+ */
+void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
 
 
 /* Machines */
@@ -677,19 +707,60 @@ guix_offload_status guix_offload_request_add_feature(guix_offload_request *reque
 
 /**
  * Adds a store item that the build needs. The inputs and the derivation together must be a closure: each item that
- * one of them refers to is among them.
+ * one of them refers to is among them. `guix_offload_request_add_closure` adds all of it.
  */
 guix_offload_status guix_offload_request_add_input(guix_offload_request *request,
                                                    const char *item,
                                                    guix_offload_error **error);
 
 /**
- * Adds an output that is to become valid in the local store. The caller holds the lock on it until the build is
- * over.
+ * Adds an output that is to become valid in the local store. Its lock must be held until the build is over: by
+ * guix-daemon, whose build hook the caller is, or with `guix_offload_request_lock_outputs`. After that, fails with
+ * `GUIX_OFFLOAD_INVALID_ARGUMENT`.
  */
 guix_offload_status guix_offload_request_add_output(guix_offload_request *request,
                                                     const char *item,
                                                     guix_offload_error **error);
+
+/**
+ * Adds all inputs of the build, and those of its outputs that are not valid in the local store, as the store's
+ * database says. The inputs are what guix-daemon would give the build, with all that it refers to. What the
+ * request has already is not added again. Blocks while another process has the database locked. `cancellation` may
+ * be NULL; otherwise it stops this call.
+ *
+ * If no output is missing, none is added. Nothing here protects the inputs from the garbage collector.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, the derivation is none of the store, or
+ * the request has the locks on its outputs; with `GUIX_OFFLOAD_STORE` if the derivation or an input is not valid,
+ * or the database cannot be read; and with `GUIX_OFFLOAD_CANCELLED`. Then adds nothing.
+ */
+guix_offload_status guix_offload_request_add_closure(guix_offload_request *request,
+                                                     const guix_offload_engine *engine,
+                                                     const guix_offload_cancellation *cancellation,
+                                                     guix_offload_error **error);
+
+/**
+ * Locks the outputs of the request as guix-daemon does, so that nobody else builds them meanwhile. For a caller
+ * who is not guix-daemon's build hook: that has them locked. Call this when the request has all its outputs.
+ * Blocks until all others who have locked an output are done. `cancellation` may be NULL; otherwise it stops this
+ * call.
+ *
+ * Outputs that are valid by then, because others have built them, are removed from the request. Unless `missing`
+ * is NULL, sets `*missing` to the number of outputs that are left. If that is 0, there is nothing to build.
+ *
+ * The request has the locks, and each job that is started with it shares them. They are released when the request
+ * is freed and these jobs are over, or when the process ends. Whoever locks the outputs of several requests at
+ * once waits for ever if another process does so in another order.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` or `engine` is NULL, the request names something that is
+ * no store item, or its outputs are locked already; with `GUIX_OFFLOAD_STORE` if the local store cannot be written
+ * to, or its daemon or database fails; and with `GUIX_OFFLOAD_CANCELLED`. Then has no lock.
+ */
+guix_offload_status guix_offload_request_lock_outputs(guix_offload_request *request,
+                                                      const guix_offload_engine *engine,
+                                                      const guix_offload_cancellation *cancellation,
+                                                      size_t *missing,
+                                                      guix_offload_error **error);
 
 /**
  * Sets after how many seconds the build is killed: `timeout` in all, `max_silent_time` without output. 0 means no
@@ -781,36 +852,6 @@ guix_offload_status guix_offload_request_set_patient(guix_offload_request *reque
  */
 size_t guix_offload_request_matches(const guix_offload_request *request,
                                     const guix_offload_machines *machines);
-
-
-/* Cancellation */
-
-/**
- * A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
- * what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
- * and may be freed before what was made with it.
- */
-typedef struct guix_offload_cancellation guix_offload_cancellation;
-
-/**
- * Makes a cancellation. The caller frees it with `guix_offload_cancellation_free`.
- *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `cancellation` is NULL.
- */
-guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **cancellation,
-                                                  guix_offload_error **error);
-
-/**
- * Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
- * `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
- * way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
- */
-void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
-
-/**
- * Frees a cancellation. That cancels nothing. NULL is fine.
- */
-void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
 
 
 /* The verbs: choose, connect, send, build, retrieve */
@@ -957,7 +998,8 @@ guix_offload_status guix_offload_build(guix_offload_connection *connection,
 
 /**
  * Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
- * and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
+ * and makes them valid, all of them or none. The caller has the locks on
+ * them: see `guix_offload_request_add_output`. `progress` may be NULL.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
  * store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 const NOUNS: [(&str, &str); 12] = [
     ("version", "Version"),
     ("error", "Errors"),
+    ("cancellation", "Cancellation"),
     ("machine", "Machines"),
     ("machines", "Lists of machines"),
     ("engine", "Engine"),
     ("request", "Requests"),
-    ("cancellation", "Cancellation"),
     ("connection", "The verbs: choose, connect, send, build, retrieve"),
     ("job", "Jobs"),
     ("hook", "Build hook"),

@@ -11,11 +11,10 @@
 //     guix_offload::engine engine;
 //     auto machines = guix_offload::machines::load("/etc/guix/machines.scm");
 //     guix_offload::request request("x86_64-linux", drv);
-//     for (auto& item : closure) request.add_input(item);
-//     request.add_output(output);
+//     request.add_closure(engine);
 //
 //     guix_offload::job job;
-//     if (job.start(engine, machines, request) == GUIX_OFFLOAD_ACCEPT) {
+//     if (request.lock_outputs(engine) > 0 && job.start(engine, machines, request) == GUIX_OFFLOAD_ACCEPT) {
 //         ... select() on job.descriptor(); then:
 //         while (auto event = job.next_event())
 //             if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) std::cerr << event.text();
@@ -130,6 +129,24 @@ Owner make(guix_offload_status (*function)(Parameters...), Arguments&&... argume
     return Owner(handle);
 }
 
+} // namespace detail
+
+// Cancellation
+
+// Stops calls that it was given to, and what is done with their connections, from any thread.
+class cancellation {
+public:
+    cancellation() : handle_(detail::make<owner>(guix_offload_cancellation_new)) {}
+    void cancel() const noexcept { guix_offload_cancellation_cancel(handle_.get()); }
+    const guix_offload_cancellation* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_cancellation, guix_offload_cancellation_free>;
+    owner handle_;
+};
+
+namespace detail {
+inline const guix_offload_cancellation* get(const cancellation* it) noexcept { return it ? it->get() : nullptr; }
 } // namespace detail
 
 // Machines
@@ -301,6 +318,18 @@ public:
     }
     request& add_input(const std::string& item) { return set(guix_offload_request_add_input, detail::c(item)); }
     request& add_output(const std::string& item) { return set(guix_offload_request_add_output, detail::c(item)); }
+    // Adds all inputs, and the outputs that are missing.
+    request& add_closure(const engine& engine, const cancellation* cancellation = nullptr)
+    {
+        return set(guix_offload_request_add_closure, engine.get(), detail::get(cancellation));
+    }
+    // Locks the outputs until this request and its jobs are gone; returns how many of them are left to build.
+    std::size_t lock_outputs(const engine& engine, const cancellation* cancellation = nullptr)
+    {
+        std::size_t missing = 0;
+        set(guix_offload_request_lock_outputs, engine.get(), detail::get(cancellation), &missing);
+        return missing;
+    }
     // Seconds; 0: no limit.
     request& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
     {
@@ -438,22 +467,6 @@ private:
 
     guix_offload_connection* handle_;
 };
-
-// Stops verbs that it was given to, and what is done with their connections, from any thread.
-class cancellation {
-public:
-    cancellation() : handle_(detail::make<owner>(guix_offload_cancellation_new)) {}
-    void cancel() const noexcept { guix_offload_cancellation_cancel(handle_.get()); }
-    const guix_offload_cancellation* get() const noexcept { return handle_.get(); }
-
-private:
-    using owner = detail::owner<guix_offload_cancellation, guix_offload_cancellation_free>;
-    owner handle_;
-};
-
-namespace detail {
-inline const guix_offload_cancellation* get(const cancellation* it) noexcept { return it ? it->get() : nullptr; }
-} // namespace detail
 
 // A connection of one's own, without a build slot.
 class connection {

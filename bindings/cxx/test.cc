@@ -98,6 +98,12 @@ static void testMachines()
     CHECK(machines::load("/nowhere/machines.scm").size() == 0);
     CHECK(machines::load("/nowhere/machines.scm").file() == "/nowhere/machines.scm" && moved.file().empty());
     CHECK(!machines::load().file().empty());
+    engine e;
+    e.set_directory(GUIX_OFFLOAD_DATABASE_DIRECTORY, "/nowhere");
+    e.set_directory(GUIX_OFFLOAD_DAEMON_SOCKET, "/nowhere/socket");
+    cancellation c;
+    CHECK(failure([&] { request("i686-linux", drv).add_closure(e); }).code() == GUIX_OFFLOAD_STORE);
+    CHECK(failure([&] { request("i686-linux", drv).lock_outputs(e, &c); }).code() == GUIX_OFFLOAD_STORE);
     CHECK(view.is_same(view) && !view.is_same(makeMachine().view()));
 }
 

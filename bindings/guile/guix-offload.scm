@@ -31,7 +31,7 @@
             same-machine? load-machines
 
             make-engine engine?
-            make-request request? request-matches
+            make-request request? request-matches request-add-closure! request-lock-outputs!
 
             make-cancellation cancellation? cancel!
 
@@ -276,6 +276,20 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
     (call request-set-verbosity request verbosity)
     (call request-set-patient request (if patient? 1 0))
     request))
+
+(define-foreign add-closure int "guix_offload_request_add_closure" 'request 'engine '(maybe cancellation) 'out)
+(define-foreign lock-outputs int "guix_offload_request_lock_outputs" 'request 'engine '(maybe cancellation) 'out 'out)
+
+(define-typed (request-add-closure! request engine #:optional cancellation)
+  "Add to REQUEST all inputs of its derivation, and those of its outputs that are not valid."
+  ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
+  (call add-closure request engine cancellation))
+
+(define-typed (request-lock-outputs! request engine #:optional cancellation)
+  "Lock the outputs of REQUEST, so that nobody else builds them: until it was freed, and the jobs started with it are
+over.  Return how many of them are left to build: others may have built some meanwhile."
+  ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
+  (call-for-size lock-outputs request engine cancellation))
 
 (define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)
 

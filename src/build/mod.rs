@@ -3,6 +3,7 @@
 
 pub mod engine;
 pub mod local_guix;
+pub mod output_locks;
 pub mod request;
 mod run;
 pub mod site;

@@ -319,7 +319,8 @@ export! {
 
 export! {
     /// Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
-    /// and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
+    /// and makes them valid, all of them or none. The caller has the locks on
+    /// them: see `guix_offload_request_add_output`. `progress` may be NULL.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
     /// store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
+use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{export, keeper, string};
 use crate::build::engine::Engine;
-use crate::build::request::{Request, Work};
 use crate::doors::job::{Started, in_process};
 use crate::doors::keeper::link::Link;
 use crate::doors::keeper::place::VARIABLE;
@@ -66,10 +66,11 @@ impl guix_offload_engine {
     }
 
     /// Starts a job.
-    pub(super) fn start(&self, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+    pub(super) fn start(&self, machines: &[BuildMachine], request: &guix_offload_request) -> Result<Started> {
+        let (locks, (request, work)) = (request.locks(), request.resolve(&self.engine.directories().store)?);
         match &self.link {
-            Some(link) => link.start(machines, request, work),
-            None => in_process::start(&self.engine, machines, request, work),
+            Some(link) => link.start(machines, request, work, locks),
+            None => in_process::start(&self.engine, machines, request, work, locks),
         }
     }
 

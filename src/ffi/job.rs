@@ -118,8 +118,7 @@ export! {
         let (job, reply) = (Out::new(job, "job")?, Out::new(reply, "reply")?);
         let engine = handle::borrow(engine, "engine")?;
         let machines = handle::borrow(machines, "machines")?.to_vec();
-        let (request, work) = handle::borrow(request, "request")?.resolve(&engine.share().directories().store)?;
-        let answer = match engine.start(&machines, request, work)? {
+        let answer = match engine.start(&machines, handle::borrow(request, "request")?)? {
             Started::Declined => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Started::Postponed => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Started::Running(running) => {

@@ -3,10 +3,10 @@
 //!
 //! - [`version`]: which ABI this is
 //! - [`error`]: statuses and errors
+//! - [`cancellation`]: stopping calls that block
 //! - [`machine`], [`machines`]: build machines, and lists of them
 //! - [`engine`]: where things are on this host, and the connections that builds share
 //! - [`request`]: what is to be built
-//! - [`cancellation`]: stopping verbs that block
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook

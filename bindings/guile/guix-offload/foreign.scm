@@ -23,6 +23,7 @@
             call
             call-for-handle
             call-for-integer
+            call-for-size
             call-for-reply
             with-callback
 
@@ -379,6 +380,12 @@ again is fine; a handle that belongs to another one is freed with that."
   (let ((slot (make-slot (sizeof int))))
     (apply call procedure (append arguments (list slot)))
     (bytevector-sint-ref slot 0 (native-endianness) (sizeof int))))
+
+(define (call-for-size procedure . arguments)
+  "As `call-for-integer', for a size_t."
+  (let ((slot (make-slot (sizeof size_t))))
+    (apply call procedure (append arguments (list slot)))
+    (bytevector-uint-ref slot 0 (native-endianness) (sizeof size_t))))
 
 (define (call-for-reply procedure . arguments)
   "As `call', for a PROCEDURE that puts a handle and an int where its first two parameters point to.  Return the int,

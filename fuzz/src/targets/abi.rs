@@ -228,10 +228,11 @@ impl World<'_> {
     }
 
     fn change_request(&mut self) {
+        let (engine, cancel) = (self.engines.pick(&mut self.input), self.cancellations.pick(&mut self.input));
         let request = self.requests.pick(&mut self.input);
         let (files, input) = (&mut self.files, &mut self.input);
         succeeds(|error| unsafe {
-            match input.byte() % 11 {
+            match input.byte() % 13 {
                 0 => guix_offload_request_add_feature(request, files.any_of(&["kvm"], input), error),
                 1 => guix_offload_request_add_input(request, files.item(input), error),
                 2 => guix_offload_request_add_output(request, files.item(input), error),
@@ -242,6 +243,8 @@ impl World<'_> {
                 7 => guix_offload_request_set_verbosity(request, input.pick(&[0, 7, 8, u32::MAX]), error),
                 8 => guix_offload_request_set_patient(request, input.pick(&[0, 1, 2, -1]), error),
                 9 => guix_offload_request_set_substitutes(request, input.pick(&[0, 1, 2, -1]), error),
+                10 => guix_offload_request_add_closure(request, engine, cancel, error),
+                11 => guix_offload_request_lock_outputs(request, engine, cancel, null_mut(), error),
                 _ => guix_offload_request_set_build_trace(request, input.pick(&[0, 1, 2, -1]), error),
             }
         });
