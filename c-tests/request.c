@@ -61,6 +61,25 @@ static void bad_arguments_are_rejected(void)
     guix_offload_request_free(request);
 }
 
+static void what_was_asked_for_can_be_read(void)
+{
+    guix_offload_request *request = new_request();
+    CHECK(guix_offload_request_input_count(request) == 0 && guix_offload_request_output(request, 0) == NULL);
+    SUCCEEDS(guix_offload_request_add_input, request, ITEM("input"));
+    SUCCEEDS(guix_offload_request_add_output, request, ITEM("one"));
+    SUCCEEDS(guix_offload_request_add_output, request, ITEM("two"));
+    CHECK_TEXT(guix_offload_request_system(request), "x86_64-linux");
+    CHECK_TEXT(guix_offload_request_derivation(request), ITEM("x.drv"));
+    CHECK(guix_offload_request_input_count(request) == 1 && guix_offload_request_output_count(request) == 2);
+    CHECK_TEXT(guix_offload_request_input(request, 0), ITEM("input"));
+    CHECK_TEXT(guix_offload_request_output(request, 1), ITEM("two"));
+    CHECK(guix_offload_request_input(request, 1) == NULL && guix_offload_request_output(request, SIZE_MAX) == NULL);
+    guix_offload_request_free(request);
+    CHECK(guix_offload_request_system(NULL) == NULL && guix_offload_request_derivation(NULL) == NULL);
+    CHECK(guix_offload_request_input_count(NULL) == 0 && guix_offload_request_output_count(NULL) == 0);
+    CHECK(guix_offload_request_input(NULL, 0) == NULL && guix_offload_request_output(NULL, 0) == NULL);
+}
+
 static guix_offload_engine *engine_of_nowhere(void)
 {
     guix_offload_engine *engine = NULL;
@@ -104,6 +123,7 @@ static void setters_want_a_request(void)
 int main(void)
 {
     RUN(a_request_is_filled);
+    RUN(what_was_asked_for_can_be_read);
     RUN(a_request_matches_what_offers_its_system);
     RUN(bad_arguments_are_rejected);
     RUN(closures_and_locks_want_a_store);

@@ -62,6 +62,11 @@ inline bool abi_matches() noexcept { return guix_offload_abi_version() == GUIX_O
 
 // Errors
 
+// Names of values of the enums of the C header, such as "timed-out"; "unknown": this library has no such value.
+inline const char* status_name(std::int32_t status) noexcept { return guix_offload_status_name(status); }
+inline const char* reply_name(std::int32_t reply) noexcept { return guix_offload_reply_name(reply); }
+inline const char* event_type_name(std::int32_t kind) noexcept { return guix_offload_event_type_name(kind); }
+
 // Why a call failed. what() says what went wrong, and where.
 class error : public std::runtime_error {
 public:
@@ -234,13 +239,18 @@ public:
     // An empty one.
     machines() : handle_(detail::make<owner>(guix_offload_machines_new)) {}
     // What a machine file returns, less what is malformed; a file that does not exist returns an empty list.
-    static machines load(const std::string& file)
+    static machines load(const std::string& file, const cancellation* cancellation = nullptr)
     {
-        return machines(detail::make<owner>(guix_offload_machines_load, detail::c(file)));
+        return machines(detail::make<owner>(guix_offload_machines_load_cancellable, detail::c(file),
+                                            detail::get(cancellation)));
     }
 
     // The same of the file that Guix reads.
-    static machines load() { return machines(detail::make<owner>(guix_offload_machines_load, nullptr)); }
+    static machines load(const cancellation* cancellation = nullptr)
+    {
+        return machines(detail::make<owner>(guix_offload_machines_load_cancellable, nullptr,
+                                            detail::get(cancellation)));
+    }
 
     // The name of the file that it was loaded from; empty if it was not.
     std::string file() const { return detail::text(guix_offload_machines_file(handle_.get())); }
@@ -296,6 +306,11 @@ public:
         detail::check(guix_offload_engine_set_listener, handle_.get(), listener, data);
         return *this;
     }
+    std::string directory(guix_offload_directory which) const
+    {
+        return detail::text(guix_offload_engine_directory(handle_.get(), which));
+    }
+    std::uint32_t idle_limit() const noexcept { return guix_offload_engine_idle_limit(handle_.get()); }
     guix_offload_engine* get() const noexcept { return handle_.get(); }
 
 private:
@@ -349,6 +364,13 @@ public:
     {
         return guix_offload_request_matches(handle_.get(), machines.get());
     }
+    std::string system() const { return detail::text(guix_offload_request_system(handle_.get())); }
+    std::string derivation() const { return detail::text(guix_offload_request_derivation(handle_.get())); }
+    std::size_t input_count() const noexcept { return guix_offload_request_input_count(handle_.get()); }
+    std::size_t output_count() const noexcept { return guix_offload_request_output_count(handle_.get()); }
+    // The index-th of them, counted from 0; NULL: there are no more.
+    const char* input(std::size_t index) const noexcept { return guix_offload_request_input(handle_.get(), index); }
+    const char* output(std::size_t index) const noexcept { return guix_offload_request_output(handle_.get(), index); }
     guix_offload_request* get() const noexcept { return handle_.get(); }
 
 private:
@@ -494,6 +516,22 @@ public:
         if (handle != nullptr) handle_.reset(handle);
         return reply;
     }
+    // The same; `refusals` becomes why machines were not chosen, an error for each.
+    std::int32_t choose(const engine& engine, const machines& machines, const request& request,
+                        std::vector<error>& refusals, const cancellation* cancellation = nullptr)
+    {
+        guix_offload_lease* handle = nullptr;
+        guix_offload_refusals* list = nullptr;
+        std::int32_t reply = GUIX_OFFLOAD_DECLINE;
+        detail::check(guix_offload_choose_explained, &handle, &reply, &list, engine.get(), machines.get(),
+                      request.get(), detail::get(cancellation));
+        detail::owner<guix_offload_refusals, guix_offload_refusals_free> owned(list);
+        if (handle != nullptr) handle_.reset(handle);
+        refusals.clear();
+        for (std::size_t i = 0; i < guix_offload_refusals_count(list); i++)
+            refusals.emplace_back(*guix_offload_refusals_get(list, i));
+        return reply;
+    }
     connection_view connection() const noexcept
     {
         return connection_view(guix_offload_lease_connection(handle_.get()));
@@ -555,6 +593,8 @@ public:
     {
         return guix_offload_job_wait(handle_.get(), milliseconds) == 1;
     }
+    // The machine that does it, or was the last to try; empty: none was chosen yet.
+    std::string machine() const { return detail::text(guix_offload_job_machine(handle_.get())); }
     void cancel() const noexcept { guix_offload_job_cancel(handle_.get()); }
     // Returns if the outputs are valid; else throws why not.
     void result() const { detail::check(guix_offload_job_result, handle_.get()); }
@@ -579,10 +619,11 @@ public:
     }
     hook& set_build_trace(bool print) { return set(guix_offload_hook_set_build_trace, print ? 1 : 0); }
     // Returns what the process should exit with.
-    int serve(int input, int output, int log)
+    int serve(int input, int output, int log, const cancellation* cancellation = nullptr)
     {
         int exit_status = 1;
-        detail::check(guix_offload_hook_serve, handle_.get(), input, output, log, &exit_status);
+        detail::check(guix_offload_hook_serve_cancellable, handle_.get(), input, output, log, &exit_status,
+                      detail::get(cancellation));
         return exit_status;
     }
 
@@ -618,14 +659,16 @@ inline bool stop_keeper(const engine& engine)
 class report {
 public:
     // Tests all machines, ...
-    static report test(const engine& engine, const machines& machines)
+    static report test(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_test, engine.get(), machines.get()));
+        return report(detail::make<owner>(guix_offload_farm_test_cancellable, engine.get(), machines.get(),
+                                          detail::get(cancellation)));
     }
     // ... or asks how they are doing.
-    static report status(const engine& engine, const machines& machines)
+    static report status(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
+        return report(detail::make<owner>(guix_offload_farm_status_cancellable, engine.get(), machines.get(),
+                                          detail::get(cancellation)));
     }
 
     // What the keeper is doing, without a machine.

@@ -2,7 +2,7 @@
 //! What is to be built.
 
 use std::collections::HashSet;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::sync::Arc;
 
 use super::cancellation::{cancel_of, guix_offload_cancellation};
@@ -10,6 +10,7 @@ use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
+use super::string::{for_c, or_null};
 use super::{export, string};
 use crate::build::output_locks::OutputLocks;
 use crate::build::request::{Request, Work, usual_options};
@@ -23,9 +24,10 @@ use crate::store::Closure;
 /// Calls that take it copy what they need.
 pub struct guix_offload_request {
     pub(super) requirements: Requirements,
-    derivation: String,
-    inputs: Vec<String>,
-    outputs: Vec<String>,
+    system: CString,
+    derivation: CString,
+    inputs: Vec<CString>,
+    outputs: Vec<CString>,
     pub(super) options: BuildOptions,
     is_patient: bool,
     locks: Option<Arc<OutputLocks>>,
@@ -34,7 +36,7 @@ pub struct guix_offload_request {
 impl guix_offload_request {
     /// Returns the derivation. Fails if the name is not that of a derivation in `store`.
     pub(super) fn derivation(&self, store: &StoreDir) -> Result<StorePath> {
-        let derivation = store.parse(&self.derivation)?;
+        let derivation = store.parse(text(&self.derivation))?;
         if !derivation.is_derivation() {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("'{derivation}' is not a derivation")));
         }
@@ -57,12 +59,17 @@ impl guix_offload_request {
 
     /// Returns the request and the work as the engine takes them.
     pub(super) fn resolve(&self, store: &StoreDir) -> Result<(Request, Work)> {
-        let parse = |items: &[String]| items.iter().map(|item| store.parse(item)).collect::<Result<Vec<_>>>();
+        let parse = |items: &[CString]| items.iter().map(|item| store.parse(text(item))).collect::<Result<Vec<_>>>();
         let (requirements, derivation) = (self.requirements.clone(), self.derivation(store)?);
         let request = Request { requirements, derivation, is_patient: self.is_patient };
         let work = Work { inputs: parse(&self.inputs)?, outputs: parse(&self.outputs)?, options: self.options.clone() };
         Ok((request, work))
     }
+}
+
+/// Returns a text that came from C as UTF-8.
+fn text(text: &CStr) -> &str {
+    text.to_str().unwrap_or_default()
 }
 
 export! {
@@ -79,9 +86,11 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(request, "request")?;
+        let system = string::required(system, "system")?;
         out.give(guix_offload_request {
-            requirements: Requirements { system: string::required(system, "system")?.into(), features: Vec::new() },
-            derivation: string::required(derivation, "derivation")?.into(),
+            requirements: Requirements { system: system.into(), features: Vec::new() },
+            system: for_c(system),
+            derivation: for_c(string::required(derivation, "derivation")?),
             inputs: Vec::new(),
             outputs: Vec::new(),
             options: usual_options(),
@@ -123,7 +132,7 @@ export! {
         item: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let item = string::required(item, "item")?.into();
+        let item = for_c(string::required(item, "item")?);
         handle::borrow_mut(request, "request")?.inputs.push(item);
         Ok(())
     }
@@ -138,7 +147,7 @@ export! {
         item: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let item = string::required(item, "item")?.into();
+        let item = for_c(string::required(item, "item")?);
         let request = handle::borrow_mut(request, "request")?;
         request.check_unlocked()?;
         request.outputs.push(item);
@@ -175,9 +184,9 @@ export! {
 }
 
 /// Adds those of `items` that are not among `names`.
-fn add_new(names: &mut Vec<String>, items: &[StorePath]) {
-    let known: HashSet<String> = names.iter().cloned().collect();
-    names.extend(items.iter().map(|item| item.as_str()).filter(|name| !known.contains(*name)).map(str::to_string));
+fn add_new(names: &mut Vec<CString>, items: &[StorePath]) {
+    let known: HashSet<CString> = names.iter().cloned().collect();
+    names.extend(items.iter().map(|item| for_c(item.as_str())).filter(|name| !known.contains(name)));
 }
 
 export! {
@@ -209,7 +218,7 @@ export! {
         let (Request { derivation, .. }, Work { outputs, .. }) = request.resolve(&directories.store)?;
         let (locks, left) = OutputLocks::take(directories, &derivation, &outputs, &cancel_of(cancellation))?;
         request.locks = Some(Arc::new(locks));
-        request.outputs = left.iter().map(|output| output.as_str().to_string()).collect();
+        request.outputs = left.iter().map(|output| for_c(output.as_str())).collect();
         if let Ok(out) = Out::new(missing, "missing") {
             out.set(request.outputs.len());
         }
@@ -374,5 +383,48 @@ export! {
             (Ok(request), Ok(machines)) => machines.count_matching(&request.requirements),
             _ => 0,
         }
+    }
+}
+
+export! {
+    /// Returns the system type that the request is for. It lives as long as the request. NULL only if `request` is.
+    pub fn guix_offload_request_system(request: *const guix_offload_request) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| request.system.as_ptr())
+    }
+}
+
+export! {
+    /// Returns the derivation of the request. It lives as long as the request. NULL only if `request` is.
+    pub fn guix_offload_request_derivation(request: *const guix_offload_request) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| request.derivation.as_ptr())
+    }
+}
+
+export! {
+    /// Returns the number of inputs; 0 if `request` is NULL.
+    pub fn guix_offload_request_input_count(request: *const guix_offload_request) -> usize {
+        handle::look(request, 0, |request| request.inputs.len())
+    }
+}
+
+export! {
+    /// Returns the `index`th input, counted from 0; NULL if there are no more. It lives as long as the request.
+    pub fn guix_offload_request_input(request: *const guix_offload_request, index: usize) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| or_null(request.inputs.get(index)))
+    }
+}
+
+export! {
+    /// Returns the number of outputs that are to become valid; 0 if `request` is NULL.
+    pub fn guix_offload_request_output_count(request: *const guix_offload_request) -> usize {
+        handle::look(request, 0, |request| request.outputs.len())
+    }
+}
+
+export! {
+    /// Returns the `index`th output, counted from 0; NULL if there are no more. It lives until the outputs are locked
+    /// or the request is freed.
+    pub fn guix_offload_request_output(request: *const guix_offload_request, index: usize) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| or_null(request.outputs.get(index)))
     }
 }

@@ -80,6 +80,10 @@ impl Job for InProcess {
         self.queue.result()
     }
 
+    fn machine(&self) -> Option<String> {
+        self.queue.machine()
+    }
+
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.ready.as_fd()
     }

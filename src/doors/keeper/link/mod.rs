@@ -399,6 +399,10 @@ impl Job for LinkedJob {
         self.queue.result()
     }
 
+    fn machine(&self) -> Option<String> {
+        self.queue.machine()
+    }
+
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.watch.all.as_fd()
     }
