@@ -19,6 +19,7 @@ use rustix::fs::OFlags;
 use super::history::{self, Histories, SetbackKind};
 use super::slot::LockDirectory;
 use super::slot::lock::{Held, Range, is_locked};
+use crate::ground::cancel::Cancel;
 use crate::ground::child::{self, Finished, Stopped};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
@@ -180,7 +181,7 @@ fn run(program: &Path, machine: &BuildMachine) -> Result<()> {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", RUN, "sh"]).arg(program).arg(&machine.name).env_clear().envs(child::environment());
     let deadline = Instant::now() + PROGRAM_TIMEOUT;
-    let Finished { stdout, stderr, stopped } = child::run(&command, b"", deadline, MAX_OUTPUT)
+    let Finished { stdout, stderr, stopped } = child::run(&command, b"", deadline, MAX_OUTPUT, &Cancel::default())
         .io_context(ErrorKind::Exhausted, || format!("running '{}'", program.display()))?;
     let status = String::from_utf8_lossy(&stdout).trim().to_string();
     let what = match stopped {
