@@ -94,6 +94,34 @@ static void bad_arguments_are_rejected(void)
     free_world(&world);
 }
 
+/* Before the first build there is none to tell of.  */
+static void a_journal_without_builds_is_empty(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = NULL;
+
+    SUCCEEDS(guix_offload_journal_log, &report, world.engine, 0);
+    CHECK_TEXT(guix_offload_report_text(report), "no build is recorded\n");
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\":1,\"builds\":[]}\n");
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_journal_stats, &report, world.engine);
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\":1,\"since\":null,\"machines\":[]}\n");
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_journal_metrics, &report, world.engine);
+    CHECK(strncmp(guix_offload_report_text(report), "# HELP guix_offload_", 20) == 0);
+    CHECK(guix_offload_report_count(report) == 0);
+    guix_offload_report_free(report);
+    report = UNTOUCHED;
+    REJECTS(guix_offload_journal_log, NULL, world.engine, 0);
+    REJECTS(guix_offload_journal_log, &report, NULL, 0);
+    REJECTS(guix_offload_journal_stats, NULL, world.engine);
+    REJECTS(guix_offload_journal_stats, &report, NULL);
+    REJECTS(guix_offload_journal_metrics, NULL, world.engine);
+    REJECTS(guix_offload_journal_metrics, &report, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 int main(void)
 {
     int threads = threads_before(), descriptors = DESCRIPTORS();
@@ -101,6 +129,7 @@ int main(void)
     RUN(a_machine_that_is_down_is_reported);
     RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
+    RUN(a_journal_without_builds_is_empty);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
     return 0;

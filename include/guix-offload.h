@@ -1446,6 +1446,44 @@ guix_offload_status guix_offload_keeper_stop(const guix_offload_engine *engine,
                                              int32_t *stopped,
                                              guix_offload_error **error);
 
+
+/* Journal of builds */
+
+/**
+ * Reads the last `count` builds of this host, or if that is 0, all that the journal in the state directory of
+ * `engine` still has: some thousand. Each build that an engine was given is there once it is over: those of hooks,
+ * of the keeper, of jobs, and of the verbs. The report has text and JSON, and no machines. The caller frees
+ * `*report` with `guix_offload_report_free`.
+ *
+ * It tells when a build ended, its derivation and machine, what came of it and why, which machines failed it
+ * before, how long each phase took, and how many bytes were sent and received. The JSON is a line, an object whose
+ * member "schema" is 1 and whose member "builds" has an object for each build, the oldest first.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE` if the
+ * journal cannot be read. That there is none is no failure.
+ */
+guix_offload_status guix_offload_journal_log(guix_offload_report **report,
+                                             const guix_offload_engine *engine,
+                                             size_t count,
+                                             guix_offload_error **error);
+
+/**
+ * Adds up the builds of this host, machine by machine, since its journal began: builds by what came of them,
+ * failures of the machine, bytes each way, time of each phase. Otherwise as `guix_offload_journal_log`. The member
+ * "machines" of the JSON has an object for each machine.
+ */
+guix_offload_status guix_offload_journal_stats(guix_offload_report **report,
+                                               const guix_offload_engine *engine,
+                                               guix_offload_error **error);
+
+/**
+ * Adds up the builds of this host as `guix_offload_journal_stats` does. The text of the report is what Prometheus
+ * reads, version 0.0.4 of its text format. No counter in it decreases, unless the journal is removed.
+ */
+guix_offload_status guix_offload_journal_metrics(guix_offload_report **report,
+                                                 const guix_offload_engine *engine,
+                                                 guix_offload_error **error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -81,6 +81,11 @@ int help(FILE *output)
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"
           "      Have it end once its builds are done.  The next build starts another one.\n"
+          "  guix-offload log [COUNT] [--json]\n"
+          "      Show the last COUNT builds of this host that are over, 20 by default;\n"
+          "      0: all that are recorded.\n"
+          "  guix-offload stats [--json | --prometheus]\n"
+          "      Show what they add up to, machine by machine.\n"
           "  guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
           "      Process build offload requests written on the standard input, possibly\n"
           "      offloading builds to the machines listed in machines.scm.  This is what\n"
@@ -149,6 +154,7 @@ static int is_version(const char *word)
 static int is_own(const char *word)
 {
     return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
+           || strcmp(word, "log") == 0 || strcmp(word, "stats") == 0
            || is_help(word) || is_version(word);
 }
 
@@ -171,6 +177,10 @@ int main(int argc, char **argv)
         return show_status(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "keeper") == 0)
         return keeper(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "log") == 0)
+        return show_log(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "stats") == 0)
+        return show_stats(argc - 2, argv + 2);
     if (argc == 2 && is_help(argv[1]))
         return help(stdout);
     if (argc == 2 && is_version(argv[1]))

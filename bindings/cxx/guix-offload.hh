@@ -621,6 +621,22 @@ public:
         return report(detail::make<owner>(guix_offload_keeper_status, engine.get()));
     }
 
+    // The last builds of this host that are over; 0: all that its journal has.
+    static report log(const engine& engine, std::size_t count = 0)
+    {
+        return report(detail::make<owner>(guix_offload_journal_log, engine.get(), count));
+    }
+    // What they add up to, machine by machine, ...
+    static report stats(const engine& engine)
+    {
+        return report(detail::make<owner>(guix_offload_journal_stats, engine.get()));
+    }
+    // ... and the same as a text for Prometheus.
+    static report metrics(const engine& engine)
+    {
+        return report(detail::make<owner>(guix_offload_journal_metrics, engine.get()));
+    }
+
     // All of it, for people, and for programs.
     std::string text() const { return detail::text(guix_offload_report_text(get())); }
     std::string json() const { return detail::text(guix_offload_report_json(get())); }

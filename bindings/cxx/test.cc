@@ -196,6 +196,8 @@ static void testReports(const std::string& state)
     list.add(makeMachine().set_port(1).set_private_key("/nowhere/key").set_parallel_builds(2));
     CHECK(report::test(e, machines()).size() == 0);
     CHECK(report::keeper(e).text() == "no keeper is running\n" && !stop_keeper(e));
+    CHECK(report::log(e).text() == "no build is recorded\n" && report::log(e, 5).json().find("\"builds\":[]") > 0);
+    CHECK(report::stats(e).size() == 0 && report::metrics(e).text().find("# HELP guix_offload_") == 0);
     for (const report& r : {report::test(e, list), report::status(e, list)}) {
         CHECK(r.size() == 1 && r.failures() == 1 && r.machine(0).parallel_builds() == 2);
         CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"machines\"") == 1);

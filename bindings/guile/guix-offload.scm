@@ -54,6 +54,9 @@
             machines-status
             keeper-status
             stop-keeper!
+            offload-log
+            offload-stats
+            offload-metrics
             report? report-text report-json report-failures report->list))
 
 (define-foreign version '* "guix_offload_version")
@@ -521,6 +524,9 @@ to exit with."
 (define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
+(define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
+(define-foreign journal-stats int "guix_offload_journal_stats" 'out 'engine 'out)
+(define-foreign journal-metrics int "guix_offload_journal_metrics" 'out 'engine 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
 (define-foreign report-count size_t "guix_offload_report_count" 'report)
 (define-foreign report-machine '* "guix_offload_report_machine" 'report size_t)
@@ -571,6 +577,21 @@ to exit with."
   "Have the keeper end once its builds are done.  Return #f if none is running."
   ((engine 'engine))
   (= 1 (call-for-integer keeper-stop engine)))
+
+(define-typed (offload-log engine #:optional (count 0))
+  "Return a report on no machine: the last COUNT builds of this host that are over; if that is 0, all of its journal."
+  ((engine 'engine) (count size_t))
+  (call-for-handle 'report report-free journal-log engine count))
+
+(define-typed (offload-stats engine)
+  "Return a report on no machine: what the builds of this host add up to, machine by machine."
+  ((engine 'engine))
+  (call-for-handle 'report report-free journal-stats engine))
+
+(define-typed (offload-metrics engine)
+  "Return a report on no machine, the text of which has what `offload-stats' says, for Prometheus."
+  ((engine 'engine))
+  (call-for-handle 'report report-free journal-metrics engine))
 
 (define-typed (report->list report)
   "REPORT as a list of alists, one for each machine.  What is not known is #f."

@@ -219,8 +219,8 @@ impl Site {
         })
     }
 
-    /// Does one `step`, for a caller who does the steps one by one. Trace and log note it as `phase`. A step that fails,
-    /// or retrieves, is the last one of its build, which the journal gets then.
+    /// Does one `step`, for a caller who does the steps one by one. Trace and log note it as `phase`. A step that
+    /// fails, or retrieves, is the last one of its build, which the journal gets then.
     fn timed<T>(
         &mut self,
         task: &Task,

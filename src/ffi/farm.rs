@@ -50,6 +50,11 @@ impl guix_offload_report {
         let json = for_c(&json::report(&reports, keeper));
         guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
     }
+
+    /// Takes a report that is about no machine.
+    pub(super) fn without_machines(text: &str, json: &str) -> Self {
+        guix_offload_report { machines: Vec::new(), text: for_c(text), json: for_c(json) }
+    }
 }
 
 impl Entry {

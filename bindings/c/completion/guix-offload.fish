@@ -7,11 +7,14 @@ function __guix_offload_machines
 end
 
 complete -c guix-offload -l json -d 'Print JSON'
+complete -c guix-offload -l prometheus -d 'Print metrics for Prometheus'
 complete -c guix-offload -s h -l help -d 'Show how to use the program'
 complete -c guix-offload -s V -l version -d 'Show the version'
 complete -c guix-offload -n __fish_use_subcommand -f -a test -d 'Connect to all machines, send an item and retrieve one'
 complete -c guix-offload -n __fish_use_subcommand -f -a status -d 'Show how the machines are doing'
 complete -c guix-offload -n __fish_use_subcommand -f -a keeper -d 'Show what the keeper does, or have it end'
+complete -c guix-offload -n __fish_use_subcommand -f -a log -d 'Show the last builds of this host'
+complete -c guix-offload -n __fish_use_subcommand -f -a stats -d 'Show what its builds add up to'
 complete -c guix-offload -n __fish_use_subcommand -f -a offload -d 'Process build requests, as guix-daemon asks'
 complete -c guix-offload -n '__fish_seen_subcommand_from keeper' -f -a 'status stop'
 complete -c guix-offload -n '__fish_seen_subcommand_from test status' -a '(__guix_offload_machines)'

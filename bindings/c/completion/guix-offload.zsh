@@ -6,10 +6,13 @@ local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
     'keeper:show what the keeper does, or have it end'
+    'log:show the last builds of this host'
+    'stats:show what its builds add up to'
     'offload:process build requests, as guix-daemon asks'
 )
 local -a own_options=(
     '--json[print JSON]'
+    '--prometheus[print metrics for Prometheus]'
     '(- *)'{-h,--help}'[show how to use the program]'
     '(- *)'{-V,--version}'[show the version]'
 )
@@ -30,6 +33,7 @@ _guix_offload()
             ;;
         argument)
             case ${words[1]} in
+                log | stats) _arguments $own_options ;;
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac

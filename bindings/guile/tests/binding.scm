@@ -80,6 +80,12 @@
   (let ((report (keeper-status engine)))
     (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
 
+(test-equal "before the first build, the journal is empty"
+  '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)
+  (list (report-text (offload-log engine)) (report-json (offload-log engine 3))
+        (report-text (offload-stats engine))
+        (string-contains (report-text (offload-metrics engine)) "# HELP guix_offload_")))
+
 (test-assert "the library has a version"
   (string-match "^[0-9]+\\.[0-9]+\\.[0-9]+$" (offload-version)))
 

@@ -15,6 +15,7 @@ use guix_offload::ffi::error::guix_offload_error_code;
 use guix_offload::ffi::farm::*;
 use guix_offload::ffi::hook::*;
 use guix_offload::ffi::job::*;
+use guix_offload::ffi::journal::*;
 use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
@@ -77,7 +78,7 @@ unsafe extern "C" fn end_job(job: *mut guix_offload_job) {
 impl World<'_> {
     /// One call, and what it promises.
     fn call(&mut self) {
-        match self.input.byte() % 22 {
+        match self.input.byte() % 23 {
             0 => self.new_engine(),
             1 => self.set_directory(),
             2 | 3 => self.new_machine(),
@@ -98,6 +99,7 @@ impl World<'_> {
             18 => self.without_a_connection(),
             19 => self.cancellation(),
             20 => self.keeper(),
+            21 => self.journal(),
             _ => self.free(),
         }
     }
@@ -352,6 +354,22 @@ impl World<'_> {
         if succeeds(|error| unsafe { guix_offload_keeper_stop(engine, &mut stopped, error) }) {
             assert_eq!(stopped, 0);
         }
+    }
+
+    /// No build is ever done.
+    fn journal(&mut self) {
+        let mut report = null_mut();
+        let (which, count) = (self.input.byte() % 3, usize::from(self.input.byte()));
+        let engine = self.engines.pick(&mut self.input);
+        let given = succeeds(|error| unsafe {
+            match which {
+                0 => guix_offload_journal_log(&mut report, engine, count, error),
+                1 => guix_offload_journal_stats(&mut report, engine, error),
+                _ => guix_offload_journal_metrics(&mut report, engine, error),
+            }
+        });
+        assert_eq!(given, !report.is_null());
+        self.reports.keep(report);
     }
 
     /// There is none to be had: the calls that take one say so.

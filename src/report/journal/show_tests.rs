@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::super::tests::entry;
 use super::*;
 
-/// A journal of three builds: one done after a failure elsewhere, one that failed, and one that was given to no machine.
+/// A journal of three builds: one done after a failure elsewhere, one that failed, one that was given to no machine.
 fn kept() -> Kept {
     let builds = vec![
         Entry { failed_before: vec!["w2".into()], ..entry(1_700_000_000, "w1", Outcome::Done) },

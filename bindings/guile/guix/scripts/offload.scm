@@ -274,6 +274,47 @@ if JSON? for programs.  Return true if all are reachable."
        report))
    #:pattern pattern #:quiet? json?))
 
+(define (print-report report json?)
+  "Print REPORT, for people, or if JSON? for programs."
+  (display (if json? (report-json report) (report-text report))))
+
+(define (show-log arguments)
+  "Show the last builds of this host, as ARGUMENTS, '([COUNT] [--json]), say."
+  (let loop ((arguments arguments) (json? #f) (count #f))
+    (match arguments
+      (()
+       (print-report (offload-log (make-engine) (or count 20)) json?))
+      (("--json" . rest)
+       (loop rest #t count))
+      (((or "--help" "-h") . _)
+       (show-help))
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'log'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (let ((number (string->number word)))
+         (when (or count (not (and (exact-integer? number) (<= 0 number #x7fffffff))))
+           (misuse "'log' takes one number of builds, not '~a'~%" word))
+         (loop rest json? number))))))
+
+(define (show-stats arguments)
+  "Show what the builds of this host add up to, as ARGUMENTS, '([--json | --prometheus]), say."
+  (match arguments
+    (()
+     (print-report (offload-stats (make-engine)) #f))
+    (("--json")
+     (print-report (offload-stats (make-engine)) #t))
+    (("--prometheus")
+     (print-report (offload-metrics (make-engine)) #f))
+    (((or "--help" "-h") . _)
+     (show-help))
+    (((? (lambda (argument)
+           (and (string-prefix? "-" argument)
+                (not (member argument '("--json" "--prometheus")))))
+         option) . _)
+     (misuse "unknown option '~a' of 'stats'; see 'guix offload --help'~%" option))
+    (_
+     (misuse "'stats' takes one of '--json' and '--prometheus'~%"))))
+
 (define (call-with-selection arguments proc)
   "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
   (define (existing file)
@@ -330,6 +371,11 @@ This is what guix-daemon runs.  For people there are:
       test the machines of FILE whose names match REGEXP
   guix offload status [FILE [REGEXP]] [--json]
       show how they are doing
+  guix offload log [COUNT] [--json]
+      show the last COUNT builds of this host that are over, 20 by default;
+      0: all that are recorded
+  guix offload stats [--json | --prometheus]
+      show what they add up to, machine by machine
 
 The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
 is wrong, or selects no machine.\n"))))
@@ -372,6 +418,12 @@ There is NO WARRANTY, to the extent permitted by law.\n"
     (("status" . rest)
      (with-offload-errors
       (exit (call-with-selection rest check-machine-status))))
+    (("log" . rest)
+     (with-offload-errors
+      (show-log rest)))
+    (("stats" . rest)
+     (with-offload-errors
+      (show-stats rest)))
     ((system max-silent-time print-build-trace? build-timeout)
      (with-offload-errors
       (exit (serve (seconds max-silent-time)
