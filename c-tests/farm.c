@@ -57,6 +57,43 @@ static void a_machine_that_is_down_is_reported(void)
     free_world(&world);
 }
 
+/* Counts the machines that are unreachable.  */
+static int count_unreachable(void *data, const char *machine, const char *state)
+{
+    CHECK(strcmp(machine, "127.0.0.1") == 0 && strcmp(state, "unreachable") == 0);
+    ++*(int *) data;
+    return 0;
+}
+
+static int have_enough(void *data, const char *machine, const char *state)
+{
+    (void) data, (void) machine, (void) state;
+    return 1;
+}
+
+/* Each machine is told of when it has answered; whoever is told can end it.  */
+static void a_machine_that_has_answered_is_told_of(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = NULL;
+    int told = 0;
+
+    SUCCEEDS(guix_offload_farm_status_each, &report, world.engine, world.machines, count_unreachable, &told);
+    CHECK(told == 1 && guix_offload_report_failures(report) == 1);
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_farm_test_each, &report, world.engine, world.machines, NULL, NULL);
+    CHECK(guix_offload_report_failures(report) == 1);
+    guix_offload_report_free(report);
+    report = UNTOUCHED;
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_farm_test_each, &report, world.engine, world.machines, have_enough,
+          NULL);
+    REJECTS(guix_offload_farm_test_each, NULL, world.engine, world.machines, NULL, NULL);
+    REJECTS(guix_offload_farm_test_each, &report, NULL, world.machines, NULL, NULL);
+    REJECTS(guix_offload_farm_status_each, &report, world.engine, NULL, NULL, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 /* That no keeper runs is no failure.  */
 static void without_a_keeper_there_is_nothing_to_report(void)
 {
@@ -127,6 +164,7 @@ int main(void)
     int threads = threads_before(), descriptors = DESCRIPTORS();
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
+    RUN(a_machine_that_has_answered_is_told_of);
     RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
     RUN(a_journal_without_builds_is_empty);

@@ -1266,6 +1266,14 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
 typedef struct guix_offload_report guix_offload_report;
 
 /**
+ * A function that is called when a machine has answered, or failed: with its name, and the word or two that
+ * `guix_offload_report_state` returns. Both live for the call. The thread that asks makes the call, and waits for it:
+ * the function must return soon. It must not throw or jump out. It returns 0 to go on; anything else cancels the call
+ * that calls it.
+ */
+typedef int (*guix_offload_answered_function)(void *data, const char *machine, const char *state);
+
+/**
  * Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
  * has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
  * as garbage in each of the two stores. Blocks until the slowest machine has answered or failed, for at most some
@@ -1280,6 +1288,17 @@ guix_offload_status guix_offload_farm_test(guix_offload_report **report,
                                            guix_offload_error **error);
 
 /**
+ * Tests all `machines` as `guix_offload_farm_test` does, and calls `answered` once for each as soon as its test is
+ * over. NULL for `answered`: nothing is called. Fails also with `GUIX_OFFLOAD_CANCELLED` if `answered` cancels.
+ */
+guix_offload_status guix_offload_farm_test_each(guix_offload_report **report,
+                                                const guix_offload_engine *engine,
+                                                const guix_offload_machines *machines,
+                                                guix_offload_answered_function answered,
+                                                void *data,
+                                                guix_offload_error **error);
+
+/**
  * Asks all `machines` at the same time, each of them once, for their state. Also asks the keeper, if one runs,
  * what it is doing. Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
  */
@@ -1287,6 +1306,17 @@ guix_offload_status guix_offload_farm_status(guix_offload_report **report,
                                              const guix_offload_engine *engine,
                                              const guix_offload_machines *machines,
                                              guix_offload_error **error);
+
+/**
+ * Asks all `machines` as `guix_offload_farm_status` does, and calls `answered` once for each as soon as it has
+ * answered or failed. NULL for `answered`: nothing is called.
+ */
+guix_offload_status guix_offload_farm_status_each(guix_offload_report **report,
+                                                  const guix_offload_engine *engine,
+                                                  const guix_offload_machines *machines,
+                                                  guix_offload_answered_function answered,
+                                                  void *data,
+                                                  guix_offload_error **error);
 
 /**
  * Frees a report. NULL is fine.

@@ -73,10 +73,12 @@ int fail(guix_offload_error *error)
 
 int help(FILE *output)
 {
-    fputs("Usage: guix-offload test [FILE [REGEXP]] [--json]\n"
-          "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n\n"
-          "  guix-offload status [FILE [REGEXP]] [--json]\n"
-          "      Show how they are doing, and what the keeper does.\n"
+    fputs("Usage: guix-offload test [FILE [REGEXP]] [--json] [--verbose]\n"
+          "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n"
+          "On a terminal, or with --verbose, say so as each machine answers.\n\n"
+          "  guix-offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]\n"
+          "      Show how they are doing, and what the keeper does.  With --watch, again\n"
+          "      every 2 seconds, until interrupted.\n"
           "  guix-offload keeper status [--json]\n"
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"

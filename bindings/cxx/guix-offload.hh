@@ -601,6 +601,9 @@ inline bool stop_keeper(const engine& engine)
 
 // All machines at once: test, status
 
+// Is told the name and the state of a machine that has answered, or failed; otherwise as progress_function.
+using answered_function = std::function<bool(const char* machine, const char* state)>;
+
 // What was found out about machines, each of which has an index, below size().
 class report {
 public:
@@ -609,10 +612,18 @@ public:
     {
         return report(detail::make<owner>(guix_offload_farm_test, engine.get(), machines.get()));
     }
+    static report test(const engine& engine, const machines& machines, const answered_function& answered)
+    {
+        return each(guix_offload_farm_test_each, engine, machines, answered);
+    }
     // ... or asks how they are doing.
     static report status(const engine& engine, const machines& machines)
     {
         return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
+    }
+    static report status(const engine& engine, const machines& machines, const answered_function& answered)
+    {
+        return each(guix_offload_farm_status_each, engine, machines, answered);
     }
 
     // What the keeper is doing, without a machine.
@@ -691,6 +702,18 @@ public:
 
 private:
     using owner = detail::owner<guix_offload_report, guix_offload_report_free>;
+    using question = guix_offload_status (*)(guix_offload_report**, const guix_offload_engine*,
+                                             const guix_offload_machines*, guix_offload_answered_function, void*,
+                                             guix_offload_error**);
+    static report each(question ask, const engine& engine, const machines& machines, const answered_function& answered)
+    {
+        detail::callback<answered_function> callback{answered, nullptr};
+        guix_offload_report* made = nullptr;
+        callback.check(ask, &made, engine.get(), machines.get(),
+                       answered ? detail::callback<answered_function>::call<const char*, const char*> : nullptr,
+                       callback.data());
+        return report(owner(made));
+    }
     explicit report(owner handle) noexcept : handle_(std::move(handle)) {}
     const guix_offload_report* get() const noexcept { return handle_.get(); }
     owner handle_;

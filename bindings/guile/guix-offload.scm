@@ -522,6 +522,8 @@ to exit with."
 
 (define-foreign farm-test int "guix_offload_farm_test" 'out 'engine 'machines 'out)
 (define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
+(define-foreign farm-test-each int "guix_offload_farm_test_each" 'out 'engine 'machines 'callback 'data 'out)
+(define-foreign farm-status-each int "guix_offload_farm_status_each" 'out 'engine 'machines 'callback 'data 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
@@ -553,20 +555,27 @@ to exit with."
   (report-text "guix_offload_report_text")
   (report-json "guix_offload_report_json"))
 
-(define (call-for-report procedure engine machines)
+(define (call-for-report procedure each engine machines answered)
   (call-with-machines machines
     (lambda (machines)
-      (call-for-handle 'report report-free procedure engine machines))))
+      (if answered
+          (with-callback (list '* '* '*)
+                         (lambda (data machine state)
+                           (answered (pointer->text machine) (pointer->text state)))
+                         (lambda (answered)
+                           (call-for-handle 'report report-free each engine machines answered #f)))
+          (call-for-handle 'report report-free procedure engine machines)))))
 
-(define-typed (test-machines engine machines)
-  "Test all MACHINES at once, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)))
-  (call-for-report farm-test engine machines))
+(define-typed (test-machines engine machines #:key answered)
+  "Test all MACHINES at once, and return a report.  ANSWERED, if not #f, is called with the name and the state of each
+machine as soon as its test is over; it cancels by returning #f."
+  ((engine 'engine) (machines (list-of 'machine)) (answered (maybe 'procedure)))
+  (call-for-report farm-test farm-test-each engine machines answered))
 
-(define-typed (machines-status engine machines)
-  "Ask all MACHINES at once how they are doing, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)))
-  (call-for-report farm-status engine machines))
+(define-typed (machines-status engine machines #:key answered)
+  "Ask all MACHINES at once how they are doing, and return a report.  ANSWERED is as for `test-machines'."
+  ((engine 'engine) (machines (list-of 'machine)) (answered (maybe 'procedure)))
+  (call-for-report farm-status farm-status-each engine machines answered))
 
 (define-typed (keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."

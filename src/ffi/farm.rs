@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! All machines at once: tested, or asked how they are.
 
-use std::ffi::{CString, c_char};
-use std::time::Duration;
+use std::ffi::{CString, c_char, c_int, c_void};
 
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
@@ -11,12 +10,10 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
 use super::string::{for_c, or_null};
-use crate::doors::farm::{self, MachineState, Report, json, text};
+use crate::doors::farm::{self, Check, MachineState, Report, check, json, text};
 use crate::doors::keeper;
 use crate::doors::keeper::activity::KeeperReport;
-use crate::ground::directories::Directories;
-use crate::ground::error::Result;
-use crate::machine::BuildMachine;
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::report::lines;
 
 /// A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
@@ -77,6 +74,15 @@ impl Entry {
     }
 }
 
+/// A function that is called when a machine has answered, or failed: with its name, and the word or two that
+/// `guix_offload_report_state` returns. Both live for the call. The thread that asks makes the call, and waits for it:
+/// the function must return soon. It must not throw or jump out. It returns 0 to go on; anything else cancels the call
+/// that calls it.
+pub type guix_offload_answered_function =
+    Option<unsafe extern "C" fn(data: *mut c_void, machine: *const c_char, state: *const c_char) -> c_int>;
+
+type CAnswered = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> c_int;
+
 export! {
     /// Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
     /// has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
@@ -91,7 +97,23 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::test, |reports, _| text::test(reports))
+        make_report(report, engine, machines, check::test, None, |reports, _| text::test(reports))
+    }
+}
+
+export! {
+    /// Tests all `machines` as `guix_offload_farm_test` does, and calls `answered` once for each as soon as its test is
+    /// over. NULL for `answered`: nothing is called. Fails also with `GUIX_OFFLOAD_CANCELLED` if `answered` cancels.
+    pub fn guix_offload_farm_test_each(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        answered: guix_offload_answered_function,
+        data: *mut c_void,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let answered = answered.map(|answered| (answered, data));
+        make_report(report, engine, machines, check::test, answered, |reports, _| text::test(reports))
     }
 }
 
@@ -104,11 +126,29 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::status, |reports, keeper| {
-            let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
-            text::status(reports) + &keeper.unwrap_or_default()
-        })
+        make_report(report, engine, machines, check::status, None, status_text)
     }
+}
+
+export! {
+    /// Asks all `machines` as `guix_offload_farm_status` does, and calls `answered` once for each as soon as it has
+    /// answered or failed. NULL for `answered`: nothing is called.
+    pub fn guix_offload_farm_status_each(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        answered: guix_offload_answered_function,
+        data: *mut c_void,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let answered = answered.map(|answered| (answered, data));
+        make_report(report, engine, machines, check::status, answered, status_text)
+    }
+}
+
+fn status_text(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
+    let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
+    text::status(reports) + &keeper.unwrap_or_default()
 }
 
 export! {
@@ -123,13 +163,23 @@ fn make_report(
     report: *mut *mut guix_offload_report,
     engine: *const guix_offload_engine,
     machines: *const guix_offload_machines,
-    examine: fn(&Directories, &[BuildMachine], Duration) -> Vec<Report>,
+    check: Check,
+    answered: Option<(CAnswered, *mut c_void)>,
     describe: fn(&[Report], Option<&KeeperReport>) -> String,
 ) -> Result<()> {
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
-    let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
+    let mut tell = |report: &Report| {
+        let Some((answered, data)) = answered else { return Ok(()) };
+        let (name, state) = (for_c(&report.machine.name), for_c(text::state(report)));
+        // SAFETY: both live for the call, and the header demands the rest.
+        match unsafe { answered(data, name.as_ptr(), state.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Error::new(ErrorKind::Cancelled, "cancelled by the caller")),
+        }
+    };
+    let reports = farm::examine(engine.directories(), &machines, farm::TIME_LIMIT, check, &mut tell)?;
     let keeper = keeper::reach::inspect(engine.directories());
     // The keeper is a side issue here: one that does not answer is no reason to fail.
     let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));

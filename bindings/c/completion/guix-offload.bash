@@ -4,7 +4,7 @@
 _guix_offload()
 {
     local commands='test status keeper log stats offload'
-    local options='--json --prometheus --help --version'
+    local options='--json --verbose --watch --prometheus --help --version'
     local current=${COMP_WORDS[COMP_CWORD]} file command words
     words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
     [ "${words[0]}" != offload ] || words=("${words[@]:1}")

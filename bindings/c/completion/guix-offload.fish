@@ -7,6 +7,8 @@ function __guix_offload_machines
 end
 
 complete -c guix-offload -l json -d 'Print JSON'
+complete -c guix-offload -l verbose -d 'Say so as each machine answers'
+complete -c guix-offload -l watch -d 'Show the status every 2 seconds'
 complete -c guix-offload -l prometheus -d 'Print metrics for Prometheus'
 complete -c guix-offload -s h -l help -d 'Show how to use the program'
 complete -c guix-offload -s V -l version -d 'Show the version'

@@ -12,6 +12,8 @@ local -a own_commands=(
 )
 local -a own_options=(
     '--json[print JSON]'
+    '--verbose[say so as each machine answers]'
+    '--watch[show the status every 2 seconds]'
     '--prometheus[print metrics for Prometheus]'
     '(- *)'{-h,--help}'[show how to use the program]'
     '(- *)'{-V,--version}'[show the version]'

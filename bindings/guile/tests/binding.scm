@@ -80,6 +80,12 @@
   (let ((report (keeper-status engine)))
     (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
 
+(test-equal "a machine that has answered is told of, and whoever is told can end it"
+  '(("127.0.0.1" "unreachable") cancelled)
+  (let ((told #f))
+    (machines-status engine (list (away)) #:answered (lambda (name state) (set! told (list name state)) #t))
+    (list told (guix-offload-error-code (failure (test-machines engine (list (away)) #:answered (const #f)))))))
+
 (test-equal "before the first build, the journal is empty"
   '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)
   (list (report-text (offload-log engine)) (report-json (offload-log engine 3))

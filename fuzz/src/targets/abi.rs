@@ -3,7 +3,7 @@
 //! values.
 #![allow(clippy::undocumented_unsafe_blocks)] // All handles are NULL or alive: see `Handles`.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr::{null, null_mut};
@@ -63,6 +63,12 @@ pub fn run(data: &[u8]) {
         }
         world.call();
     }
+}
+
+/// Hears that a machine has answered.
+unsafe extern "C" fn hear(_: *mut c_void, machine: *const c_char, state: *const c_char) -> c_int {
+    assert!(unsafe { read(machine).is_some() && read(state).is_some() });
+    0
 }
 
 /// Frees a job, once it is over, so that none of its threads outlives the run.
@@ -336,9 +342,16 @@ impl World<'_> {
 
     fn farm(&mut self) {
         let mut report = null_mut();
-        let examine = if self.input.flag() { guix_offload_farm_test } else { guix_offload_farm_status };
+        let (tests, tells) = (self.input.flag(), self.input.flag());
+        let examine = if tests { guix_offload_farm_test } else { guix_offload_farm_status };
+        let each = if tests { guix_offload_farm_test_each } else { guix_offload_farm_status_each };
         let (engine, list) = (self.engines.pick(&mut self.input), self.lists.pick(&mut self.input));
-        let given = succeeds(|error| unsafe { examine(&mut report, engine, list, error) });
+        let given = succeeds(|error| unsafe {
+            match tells {
+                true => each(&mut report, engine, list, Some(hear), null_mut(), error),
+                false => examine(&mut report, engine, list, error),
+            }
+        });
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
         read_report(self.reports.pick(&mut self.input));

@@ -7,7 +7,7 @@
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`text`], [`json`]: reports for people, and for programs
 
-mod check;
+pub mod check;
 pub mod json;
 mod retrieve;
 pub mod text;
@@ -80,24 +80,21 @@ impl Report {
     }
 }
 
-/// Tests that each of `machines` can be connected to and has a usable Guix, and that store items can be sent to it and
-/// retrieved from it. Leaves two small items, as garbage, in the local store and in that of the machine.
-///
-/// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
-/// takes longer than `limit` counts as failed; the others go on.
-pub fn test(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
-    examine(directories, machines, limit, check::test)
-}
-
-/// Asks each of `machines` how it is doing. Changes nothing anywhere; otherwise as [`test()`].
-pub fn status(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
-    examine(directories, machines, limit, check::status)
-}
-
 /// A function that examines a connected machine and adds what it finds to the report.
-type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
+pub type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
 
-fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration, check: Check) -> Vec<Report> {
+/// Does `check` with each of `machines`: [`check::test`] or [`check::status`]. Calls `tell` with each report once it is
+/// there, in this thread; if that fails, cuts the others off and fails, too.
+///
+/// A machine that is listed more than once is examined once. The reports are in the order of the machines. A machine
+/// that takes longer than `limit` counts as failed; the others go on.
+pub fn examine(
+    directories: &Directories,
+    machines: &[BuildMachine],
+    limit: Duration,
+    check: Check,
+    tell: &mut dyn FnMut(&Report) -> Result<()>,
+) -> Result<Vec<Report>> {
     let machines = distinct(machines);
     let (answers, inbox) = mpsc::channel::<(usize, Report)>();
     let mut sessions: Vec<Option<Session>> = Vec::new();
@@ -118,6 +115,13 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
     }
     drop(answers);
 
+    let stop = |sessions: &[Option<Session>], error: Error| {
+        sessions.iter().flatten().for_each(|session| session.abort(error.clone()));
+        error
+    };
+    for report in reports.iter().flatten() {
+        tell(report).map_err(|error| stop(&sessions, error))?;
+    }
     let overdue = |machine: &BuildMachine| {
         let message = format!("'{}' took longer than {} s", machine.name, limit.as_secs());
         Error::new(ErrorKind::Unavailable, message)
@@ -130,6 +134,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok((index, report)) => {
                 sessions[index] = None;
+                tell(&report).map_err(|error| stop(&sessions, error))?;
                 reports[index] = Some(report);
             }
             Err(RecvTimeoutError::Timeout) if !cut_off => {
@@ -148,7 +153,10 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
         failure: Some(overdue(machine)),
         ..Report::new(machine.clone(), directories)
     };
-    reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect()
+    for (report, machine) in reports.iter_mut().zip(&machines).filter(|(report, _)| report.is_none()) {
+        tell(report.insert(late(machine)))?;
+    }
+    Ok(reports.into_iter().flatten().collect())
 }
 
 /// Returns each machine once: one may be listed again for another system.
@@ -218,7 +226,15 @@ pub(crate) mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut directories = Directories::from_environment().unwrap();
         directories.state = state.path().into();
-        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT);
+        let mut told = Vec::new();
+        let machines = [machine("one"), machine("two")];
+        let reports = examine(&directories, &machines, TIME_LIMIT, check::status, &mut |report| {
+            told.push((report.machine.name.clone(), text::state(report)));
+            Ok(())
+        });
+        let reports = reports.unwrap();
+        told.sort();
+        assert_eq!(told, [("one".to_string(), "misconfigured"), ("two".to_string(), "misconfigured")]);
         for (report, name) in reports.iter().zip(["one", "two"]) {
             assert_eq!(report.machine.name, name);
             let failure = report.failure.as_ref().unwrap();
@@ -226,5 +242,27 @@ pub(crate) mod tests {
             assert!(failure.to_string().contains("/nonexistent/key"), "{failure}");
         }
         assert_eq!(reports.len(), 2);
+    }
+
+    /// Whoever is told can end it, long before a machine that says nothing is given up.
+    #[test]
+    fn the_examination_ends_when_the_listener_has_enough() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut directories = Directories::from_environment().unwrap();
+        directories.state = scratch.path().into();
+        let key = scratch.path().join("key");
+        let mut keygen = std::process::Command::new("ssh-keygen");
+        let made = keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
+        assert!(made.status().unwrap().success());
+        let port = silent.local_addr().unwrap().port();
+        let silent = BuildMachine { port, private_key: key, ..machine("127.0.0.1") };
+        let begun = Instant::now();
+        let enough = examine(&directories, &[silent, machine("one")], TIME_LIMIT, check::status, &mut |report| {
+            assert_eq!(report.machine.name, "one");
+            Err(Error::new(ErrorKind::Cancelled, "enough"))
+        });
+        assert_eq!(enough.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }

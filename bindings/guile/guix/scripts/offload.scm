@@ -250,29 +250,47 @@ with them, unless QUIET?."
              (leave-with-hint c 2)))
     (thunk)))
 
-(define* (check-machine-availability machine-file selected? #:key json? pattern)
+(define (how-to-show-answers json? verbose? watch?)
+  "A procedure that says that a machine has answered, or #f if that is not to be said."
+  (and (or verbose?
+           (and (isatty? (current-error-port)) (not json?) (not watch?)))
+       (lambda (machine state)
+         (info (G_ "~a: ~a~%") machine state)
+         #t)))
+
+(define* (check-machine-availability machine-file selected? #:key json? verbose? pattern)
   "Test the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, all at once, and say what came
 of it, for people, or if JSON? for programs.  Return true if all are usable."
   (call-with-selected-machines
    machine-file selected? "testing"
    (lambda (engine machines)
-     (let ((report (test-machines engine machines)))
+     (let ((report (test-machines engine machines #:answered (how-to-show-answers json? verbose? #f))))
        (if json?
            (display (report-json report))
            (display (report-text report) (current-error-port)))
        report))
    #:pattern pattern #:quiet? json?))
 
-(define* (check-machine-status machine-file selected? #:key json? pattern)
+(define* (check-machine-status machine-file selected? #:key json? verbose? watch? pattern again?)
   "Show how the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, are doing, for people, or
 if JSON? for programs.  Return true if all are reachable."
   (call-with-selected-machines
    machine-file selected? "getting status of"
    (lambda (engine machines)
-     (let ((report (machines-status engine machines)))
-       (display (if json? (report-json report) (report-text report)))
+     (let ((report (machines-status engine machines #:answered (how-to-show-answers json? verbose? watch?))))
+       (when (and watch? (not json?) (isatty? (current-output-port)))
+         (display "\x1b[H\x1b[2J"))
+       (print-report report json?)
+       (force-output)
        report))
-   #:pattern pattern #:quiet? json?))
+   #:pattern pattern #:quiet? (or json? again?)))
+
+(define (watch-machine-status machine-file selected? . options)
+  "As above, again every 2 seconds, until interrupted."
+  (let loop ((again? #f))
+    (apply check-machine-status machine-file selected? #:watch? #t #:again? again? options)
+    (sleep 2)
+    (loop #t)))
 
 (define (print-report report json?)
   "Print REPORT, for people, or if JSON? for programs."
@@ -315,8 +333,9 @@ if JSON? for programs.  Return true if all are reachable."
     (_
      (misuse "'stats' takes one of '--json' and '--prometheus'~%"))))
 
-(define (call-with-selection arguments proc)
-  "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
+(define* (call-with-selection arguments proc #:optional watch)
+  "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json] [--verbose]), select.  With --watch,
+call WATCH, if there is one, instead."
   (define (existing file)
     (catch 'system-error
       (lambda ()
@@ -324,39 +343,43 @@ if JSON? for programs.  Return true if all are reachable."
         file)
       (lambda args
         (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
-  (define (call json? names)
+  (define (call proc names . options)
     (match names
       (()
-       (proc (existing %machine-file) (const #t) #:json? json?))
+       (apply proc (existing %machine-file) (const #t) options))
       ((file)
-       (proc (existing file) (const #t) #:json? json?))
+       (apply proc (existing file) (const #t) options))
       ((file regexp)
        (let ((rx (catch 'regular-expression-syntax
                    (lambda ()
                      (make-regexp regexp))
                    (lambda _
                      (misuse "'~a' is not a regular expression~%" regexp)))))
-         (proc (existing file)
-               (lambda (name)
-                 (regexp-exec rx name))
-               #:json? json? #:pattern regexp)))
+         (apply proc (existing file)
+                (lambda (name)
+                  (regexp-exec rx name))
+                #:pattern regexp options)))
       (_
        (misuse "wrong number of arguments~%"))))
-  (let loop ((arguments arguments) (json? #f) (names '()))
+  (let loop ((arguments arguments) (proc proc) (json? #f) (verbose? #f) (names '()))
     (match arguments
       (()
-       (call json? (reverse names)))
+       (call proc (reverse names) #:json? json? #:verbose? verbose?))
       (("--" . rest)
-       (call json? (append (reverse names) rest)))
+       (call proc (append (reverse names) rest) #:json? json? #:verbose? verbose?))
       (("--json" . rest)
-       (loop rest #t names))
+       (loop rest proc #t verbose? names))
+      (("--verbose" . rest)
+       (loop rest proc json? #t names))
+      (((and "--watch" (? (const watch))) . rest)
+       (loop rest watch json? verbose? names))
       (((or "--help" "-h") . _)
        (show-help)
        #t)
       (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
        (misuse "unknown option '~a'; see 'guix offload --help'~%" option))
       ((name . rest)
-       (loop rest json? (cons name names))))))
+       (loop rest proc json? verbose? (cons name names))))))
 
 (define (show-help)
   (leave-on-EPIPE
@@ -367,10 +390,12 @@ offloading builds to the machines listed in '~a'.~%")
    (display (G_ "
 This is what guix-daemon runs.  For people there are:
 
-  guix offload test [FILE [REGEXP]] [--json]
-      test the machines of FILE whose names match REGEXP
-  guix offload status [FILE [REGEXP]] [--json]
-      show how they are doing
+  guix offload test [FILE [REGEXP]] [--json] [--verbose]
+      test the machines of FILE whose names match REGEXP; on a terminal, or with
+      --verbose, say so as each machine answers
+  guix offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]
+      show how they are doing; with --watch, again every 2 seconds, until
+      interrupted
   guix offload log [COUNT] [--json]
       show the last COUNT builds of this host that are over, 20 by default;
       0: all that are recorded
@@ -417,7 +442,7 @@ There is NO WARRANTY, to the extent permitted by law.\n"
       (exit (call-with-selection rest check-machine-availability))))
     (("status" . rest)
      (with-offload-errors
-      (exit (call-with-selection rest check-machine-status))))
+      (exit (call-with-selection rest check-machine-status watch-machine-status))))
     (("log" . rest)
      (with-offload-errors
       (show-log rest)))
