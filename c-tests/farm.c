@@ -131,6 +131,24 @@ static void bad_arguments_are_rejected(void)
     free_world(&world);
 }
 
+/* A host that refuses connections cannot be scanned.  */
+static void a_host_that_is_down_is_not_described(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = UNTOUCHED;
+    char host[32];
+
+    snprintf(host, sizeof host, "127.0.0.1:%u", (unsigned) guix_offload_machine_port(machine_of(&world)));
+    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_scan, &report, world.engine, host, NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, "w1:ssh", NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, NULL, "u", NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, "w1", NOT_UTF8, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, NULL, "w1", NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, NULL, world.engine, "w1", NULL, NULL, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 /* Before the first build there is none to tell of.  */
 static void a_journal_without_builds_is_empty(void)
 {
@@ -167,6 +185,7 @@ int main(void)
     RUN(a_machine_that_has_answered_is_told_of);
     RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
+    RUN(a_host_that_is_down_is_not_described);
     RUN(a_journal_without_builds_is_empty);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 13] = [
+const NOUNS: [(&str, &str); 14] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("machine", "Machines"),
@@ -18,6 +18,7 @@ const NOUNS: [(&str, &str); 13] = [
     ("hook", "Build hook"),
     ("farm", "All machines at once: test, status"),
     ("keeper", "Keeper"),
+    ("setup", "New machines: scan"),
     ("journal", "Journal of builds"),
 ];
 

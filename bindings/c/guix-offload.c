@@ -83,6 +83,9 @@ int help(FILE *output)
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"
           "      Have it end once its builds are done.  The next build starts another one.\n"
+          "  guix-offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]\n"
+          "      Describe a machine for machines.scm.  Log in only if ssh knows its host\n"
+          "      key, or --accept names it.\n"
           "  guix-offload log [COUNT] [--json]\n"
           "      Show the last COUNT builds of this host that are over, 20 by default;\n"
           "      0: all that are recorded.\n"
@@ -157,6 +160,7 @@ static int is_own(const char *word)
 {
     return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
            || strcmp(word, "log") == 0 || strcmp(word, "stats") == 0
+           || strcmp(word, "scan") == 0
            || is_help(word) || is_version(word);
 }
 
@@ -179,6 +183,8 @@ int main(int argc, char **argv)
         return show_status(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "keeper") == 0)
         return keeper(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "scan") == 0)
+        return scan(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "log") == 0)
         return show_log(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "stats") == 0)

@@ -34,5 +34,8 @@ int print_report(guix_offload_report *report, int json);
 int show_log(int count, char **arguments);
 int show_stats(int count, char **arguments);
 
+/* guix-offload scan, with the COUNT arguments that follow.  */
+int scan(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -632,6 +632,15 @@ public:
         return report(detail::make<owner>(guix_offload_keeper_status, engine.get()));
     }
 
+    // A machine that no machine file has yet: its text is a form for that; empty strings: not given.
+    static report scan(const engine& engine, const std::string& host, const std::string& user = "",
+                       const std::string& accepted = "", const std::string& private_key = "")
+    {
+        auto given = [](const std::string& text) { return text.empty() ? nullptr : detail::c(text); };
+        return report(detail::make<owner>(guix_offload_scan, engine.get(), detail::c(host), given(user),
+                                          given(accepted), given(private_key)));
+    }
+
     // The last builds of this host that are over; 0: all that its journal has.
     static report log(const engine& engine, std::size_t count = 0)
     {

@@ -207,6 +207,8 @@ static void testReports(const std::string& state)
         CHECK(r.slots_taken(1) == -1 && r.free_space(0) == 0 && r.clock_difference(0) == 0);
         CHECK((r.guix_version(0) + r.kernel(0) + r.architecture(0) + r.host_name(0)).empty());
     }
+    CHECK(failure([&] { report::scan(e, "a b"); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    CHECK(failure([&] { report::scan(e, "127.0.0.1:1", "u"); }).code() == GUIX_OFFLOAD_UNAVAILABLE);
     std::string told;
     auto tell = [&](const char* name, const char* state) { told += std::string(name) + state + " "; return true; };
     CHECK(report::test(e, list, tell).failures() == 1 && report::status(e, list, tell).failures() == 1);

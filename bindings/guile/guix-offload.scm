@@ -54,6 +54,7 @@
             machines-status
             keeper-status
             stop-keeper!
+            scan-machine
             offload-log
             offload-stats
             offload-metrics
@@ -526,6 +527,7 @@ to exit with."
 (define-foreign farm-status-each int "guix_offload_farm_status_each" 'out 'engine 'machines 'callback 'data 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
+(define-foreign scan int "guix_offload_scan" 'out 'engine 'string '(maybe string) '(maybe string) '(maybe string) 'out)
 (define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
 (define-foreign journal-stats int "guix_offload_journal_stats" 'out 'engine 'out)
 (define-foreign journal-metrics int "guix_offload_journal_metrics" 'out 'engine 'out)
@@ -586,6 +588,12 @@ machine as soon as its test is over; it cancels by returning #f."
   "Have the keeper end once its builds are done.  Return #f if none is running."
   ((engine 'engine))
   (= 1 (call-for-integer keeper-stop engine)))
+
+(define-typed (scan-machine engine host #:key user accepted private-key)
+  "Return a report on HOST, \"NAME\" or \"NAME:PORT\", which no machine file has yet.  Its text is a form for that file.
+Log in as USER, root if that is #f, but only if ssh knows the host key, or ACCEPTED is its fingerprint."
+  ((engine 'engine) (host 'string) (user (maybe 'string)) (accepted (maybe 'string)) (private-key (maybe 'string)))
+  (call-for-handle 'report report-free scan engine host user accepted private-key))
 
 (define-typed (offload-log engine #:optional (count 0))
   "Return a report on no machine: the last COUNT builds of this host that are over; if that is 0, all of its journal."

@@ -48,9 +48,10 @@ impl guix_offload_report {
         guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
     }
 
-    /// Takes a report that is about no machine.
-    pub(super) fn without_machines(text: &str, json: &str) -> Self {
-        guix_offload_report { machines: Vec::new(), text: for_c(text), json: for_c(json) }
+    /// Takes reports on machines, and what to say to people and to programs.
+    pub(super) fn with_texts(reports: Vec<Report>, text: &str, json: &str) -> Self {
+        let machines = reports.into_iter().map(Entry::new).collect();
+        guix_offload_report { machines, text: for_c(text), json: for_c(json) }
     }
 }
 

@@ -66,6 +66,6 @@ fn make_report(
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let (text, json) = describe(&file::read(&engine.directories().offload_state())?);
-    out.give(guix_offload_report::without_machines(&text, &json));
+    out.give(guix_offload_report::with_texts(Vec::new(), &text, &json));
     Ok(())
 }

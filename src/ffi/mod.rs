@@ -12,6 +12,7 @@
 //! - [`hook`]: a complete build hook
 //! - [`keeper`]: the process that keeps connections open for the hooks of this host
 //! - [`farm`]: all machines at once, tested or asked how they are
+//! - [`setup`]: machines that are new
 //! - [`journal`]: the builds that are over, and what they add up to
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
@@ -32,6 +33,7 @@ pub mod keeper;
 pub mod machine;
 pub mod machines;
 pub mod request;
+pub mod setup;
 pub mod version;
 
 mod descriptor;

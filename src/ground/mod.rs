@@ -2,6 +2,7 @@
 //! What all other layers use.
 
 pub mod cancel;
+pub(crate) mod child;
 pub mod clock;
 pub mod directories;
 pub mod error;

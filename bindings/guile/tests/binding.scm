@@ -86,6 +86,11 @@
     (machines-status engine (list (away)) #:answered (lambda (name state) (set! told (list name state)) #t))
     (list told (guix-offload-error-code (failure (test-machines engine (list (away)) #:answered (const #f)))))))
 
+(test-equal "a machine that does not answer cannot be scanned"
+  '(unavailable invalid-argument)
+  (list (guix-offload-error-code (failure (scan-machine engine "127.0.0.1:1" #:user "u")))
+        (guix-offload-error-code (failure (scan-machine engine "a b")))))
+
 (test-equal "before the first build, the journal is empty"
   '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)
   (list (report-text (offload-log engine)) (report-json (offload-log engine 3))

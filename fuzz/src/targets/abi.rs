@@ -20,6 +20,7 @@ use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
 use guix_offload::ffi::request::*;
+use guix_offload::ffi::setup::*;
 use guix_offload::ffi::version::*;
 
 use super::abi_world::{DERIVATION, Files, Handles, read, succeeds};
@@ -67,7 +68,7 @@ pub fn run(data: &[u8]) {
 
 /// Hears that a machine has answered.
 unsafe extern "C" fn hear(_: *mut c_void, machine: *const c_char, state: *const c_char) -> c_int {
-    assert!(unsafe { read(machine).is_some() && read(state).is_some() });
+    assert!(read(machine).is_some() && read(state).is_some());
     0
 }
 
@@ -383,6 +384,10 @@ impl World<'_> {
         });
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
+        // No host is asked: the fuzzer would choose which.
+        assert!(!succeeds(|error| unsafe {
+            guix_offload_scan(&mut null_mut(), engine, null(), null(), null(), null(), error)
+        }));
     }
 
     /// There is none to be had: the calls that take one say so.

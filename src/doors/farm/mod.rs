@@ -6,10 +6,13 @@
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`text`], [`json`]: reports for people, and for programs
+//! - [`scan`]: a machine that no machine file has yet, and `ssh_known`: which host keys ssh knows
 
 pub mod check;
 pub mod json;
 mod retrieve;
+pub mod scan;
+mod ssh_known;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -38,11 +38,11 @@ use lexpr::Parser;
 
 use super::LoadOptions;
 use super::cache::CacheEntry;
-use super::child::{self, Finished, Stopped};
 use super::evaluate::NeedsGuile;
 use super::inputs::Inputs;
 use super::value::{Field, Machine, SourceLocation, Value};
 use super::{Entries, wrong_result};
+use crate::ground::child::{self, Finished, Stopped};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;

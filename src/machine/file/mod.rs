@@ -16,7 +16,7 @@
 //! `FILE:LINE:COLUMN: `. As Guile and Guix print them, the line counts from 1 and the column from 0.
 
 mod cache;
-mod child;
+
 mod evaluate;
 mod fields;
 mod guile;

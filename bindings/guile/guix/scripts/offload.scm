@@ -296,6 +296,44 @@ if JSON? for programs.  Return true if all are reachable."
   "Print REPORT, for people, or if JSON? for programs."
   (display (if json? (report-json report) (report-text report))))
 
+(define (scan arguments)
+  "Describe a machine for machines.scm, as ARGUMENTS, '(HOST [USER] [OPTION ...]), say.  Return true if that is all."
+  (define (value argument name)
+    (and (string-prefix? name argument)
+         (string-drop argument (string-length name))))
+  (define (describe host user json? accepted key)
+    (let ((report (guard (c ((and (guix-offload-error? c)
+                                  (eq? 'invalid-argument (guix-offload-error-code c)))
+                             (leave-with-hint c 2)))
+                    (scan-machine (make-engine) host #:user user #:accepted accepted #:private-key key))))
+      (print-report report json?)
+      (zero? (report-failures report))))
+  (let loop ((arguments arguments) (words '()) (json? #f) (accepted #f) (key #f))
+    (match arguments
+      (()
+       (match (reverse words)
+         ((host)
+          (describe host #f json? accepted key))
+         ((host user)
+          (describe host user json? accepted key))
+         (()
+          (misuse "'scan' takes a host; see 'guix offload --help'~%"))
+         (_
+          (misuse "wrong number of arguments~%"))))
+      (("--json" . rest)
+       (loop rest words #t accepted key))
+      (((? (lambda (argument) (value argument "--accept=")) argument) . rest)
+       (loop rest words json? (value argument "--accept=") key))
+      (((? (lambda (argument) (value argument "--key=")) argument) . rest)
+       (loop rest words json? accepted (value argument "--key=")))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'scan'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) json? accepted key)))))
+
 (define (show-log arguments)
   "Show the last builds of this host, as ARGUMENTS, '([COUNT] [--json]), say."
   (let loop ((arguments arguments) (json? #f) (count #f))
@@ -396,6 +434,9 @@ This is what guix-daemon runs.  For people there are:
   guix offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]
       show how they are doing; with --watch, again every 2 seconds, until
       interrupted
+  guix offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]
+      describe a machine for machines.scm; log in only if ssh knows its host key,
+      or --accept names it
   guix offload log [COUNT] [--json]
       show the last COUNT builds of this host that are over, 20 by default;
       0: all that are recorded
@@ -443,6 +484,9 @@ There is NO WARRANTY, to the extent permitted by law.\n"
     (("status" . rest)
      (with-offload-errors
       (exit (call-with-selection rest check-machine-status watch-machine-status))))
+    (("scan" . rest)
+     (with-offload-errors
+      (exit (scan rest))))
     (("log" . rest)
      (with-offload-errors
       (show-log rest)))

@@ -29,7 +29,7 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
 
 /// The outcome of a program.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(crate) struct Finished {
     pub stdout: Vec<u8>,
     /// The end of its standard error.
     pub stderr: String,
@@ -39,7 +39,7 @@ pub(super) struct Finished {
 
 /// Why a program was killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     TookTooLong,
     PrintedTooMuch,
 }
@@ -50,7 +50,7 @@ pub(super) enum Stopped {
 ///
 /// The exit status is not used: a host process may reap all its children in a SIGCHLD handler, as guix-daemon does, or
 /// ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be started.
-pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
+pub(crate) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
     let (mut stdout, stdout_writer) = pipe()?;
     let (mut stderr, stderr_writer) = pipe()?;
     let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer, stderr_writer])?;
@@ -128,7 +128,7 @@ impl Drop for Group {
 
 /// Makes a file without a name that holds `bytes`. Unlike a pipe, it needs nobody to write while the child reads.
 fn file_in_memory(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("machines.scm", MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
