@@ -1477,6 +1477,33 @@ guix_offload_status guix_offload_keeper_stop(const guix_offload_engine *engine,
                                              guix_offload_error **error);
 
 
+/* New machines: scan */
+
+/**
+ * Connects to a machine that no machine file has yet, and makes a form for the machine file of what it finds. The
+ * report has one machine; its text is the form in Scheme, with comments. `host` is "HOST" or "HOST:PORT", an IPv6
+ * address in brackets. `user` is the account to log in to, NULL for root.
+ *
+ * Nothing is sent to the machine, and nobody logs in, before its host key is confirmed: ssh knows the machine
+ * under that key (`ssh-keygen -F`), or `accepted`, which may be NULL, is its fingerprint, "SHA256:...". If the key
+ * is not confirmed, the report's form has only what the server shows to everybody, and the machine counts as
+ * failed, with a hint on how to go on. `private_key` is the file to log in with; if it is NULL, those that the
+ * machine file names are tried, and then `~/.ssh/id_ed25519` and `~/.ssh/id_rsa`. If logging in fails, the machine
+ * counts as failed, too. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `report`, `engine` or `host` is NULL, or a text is malformed, with
+ * `GUIX_OFFLOAD_UNAVAILABLE` if the server does not answer, and with `GUIX_OFFLOAD_HOST_KEY` if its key is not the
+ * one that is accepted, is not the one that ssh knows, or is revoked.
+ */
+guix_offload_status guix_offload_scan(guix_offload_report **report,
+                                      const guix_offload_engine *engine,
+                                      const char *host,
+                                      const char *user,
+                                      const char *accepted,
+                                      const char *private_key,
+                                      guix_offload_error **error);
+
+
 /* Journal of builds */
 
 /**
