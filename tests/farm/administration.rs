@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The commands for administrators, of the C program and of the Guile module.
 
-use crate::lab::Host;
+use crate::lab::{Host, Undo, lab};
+use crate::machines::{Hook, Machine};
 
 const HEAD: Host = Host("head");
 const W1: Host = Host("w1");
@@ -34,13 +35,17 @@ fn metric(text: &str, sample: &str) -> f64 {
 
 #[test]
 fn each_build_is_in_the_log_and_counts() {
-    HEAD.offload_to(&[W1]);
+    HEAD.offload_through(Hook::Program, &[Machine::of(W1)]);
     HEAD.kill_keepers();
     HEAD.sh(&["rm", "-rf", "/var/guix/offload/.journal"]);
     for program in [C, GUILE] {
         assert_eq!(printed(program, &["log"]), "no build is recorded\n");
     }
-    HEAD.build("plain", &["count=2", "kib=40", "inputs=1", "inputs-kib=9"]).assert_succeeded();
+    // One by the keeper, one by the hook itself.
+    HEAD.build("plain", &["kib=40", "inputs=1", "inputs-kib=9"]).assert_succeeded();
+    let alone = [Hook::Program.variable(), "GUIX_OFFLOAD_KEEPER=no"];
+    lab(&[&["restart-daemon", HEAD.0], &alone[..], &["--", "--max-jobs=0"]].concat());
+    HEAD.build("plain", &["kib=40", "inputs=1", "inputs-kib=9"]).assert_succeeded();
     assert!(!HEAD.build("fail", &[]).succeeded);
     for program in [C, GUILE] {
         let log = printed(program, &["log"]);
@@ -89,4 +94,61 @@ fn the_status_can_be_watched_and_machines_are_named_as_they_answer() {
     let typed = "TERM=vt100 script -qec 'timeout 5 /opt/guix-offload/bin/guix-offload status --watch' /dev/null";
     let screen = String::from_utf8_lossy(&HEAD.run(&["sh", "-c", typed]).stdout).into_owned();
     assert!(screen.contains("\x1b[H\x1b[2J") && screen.contains("machine  state"), "{screen:?}");
+}
+
+/// Returns what a file of w1 has as its key: type and base 64.
+fn key_of_w1() -> String {
+    let line = W1.sh(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
+    line.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_machine_is_described_once_its_host_key_is_confirmed() {
+    HEAD.offload_to(&[W1]);
+    let key = key_of_w1();
+    let fingerprint = W1.sh(&["ssh-keygen", "-l", "-f", "/etc/ssh/ssh_host_ed25519_key.pub"]);
+    let fingerprint = fingerprint.split(' ').nth(1).unwrap();
+    let known_hosts = HEAD.file("/root/.ssh/known_hosts");
+    std::fs::create_dir_all(known_hosts.parent().unwrap()).unwrap();
+    let know = |text: String| std::fs::write(&known_hosts, text).unwrap();
+    let _undo = Undo(|| drop(std::fs::remove_file(&known_hosts)));
+    let private = "--key=/etc/guix/offload_key";
+    for program in [C, GUILE] {
+        know(String::new());
+        let logins =
+            || W1.sh(&["sh", "-c", "cat /var/log/*sshd* /var/log/auth.log 2>/dev/null | grep -c Accepted || :"]);
+        let before = logins();
+        let (status, form, said) = run(program, &["scan", "w1"]);
+        assert!(status == 1 && said.is_empty() && before == logins(), "{form}{said}");
+        let next = format!("guix-offload scan w1 root --accept={fingerprint}\n");
+        for words in [";; Nobody has confirmed this key yet.\n", &format!("(host-key \"{key}\")"), &next] {
+            assert!(form.contains(words), "{words} is missing in:\n{form}");
+        }
+        assert!(!form.contains("parallel-builds"), "{form}");
+
+        let form = printed(program, &["scan", "w1:22", "root", &format!("--accept={fingerprint}"), private]);
+        let systems = "(systems '(\"x86_64-linux\" \"i686-linux\"))";
+        for words in ["(name \"w1\")", systems, "(private-key \"/etc/guix/offload_key\")", "Guix: 1.5.0\n"] {
+            assert!(form.contains(words), "{words} is missing in:\n{form}");
+        }
+        // It can be used as it is: the key comes from the machine file.
+        know(format!("w1 {key}\n"));
+        let form = printed(program, &["scan", "w1"]);
+        assert!(form.contains(";; ssh knows the machine under this key.\n"), "{form}");
+        std::fs::write(HEAD.file("/srv/scanned.scm"), format!("(list\n{form})")).unwrap();
+        let (status, _, said) = run(program, &["test", "/srv/scanned.scm"]);
+        assert!(status == 0 && said.contains("the build machine is usable"), "{said}");
+        let json = printed(program, &["scan", "w1", "--json"]);
+        assert!(json.starts_with("{\"schema\":1,\"name\":\"w1\"") && json.contains("\"knownToSsh\":true"), "{json}");
+
+        let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI";
+        know(format!("w1 {other}\n"));
+        let (status, form, said) = run(program, &["scan", "w1"]);
+        assert!(status == 1 && form.is_empty() && said.contains("ssh knows 'w1' under another one"), "{form}{said}");
+        let (status, _, said) = run(program, &["scan", "w1", "--accept=SHA256:wrong"]);
+        assert!(status == 1 && said.contains("not SHA256:wrong"), "{said}");
+        assert_eq!(run(program, &["scan"]).0, 2);
+        assert_eq!(run(program, &["scan", "w1:ssh"]).0, 2);
+        assert_eq!(run(program, &["scan", "w1", "--verbose"]).0, 2);
+    }
 }
