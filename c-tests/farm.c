@@ -149,6 +149,22 @@ static void a_host_that_is_down_is_not_described(void)
     free_world(&world);
 }
 
+/* Without a signing key here, none can be exchanged.  */
+static void a_host_without_a_key_authorizes_nobody(void)
+{
+    struct world world = new_world(CLOSED);
+    const guix_offload_machine *machine = machine_of(&world);
+    guix_offload_report *report = UNTOUCHED;
+
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, 0);
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, 1);
+    REJECTS(guix_offload_authorize, NULL, world.engine, machine, 1);
+    REJECTS(guix_offload_authorize, &report, NULL, machine, 1);
+    REJECTS(guix_offload_authorize, &report, world.engine, NULL, 1);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 /* Before the first build there is none to tell of.  */
 static void a_journal_without_builds_is_empty(void)
 {
@@ -186,6 +202,7 @@ int main(void)
     RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
     RUN(a_host_that_is_down_is_not_described);
+    RUN(a_host_without_a_key_authorizes_nobody);
     RUN(a_journal_without_builds_is_empty);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);

@@ -18,7 +18,7 @@ const NOUNS: [(&str, &str); 14] = [
     ("hook", "Build hook"),
     ("farm", "All machines at once: test, status"),
     ("keeper", "Keeper"),
-    ("setup", "New machines: scan"),
+    ("setup", "New machines: scan, authorize"),
     ("journal", "Journal of builds"),
 ];
 

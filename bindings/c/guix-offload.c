@@ -86,6 +86,9 @@ int help(FILE *output)
           "  guix-offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]\n"
           "      Describe a machine for machines.scm.  Log in only if ssh knows its host\n"
           "      key, or --accept names it.\n"
+          "  guix-offload authorize MACHINE [FILE] [--yes] [--json]\n"
+          "      Have this host and MACHINE accept what the other one signs, once you\n"
+          "      agree, and test it.\n"
           "  guix-offload log [COUNT] [--json]\n"
           "      Show the last COUNT builds of this host that are over, 20 by default;\n"
           "      0: all that are recorded.\n"
@@ -161,6 +164,7 @@ static int is_own(const char *word)
     return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
            || strcmp(word, "log") == 0 || strcmp(word, "stats") == 0
            || strcmp(word, "scan") == 0
+           || strcmp(word, "authorize") == 0
            || is_help(word) || is_version(word);
 }
 
@@ -185,6 +189,8 @@ int main(int argc, char **argv)
         return keeper(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "scan") == 0)
         return scan(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "authorize") == 0)
+        return authorize(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "log") == 0)
         return show_log(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "stats") == 0)

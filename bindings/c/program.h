@@ -37,5 +37,8 @@ int show_stats(int count, char **arguments);
 /* guix-offload scan, with the COUNT arguments that follow.  */
 int scan(int count, char **arguments);
 
+/* guix-offload authorize, with the COUNT arguments that follow.  */
+int authorize(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -641,6 +641,12 @@ public:
                                           given(accepted), given(private_key)));
     }
 
+    // The keys of this host and of the machine; if it is confirmed, they are exchanged, and the machine is tested.
+    static report authorize(const engine& engine, machine_view machine, bool confirmed)
+    {
+        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), confirmed ? 1 : 0));
+    }
+
     // The last builds of this host that are over; 0: all that its journal has.
     static report log(const engine& engine, std::size_t count = 0)
     {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Machines that are new: described.
+//! Machines that are new: described, and made to exchange keys with this host.
 
 use std::ffi::c_char;
 
@@ -8,7 +8,9 @@ use super::error::guix_offload_error;
 use super::export;
 use super::farm::guix_offload_report;
 use super::handle::{self, Out};
+use super::machine::guix_offload_machine;
 use super::string;
+use crate::doors::farm::authorize;
 use crate::doors::farm::scan::{self, Question};
 
 export! {
@@ -46,6 +48,37 @@ export! {
         let scan = scan::scan(engine.directories(), &question)?;
         let (text, json) = (scan.text(), scan.json());
         out.give(guix_offload_report::with_texts(vec![scan.report], &text, &json));
+        Ok(())
+    }
+}
+
+export! {
+    /// Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs. If `confirmed`
+    /// is 0, changes nothing: the report's text shows both keys and who accepts which, and the machine counts as failed
+    /// if something is to be done. Else runs `guix archive --authorize` there, as the machine's user, and here, where
+    /// that is needed, and then tests the machine as `guix_offload_farm_test` does: the text says what was done, which
+    /// command does what could not be done, and what the test says. To call it again does no harm. Blocks for some
+    /// minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, if this host or the machine has no signing key
+    /// with `GUIX_OFFLOAD_STORE` or `GUIX_OFFLOAD_UNTRUSTED`, and if the machine cannot be connected to, as
+    /// `guix_offload_connect` does.
+    pub fn guix_offload_authorize(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machine: *const guix_offload_machine,
+        confirmed: i32,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machine = handle::borrow(machine, "machine")?.description();
+        let outcome = match confirmed {
+            0 => authorize::look(engine.directories(), machine)?,
+            _ => authorize::authorize(engine.directories(), machine)?,
+        };
+        let (text, json) = (outcome.text(), outcome.json());
+        out.give(guix_offload_report::with_texts(vec![outcome.report], &text, &json));
         Ok(())
     }
 }

@@ -152,3 +152,41 @@ fn a_machine_is_described_once_its_host_key_is_confirmed() {
         assert_eq!(run(program, &["scan", "w1", "--verbose"]).0, 2);
     }
 }
+
+#[test]
+fn keys_are_exchanged_once_both_are_confirmed() {
+    HEAD.offload_to(&[W1]);
+    let lists = [HEAD.file("/etc/guix/acl"), W1.file("/etc/guix/acl")];
+    let before = lists.each_ref().map(|list| std::fs::read(list).unwrap());
+    let restore = || lists.iter().zip(&before).for_each(|(list, text)| std::fs::write(list, text).unwrap());
+    let _undo = Undo(restore);
+    for program in [C, GUILE] {
+        lists.iter().for_each(|list| std::fs::write(list, "(acl)").unwrap());
+        let (status, printed, said) = run(program, &["authorize", "w1"]);
+        assert!(status == 1 && printed.is_empty(), "{printed}{said}");
+        assert_eq!(said.matches("(public-key").count(), 2, "{said}");
+        assert!(said.contains("not authorized yet on 'w1':") && said.contains("say --yes\n"), "{said}");
+        assert!(lists.iter().all(|list| std::fs::read(list).unwrap() == b"(acl)"), "something was changed");
+
+        let (status, printed, said) = run(program, &["authorize", "w1", "--yes"]);
+        assert!(status == 0, "{printed}{said}");
+        for words in ["'w1' accepts what this host signs\n", "this host accepts what 'w1' signs\n", "is usable\n"] {
+            assert!(printed.contains(words), "{words} is missing in:\n{printed}");
+        }
+        // Again: there is nothing to do, nor to confirm.
+        let lists_now = lists.each_ref().map(|list| std::fs::read(list).unwrap());
+        let (status, printed, said) = run(program, &["authorize", "w1"]);
+        assert!(status == 0 && !printed.contains("accepts") && printed.contains("is usable\n"), "{printed}{said}");
+        assert_eq!(lists.each_ref().map(|list| std::fs::read(list).unwrap()), lists_now);
+        let json = printed_json(program);
+        assert!(json.contains("\"authorizedThere\":true,\"authorizedHere\":true,\"tested\":true"), "{json}");
+        assert_eq!(run(program, &["authorize", "nobody"]).0, 2);
+        assert_eq!(run(program, &["authorize"]).0, 2);
+        assert_eq!(run(program, &["authorize", "w1", "--watch"]).0, 2);
+    }
+}
+
+#[track_caller]
+fn printed_json(program: &[&str]) -> String {
+    printed(program, &["authorize", "w1", "--json"])
+}

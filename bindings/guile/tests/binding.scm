@@ -91,6 +91,10 @@
   (list (guix-offload-error-code (failure (scan-machine engine "127.0.0.1:1" #:user "u")))
         (guix-offload-error-code (failure (scan-machine engine "a b")))))
 
+(test-equal "without a signing key, none can be exchanged"
+  'store
+  (guix-offload-error-code (failure (authorize-machine engine (away)))))
+
 (test-equal "before the first build, the journal is empty"
   '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)
   (list (report-text (offload-log engine)) (report-json (offload-log engine 3))

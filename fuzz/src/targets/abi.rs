@@ -384,6 +384,9 @@ impl World<'_> {
         });
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
+        let machine = self.machines.pick(&mut self.input);
+        // This host has no key.
+        assert!(!succeeds(|error| unsafe { guix_offload_authorize(&mut null_mut(), engine, machine, 1, error) }));
         // No host is asked: the fuzzer would choose which.
         assert!(!succeeds(|error| unsafe {
             guix_offload_scan(&mut null_mut(), engine, null(), null(), null(), null(), error)

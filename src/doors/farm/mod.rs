@@ -6,8 +6,10 @@
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`text`], [`json`]: reports for people, and for programs
+//! - [`authorize`]: the exchange of signing keys with a machine
 //! - [`scan`]: a machine that no machine file has yet, and `ssh_known`: which host keys ssh knows
 
+pub mod authorize;
 pub mod check;
 pub mod json;
 mod retrieve;

@@ -20,6 +20,7 @@
   #:use-module (guix scripts)
   #:use-module (guix-offload)
   #:use-module (ice-9 match)
+  #:use-module (ice-9 rdelim)
   #:use-module (ice-9 regex)
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-34)
@@ -334,6 +335,59 @@ if JSON? for programs.  Return true if all are reachable."
       ((word . rest)
        (loop rest (cons word words) json? accepted key)))))
 
+(define (authorize arguments)
+  "Exchange signing keys with a machine, as ARGUMENTS, '(MACHINE [FILE] [--yes] [--json]), say.  Return true if it can
+be used."
+  (define engine (make-engine))
+  (define (agreed?)
+    (and (isatty? (current-input-port))
+         (isatty? (current-error-port))
+         (begin
+           (display (G_ "Authorize both keys? [y/N] ") (current-error-port))
+           (member (read-line) '("y" "yes")))))
+  (define (exchange machine yes? json?)
+    (let* ((report (authorize-machine engine machine))
+           (open? (positive? (report-failures report))))
+      (unless json?
+        (display (report-text report) (current-error-port)))
+      (cond ((and open? (not yes?) json?)
+             (print-report report #t)
+             #f)
+            ((and open? (not yes?) (not (agreed?)))
+             (report-error (G_ "nothing is changed; if these are the right keys, say --yes~%"))
+             #f)
+            (else
+             (let ((report (authorize-machine engine machine #:confirmed? #t)))
+               (print-report report json?)
+               (zero? (report-failures report)))))))
+  (define (find-machine name file)
+    (or (find (lambda (machine) (string=? name (machine-name machine)))
+              (catch-misuse (lambda () (machine-handles file))))
+        (misuse "'~a' has no machine '~a'~%" file name)))
+  (let loop ((arguments arguments) (words '()) (yes? #f) (json? #f))
+    (match arguments
+      (()
+       (match (reverse words)
+         ((name)
+          (exchange (find-machine name %machine-file) yes? json?))
+         ((name file)
+          (exchange (find-machine name file) yes? json?))
+         (()
+          (misuse "'authorize' takes a machine; see 'guix offload --help'~%"))
+         (_
+          (misuse "wrong number of arguments~%"))))
+      (("--yes" . rest)
+       (loop rest words #t json?))
+      (("--json" . rest)
+       (loop rest words yes? #t))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'authorize'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) yes? json?)))))
+
 (define (show-log arguments)
   "Show the last builds of this host, as ARGUMENTS, '([COUNT] [--json]), say."
   (let loop ((arguments arguments) (json? #f) (count #f))
@@ -437,6 +491,9 @@ This is what guix-daemon runs.  For people there are:
   guix offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]
       describe a machine for machines.scm; log in only if ssh knows its host key,
       or --accept names it
+  guix offload authorize MACHINE [FILE] [--yes] [--json]
+      have this host and MACHINE accept what the other one signs, once you agree,
+      and test it
   guix offload log [COUNT] [--json]
       show the last COUNT builds of this host that are over, 20 by default;
       0: all that are recorded
@@ -487,6 +544,9 @@ There is NO WARRANTY, to the extent permitted by law.\n"
     (("scan" . rest)
      (with-offload-errors
       (exit (scan rest))))
+    (("authorize" . rest)
+     (with-offload-errors
+      (exit (authorize rest))))
     (("log" . rest)
      (with-offload-errors
       (show-log rest)))
