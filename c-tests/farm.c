@@ -154,13 +154,15 @@ static void a_host_without_a_key_authorizes_nobody(void)
 {
     struct world world = new_world(CLOSED);
     const guix_offload_machine *machine = machine_of(&world);
-    guix_offload_report *report = UNTOUCHED;
+    guix_offload_report *report = UNTOUCHED, *other = NULL;
 
-    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, 0);
-    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, 1);
-    REJECTS(guix_offload_authorize, NULL, world.engine, machine, 1);
-    REJECTS(guix_offload_authorize, &report, NULL, machine, 1);
-    REJECTS(guix_offload_authorize, &report, world.engine, NULL, 1);
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, NULL);
+    REJECTS(guix_offload_authorize, NULL, world.engine, machine, NULL);
+    REJECTS(guix_offload_authorize, &report, NULL, machine, NULL);
+    REJECTS(guix_offload_authorize, &report, world.engine, NULL, NULL);
+    SUCCEEDS(guix_offload_keeper_status, &other, world.engine);
+    REJECTS(guix_offload_authorize, &report, world.engine, machine, other);
+    guix_offload_report_free(other);
     CHECK(report == UNTOUCHED);
     free_world(&world);
 }

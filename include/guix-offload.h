@@ -1504,21 +1504,24 @@ guix_offload_status guix_offload_scan(guix_offload_report **report,
                                       guix_offload_error **error);
 
 /**
- * Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs. If `confirmed`
- * is 0, changes nothing: the report's text shows both keys and who accepts which, and the machine counts as failed
- * if something is to be done. Else runs `guix archive --authorize` there, as the machine's user, and here, where
- * that is needed, and then tests the machine as `guix_offload_farm_test` does: the text says what was done, which
- * command does what could not be done, and what the test says. To call it again does no harm. Blocks for some
- * minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+ * Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs.
  *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, if this host or the machine has no signing key
- * with `GUIX_OFFLOAD_STORE` or `GUIX_OFFLOAD_UNTRUSTED`, and if the machine cannot be connected to, as
+ * If `confirmed` is NULL, changes nothing: the report's text shows both keys and who accepts which. The machine
+ * counts as failed if something is to be done. Once the user has confirmed the keys, the caller calls this again
+ * with that report as `confirmed`. Then runs `guix archive --authorize` there, as the machine's user, and here,
+ * where that is needed, and tests the machine as `guix_offload_farm_test` does. The text of the new report says
+ * what was done, which command does what could not be done, and what the test says. To do it again does no harm.
+ * Blocks for some minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `report`, `engine` or `machine` is NULL or `confirmed` shows no
+ * keys; with `GUIX_OFFLOAD_STORE` if this host has no signing key; with `GUIX_OFFLOAD_UNTRUSTED` if the machine
+ * has none, or the keys are not those that `confirmed` shows; and if the machine cannot be connected to, as
  * `guix_offload_connect` does.
  */
 guix_offload_status guix_offload_authorize(guix_offload_report **report,
                                            const guix_offload_engine *engine,
                                            const guix_offload_machine *machine,
-                                           int32_t confirmed,
+                                           const guix_offload_report *confirmed,
                                            guix_offload_error **error);
 
 

@@ -30,24 +30,24 @@ static int is_agreed(void)
 /* Shows the keys of both, and exchanges them if that is AGREED, or if nothing is to be done.  */
 static int exchange(const guix_offload_engine *engine, const guix_offload_machine *machine, int agreed, int json)
 {
-    guix_offload_report *report = NULL;
+    guix_offload_report *report = NULL, *keys = NULL;
     guix_offload_error *error = NULL;
     int status;
 
-    if (guix_offload_authorize(&report, engine, machine, 0, &error) != GUIX_OFFLOAD_OK)
+    if (guix_offload_authorize(&keys, engine, machine, NULL, &error) != GUIX_OFFLOAD_OK)
         return fail(error);
     if (!json)
-        fputs(guix_offload_report_text(report), stderr);
-    if (guix_offload_report_failures(report) > 0 && !agreed && (json || !is_agreed())) {
+        fputs(guix_offload_report_text(keys), stderr);
+    if (guix_offload_report_failures(keys) > 0 && !agreed && (json || !is_agreed())) {
         if (json)
-            return print_report(report, 1) || 1;
-        guix_offload_report_free(report);
+            return print_report(keys, 1) || 1;
+        guix_offload_report_free(keys);
         fputs("guix offload: error: nothing is changed; if these are the right keys, say --yes\n", stderr);
         return 1;
     }
-    guix_offload_report_free(report);
-    report = NULL;
-    if (guix_offload_authorize(&report, engine, machine, 1, &error) != GUIX_OFFLOAD_OK)
+    status = guix_offload_authorize(&report, engine, machine, keys, &error);
+    guix_offload_report_free(keys);
+    if (status != GUIX_OFFLOAD_OK)
         return fail(error);
     status = guix_offload_report_failures(report) > 0;
     return print_report(report, json) || status;

@@ -641,10 +641,15 @@ public:
                                           given(accepted), given(private_key)));
     }
 
-    // The keys of this host and of the machine; if it is confirmed, they are exchanged, and the machine is tested.
-    static report authorize(const engine& engine, machine_view machine, bool confirmed)
+    // The signing keys of this host and of the machine, ...
+    static report authorize(const engine& engine, machine_view machine)
     {
-        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), confirmed ? 1 : 0));
+        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), nullptr));
+    }
+    // ... and once the user has confirmed those that a report shows, their exchange, and a test of the machine.
+    static report authorize(const engine& engine, machine_view machine, const report& confirmed)
+    {
+        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), confirmed.get()));
     }
 
     // The last builds of this host that are over; 0: all that its journal has.

@@ -211,7 +211,8 @@ static void testReports(const std::string& state)
     CHECK(failure([&] { report::scan(e, "127.0.0.1:1", "u"); }).code() == GUIX_OFFLOAD_UNAVAILABLE);
     e.set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, state);
     machine m = makeMachine();
-    CHECK(failure([&] { report::authorize(e, m.view(), true); }).code() == GUIX_OFFLOAD_STORE);
+    CHECK(failure([&] { report::authorize(e, m.view()); }).code() == GUIX_OFFLOAD_STORE);
+    CHECK(failure([&] { report::authorize(e, m.view(), report::log(e)); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     std::string told;
     auto tell = [&](const char* name, const char* state) { told += std::string(name) + state + " "; return true; };
     CHECK(report::test(e, list, tell).failures() == 1 && report::status(e, list, tell).failures() == 1);

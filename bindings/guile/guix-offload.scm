@@ -529,7 +529,7 @@ to exit with."
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign scan int "guix_offload_scan" 'out 'engine 'string '(maybe string) '(maybe string) '(maybe string) 'out)
-(define-foreign authorize int "guix_offload_authorize" 'out 'engine 'machine int32 'out)
+(define-foreign authorize int "guix_offload_authorize" 'out 'engine 'machine '(maybe report) 'out)
 (define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
 (define-foreign journal-stats int "guix_offload_journal_stats" 'out 'engine 'out)
 (define-foreign journal-metrics int "guix_offload_journal_metrics" 'out 'engine 'out)
@@ -597,11 +597,11 @@ Log in as USER, root if that is #f, but only if ssh knows the host key, or ACCEP
   ((engine 'engine) (host 'string) (user (maybe 'string)) (accepted (maybe 'string)) (private-key (maybe 'string)))
   (call-for-handle 'report report-free scan engine host user accepted private-key))
 
-(define-typed (authorize-machine engine machine #:key confirmed?)
+(define-typed (authorize-machine engine machine #:key confirmed)
   "Return a report on MACHINE, the text of which has its signing key and that of this host.  It fails unless each of the
-two accepts what the other one signs.  If CONFIRMED? is true, see to that, and test MACHINE."
-  ((engine 'engine) (machine 'machine) (confirmed? 'any))
-  (call-for-handle 'report report-free authorize engine machine (if confirmed? 1 0)))
+two accepts what the other one signs.  If CONFIRMED is such a report, see to that for the keys in it, and test MACHINE."
+  ((engine 'engine) (machine 'machine) (confirmed (maybe 'report)))
+  (call-for-handle 'report report-free authorize engine machine confirmed))
 
 (define-typed (offload-log engine #:optional (count 0))
   "Return a report on no machine: the last COUNT builds of this host that are over; if that is 0, all of its journal."

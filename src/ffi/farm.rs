@@ -10,6 +10,7 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
 use super::string::{for_c, or_null};
+use crate::doors::farm::authorize::Keys;
 use crate::doors::farm::{self, Check, MachineState, Report, check, json, text};
 use crate::doors::keeper;
 use crate::doors::keeper::activity::KeeperReport;
@@ -25,6 +26,8 @@ pub struct guix_offload_report {
     machines: Vec<Entry>,
     text: CString,
     json: CString,
+    /// Keys that it shows.
+    pub(super) keys: Option<Keys>,
 }
 
 /// What was found out about one machine, as C sees it.
@@ -45,13 +48,18 @@ impl guix_offload_report {
     /// Takes reports on machines, and one on the keeper if there is one. `text` is for people.
     pub(super) fn new(reports: Vec<Report>, keeper: Option<&KeeperReport>, text: &str) -> Self {
         let json = for_c(&json::report(&reports, keeper));
-        guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
+        guix_offload_report {
+            machines: reports.into_iter().map(Entry::new).collect(),
+            text: for_c(text),
+            json,
+            keys: None,
+        }
     }
 
     /// Takes reports on machines, and what to say to people and to programs.
     pub(super) fn with_texts(reports: Vec<Report>, text: &str, json: &str) -> Self {
         let machines = reports.into_iter().map(Entry::new).collect();
-        guix_offload_report { machines, text: for_c(text), json: for_c(json) }
+        guix_offload_report { machines, text: for_c(text), json: for_c(json), keys: None }
     }
 }
 

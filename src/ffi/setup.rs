@@ -12,6 +12,7 @@ use super::machine::guix_offload_machine;
 use super::string;
 use crate::doors::farm::authorize;
 use crate::doors::farm::scan::{self, Question};
+use crate::ground::error::{Error, ErrorKind};
 
 export! {
     /// Connects to a machine that no machine file has yet, and makes a form for the machine file of what it finds. The
@@ -53,32 +54,41 @@ export! {
 }
 
 export! {
-    /// Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs. If `confirmed`
-    /// is 0, changes nothing: the report's text shows both keys and who accepts which, and the machine counts as failed
-    /// if something is to be done. Else runs `guix archive --authorize` there, as the machine's user, and here, where
-    /// that is needed, and then tests the machine as `guix_offload_farm_test` does: the text says what was done, which
-    /// command does what could not be done, and what the test says. To call it again does no harm. Blocks for some
-    /// minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+    /// Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs.
     ///
-    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, if this host or the machine has no signing key
-    /// with `GUIX_OFFLOAD_STORE` or `GUIX_OFFLOAD_UNTRUSTED`, and if the machine cannot be connected to, as
+    /// If `confirmed` is NULL, changes nothing: the report's text shows both keys and who accepts which. The machine
+    /// counts as failed if something is to be done. Once the user has confirmed the keys, the caller calls this again
+    /// with that report as `confirmed`. Then runs `guix archive --authorize` there, as the machine's user, and here,
+    /// where that is needed, and tests the machine as `guix_offload_farm_test` does. The text of the new report says
+    /// what was done, which command does what could not be done, and what the test says. To do it again does no harm.
+    /// Blocks for some minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `report`, `engine` or `machine` is NULL or `confirmed` shows no
+    /// keys; with `GUIX_OFFLOAD_STORE` if this host has no signing key; with `GUIX_OFFLOAD_UNTRUSTED` if the machine
+    /// has none, or the keys are not those that `confirmed` shows; and if the machine cannot be connected to, as
     /// `guix_offload_connect` does.
     pub fn guix_offload_authorize(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
         machine: *const guix_offload_machine,
-        confirmed: i32,
+        confirmed: *const guix_offload_report,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(report, "report")?;
         let engine = handle::borrow(engine, "engine")?.share();
         let machine = handle::borrow(machine, "machine")?.description();
-        let outcome = match confirmed {
-            0 => authorize::look(engine.directories(), machine)?,
-            _ => authorize::authorize(engine.directories(), machine)?,
+        let no_keys = || Error::new(ErrorKind::InvalidArgument, "argument 'confirmed' shows no keys");
+        let outcome = match handle::look(confirmed, None, Some) {
+            None => authorize::look(engine.directories(), machine)?,
+            Some(confirmed) => {
+                let keys = confirmed.keys.as_ref().ok_or_else(no_keys)?;
+                authorize::authorize(engine.directories(), machine, keys)?
+            }
         };
-        let (text, json) = (outcome.text(), outcome.json());
-        out.give(guix_offload_report::with_texts(vec![outcome.report], &text, &json));
+        let (text, json, keys) = (outcome.text(), outcome.json(), outcome.keys().clone());
+        let mut report = guix_offload_report::with_texts(vec![outcome.report], &text, &json);
+        report.keys = Some(keys);
+        out.give(report);
         Ok(())
     }
 }

@@ -92,8 +92,9 @@
         (guix-offload-error-code (failure (scan-machine engine "a b")))))
 
 (test-equal "without a signing key, none can be exchanged"
-  'store
-  (guix-offload-error-code (failure (authorize-machine engine (away)))))
+  '(store invalid-argument)
+  (list (guix-offload-error-code (failure (authorize-machine engine (away))))
+        (guix-offload-error-code (failure (authorize-machine engine (away) #:confirmed (keeper-status engine))))))
 
 (test-equal "before the first build, the journal is empty"
   '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)

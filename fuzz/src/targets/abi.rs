@@ -386,7 +386,7 @@ impl World<'_> {
         self.reports.keep(report);
         let machine = self.machines.pick(&mut self.input);
         // This host has no key.
-        assert!(!succeeds(|error| unsafe { guix_offload_authorize(&mut null_mut(), engine, machine, 1, error) }));
+        assert!(!succeeds(|error| unsafe { guix_offload_authorize(&mut null_mut(), engine, machine, report, error) }));
         // No host is asked: the fuzzer would choose which.
         assert!(!succeeds(|error| unsafe {
             guix_offload_scan(&mut null_mut(), engine, null(), null(), null(), null(), error)

@@ -28,11 +28,17 @@ const MAX_KEY: u64 = 64 << 10;
 /// Where a `guix` may be that is not in the `PATH` of a session without a terminal.
 const GUIX_PLACES: &str = "/run/current-system/profile/bin:/var/guix/profiles/per-user/root/current-guix/bin";
 
-/// The keys of this host and of a machine, and who accepts which.
-pub struct Exchange {
-    machine: BuildMachine,
+/// The signing keys of this host and of a machine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keys {
     ours: PublicKey,
     theirs: PublicKey,
+}
+
+/// Keys, and who accepts which.
+struct Exchange {
+    machine: BuildMachine,
+    keys: Keys,
     /// Whether the machine accepts ours, as far as its list can be read.
     accepted_there: bool,
     accepted_here: bool,
@@ -60,9 +66,13 @@ pub fn look(directories: &Directories, machine: &BuildMachine) -> Result<Outcome
 }
 
 /// Has each of the two accept the other one's key, unless it does already, and then tests the machine. What could not
-/// be done is said in the text, with the command that does it.
-pub fn authorize(directories: &Directories, machine: &BuildMachine) -> Result<Outcome> {
+/// be done is said in the text, with the command that does it. Fails if the keys are not those that were `confirmed`.
+pub fn authorize(directories: &Directories, machine: &BuildMachine, confirmed: &Keys) -> Result<Outcome> {
     let mut exchange = Exchange::of(directories, machine)?;
+    if exchange.keys != *confirmed {
+        let message = format!("the keys of this host and '{}' are not those that were confirmed", machine.name);
+        return Err(Error::new(ErrorKind::Untrusted, message).on_machine(&machine.name));
+    }
     let mut said = String::new();
     let name = &machine.name;
     if !exchange.accepted_there {
@@ -107,7 +117,7 @@ impl Exchange {
             Err(error) => return Err(error),
         };
         let accepted_there = is_accepted_there(&remote, &ours)?;
-        Ok(Exchange { machine: machine.clone(), ours, theirs, accepted_there, accepted_here })
+        Ok(Exchange { machine: machine.clone(), keys: Keys { ours, theirs }, accepted_there, accepted_here })
     }
 
     fn authorize_there(&mut self, directories: &Directories) -> Result<()> {
@@ -115,10 +125,10 @@ impl Exchange {
         // A key is printed without anything that a shell could take for something else.
         let program = format!(
             "PATH=$PATH:{GUIX_PLACES}\nguix archive --authorize 2>&1 <<'END-OF-KEY'\n{}\nEND-OF-KEY\n",
-            self.ours
+            self.keys.ours
         );
         let said = remote.run(&program, COMMAND_LIMIT)?;
-        self.accepted_there = is_accepted_there(&remote, &self.ours)?;
+        self.accepted_there = is_accepted_there(&remote, &self.keys.ours)?;
         if self.accepted_there {
             return Ok(());
         }
@@ -133,13 +143,13 @@ impl Exchange {
     }
 
     fn authorize_here(&mut self, directories: &Directories) -> Result<()> {
-        let key = format!("{}\n", self.theirs);
+        let key = format!("{}\n", self.keys.theirs);
         let finished = child::run(&command(directories), key.as_bytes(), Instant::now() + COMMAND_LIMIT, MAX_OUTPUT);
         let said = match finished {
             Ok(finished) => String::from_utf8_lossy(&finished.stdout).into_owned() + &finished.stderr,
             Err(error) => format!("running guix: {error}"),
         };
-        self.accepted_here = Acl::load(&directories.acl_file()).is_ok_and(|acl| acl.authorizes(&self.theirs));
+        self.accepted_here = Acl::load(&directories.acl_file()).is_ok_and(|acl| acl.authorizes(&self.keys.theirs));
         if self.accepted_here {
             return Ok(());
         }
@@ -187,12 +197,17 @@ fn command(directories: &Directories) -> Command {
 }
 
 impl Outcome {
+    /// Returns the keys, for [`authorize`] once they are confirmed.
+    pub fn keys(&self) -> &Keys {
+        &self.exchange.keys
+    }
+
     /// Returns it for people: both keys if nothing was done, else what was done and what the test says.
     pub fn text(&self) -> String {
         if self.tested {
             return self.said.clone();
         }
-        let Exchange { machine, ours, theirs, accepted_there, accepted_here } = &self.exchange;
+        let Exchange { machine, keys: Keys { ours, theirs }, accepted_there, accepted_here } = &self.exchange;
         let name = &machine.name;
         let state = |accepted: &bool| if *accepted { "authorized" } else { "not authorized yet" };
         format!(
@@ -221,7 +236,7 @@ impl Outcome {
             tested: bool,
             error: Option<String>,
         }
-        let Exchange { machine, ours, theirs, accepted_there, accepted_here } = &self.exchange;
+        let Exchange { machine, keys: Keys { ours, theirs }, accepted_there, accepted_here } = &self.exchange;
         let document = Document {
             schema: 1,
             name: &machine.name,
@@ -248,7 +263,7 @@ mod tests {
 
     fn outcome(accepted_there: bool, accepted_here: bool) -> Outcome {
         let (ours, theirs) = (key("Ed25519"), key("Ours"));
-        let exchange = Exchange { machine: machine("w1"), ours, theirs, accepted_there, accepted_here };
+        let exchange = Exchange { machine: machine("w1"), keys: Keys { ours, theirs }, accepted_there, accepted_here };
         Outcome { report: reports().remove(2), exchange, said: "said\n".into(), tested: false }
     }
 

@@ -357,7 +357,7 @@ be used."
              (report-error (G_ "nothing is changed; if these are the right keys, say --yes~%"))
              #f)
             (else
-             (let ((report (authorize-machine engine machine #:confirmed? #t)))
+             (let ((report (authorize-machine engine machine #:confirmed report)))
                (print-report report json?)
                (zero? (report-failures report)))))))
   (define (find-machine name file)
