@@ -81,7 +81,7 @@
     (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
 
 (test-equal "a machine that has answered is told of, and whoever is told can end it"
-  '(("127.0.0.1" "unreachable") cancelled)
+  '(("127.0.0.1" "misconfigured") cancelled)
   (let ((told #f))
     (machines-status engine (list (away)) #:answered (lambda (name state) (set! told (list name state)) #t))
     (list told (guix-offload-error-code (failure (test-machines engine (list (away)) #:answered (const #f)))))))
