@@ -84,7 +84,7 @@ impl Engine {
         let mut logged = Logged::new(&mut tallied, self.common.log.as_ref(), Some(&derivation));
         let result = self.try_machines(accepted, work, registrar, cancel, &mut logged);
         logged.failed(&result);
-        self.common.write_down(tally, result.as_ref().map(|()| ()));
+        self.common.write_down(tally, result.as_ref().err());
         result
     }
 

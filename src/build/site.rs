@@ -80,8 +80,9 @@ impl Common {
     }
 
     /// Writes a build that is over into the journal. If that fails, there is no entry: no build fails for that.
-    pub fn write_down(&self, tally: Tally, result: std::result::Result<(), &Error>) {
-        let _ = journal::file::append(&self.resources.directories.offload_state(), tally.end(result));
+    /// `failure` says why it failed.
+    pub fn write_down(&self, tally: Tally, failure: Option<&Error>) {
+        let _ = journal::file::append(&self.resources.directories.offload_state(), tally.end(failure));
     }
 
     /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are
@@ -240,12 +241,12 @@ impl Site {
             timer.end();
         }
         logged.failed(&result);
-        match result.as_ref() {
-            Ok(_) if phase != "inspect" => {
+        match result.as_ref().err() {
+            None if phase != "inspect" => {
                 tally.pause();
                 self.steps = Some(tally);
             }
-            result => common.write_down(tally, result.map(|_| ())),
+            failure => common.write_down(tally, failure),
         }
         result
     }

@@ -59,7 +59,7 @@ fn the_form_is_what_a_machine_file_takes() {
     let text = scan.text();
     assert!(text.contains(";; ssh knows the machine under this key.\n;; Linux 6.1.0, x86_64, 8 cores, Guix: 1.5.0\n"));
     let read = file::read_plain(Path::new("machines.scm"), format!("(list\n{text})").as_bytes()).unwrap();
-    assert_eq!(read.machines, [scan.report.machine.clone()], "{text}");
+    assert_eq!(read.machines, std::slice::from_ref(&scan.report.machine), "{text}");
     let json: serde_json::Value = serde_json::from_str(&scan.json()).unwrap();
     assert_eq!((&json["schema"], &json["cores"], &json["knownToSsh"]), (&1.into(), &8.into(), &true.into()));
     assert!(json["form"].as_str().unwrap().starts_with("(build-machine\n") && json["error"].is_null());

@@ -59,15 +59,15 @@ impl Tally {
         self.enter("");
     }
 
-    /// Ends the build.
-    pub fn end(mut self, result: Result<(), &Error>) -> Entry {
+    /// Ends the build, which is done, or has this `failure`.
+    pub fn end(mut self, failure: Option<&Error>) -> Entry {
         self.enter("");
         Entry {
             ended: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             derivation: self.derivation.to_string(),
             machine: self.machine,
-            outcome: result.err().map_or(Outcome::Done, Outcome::of),
-            reason: result.err().map(Error::to_string),
+            outcome: failure.map_or(Outcome::Done, Outcome::of),
+            reason: failure.map(Error::to_string),
             failed_before: self.failed_before,
             milliseconds: self.milliseconds,
             sent: self.sent,
@@ -170,7 +170,7 @@ mod tests {
         happen(Event::Transferred { bytes: 7 });
         happen(Event::Received);
         happen(Event::Done { derivation: &derivation });
-        let entry = tally.end(Ok(()));
+        let entry = tally.end(None);
         assert_eq!((entry.machine.as_deref(), entry.outcome, entry.reason), (Some("w2"), Outcome::Done, None));
         assert_eq!((entry.sent, entry.received, entry.failed_before), (14, 7, vec!["w1".to_string()]));
         assert!(entry.milliseconds.choose >= 2000, "{:?}", entry.milliseconds);
@@ -184,7 +184,7 @@ mod tests {
         tally.begun -= Duration::from_secs(3);
         tally.pause();
         tally.begun -= Duration::from_secs(4);
-        let entry = tally.end(Err(&Error::new(ErrorKind::BuildFailed, "why")));
+        let entry = tally.end(Some(&Error::new(ErrorKind::BuildFailed, "why")));
         let milliseconds = entry.milliseconds.named().iter().map(|(_, milliseconds)| milliseconds).sum::<u64>();
         assert!((3000..3900).contains(&milliseconds) && entry.milliseconds.build == milliseconds, "{milliseconds}");
         assert_eq!((entry.outcome, entry.reason.as_deref()), (Outcome::BuildFailed, Some("why")));
