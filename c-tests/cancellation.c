@@ -55,10 +55,12 @@ static void check_stopped(enum call call)
         status = guix_offload_connect(&connection, world.engine, machine_of(&world), cancellation, &error);
         break;
     case TEST:
-        status = guix_offload_farm_test_cancellable(&report, world.engine, world.machines, cancellation, &error);
+        status = guix_offload_farm_test_each(&report, world.engine, world.machines, NULL, NULL, cancellation,
+                                            &error);
         break;
     case STATUS:
-        status = guix_offload_farm_status_cancellable(&report, world.engine, world.machines, cancellation, &error);
+        status = guix_offload_farm_status_each(&report, world.engine, world.machines, NULL, NULL, cancellation,
+                                            &error);
         break;
     case SERVE:
         status = guix_offload_hook_serve_cancellable(hook, words[0], words[1], words[1], &exit_status, cancellation,

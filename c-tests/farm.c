@@ -57,6 +57,43 @@ static void a_machine_that_is_down_is_reported(void)
     free_world(&world);
 }
 
+/* Counts the machines that are unreachable.  */
+static int count_unreachable(void *data, const char *machine, const char *state)
+{
+    CHECK(strcmp(machine, "127.0.0.1") == 0 && strcmp(state, "unreachable") == 0);
+    ++*(int *) data;
+    return 0;
+}
+
+static int have_enough(void *data, const char *machine, const char *state)
+{
+    (void) data, (void) machine, (void) state;
+    return 1;
+}
+
+/* Each machine is told of when it has answered; whoever is told can end it.  */
+static void a_machine_that_has_answered_is_told_of(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = NULL;
+    int told = 0;
+
+    SUCCEEDS(guix_offload_farm_status_each, &report, world.engine, world.machines, count_unreachable, &told, NULL);
+    CHECK(told == 1 && guix_offload_report_failures(report) == 1);
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_farm_test_each, &report, world.engine, world.machines, NULL, NULL, NULL);
+    CHECK(guix_offload_report_failures(report) == 1);
+    guix_offload_report_free(report);
+    report = UNTOUCHED;
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_farm_test_each, &report, world.engine, world.machines, have_enough,
+          NULL, NULL);
+    REJECTS(guix_offload_farm_test_each, NULL, world.engine, world.machines, NULL, NULL, NULL);
+    REJECTS(guix_offload_farm_test_each, &report, NULL, world.machines, NULL, NULL, NULL);
+    REJECTS(guix_offload_farm_status_each, &report, world.engine, NULL, NULL, NULL, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 /* That no keeper runs is no failure.  */
 static void without_a_keeper_there_is_nothing_to_report(void)
 {
@@ -94,13 +131,81 @@ static void bad_arguments_are_rejected(void)
     free_world(&world);
 }
 
+/* A host that refuses connections cannot be scanned.  */
+static void a_host_that_is_down_is_not_described(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = UNTOUCHED;
+    char host[32];
+
+    snprintf(host, sizeof host, "127.0.0.1:%u", (unsigned) guix_offload_machine_port(machine_of(&world)));
+    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_scan, &report, world.engine, host, NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, "w1:ssh", NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, NULL, "u", NULL, NULL);
+    REJECTS(guix_offload_scan, &report, world.engine, "w1", NOT_UTF8, NULL, NULL);
+    REJECTS(guix_offload_scan, &report, NULL, "w1", NULL, NULL, NULL);
+    REJECTS(guix_offload_scan, NULL, world.engine, "w1", NULL, NULL, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
+/* Without a signing key here, none can be exchanged.  */
+static void a_host_without_a_key_authorizes_nobody(void)
+{
+    struct world world = new_world(CLOSED);
+    const guix_offload_machine *machine = machine_of(&world);
+    guix_offload_report *report = UNTOUCHED, *other = NULL;
+
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_authorize, &report, world.engine, machine, NULL);
+    REJECTS(guix_offload_authorize, NULL, world.engine, machine, NULL);
+    REJECTS(guix_offload_authorize, &report, NULL, machine, NULL);
+    REJECTS(guix_offload_authorize, &report, world.engine, NULL, NULL);
+    SUCCEEDS(guix_offload_keeper_status, &other, world.engine);
+    REJECTS(guix_offload_authorize, &report, world.engine, machine, other);
+    guix_offload_report_free(other);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
+/* Before the first build there is none to tell of.  */
+static void a_journal_without_builds_is_empty(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *report = NULL;
+
+    SUCCEEDS(guix_offload_journal_log, &report, world.engine, 0);
+    CHECK_TEXT(guix_offload_report_text(report), "no build is recorded\n");
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\":1,\"builds\":[]}\n");
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_journal_stats, &report, world.engine);
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\":1,\"since\":null,\"machines\":[]}\n");
+    guix_offload_report_free(report);
+    SUCCEEDS(guix_offload_journal_metrics, &report, world.engine);
+    CHECK(strncmp(guix_offload_report_text(report), "# HELP guix_offload_", 20) == 0);
+    CHECK(guix_offload_report_count(report) == 0);
+    guix_offload_report_free(report);
+    report = UNTOUCHED;
+    REJECTS(guix_offload_journal_log, NULL, world.engine, 0);
+    REJECTS(guix_offload_journal_log, &report, NULL, 0);
+    REJECTS(guix_offload_journal_stats, NULL, world.engine);
+    REJECTS(guix_offload_journal_stats, &report, NULL);
+    REJECTS(guix_offload_journal_metrics, NULL, world.engine);
+    REJECTS(guix_offload_journal_metrics, &report, NULL);
+    CHECK(report == UNTOUCHED);
+    free_world(&world);
+}
+
 int main(void)
 {
     int threads = threads_before(), descriptors = DESCRIPTORS();
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
+    RUN(a_machine_that_has_answered_is_told_of);
     RUN(without_a_keeper_there_is_nothing_to_report);
     RUN(bad_arguments_are_rejected);
+    RUN(a_host_that_is_down_is_not_described);
+    RUN(a_host_without_a_key_authorizes_nobody);
+    RUN(a_journal_without_builds_is_empty);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);
     return 0;

@@ -1442,6 +1442,14 @@ guix_offload_status guix_offload_hook_serve_cancellable(guix_offload_hook *hook,
 typedef struct guix_offload_report guix_offload_report;
 
 /**
+ * A function that is called when a machine has answered, or failed: with its name, and the word or two that
+ * `guix_offload_report_state` returns. Both live for the call. The thread that asks makes the call, and waits for it:
+ * the function must return soon. It must not throw or jump out. It returns 0 to go on; anything else cancels the call
+ * that calls it.
+ */
+typedef int (*guix_offload_answered_function)(void *data, const char *machine, const char *state);
+
+/**
  * Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
  * has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
  * as garbage in each of the two stores. Blocks until the slowest machine has answered or failed, for at most some
@@ -1456,14 +1464,17 @@ guix_offload_status guix_offload_farm_test(guix_offload_report **report,
                                            guix_offload_error **error);
 
 /**
- * Tests all `machines` as `guix_offload_farm_test`. `cancellation` may be NULL; otherwise it stops this call,
- * which then fails with `GUIX_OFFLOAD_CANCELLED`.
+ * Tests all `machines` as `guix_offload_farm_test` does, and calls `answered` once for each as soon as its test is
+ * over. NULL for `answered`: nothing is called. `cancellation` may be NULL; otherwise it stops this call. Fails
+ * also with `GUIX_OFFLOAD_CANCELLED` if that happens or `answered` cancels.
  */
-guix_offload_status guix_offload_farm_test_cancellable(guix_offload_report **report,
-                                                       const guix_offload_engine *engine,
-                                                       const guix_offload_machines *machines,
-                                                       const guix_offload_cancellation *cancellation,
-                                                       guix_offload_error **error);
+guix_offload_status guix_offload_farm_test_each(guix_offload_report **report,
+                                                const guix_offload_engine *engine,
+                                                const guix_offload_machines *machines,
+                                                guix_offload_answered_function answered,
+                                                void *data,
+                                                const guix_offload_cancellation *cancellation,
+                                                guix_offload_error **error);
 
 /**
  * Asks all `machines` at the same time, each of them once, for their state. Also asks the keeper, if one runs,
@@ -1475,14 +1486,16 @@ guix_offload_status guix_offload_farm_status(guix_offload_report **report,
                                              guix_offload_error **error);
 
 /**
- * Asks all `machines` for their state as `guix_offload_farm_status`. `cancellation` may be NULL; otherwise it
- * stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
+ * Asks all `machines` as `guix_offload_farm_status` does, and calls `answered` once for each as soon as it has
+ * answered or failed. `answered` and `cancellation` are as for `guix_offload_farm_test_each`.
  */
-guix_offload_status guix_offload_farm_status_cancellable(guix_offload_report **report,
-                                                         const guix_offload_engine *engine,
-                                                         const guix_offload_machines *machines,
-                                                         const guix_offload_cancellation *cancellation,
-                                                         guix_offload_error **error);
+guix_offload_status guix_offload_farm_status_each(guix_offload_report **report,
+                                                  const guix_offload_engine *engine,
+                                                  const guix_offload_machines *machines,
+                                                  guix_offload_answered_function answered,
+                                                  void *data,
+                                                  const guix_offload_cancellation *cancellation,
+                                                  guix_offload_error **error);
 
 /**
  * Frees a report. NULL is fine.
@@ -1641,6 +1654,92 @@ guix_offload_status guix_offload_keeper_status(guix_offload_report **report,
 guix_offload_status guix_offload_keeper_stop(const guix_offload_engine *engine,
                                              int32_t *stopped,
                                              guix_offload_error **error);
+
+
+/* New machines: scan, authorize */
+
+/**
+ * Connects to a machine that no machine file has yet, and makes a form for the machine file of what it finds. The
+ * report has one machine; its text is the form in Scheme, with comments. `host` is "HOST" or "HOST:PORT", an IPv6
+ * address in brackets. `user` is the account to log in to, NULL for root.
+ *
+ * Nothing is sent to the machine, and nobody logs in, before its host key is confirmed: ssh knows the machine
+ * under that key (`ssh-keygen -F`), or `accepted`, which may be NULL, is its fingerprint, "SHA256:...". If the key
+ * is not confirmed, the report's form has only what the server shows to everybody, and the machine counts as
+ * failed, with a hint on how to go on. `private_key` is the file to log in with; if it is NULL, those that the
+ * machine file names are tried, and then `~/.ssh/id_ed25519` and `~/.ssh/id_rsa`. If logging in fails, the machine
+ * counts as failed, too. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `report`, `engine` or `host` is NULL, or a text is malformed, with
+ * `GUIX_OFFLOAD_UNAVAILABLE` if the server does not answer, and with `GUIX_OFFLOAD_HOST_KEY` if its key is not the
+ * one that is accepted, is not the one that ssh knows, or is revoked.
+ */
+guix_offload_status guix_offload_scan(guix_offload_report **report,
+                                      const guix_offload_engine *engine,
+                                      const char *host,
+                                      const char *user,
+                                      const char *accepted,
+                                      const char *private_key,
+                                      guix_offload_error **error);
+
+/**
+ * Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs.
+ *
+ * If `confirmed` is NULL, changes nothing: the report's text shows both keys and who accepts which. The machine
+ * counts as failed if something is to be done. Once the user has confirmed the keys, the caller calls this again
+ * with that report as `confirmed`. Then runs `guix archive --authorize` there, as the machine's user, and here,
+ * where that is needed, and tests the machine as `guix_offload_farm_test` does. The text of the new report says
+ * what was done, which command does what could not be done, and what the test says. To do it again does no harm.
+ * Blocks for some minutes at most. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `report`, `engine` or `machine` is NULL or `confirmed` shows no
+ * keys; with `GUIX_OFFLOAD_STORE` if this host has no signing key; with `GUIX_OFFLOAD_UNTRUSTED` if the machine
+ * has none, or the keys are not those that `confirmed` shows; and if the machine cannot be connected to, as
+ * `guix_offload_connect` does.
+ */
+guix_offload_status guix_offload_authorize(guix_offload_report **report,
+                                           const guix_offload_engine *engine,
+                                           const guix_offload_machine *machine,
+                                           const guix_offload_report *confirmed,
+                                           guix_offload_error **error);
+
+
+/* Journal of builds */
+
+/**
+ * Reads the last `count` builds of this host, or if that is 0, all that the journal in the state directory of
+ * `engine` still has: some thousand. Each build that an engine was given is there once it is over: those of hooks,
+ * of the keeper, of jobs, and of the verbs. The report has text and JSON, and no machines. The caller frees
+ * `*report` with `guix_offload_report_free`.
+ *
+ * It tells when a build ended, its derivation and machine, what came of it and why, which machines failed it
+ * before, how long each phase took, and how many bytes were sent and received. The JSON is a line, an object whose
+ * member "schema" is 1 and whose member "builds" has an object for each build, the oldest first.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL, and with `GUIX_OFFLOAD_UNAVAILABLE` if the
+ * journal cannot be read. That there is none is no failure.
+ */
+guix_offload_status guix_offload_journal_log(guix_offload_report **report,
+                                             const guix_offload_engine *engine,
+                                             size_t count,
+                                             guix_offload_error **error);
+
+/**
+ * Adds up the builds of this host, machine by machine, since its journal began: builds by what came of them,
+ * failures of the machine, bytes each way, time of each phase. Otherwise as `guix_offload_journal_log`. The member
+ * "machines" of the JSON has an object for each machine.
+ */
+guix_offload_status guix_offload_journal_stats(guix_offload_report **report,
+                                               const guix_offload_engine *engine,
+                                               guix_offload_error **error);
+
+/**
+ * Adds up the builds of this host as `guix_offload_journal_stats` does. The text of the report is what Prometheus
+ * reads, version 0.0.4 of its text format. No counter in it decreases, unless the journal is removed.
+ */
+guix_offload_status guix_offload_journal_metrics(guix_offload_report **report,
+                                                 const guix_offload_engine *engine,
+                                                 guix_offload_error **error);
 
 #ifdef __cplusplus
 }

@@ -48,21 +48,34 @@ static guix_offload_status choose(guix_offload_machines **selected, size_t *malf
 }
 
 typedef guix_offload_status question(guix_offload_report **, const guix_offload_engine *, const guix_offload_machines *,
+                                     guix_offload_answered_function, void *, const guix_offload_cancellation *,
                                      guix_offload_error **);
+
+/* How long a status that is watched stands, in seconds.  */
+#define WATCH_PAUSE 2
+
+/* Says that a machine has answered, or failed.  */
+static int say(void *data, const char *machine, const char *state)
+{
+    (void) data;
+    fprintf(stderr, "guix offload: %s: %s\n", machine, state);
+    return 0;
+}
 
 /* What a command line selects.  */
 struct selection {
     const char *file;    /* NULL: the one that Guix reads */
     const char *pattern; /* NULL: all machines */
-    int json;
+    int json, verbose, watch;
+    int again; /* this is not the first time */
 };
 
-/* Reads [FILE [REGEXP]] [--json] from the COUNT ARGUMENTS.  Returns 0, or MISUSE after having said why.  */
+/* Reads [FILE [REGEXP]] and options from the COUNT ARGUMENTS.  Returns 0, or MISUSE after having said why.  */
 static int select_machines(struct selection *selection, int count, char **arguments)
 {
     int only_names = 0, names = 0;
 
-    *selection = (struct selection) {NULL, NULL, 0};
+    *selection = (struct selection) {.file = NULL};
     for (int i = 0; i < count; i++) {
         const char *argument = arguments[i];
         if (only_names || argument[0] != '-') {
@@ -73,6 +86,10 @@ static int select_machines(struct selection *selection, int count, char **argume
             only_names = 1;
         } else if (strcmp(argument, "--json") == 0) {
             selection->json = 1;
+        } else if (strcmp(argument, "--verbose") == 0) {
+            selection->verbose = 1;
+        } else if (strcmp(argument, "--watch") == 0) {
+            selection->watch = 1;
         } else {
             fprintf(stderr, "guix offload: error: unknown option '%s'; see 'guix-offload --help'\n", argument);
             return MISUSE;
@@ -129,12 +146,15 @@ static int ask_all(const struct selection *selection, question *ask, const char 
     if (status == 0 && count == 0)
         status = nothing_to_ask(file, selection->pattern, malformed);
     if (status == 0) {
-        if (!selection->json)
+        int shows = selection->verbose || (isatty(STDERR_FILENO) && !selection->json && !selection->watch);
+        if (!selection->json && !selection->again)
             fprintf(stderr, "guix offload: %s %zu build machine%s defined in '%s'...\n", doing, count,
                     count == 1 ? "" : "s", file);
-        if (ask(&report, engine, machines, &error) != GUIX_OFFLOAD_OK) {
+        if (ask(&report, engine, machines, shows ? say : NULL, NULL, NULL, &error) != GUIX_OFFLOAD_OK) {
             status = fail(error);
         } else {
+            if (selection->watch && !selection->json && isatty(fileno(output)))
+                fputs("\033[H\033[2J", output);
             fputs(selection->json ? guix_offload_report_json(report) : guix_offload_report_text(report), output);
             status = guix_offload_report_failures(report) > 0 || malformed > 0;
             if (fflush(output) != 0) {
@@ -168,15 +188,23 @@ int test_machines(int count, char **arguments)
         return help(stdout);
     if (select_machines(&selection, count, arguments) != 0)
         return MISUSE;
-    return ask_all(&selection, guix_offload_farm_test, "testing", selection.json ? stdout : stderr);
+    if (selection.watch)
+        return unknown_option("--watch", "test");
+    return ask_all(&selection, guix_offload_farm_test_each, "testing", selection.json ? stdout : stderr);
 }
 
 int show_status(int count, char **arguments)
 {
     struct selection selection;
+    int status;
     if (wants_help(count, arguments))
         return help(stdout);
     if (select_machines(&selection, count, arguments) != 0)
         return MISUSE;
-    return ask_all(&selection, guix_offload_farm_status, "getting status of", stdout);
+    while ((status = ask_all(&selection, guix_offload_farm_status_each, "getting status of", stdout)) != MISUSE
+           && selection.watch) {
+        selection.again = 1;
+        sleep(WATCH_PAUSE);
+    }
+    return status;
 }

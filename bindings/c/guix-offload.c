@@ -73,14 +73,27 @@ int fail(guix_offload_error *error)
 
 int help(FILE *output)
 {
-    fputs("Usage: guix-offload test [FILE [REGEXP]] [--json]\n"
-          "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n\n"
-          "  guix-offload status [FILE [REGEXP]] [--json]\n"
-          "      Show how they are doing, and what the keeper does.\n"
+    fputs("Usage: guix-offload test [FILE [REGEXP]] [--json] [--verbose]\n"
+          "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n"
+          "On a terminal, or with --verbose, say so as each machine answers.\n\n"
+          "  guix-offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]\n"
+          "      Show how they are doing, and what the keeper does.  With --watch, again\n"
+          "      every 2 seconds, until interrupted.\n"
           "  guix-offload keeper status [--json]\n"
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"
           "      Have it end once its builds are done.  The next build starts another one.\n"
+          "  guix-offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]\n"
+          "      Describe a machine for machines.scm.  Log in only if ssh knows its host\n"
+          "      key, or --accept names it.\n"
+          "  guix-offload authorize MACHINE [FILE] [--yes] [--json]\n"
+          "      Have this host and MACHINE accept what the other one signs, once you\n"
+          "      agree, and test it.\n"
+          "  guix-offload log [COUNT] [--json]\n"
+          "      Show the last COUNT builds of this host that are over, 20 by default;\n"
+          "      0: all that are recorded.\n"
+          "  guix-offload stats [--json | --prometheus]\n"
+          "      Show what they add up to, machine by machine.\n"
           "  guix-offload offload SYSTEM MAX-SILENT-TIME PRINT-TRACE TIMEOUT\n"
           "      Process build offload requests written on the standard input, possibly\n"
           "      offloading builds to the machines listed in machines.scm.  This is what\n"
@@ -149,6 +162,9 @@ static int is_version(const char *word)
 static int is_own(const char *word)
 {
     return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
+           || strcmp(word, "log") == 0 || strcmp(word, "stats") == 0
+           || strcmp(word, "scan") == 0
+           || strcmp(word, "authorize") == 0
            || is_help(word) || is_version(word);
 }
 
@@ -171,6 +187,14 @@ int main(int argc, char **argv)
         return show_status(argc - 2, argv + 2);
     if (argc > 1 && strcmp(argv[1], "keeper") == 0)
         return keeper(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "scan") == 0)
+        return scan(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "authorize") == 0)
+        return authorize(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "log") == 0)
+        return show_log(argc - 2, argv + 2);
+    if (argc > 1 && strcmp(argv[1], "stats") == 0)
+        return show_stats(argc - 2, argv + 2);
     if (argc == 2 && is_help(argv[1]))
         return help(stdout);
     if (argc == 2 && is_version(argv[1]))

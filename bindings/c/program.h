@@ -24,5 +24,21 @@ int fail(guix_offload_error *error);
 int test_machines(int count, char **arguments);
 int show_status(int count, char **arguments);
 
+/* Says that COMMAND has no such OPTION.  */
+int unknown_option(const char *option, const char *command);
+
+/* Prints REPORT to the standard output, as text or as JSON, and frees it.  */
+int print_report(guix_offload_report *report, int json);
+
+/* guix-offload log, and stats, with the COUNT arguments that follow.  */
+int show_log(int count, char **arguments);
+int show_stats(int count, char **arguments);
+
+/* guix-offload scan, with the COUNT arguments that follow.  */
+int scan(int count, char **arguments);
+
+/* guix-offload authorize, with the COUNT arguments that follow.  */
+int authorize(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -655,26 +655,73 @@ inline bool stop_keeper(const engine& engine)
 
 // All machines at once: test, status
 
+// Is told the name and the state of a machine that has answered, or failed; otherwise as progress_function.
+using answered_function = std::function<bool(const char* machine, const char* state)>;
+
 // What was found out about machines, each of which has an index, below size().
 class report {
 public:
     // Tests all machines, ...
     static report test(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_test_cancellable, engine.get(), machines.get(),
-                                          detail::get(cancellation)));
+        return each(guix_offload_farm_test_each, engine, machines, nullptr, cancellation);
+    }
+    static report test(const engine& engine, const machines& machines, const answered_function& answered,
+                       const cancellation* cancellation = nullptr)
+    {
+        return each(guix_offload_farm_test_each, engine, machines, answered, cancellation);
     }
     // ... or asks how they are doing.
     static report status(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_status_cancellable, engine.get(), machines.get(),
-                                          detail::get(cancellation)));
+        return each(guix_offload_farm_status_each, engine, machines, nullptr, cancellation);
+    }
+    static report status(const engine& engine, const machines& machines, const answered_function& answered,
+                         const cancellation* cancellation = nullptr)
+    {
+        return each(guix_offload_farm_status_each, engine, machines, answered, cancellation);
     }
 
     // What the keeper is doing, without a machine.
     static report keeper(const engine& engine)
     {
         return report(detail::make<owner>(guix_offload_keeper_status, engine.get()));
+    }
+
+    // A machine that no machine file has yet: its text is a form for that; empty strings: not given.
+    static report scan(const engine& engine, const std::string& host, const std::string& user = "",
+                       const std::string& accepted = "", const std::string& private_key = "")
+    {
+        auto given = [](const std::string& text) { return text.empty() ? nullptr : detail::c(text); };
+        return report(detail::make<owner>(guix_offload_scan, engine.get(), detail::c(host), given(user),
+                                          given(accepted), given(private_key)));
+    }
+
+    // The signing keys of this host and of the machine, ...
+    static report authorize(const engine& engine, machine_view machine)
+    {
+        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), nullptr));
+    }
+    // ... and once the user has confirmed those that a report shows, their exchange, and a test of the machine.
+    static report authorize(const engine& engine, machine_view machine, const report& confirmed)
+    {
+        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), confirmed.get()));
+    }
+
+    // The last builds of this host that are over; 0: all that its journal has.
+    static report log(const engine& engine, std::size_t count = 0)
+    {
+        return report(detail::make<owner>(guix_offload_journal_log, engine.get(), count));
+    }
+    // What they add up to, machine by machine, ...
+    static report stats(const engine& engine)
+    {
+        return report(detail::make<owner>(guix_offload_journal_stats, engine.get()));
+    }
+    // ... and the same as a text for Prometheus.
+    static report metrics(const engine& engine)
+    {
+        return report(detail::make<owner>(guix_offload_journal_metrics, engine.get()));
     }
 
     // All of it, for people, and for programs.
@@ -731,6 +778,19 @@ public:
 
 private:
     using owner = detail::owner<guix_offload_report, guix_offload_report_free>;
+    using question = guix_offload_status (*)(guix_offload_report**, const guix_offload_engine*,
+                                             const guix_offload_machines*, guix_offload_answered_function, void*,
+                                             const guix_offload_cancellation*, guix_offload_error**);
+    static report each(question ask, const engine& engine, const machines& machines, const answered_function& answered,
+                       const cancellation* cancellation)
+    {
+        detail::callback<answered_function> callback{answered, nullptr};
+        guix_offload_report* made = nullptr;
+        callback.check(ask, &made, engine.get(), machines.get(),
+                       answered ? detail::callback<answered_function>::call<const char*, const char*> : nullptr,
+                       callback.data(), detail::get(cancellation));
+        return report(owner(made));
+    }
     explicit report(owner handle) noexcept : handle_(std::move(handle)) {}
     const guix_offload_report* get() const noexcept { return handle_.get(); }
     owner handle_;

@@ -219,6 +219,8 @@ static void testReports(const std::string& state)
     list.add(makeMachine().set_port(1).set_private_key("/nowhere/key").set_parallel_builds(2));
     CHECK(report::test(e, machines()).size() == 0);
     CHECK(report::keeper(e).text() == "no keeper is running\n" && !stop_keeper(e));
+    CHECK(!report::log(e).text().empty() && report::log(e, 5).json().find("{\"schema\":1,\"builds\":[") == 0);
+    CHECK(report::stats(e).size() == 0 && report::metrics(e).text().find("# HELP guix_offload_") == 0);
     for (const report& r : {report::test(e, list), report::status(e, list)}) {
         CHECK(r.size() == 1 && r.failures() == 1 && r.machine(0).parallel_builds() == 2);
         CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"machines\"") == 1);
@@ -227,6 +229,21 @@ static void testReports(const std::string& state)
         CHECK(r.passed(0, 0) == nullptr && r.note(0, 0) == nullptr && r.note_hint(0, 0) == nullptr);
         CHECK(r.slots_taken(1) == -1 && r.free_space(0) == 0 && r.clock_difference(0) == 0);
         CHECK((r.guix_version(0) + r.kernel(0) + r.architecture(0) + r.host_name(0)).empty());
+    }
+    CHECK(failure([&] { report::scan(e, "a b"); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    CHECK(failure([&] { report::scan(e, "127.0.0.1:1", "u"); }).code() == GUIX_OFFLOAD_UNAVAILABLE);
+    e.set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, state);
+    machine m = makeMachine();
+    CHECK(failure([&] { report::authorize(e, m.view()); }).code() == GUIX_OFFLOAD_STORE);
+    CHECK(failure([&] { report::authorize(e, m.view(), report::log(e)); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    std::string told;
+    auto tell = [&](const char* name, const char* state) { told += std::string(name) + state + " "; return true; };
+    CHECK(report::test(e, list, tell).failures() == 1 && report::status(e, list, tell).failures() == 1);
+    std::string one = list[0].name() + "misconfigured ";
+    CHECK(told == one + one);
+    auto enough = [](const char*, const char*) -> bool { throw std::runtime_error("enough"); };
+    try { report::status(e, list, enough); CHECK(false); } catch (const std::runtime_error& x) {
+        CHECK(std::string(x.what()) == "enough");
     }
     hook(e).set_machine_file("/nowhere").set_machines(list);
 }

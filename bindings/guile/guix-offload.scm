@@ -64,6 +64,11 @@
             offload-machines-status
             offload-keeper-status
             offload-stop-keeper!
+            offload-scan-machine
+            offload-authorize-machine
+            offload-log
+            offload-stats
+            offload-metrics
             offload-report? offload-report-text offload-report-json offload-report-failures offload-report->list
 
             offload-machine-report?
@@ -695,12 +700,17 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
 (define-handle-predicate offload-report? 'report
   "Is OBJECT a offload-report?")
 
-(define-foreign farm-test int "guix_offload_farm_test_cancellable"
-  'out 'engine 'machines '(maybe cancellation) 'out)
-(define-foreign farm-status int "guix_offload_farm_status_cancellable"
-  'out 'engine 'machines '(maybe cancellation) 'out)
+(define-foreign farm-test int "guix_offload_farm_test_each"
+  'out 'engine 'machines 'callback 'data '(maybe cancellation) 'out)
+(define-foreign farm-status int "guix_offload_farm_status_each"
+  'out 'engine 'machines 'callback 'data '(maybe cancellation) 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
+(define-foreign scan int "guix_offload_scan" 'out 'engine 'string '(maybe string) '(maybe string) '(maybe string) 'out)
+(define-foreign authorize int "guix_offload_authorize" 'out 'engine 'machine '(maybe report) 'out)
+(define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
+(define-foreign journal-stats int "guix_offload_journal_stats" 'out 'engine 'out)
+(define-foreign journal-metrics int "guix_offload_journal_metrics" 'out 'engine 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
 (define-foreign report-count size_t "guix_offload_report_count" 'report)
 (define-foreign report-machine '* "guix_offload_report_machine" 'report size_t)
@@ -730,22 +740,30 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
   (offload-report-json "guix_offload_report_json"
     "A report for programs: a line of JSON."))
 
-(define (call-for-report procedure engine machines cancellation)
-  (call-with-machines machines
-    (lambda (machines)
-      (call-stoppably (lambda (cancellation)
-                        (call-for-handle 'report report-free procedure engine machines cancellation))
-                      cancellation))))
+(define (call-for-report procedure engine machines answered cancellation)
+  (define (ask answered)
+    (call-with-machines machines
+      (lambda (machines)
+        (call-stoppably (lambda (cancellation)
+                          (call-for-handle 'report report-free procedure engine machines answered #f cancellation))
+                        cancellation))))
+  (if answered
+      (with-callback (list '* '* '*)
+                     (lambda (data machine state)
+                       (answered (pointer->text machine) (pointer->text state)))
+                     ask)
+      (ask #f)))
 
-(define-typed (offload-test-machines engine machines #:optional cancellation)
-  "Test all MACHINES at once, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
-  (call-for-report farm-test engine machines cancellation))
+(define-typed (offload-test-machines engine machines #:key answered cancellation)
+  "Test all MACHINES at once, and return a report.  ANSWERED, if not #f, is called with the name and the state of each
+machine as soon as its test is over; it cancels by returning #f."
+  ((engine 'engine) (machines (list-of 'machine)) (answered (maybe 'procedure)) (cancellation (maybe 'cancellation)))
+  (call-for-report farm-test engine machines answered cancellation))
 
-(define-typed (offload-machines-status engine machines #:optional cancellation)
-  "Ask all MACHINES at once how they are doing, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
-  (call-for-report farm-status engine machines cancellation))
+(define-typed (offload-machines-status engine machines #:key answered cancellation)
+  "Ask all MACHINES at once how they are doing, and return a report.  ANSWERED is as for `offload-test-machines'."
+  ((engine 'engine) (machines (list-of 'machine)) (answered (maybe 'procedure)) (cancellation (maybe 'cancellation)))
+  (call-for-report farm-status engine machines answered cancellation))
 
 (define-typed (offload-keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."
@@ -756,6 +774,33 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
   "Have the keeper end once its builds are done.  Return #f if none is running."
   ((engine 'engine))
   (= 1 (call-for-integer keeper-stop engine)))
+
+(define-typed (offload-scan-machine engine host #:key user accepted private-key)
+  "Return a report on HOST, \"NAME\" or \"NAME:PORT\", which no machine file has yet.  Its text is a form for that file.
+Log in as USER, root if that is #f, but only if ssh knows the host key, or ACCEPTED is its fingerprint."
+  ((engine 'engine) (host 'string) (user (maybe 'string)) (accepted (maybe 'string)) (private-key (maybe 'string)))
+  (call-for-handle 'report report-free scan engine host user accepted private-key))
+
+(define-typed (offload-authorize-machine engine machine #:key confirmed)
+  "Return a report on MACHINE, the text of which has its signing key and that of this host.  It fails unless each of the
+two accepts what the other one signs.  If CONFIRMED is such a report, see to that for the keys in it, and test MACHINE."
+  ((engine 'engine) (machine 'machine) (confirmed (maybe 'report)))
+  (call-for-handle 'report report-free authorize engine machine confirmed))
+
+(define-typed (offload-log engine #:optional (count 0))
+  "Return a report on no machine: the last COUNT builds of this host that are over; if that is 0, all of its journal."
+  ((engine 'engine) (count size_t))
+  (call-for-handle 'report report-free journal-log engine count))
+
+(define-typed (offload-stats engine)
+  "Return a report on no machine: what the builds of this host add up to, machine by machine."
+  ((engine 'engine))
+  (call-for-handle 'report report-free journal-stats engine))
+
+(define-typed (offload-metrics engine)
+  "Return a report on no machine, the text of which has what `offload-stats' says, for Prometheus."
+  ((engine 'engine))
+  (call-for-handle 'report report-free journal-metrics engine))
 
 (define-record <offload-machine-report> make-machine-report
   (offload-machine-report? "Is OBJECT the report on one offload-machine?")

@@ -53,6 +53,11 @@ impl Acl {
         }
     }
 
+    /// Reads the list from `text`, the contents of `file` of some host.
+    pub fn parse(file: &Path, text: &[u8]) -> Result<Self> {
+        Ok(Acl { file: file.into(), keys: parse(text)? })
+    }
+
     /// Returns whether archives that `key` signed may enter the store.
     pub fn authorizes(&self, key: &PublicKey) -> bool {
         self.keys.contains(key)
@@ -96,6 +101,15 @@ pub struct PublicKey(Sexp);
 impl PublicKey {
     pub(super) fn new(key: &Sexp) -> Self {
         PublicKey(key.clone())
+    }
+
+    /// Reads a key as `signing-key.pub` has it.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let key = Sexp::parse(text)?;
+        match key.data(0) {
+            Some(b"public-key") => Ok(PublicKey(key)),
+            _ => Err(Error::new(ErrorKind::Untrusted, "it is no public key")),
+        }
     }
 }
 

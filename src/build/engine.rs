@@ -2,7 +2,7 @@
 //! The engine behind all entry points of this library. This file decides about builds; `run` does them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -221,7 +221,7 @@ impl Engine {
         let candidates = self.candidates(machines, &request.requirements)?;
         Ok(candidates.map(|candidates| {
             let request = request.clone();
-            Accepted { request, candidates, lease: None, spot: None }
+            Accepted { request, candidates, lease: None, spot: None, asked: Instant::now() }
         }))
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! A build as the engine is asked for it, and the answers.
 
+use std::time::Instant;
+
 use crate::choose::queue::Place;
 use crate::choose::{Candidates, Lease};
 use crate::daemon::BuildOptions;
@@ -67,6 +69,8 @@ pub struct Accepted {
     pub(super) candidates: Candidates,
     pub(super) lease: Option<Box<Lease>>,
     pub(super) spot: Option<Spot>,
+    /// When the build was asked for.
+    pub(super) asked: Instant,
 }
 
 /// A place in the queue, and whom it is for.

@@ -12,6 +12,7 @@ use crate::daemon::BuildOptions;
 use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::BuildMachine;
+use crate::report::journal::tally::{Tallied, Tally};
 use crate::report::log::Logged;
 use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
@@ -75,9 +76,15 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let derivation = accepted.request.derivation.clone();
-        let mut logged = Logged::new(observer, self.common.log.as_ref(), Some(&derivation));
+        let mut tally = Tally::new(&derivation, "choose", accepted.asked);
+        if let Some(lease) = &accepted.lease {
+            tally.resume(&lease.remote.machine().name, "query");
+        }
+        let mut tallied = Tallied::new(observer, &mut tally);
+        let mut logged = Logged::new(&mut tallied, self.common.log.as_ref(), Some(&derivation));
         let result = self.try_machines(accepted, work, registrar, cancel, &mut logged);
         logged.failed(&result);
+        self.common.write_down(tally, result.as_ref().err());
         result
     }
 
@@ -89,7 +96,7 @@ impl Engine {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let Accepted { request: Request { derivation, is_patient, .. }, mut candidates, mut lease, mut spot } =
+        let Accepted { request: Request { derivation, is_patient, .. }, mut candidates, mut lease, mut spot, .. } =
             accepted;
         let Work { inputs: mut items, outputs, options } = work;
         if !items.contains(&derivation) {

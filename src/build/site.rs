@@ -20,6 +20,8 @@ use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
 use crate::machine::BuildMachine;
 use crate::remote::{Connecting, Connection, Line, build_all_rounds};
+use crate::report::journal;
+use crate::report::journal::tally::{Tallied, Tally};
 use crate::report::log::{Log, Logged};
 use crate::report::phases::PhaseTimer;
 use crate::report::{Event, Observer};
@@ -83,6 +85,12 @@ impl Common {
         Ok(answer)
     }
 
+    /// Writes a build that is over into the journal. If that fails, there is no entry: no build fails for that.
+    /// `failure` says why it failed.
+    pub fn write_down(&self, tally: Tally, failure: Option<&Error>) {
+        let _ = journal::file::append(&self.resources.directories.offload_state(), tally.end(failure));
+    }
+
     /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are
     /// old; otherwise the pool releases them, unless the next build comes soon.
     fn keep(&self, mut remote: Box<dyn Connection>) {
@@ -116,13 +124,15 @@ pub struct Site {
     since: Instant,
     cancel: Cancel,
     guard: Guard,
+    /// What is known of a build whose steps are done one by one.
+    steps: Option<Tally>,
 }
 
 impl Site {
     /// Returns the site of the machine that was chosen. `cancel` stops the work there.
     pub fn of(common: &Arc<Common>, lease: Lease, cancel: &Cancel) -> Self {
         let Lease { remote, slot, since, guard, .. } = lease;
-        Site { common: Arc::clone(common), remote, slot: Some(slot), since, cancel: cancel.clone(), guard }
+        Site { common: Arc::clone(common), remote, slot: Some(slot), since, cancel: cancel.clone(), guard, steps: None }
     }
 
     /// Connects to `machine`, without a slot. Makes use of the address and the link speed that are remembered of it.
@@ -138,7 +148,7 @@ impl Site {
         }
         remote.set_slow_link(history.slow_link());
         let (common, since, cancel) = (Arc::clone(common), clock.now(), cancel.clone());
-        Ok(Site { common, remote, slot: None, since, cancel, guard })
+        Ok(Site { common, remote, slot: None, since, cancel, guard, steps: None })
     }
 
     /// Returns the machine.
@@ -216,7 +226,8 @@ impl Site {
         })
     }
 
-    /// Does one `step`, for a caller who does the steps one by one. Trace and log note it as `phase`.
+    /// Does one `step`, for a caller who does the steps one by one. Trace and log note it as `phase`. A step that
+    /// fails, or retrieves, is the last one of its build, which the journal gets then.
     fn timed<T>(
         &mut self,
         task: &Task,
@@ -225,13 +236,24 @@ impl Site {
         step: impl FnOnce(&mut Site, &mut LocalGuix, &mut dyn Observer) -> Result<T>,
     ) -> Result<T> {
         let (common, name) = (Arc::clone(&self.common), self.machine().name.clone());
-        let mut logged = Logged::new(observer, common.log.as_ref(), Some(task.derivation));
+        let before = self.steps.take().filter(|tally| tally.is_of(task.derivation));
+        let mut tally = before.unwrap_or_else(|| Tally::new(task.derivation, "", Instant::now()));
+        tally.resume(&name, phase);
+        let mut tallied = Tallied::new(observer, &mut tally);
+        let mut logged = Logged::new(&mut tallied, common.log.as_ref(), Some(task.derivation));
         let mut timer = PhaseTimer::new(&mut logged, common.trace.as_ref(), task.derivation, &name, phase);
         let result = self.with_local(&mut timer, step);
         if result.is_ok() {
             timer.end();
         }
         logged.failed(&result);
+        match result.as_ref().err() {
+            None if phase != "inspect" => {
+                tally.pause();
+                self.steps = Some(tally);
+            }
+            failure => common.write_down(tally, failure),
+        }
         result
     }
 

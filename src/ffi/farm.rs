@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! All machines at once: tested, or asked how they are.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::null;
-use std::time::Duration;
 
 use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::engine::guix_offload_engine;
@@ -13,13 +12,11 @@ use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
 use super::string::{for_c, or_null};
-use crate::doors::farm::{self, MachineState, Report, json, text};
+use crate::doors::farm::authorize::Keys;
+use crate::doors::farm::{self, Check, MachineState, Report, check, json, text};
 use crate::doors::keeper;
 use crate::doors::keeper::activity::KeeperReport;
-use crate::ground::cancel::Cancel;
-use crate::ground::directories::Directories;
-use crate::ground::error::Result;
-use crate::machine::BuildMachine;
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::report::lines;
 
 /// A report about machines, each of which has an index, counted from 0. It does not change: any number of threads may
@@ -31,6 +28,8 @@ pub struct guix_offload_report {
     machines: Vec<Entry>,
     text: CString,
     json: CString,
+    /// Keys that it shows.
+    pub(super) keys: Option<Keys>,
 }
 
 /// What was found out about one machine, as C sees it.
@@ -51,7 +50,18 @@ impl guix_offload_report {
     /// Takes reports on machines, and one on the keeper if there is one. `text` is for people.
     pub(super) fn new(reports: Vec<Report>, keeper: Option<&KeeperReport>, text: &str) -> Self {
         let json = for_c(&json::report(&reports, keeper));
-        guix_offload_report { machines: reports.into_iter().map(Entry::new).collect(), text: for_c(text), json }
+        guix_offload_report {
+            machines: reports.into_iter().map(Entry::new).collect(),
+            text: for_c(text),
+            json,
+            keys: None,
+        }
+    }
+
+    /// Takes reports on machines, and what to say to people and to programs.
+    pub(super) fn with_texts(reports: Vec<Report>, text: &str, json: &str) -> Self {
+        let machines = reports.into_iter().map(Entry::new).collect();
+        guix_offload_report { machines, text: for_c(text), json: for_c(json), keys: None }
     }
 }
 
@@ -75,6 +85,15 @@ impl Entry {
     }
 }
 
+/// A function that is called when a machine has answered, or failed: with its name, and the word or two that
+/// `guix_offload_report_state` returns. Both live for the call. The thread that asks makes the call, and waits for it:
+/// the function must return soon. It must not throw or jump out. It returns 0 to go on; anything else cancels the call
+/// that calls it.
+pub type guix_offload_answered_function =
+    Option<unsafe extern "C" fn(data: *mut c_void, machine: *const c_char, state: *const c_char) -> c_int>;
+
+type CAnswered = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> c_int;
+
 export! {
     /// Tests all `machines` at the same time, each of them once. A test checks that the machine can be connected to,
     /// has a Guix that works, imports what this host signs, and signs what this host imports. It leaves two small items
@@ -89,21 +108,25 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, null(), farm::test, |reports, _| text::test(reports))
+        make_report(report, engine, machines, check::test, None, null(), |reports, _| text::test(reports))
     }
 }
 
 export! {
-    /// Tests all `machines` as `guix_offload_farm_test`. `cancellation` may be NULL; otherwise it stops this call,
-    /// which then fails with `GUIX_OFFLOAD_CANCELLED`.
-    pub fn guix_offload_farm_test_cancellable(
+    /// Tests all `machines` as `guix_offload_farm_test` does, and calls `answered` once for each as soon as its test is
+    /// over. NULL for `answered`: nothing is called. `cancellation` may be NULL; otherwise it stops this call. Fails
+    /// also with `GUIX_OFFLOAD_CANCELLED` if that happens or `answered` cancels.
+    pub fn guix_offload_farm_test_each(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
         machines: *const guix_offload_machines,
+        answered: guix_offload_answered_function,
+        data: *mut c_void,
         cancellation: *const guix_offload_cancellation,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, cancellation, farm::test, |reports, _| text::test(reports))
+        let answered = answered.map(|answered| (answered, data));
+        make_report(report, engine, machines, check::test, answered, cancellation, |reports, _| text::test(reports))
     }
 }
 
@@ -116,25 +139,28 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, null(), farm::status, describe_status)
+        make_report(report, engine, machines, check::status, None, null(), status_text)
     }
 }
 
 export! {
-    /// Asks all `machines` for their state as `guix_offload_farm_status`. `cancellation` may be NULL; otherwise it
-    /// stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
-    pub fn guix_offload_farm_status_cancellable(
+    /// Asks all `machines` as `guix_offload_farm_status` does, and calls `answered` once for each as soon as it has
+    /// answered or failed. `answered` and `cancellation` are as for `guix_offload_farm_test_each`.
+    pub fn guix_offload_farm_status_each(
         report: *mut *mut guix_offload_report,
         engine: *const guix_offload_engine,
         machines: *const guix_offload_machines,
+        answered: guix_offload_answered_function,
+        data: *mut c_void,
         cancellation: *const guix_offload_cancellation,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, cancellation, farm::status, describe_status)
+        let answered = answered.map(|answered| (answered, data));
+        make_report(report, engine, machines, check::status, answered, cancellation, status_text)
     }
 }
 
-fn describe_status(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
+fn status_text(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
     let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
     text::status(reports) + &keeper.unwrap_or_default()
 }
@@ -146,22 +172,30 @@ export! {
     }
 }
 
-/// A function that examines machines.
-type Examine = fn(&Directories, &[BuildMachine], Duration, &Cancel) -> Result<Vec<Report>>;
-
 /// Examines machines and hands the report to the caller.
 fn make_report(
     report: *mut *mut guix_offload_report,
     engine: *const guix_offload_engine,
     machines: *const guix_offload_machines,
+    check: Check,
+    answered: Option<(CAnswered, *mut c_void)>,
     cancellation: *const guix_offload_cancellation,
-    examine: Examine,
     describe: fn(&[Report], Option<&KeeperReport>) -> String,
 ) -> Result<()> {
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
-    let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT, &cancel_of(cancellation))?;
+    let mut tell = |report: &Report| {
+        let Some((answered, data)) = answered else { return Ok(()) };
+        let (name, state) = (for_c(&report.machine.name), for_c(text::state(report)));
+        // SAFETY: both live for the call, and the header demands the rest.
+        match unsafe { answered(data, name.as_ptr(), state.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(Error::new(ErrorKind::Cancelled, "cancelled by the caller")),
+        }
+    };
+    let cancel = cancel_of(cancellation);
+    let reports = farm::examine(engine.directories(), &machines, farm::TIME_LIMIT, check, &cancel, &mut tell)?;
     let keeper = keeper::reach::inspect(engine.directories());
     // The keeper is a side issue here: one that does not answer is no reason to fail.
     let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));

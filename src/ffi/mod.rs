@@ -13,6 +13,8 @@
 //! - [`hook`]: a complete build hook
 //! - [`keeper`]: the process that keeps connections open for the hooks of this host
 //! - [`farm`]: all machines at once, tested or asked how they are
+//! - [`setup`]: machines that are new
+//! - [`journal`]: the builds that are over, and what they add up to
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
 //! panic crosses, so that neither can be forgotten.
@@ -27,11 +29,13 @@ pub mod error;
 pub mod farm;
 pub mod hook;
 pub mod job;
+pub mod journal;
 pub mod keeper;
 pub mod machine;
 pub mod machines;
 pub mod refusals;
 pub mod request;
+pub mod setup;
 pub mod version;
 
 mod descriptor;

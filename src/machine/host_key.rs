@@ -52,6 +52,23 @@ impl HostKey {
         Ok(HostKey { algorithm: algorithm.to_string(), blob })
     }
 
+    /// Reads a key as SSH sends it.
+    pub fn from_blob(blob: &[u8]) -> Result<Self> {
+        let named =
+            blob.split_first_chunk::<4>().and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize));
+        let algorithm = named.and_then(|name| std::str::from_utf8(name).ok());
+        match algorithm {
+            Some(algorithm) => Self::parse(&format!("{algorithm} {}", STANDARD.encode(blob))),
+            None => Err(Error::new(ErrorKind::Protocol, "the server's host key is no key")),
+        }
+    }
+
+    /// Returns a key of the type `algorithm` that no server has.
+    pub fn of_nobody(algorithm: &str) -> Self {
+        let length = (algorithm.len() as u32).to_be_bytes();
+        HostKey { algorithm: algorithm.into(), blob: [&length[..], algorithm.as_bytes(), &[0; 4]].concat() }
+    }
+
     /// Returns the key's type, such as `ssh-ed25519`.
     pub fn algorithm(&self) -> &str {
         &self.algorithm

@@ -306,6 +306,13 @@ impl Remote {
         Ok(&self.probe)
     }
 
+    /// Runs `program` with the machine's `sh`, without input, and returns the beginning of what it prints. It has
+    /// `limit` for that.
+    pub fn run(&self, program: &str, limit: Duration) -> Result<String> {
+        let mut channel = shell::start(&self.session, program);
+        shell::answer(&mut channel, limit, "running a command").map_err(|e| self.on_this_machine(e))
+    }
+
     /// Asks what kind of machine it is, in more detail than a build needs.
     pub fn survey(&self) -> Result<Survey> {
         survey::survey(&self.session, self.limits.step).map_err(|e| self.on_this_machine(e))

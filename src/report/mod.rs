@@ -2,6 +2,7 @@
 //! The events of a build, and the observers that report them to the caller who asked for it.
 
 pub mod console;
+pub mod journal;
 pub mod json;
 pub mod lines;
 pub mod log;

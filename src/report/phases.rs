@@ -44,6 +44,21 @@ fn open_file(name: &Path) -> Result<File> {
         .map_err(|error| error.hint(format!("unset {VARIABLE}, or name a file that can be written")))
 }
 
+/// Returns the phase that begins with `event`, if one does. `done` is no phase.
+pub fn phase_after(event: &Event<'_>) -> Option<&'static str> {
+    Some(match event {
+        Event::Chosen { .. } => "query",
+        Event::Sending { .. } => "send",
+        Event::Building { .. } => "build",
+        Event::Built => "inspect",
+        Event::Retrieving { .. } => "retrieve",
+        Event::Received => "register",
+        Event::Retrying { .. } => "choose",
+        Event::Done { .. } => "done",
+        _ => return None,
+    })
+}
+
 /// An observer that records the phases of one build, if there is a trace file, and passes events on to another
 /// observer.
 pub struct PhaseTimer<'a> {
@@ -98,19 +113,12 @@ impl<'a> PhaseTimer<'a> {
 impl Observer for PhaseTimer<'_> {
     fn event(&mut self, event: &Event<'_>) {
         match *event {
-            Event::Chosen { machine } => {
-                self.machine = machine.to_string();
-                self.enter("query");
-            }
-            Event::Sending { .. } => self.enter("send"),
-            Event::Building { .. } => self.enter("build"),
-            Event::Built => self.enter("inspect"),
-            Event::Retrieving { .. } => self.enter("retrieve"),
-            Event::Received => self.enter("register"),
-            Event::Retrying { .. } => self.enter("choose"),
-            Event::Done { .. } => self.enter("done"),
+            Event::Chosen { machine } => self.machine = machine.to_string(),
             Event::Transferred { bytes } => self.bytes = bytes,
             _ => {}
+        }
+        if let Some(next) = phase_after(event) {
+            self.enter(next);
         }
         self.inner.event(event);
     }

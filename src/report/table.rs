@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Tables for people.
+//! Tables for people, and the sizes in them.
 
 use std::fmt::Write;
 
@@ -15,6 +15,15 @@ pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
         writeln!(text, "{}", line.trim_end()).unwrap_or_default();
     }
     text
+}
+
+/// Returns a number of bytes with a unit, as Guix prints it.
+pub fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::session::{ChannelRequest, SharedSession};
 use super::socket_buffer::SocketBuffer;
 use super::tcp::{self, Connected};
 use crate::ground::error::{Error, ErrorKind, Result};
-use crate::machine::fingerprint;
+use crate::machine::{HostKey, fingerprint};
 
 /// Ciphers, fastest first, as measured with libssh2.
 const CIPHERS: &str = "chacha20-poly1305@openssh.com,aes256-gcm@openssh.com,aes128-gcm@openssh.com,\
@@ -94,6 +94,17 @@ pub fn connect(link: &SharedSession, limits: ConnectLimits) -> Result<SshConnect
         link.pause(pause.mul_f64(0.5 + fastrand::f64()))?;
         pause = (pause * 2).min(PAUSES[1]);
     }
+}
+
+/// Connects to the machine of `link`, and returns the host key that its server shows: of the type of the pinned one,
+/// whichever key that is. Does not log in.
+pub fn shown_host_key(link: &SharedSession, limits: ConnectLimits) -> Result<HostKey> {
+    let greeting_until = Some(Instant::now() + limits.step);
+    let mut connecting = Connecting { link, limits, connection: start(link, limits)?, greeting_until };
+    connecting.exchange_keys()?;
+    let name = &link.machine.name;
+    let key = connecting.connection.session.host_key();
+    HostKey::from_blob(&key.ok_or_else(|| Error::new(ErrorKind::Protocol, format!("'{name}' sent no host key")))?)
 }
 
 /// Opens a TCP connection to the machine of `link`, and sends nothing yet.

@@ -32,4 +32,4 @@ pub fn prepare() {
 }
 
 pub use channel::{Channel, StallListener};
-pub use session::{STEPS, Session, after};
+pub use session::{STEPS, Session, after, shown_host_key};

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::channel::{Channel, ChannelEnd, StallListener, Stalls};
-use super::connect::{ConnectLimits, check_wanted};
+use super::connect::{self, ConnectLimits, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::{RawChannel, Stop, encode_string};
 use super::raw_session::RawSession;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::thread;
-use crate::machine::BuildMachine;
+use crate::machine::{BuildMachine, HostKey};
 
 /// Time limit of connecting to a machine, as a multiple of the limit of each of its steps.
 pub const STEPS: u32 = 4;
@@ -221,6 +221,17 @@ impl Session {
     fn link(&self) -> &SharedSession {
         &self.handle.link
     }
+}
+
+/// Returns the host key that the SSH server of `machine` shows: of the type of the pinned one, whichever key that is.
+/// Does not log in. Each of the machine's answers may take `step`, and all of them together [`STEPS`] times that.
+///
+/// Fails with [`ErrorKind::HostKey`] if the server has no key of that type, and else as [`Session::wait_ready`] does.
+pub fn shown_host_key(machine: &BuildMachine, step: Duration) -> Result<HostKey> {
+    super::prepare();
+    let limits = ConnectLimits { step, until: after(step.saturating_mul(STEPS)) };
+    let link = SharedSession::new(machine, None)?;
+    connect::shown_host_key(&link, limits).map_err(|error| error.on_machine(&machine.name))
 }
 
 /// Time that stands for one that is too long to count: a year.

@@ -4,6 +4,7 @@
 //! cargo test --offline --test farm -- --test-threads=1`.
 
 mod abi;
+mod administration;
 mod builds;
 mod collected;
 mod commands;

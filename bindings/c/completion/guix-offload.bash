@@ -3,7 +3,8 @@
 
 _guix_offload()
 {
-    local commands='test status keeper offload' options='--json --help --version'
+    local commands='test status keeper scan authorize log stats offload'
+    local options='--json --verbose --watch --prometheus --accept --key --yes --help --version'
     local current=${COMP_WORDS[COMP_CWORD]} file command words
     words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
     [ "${words[0]}" != offload ] || words=("${words[@]:1}")
@@ -19,6 +20,7 @@ _guix_offload()
         '')
             mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current")
             ;;
+        scan | authorize | log | stats) ;;
         keeper)
             mapfile -t COMPREPLY < <(compgen -W 'status stop' -- "$current")
             ;;

@@ -6,10 +6,20 @@ local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
     'keeper:show what the keeper does, or have it end'
+    'scan:describe a machine for machines.scm'
+    'authorize:exchange signing keys with a machine'
+    'log:show the last builds of this host'
+    'stats:show what its builds add up to'
     'offload:process build requests, as guix-daemon asks'
 )
 local -a own_options=(
     '--json[print JSON]'
+    '--verbose[say so as each machine answers]'
+    '--watch[show the status every 2 seconds]'
+    '--prometheus[print metrics for Prometheus]'
+    '--yes[confirm both signing keys]'
+    '--accept=[confirm the host key with this fingerprint]:fingerprint'
+    '--key=[the private key to log in with]:private key:_files'
     '(- *)'{-h,--help}'[show how to use the program]'
     '(- *)'{-V,--version}'[show the version]'
 )
@@ -30,6 +40,7 @@ _guix_offload()
             ;;
         argument)
             case ${words[1]} in
+                scan | authorize | log | stats) _arguments $own_options ;;
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac

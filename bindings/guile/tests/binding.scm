@@ -88,6 +88,29 @@
     (list (offload-report-text report) (offload-report-json report) (offload-report->list report)
           (offload-stop-keeper! engine))))
 
+(test-equal "a machine that has answered is told of, and whoever is told can end it"
+  '(("127.0.0.1" "misconfigured") cancelled)
+  (let ((told #f))
+    (offload-machines-status engine (list (away)) #:answered (lambda (name state) (set! told (list name state)) #t))
+    (list told (guix-offload-error-code (failure (offload-test-machines engine (list (away)) #:answered (const #f)))))))
+
+(test-equal "a machine that does not answer cannot be scanned"
+  '(unavailable invalid-argument)
+  (list (guix-offload-error-code (failure (offload-scan-machine engine "127.0.0.1:1" #:user "u")))
+        (guix-offload-error-code (failure (offload-scan-machine engine "a b")))))
+
+(test-equal "without a signing key, none can be exchanged"
+  '(store invalid-argument)
+  (list (guix-offload-error-code (failure (offload-authorize-machine engine (away))))
+        (guix-offload-error-code (failure (offload-authorize-machine engine (away)
+                                                                     #:confirmed (offload-keeper-status engine))))))
+
+(test-equal "before the first build, the journal is empty"
+  '("no build is recorded\n" "{\"schema\":1,\"builds\":[]}\n" "no build is recorded\n" 0)
+  (list (offload-report-text (offload-log engine)) (offload-report-json (offload-log engine 3))
+        (offload-report-text (offload-stats engine))
+        (string-contains (offload-report-text (offload-metrics engine)) "# HELP guix_offload_")))
+
 (test-assert "the library has a version"
   (string-match "^[0-9]+\\.[0-9]+\\.[0-9]+$" (offload-version)))
 

@@ -3,7 +3,7 @@
 //! values.
 #![allow(clippy::undocumented_unsafe_blocks)] // All handles are NULL or alive: see `Handles`.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr::{null, null_mut};
@@ -15,11 +15,13 @@ use guix_offload::ffi::error::{guix_offload_error_code, guix_offload_status_name
 use guix_offload::ffi::farm::*;
 use guix_offload::ffi::hook::*;
 use guix_offload::ffi::job::*;
+use guix_offload::ffi::journal::*;
 use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
 use guix_offload::ffi::refusals::*;
 use guix_offload::ffi::request::*;
+use guix_offload::ffi::setup::*;
 use guix_offload::ffi::version::*;
 
 use super::abi_world::{DERIVATION, Files, Handles, read, succeeds};
@@ -65,6 +67,12 @@ pub fn run(data: &[u8]) {
     }
 }
 
+/// Hears that a machine has answered.
+unsafe extern "C" fn hear(_: *mut c_void, machine: *const c_char, state: *const c_char) -> c_int {
+    assert!(read(machine).is_some() && read(state).is_some());
+    0
+}
+
 /// Frees a job, once it is over, so that none of its threads outlives the run.
 unsafe extern "C" fn end_job(job: *mut guix_offload_job) {
     unsafe {
@@ -78,7 +86,7 @@ unsafe extern "C" fn end_job(job: *mut guix_offload_job) {
 impl World<'_> {
     /// One call, and what it promises.
     fn call(&mut self) {
-        match self.input.byte() % 22 {
+        match self.input.byte() % 23 {
             0 => self.new_engine(),
             1 => self.set_directory(),
             2 | 3 => self.new_machine(),
@@ -99,6 +107,7 @@ impl World<'_> {
             18 => self.without_a_connection(),
             19 => self.cancellation(),
             20 => self.keeper(),
+            21 => self.journal(),
             _ => self.free(),
         }
     }
@@ -367,11 +376,17 @@ impl World<'_> {
 
     fn farm(&mut self) {
         let mut report = null_mut();
-        let tests = self.input.flag();
-        let examine = if tests { guix_offload_farm_test_cancellable } else { guix_offload_farm_status_cancellable };
+        let (tests, tells) = (self.input.flag(), self.input.flag());
+        let examine = if tests { guix_offload_farm_test } else { guix_offload_farm_status };
+        let each = if tests { guix_offload_farm_test_each } else { guix_offload_farm_status_each };
         let (engine, list) = (self.engines.pick(&mut self.input), self.lists.pick(&mut self.input));
         let cancel = self.cancellations.pick(&mut self.input);
-        let given = succeeds(|error| unsafe { examine(&mut report, engine, list, cancel, error) });
+        let given = succeeds(|error| unsafe {
+            match tells {
+                true => each(&mut report, engine, list, Some(hear), null_mut(), cancel, error),
+                false => examine(&mut report, engine, list, error),
+            }
+        });
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
         read_report(self.reports.pick(&mut self.input));
@@ -387,6 +402,29 @@ impl World<'_> {
         if succeeds(|error| unsafe { guix_offload_keeper_stop(engine, &mut stopped, error) }) {
             assert_eq!(stopped, 0);
         }
+    }
+
+    /// No build is ever done.
+    fn journal(&mut self) {
+        let mut report = null_mut();
+        let (which, count) = (self.input.byte() % 3, usize::from(self.input.byte()));
+        let engine = self.engines.pick(&mut self.input);
+        let given = succeeds(|error| unsafe {
+            match which {
+                0 => guix_offload_journal_log(&mut report, engine, count, error),
+                1 => guix_offload_journal_stats(&mut report, engine, error),
+                _ => guix_offload_journal_metrics(&mut report, engine, error),
+            }
+        });
+        assert_eq!(given, !report.is_null());
+        self.reports.keep(report);
+        let machine = self.machines.pick(&mut self.input);
+        // This host has no key.
+        assert!(!succeeds(|error| unsafe { guix_offload_authorize(&mut null_mut(), engine, machine, report, error) }));
+        // No host is asked: the fuzzer would choose which.
+        assert!(!succeeds(|error| unsafe {
+            guix_offload_scan(&mut null_mut(), engine, null(), null(), null(), null(), error)
+        }));
     }
 
     /// There is none to be had: the calls that take one say so.

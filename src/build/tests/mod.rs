@@ -11,6 +11,7 @@ mod fetching;
 #[allow(dead_code)]
 mod fixture;
 mod inputs;
+mod journal;
 mod logging;
 mod retrying;
 mod sending;

@@ -41,7 +41,7 @@ fn a_machine_fetches_what_is_the_same_there_and_complete() {
     let offers: Vec<_> = missing.iter().map(offer).collect();
     assert_eq!(chosen(&missing, &offers), [1, 2, 3, 4]);
     assert_eq!(chosen(&missing, &offers[1..]), [4], "what refers to an item that is still to be sent is sent, too");
-    assert_eq!(chosen(&missing, &[offer(&item(5, 10, &[]))]), [], "nobody wants it");
+    assert_eq!(chosen(&missing, &[offer(&item(5, 10, &[]))]), [0usize; 0], "nobody wants it");
     let change = |change: fn(&mut Substitute)| {
         let mut offers = offers.clone();
         change(&mut offers[1]);
@@ -63,7 +63,7 @@ fn a_slice_has_nothing_that_refers_to_what_comes_later() {
     assert_eq!(slice(|item| item.nar_size > 100, 20.0), [1, 5]);
     assert_eq!(slice(|_| false, 20.0), [1]);
     assert_eq!(slice(|_| false, 5.0), [1], "one at least");
-    assert_eq!(slice(|_| true, 5.0), []);
+    assert_eq!(slice(|_| true, 5.0), [0usize; 0]);
 }
 
 /// Notes what is announced.

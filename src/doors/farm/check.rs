@@ -16,14 +16,15 @@ use crate::machine::suitability::Unsuitable;
 use crate::remote::{Remote, explain_untrusted};
 use crate::report::NullObserver;
 
-/// Asks the machine how it is doing.
+/// Asks the machine how it is doing. Changes nothing anywhere.
 pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
     report.state = Some(MachineState { probe: *remote.probe(), survey: remote.survey()? });
     note_oddities(report, remote);
     Ok(())
 }
 
-/// Sends the machine a small item, and retrieves another one from it.
+/// Checks that the machine has a usable Guix: sends it a small item, and retrieves another one from it. Leaves both, as
+/// garbage, in the local store and in that of the machine.
 pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories) -> Result<()> {
     status(report, remote, directories)?;
     if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {

@@ -6,10 +6,15 @@
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`text`], [`json`]: reports for people, and for programs
+//! - [`authorize`]: the exchange of signing keys with a machine
+//! - [`scan`]: a machine that no machine file has yet, and `ssh_known`: which host keys ssh knows
 
-mod check;
+pub mod authorize;
+pub mod check;
 pub mod json;
 mod retrieve;
+pub mod scan;
+mod ssh_known;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -81,40 +86,21 @@ impl Report {
     }
 }
 
-/// Tests that each of `machines` can be connected to and has a usable Guix, and that store items can be sent to it and
-/// retrieved from it. Leaves two small items, as garbage, in the local store and in that of the machine.
-///
-/// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
-/// takes longer than `limit` counts as failed; the others go on.
-/// Fails only if cancelled.
-pub fn test(
-    directories: &Directories,
-    machines: &[BuildMachine],
-    limit: Duration,
-    cancel: &Cancel,
-) -> Result<Vec<Report>> {
-    examine(directories, machines, limit, check::test, cancel)
-}
-
-/// Asks each of `machines` how it is doing. Changes nothing anywhere; otherwise as [`test()`].
-pub fn status(
-    directories: &Directories,
-    machines: &[BuildMachine],
-    limit: Duration,
-    cancel: &Cancel,
-) -> Result<Vec<Report>> {
-    examine(directories, machines, limit, check::status, cancel)
-}
-
 /// A function that examines a connected machine and adds what it finds to the report.
-type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
+pub type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
 
-fn examine(
+/// Does `check` with each of `machines`: [`check::test`] or [`check::status`]. Calls `tell` with each report once it is
+/// there, in this thread; if that fails, cuts the others off and fails, too. Fails also if cancelled.
+///
+/// A machine that is listed more than once is examined once. The reports are in the order of the machines. A machine
+/// that takes longer than `limit` counts as failed; the others go on.
+pub fn examine(
     directories: &Directories,
     machines: &[BuildMachine],
     limit: Duration,
     check: Check,
     cancel: &Cancel,
+    tell: &mut dyn FnMut(&Report) -> Result<()>,
 ) -> Result<Vec<Report>> {
     cancel.check()?;
     let machines = distinct(machines);
@@ -137,6 +123,13 @@ fn examine(
     }
     let _guard = cancel.guard(move |_| drop(answers.send(None)));
 
+    let stop = |sessions: &[Option<Session>], error: Error| {
+        sessions.iter().flatten().for_each(|session| session.abort(error.clone()));
+        error
+    };
+    for report in reports.iter().flatten() {
+        tell(report).map_err(|error| stop(&sessions, error))?;
+    }
     let overdue = |machine: &BuildMachine| {
         let message = format!("'{}' took longer than {} s", machine.name, limit.as_secs());
         Error::new(ErrorKind::Unavailable, message)
@@ -147,14 +140,10 @@ fn examine(
     let mut cut_off = false;
     while sessions.iter().any(Option::is_some) {
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(None) => {
-                for session in sessions.iter().flatten() {
-                    session.abort(Error::new(ErrorKind::Cancelled, "cancelled"));
-                }
-                cancel.check()?;
-            }
+            Ok(None) => return Err(stop(&sessions, Error::new(ErrorKind::Cancelled, "cancelled"))),
             Ok(Some((index, report))) => {
                 sessions[index] = None;
+                tell(&report).map_err(|error| stop(&sessions, error))?;
                 reports[index] = Some(report);
             }
             Err(RecvTimeoutError::Timeout) if !cut_off => {
@@ -173,7 +162,10 @@ fn examine(
         failure: Some(overdue(machine)),
         ..Report::new(machine.clone(), directories)
     };
-    Ok(reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect())
+    for (report, machine) in reports.iter_mut().zip(&machines).filter(|(report, _)| report.is_none()) {
+        tell(report.insert(late(machine)))?;
+    }
+    Ok(reports.into_iter().flatten().collect())
 }
 
 /// Returns each machine once: one may be listed again for another system.
@@ -243,7 +235,15 @@ pub(crate) mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut directories = Directories::from_environment().unwrap();
         directories.state = state.path().into();
-        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT, &Cancel::default()).unwrap();
+        let (mut told, cancel) = (Vec::new(), Cancel::default());
+        let machines = [machine("one"), machine("two")];
+        let reports = examine(&directories, &machines, TIME_LIMIT, check::status, &cancel, &mut |report| {
+            told.push((report.machine.name.clone(), text::state(report)));
+            Ok(())
+        });
+        let reports = reports.unwrap();
+        told.sort();
+        assert_eq!(told, [("one".to_string(), "misconfigured"), ("two".to_string(), "misconfigured")]);
         for (report, name) in reports.iter().zip(["one", "two"]) {
             assert_eq!(report.machine.name, name);
             let failure = report.failure.as_ref().unwrap();
@@ -251,5 +251,28 @@ pub(crate) mod tests {
             assert!(failure.to_string().contains("/nonexistent/key"), "{failure}");
         }
         assert_eq!(reports.len(), 2);
+    }
+
+    /// Whoever is told can end it, long before a machine that says nothing is given up.
+    #[test]
+    fn the_examination_ends_when_the_listener_has_enough() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut directories = Directories::from_environment().unwrap();
+        directories.state = scratch.path().into();
+        let key = scratch.path().join("key");
+        let mut keygen = std::process::Command::new("ssh-keygen");
+        let made = keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
+        assert!(made.status().unwrap().success());
+        let port = silent.local_addr().unwrap().port();
+        let silent = BuildMachine { port, private_key: key, ..machine("127.0.0.1") };
+        let begun = Instant::now();
+        let (machines, never) = ([silent, machine("one")], Cancel::default());
+        let enough = examine(&directories, &machines, TIME_LIMIT, check::status, &never, &mut |report| {
+            assert_eq!(report.machine.name, "one");
+            Err(Error::new(ErrorKind::Cancelled, "enough"))
+        });
+        assert_eq!(enough.unwrap_err().kind(), ErrorKind::Cancelled);
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 }

@@ -7,7 +7,7 @@ use super::{MachineState, Report};
 use crate::ground::error::{self, Error, ErrorKind};
 use crate::machine::suitability::Unsuitable;
 use crate::report::lines::{self, PREFIX};
-use crate::report::table::table;
+use crate::report::table::{size, table};
 
 /// Returns the result of a test: lines for standard error.
 pub fn test(reports: &[Report]) -> String {
@@ -124,15 +124,6 @@ fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &
         probe.clock_offset.map_or_else(|| "unknown".to_string(), |offset| offset.to_string()),
     )
     .unwrap_or_default();
-}
-
-/// Returns a number of bytes with a unit, as Guix prints it.
-fn size(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
-        None => format!("{bytes} B"),
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
   #:use-module (guix scripts)
   #:use-module (guix-offload)
   #:use-module (ice-9 match)
+  #:use-module (ice-9 rdelim)
   #:use-module (ice-9 regex)
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-34)
@@ -250,32 +251,184 @@ with them, unless QUIET?."
              (leave-with-hint c 2)))
     (thunk)))
 
-(define* (check-machine-availability machine-file selected? #:key json? pattern)
+(define (how-to-show-answers json? verbose? watch?)
+  "A procedure that says that a machine has answered, or #f if that is not to be said."
+  (and (or verbose?
+           (and (isatty? (current-error-port)) (not json?) (not watch?)))
+       (lambda (machine state)
+         (info (G_ "~a: ~a~%") machine state)
+         #t)))
+
+(define* (check-machine-availability machine-file selected? #:key json? verbose? pattern)
   "Test the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, all at once, and say what came
 of it, for people, or if JSON? for programs.  Return true if all are usable."
   (call-with-selected-machines
    machine-file selected? "testing"
    (lambda (engine machines)
-     (let ((report (offload-test-machines engine machines)))
+     (let ((report (offload-test-machines engine machines #:answered (how-to-show-answers json? verbose? #f))))
        (if json?
            (display (offload-report-json report))
            (display (offload-report-text report) (current-error-port)))
        report))
    #:pattern pattern #:quiet? json?))
 
-(define* (check-machine-status machine-file selected? #:key json? pattern)
+(define* (check-machine-status machine-file selected? #:key json? verbose? watch? pattern again?)
   "Show how the machines in MACHINE-FILE whose names are SELECTED?, which stands for PATTERN, are doing, for people, or
 if JSON? for programs.  Return true if all are reachable."
   (call-with-selected-machines
    machine-file selected? "getting status of"
    (lambda (engine machines)
-     (let ((report (offload-machines-status engine machines)))
-       (display (if json? (offload-report-json report) (offload-report-text report)))
+     (let ((report (offload-machines-status engine machines #:answered (how-to-show-answers json? verbose? watch?))))
+       (when (and watch? (not json?) (isatty? (current-output-port)))
+         (display "\x1b[H\x1b[2J"))
+       (print-report report json?)
+       (force-output)
        report))
-   #:pattern pattern #:quiet? json?))
+   #:pattern pattern #:quiet? (or json? again?)))
 
-(define (call-with-selection arguments proc)
-  "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
+(define (watch-machine-status machine-file selected? . options)
+  "As above, again every 2 seconds, until interrupted."
+  (let loop ((again? #f))
+    (apply check-machine-status machine-file selected? #:watch? #t #:again? again? options)
+    (sleep 2)
+    (loop #t)))
+
+(define (print-report report json?)
+  "Print REPORT, for people, or if JSON? for programs."
+  (display (if json? (offload-report-json report) (offload-report-text report))))
+
+(define (scan arguments)
+  "Describe a machine for machines.scm, as ARGUMENTS, '(HOST [USER] [OPTION ...]), say.  Return true if that is all."
+  (define (value argument name)
+    (and (string-prefix? name argument)
+         (string-drop argument (string-length name))))
+  (define (describe host user json? accepted key)
+    (let ((report (guard (c ((and (guix-offload-error? c)
+                                  (eq? 'invalid-argument (guix-offload-error-code c)))
+                             (leave-with-hint c 2)))
+                    (offload-scan-machine (make-offload-engine) host
+                                          #:user user #:accepted accepted #:private-key key))))
+      (print-report report json?)
+      (zero? (offload-report-failures report))))
+  (let loop ((arguments arguments) (words '()) (json? #f) (accepted #f) (key #f))
+    (match arguments
+      (()
+       (match (reverse words)
+         ((host)
+          (describe host #f json? accepted key))
+         ((host user)
+          (describe host user json? accepted key))
+         (()
+          (misuse "'scan' takes a host; see 'guix offload --help'~%"))
+         (_
+          (misuse "wrong number of arguments~%"))))
+      (("--json" . rest)
+       (loop rest words #t accepted key))
+      (((? (lambda (argument) (value argument "--accept=")) argument) . rest)
+       (loop rest words json? (value argument "--accept=") key))
+      (((? (lambda (argument) (value argument "--key=")) argument) . rest)
+       (loop rest words json? accepted (value argument "--key=")))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'scan'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) json? accepted key)))))
+
+(define (authorize arguments)
+  "Exchange signing keys with a machine, as ARGUMENTS, '(MACHINE [FILE] [--yes] [--json]), say.  Return true if it can
+be used."
+  (define engine (make-offload-engine))
+  (define (agreed?)
+    (and (isatty? (current-input-port))
+         (isatty? (current-error-port))
+         (begin
+           (display (G_ "Authorize both keys? [y/N] ") (current-error-port))
+           (member (read-line) '("y" "yes")))))
+  (define (exchange machine yes? json?)
+    (let* ((report (offload-authorize-machine engine machine))
+           (open? (positive? (offload-report-failures report))))
+      (unless json?
+        (display (offload-report-text report) (current-error-port)))
+      (cond ((and open? (not yes?) json?)
+             (print-report report #t)
+             #f)
+            ((and open? (not yes?) (not (agreed?)))
+             (report-error (G_ "nothing is changed; if these are the right keys, say --yes~%"))
+             #f)
+            (else
+             (let ((report (offload-authorize-machine engine machine #:confirmed report)))
+               (print-report report json?)
+               (zero? (offload-report-failures report)))))))
+  (define (find-machine name file)
+    (or (find (lambda (machine) (string=? name (offload-machine-name machine)))
+              (catch-misuse (lambda () (machine-handles file))))
+        (misuse "'~a' has no machine '~a'~%" file name)))
+  (let loop ((arguments arguments) (words '()) (yes? #f) (json? #f))
+    (match arguments
+      (()
+       (match (reverse words)
+         ((name)
+          (exchange (find-machine name %machine-file) yes? json?))
+         ((name file)
+          (exchange (find-machine name file) yes? json?))
+         (()
+          (misuse "'authorize' takes a machine; see 'guix offload --help'~%"))
+         (_
+          (misuse "wrong number of arguments~%"))))
+      (("--yes" . rest)
+       (loop rest words #t json?))
+      (("--json" . rest)
+       (loop rest words yes? #t))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'authorize'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) yes? json?)))))
+
+(define (show-log arguments)
+  "Show the last builds of this host, as ARGUMENTS, '([COUNT] [--json]), say."
+  (let loop ((arguments arguments) (json? #f) (count #f))
+    (match arguments
+      (()
+       (print-report (offload-log (make-offload-engine) (or count 20)) json?))
+      (("--json" . rest)
+       (loop rest #t count))
+      (((or "--help" "-h") . _)
+       (show-help))
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a' of 'log'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (let ((number (string->number word)))
+         (when (or count (not (and (exact-integer? number) (<= 0 number #x7fffffff))))
+           (misuse "'log' takes one number of builds, not '~a'~%" word))
+         (loop rest json? number))))))
+
+(define (show-stats arguments)
+  "Show what the builds of this host add up to, as ARGUMENTS, '([--json | --prometheus]), say."
+  (match arguments
+    (()
+     (print-report (offload-stats (make-offload-engine)) #f))
+    (("--json")
+     (print-report (offload-stats (make-offload-engine)) #t))
+    (("--prometheus")
+     (print-report (offload-metrics (make-offload-engine)) #f))
+    (((or "--help" "-h") . _)
+     (show-help))
+    (((? (lambda (argument)
+           (and (string-prefix? "-" argument)
+                (not (member argument '("--json" "--prometheus")))))
+         option) . _)
+     (misuse "unknown option '~a' of 'stats'; see 'guix offload --help'~%" option))
+    (_
+     (misuse "'stats' takes one of '--json' and '--prometheus'~%"))))
+
+(define* (call-with-selection arguments proc #:optional watch)
+  "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json] [--verbose]), select.  With --watch,
+call WATCH, if there is one, instead."
   (define (existing file)
     (catch 'system-error
       (lambda ()
@@ -283,39 +436,43 @@ if JSON? for programs.  Return true if all are reachable."
         file)
       (lambda args
         (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
-  (define (call json? names)
+  (define (call proc names . options)
     (match names
       (()
-       (proc (existing %machine-file) (const #t) #:json? json?))
+       (apply proc (existing %machine-file) (const #t) options))
       ((file)
-       (proc (existing file) (const #t) #:json? json?))
+       (apply proc (existing file) (const #t) options))
       ((file regexp)
        (let ((rx (catch 'regular-expression-syntax
                    (lambda ()
                      (make-regexp regexp))
                    (lambda _
                      (misuse "'~a' is not a regular expression~%" regexp)))))
-         (proc (existing file)
-               (lambda (name)
-                 (regexp-exec rx name))
-               #:json? json? #:pattern regexp)))
+         (apply proc (existing file)
+                (lambda (name)
+                  (regexp-exec rx name))
+                #:pattern regexp options)))
       (_
        (misuse "wrong number of arguments~%"))))
-  (let loop ((arguments arguments) (json? #f) (names '()))
+  (let loop ((arguments arguments) (proc proc) (json? #f) (verbose? #f) (names '()))
     (match arguments
       (()
-       (call json? (reverse names)))
+       (call proc (reverse names) #:json? json? #:verbose? verbose?))
       (("--" . rest)
-       (call json? (append (reverse names) rest)))
+       (call proc (append (reverse names) rest) #:json? json? #:verbose? verbose?))
       (("--json" . rest)
-       (loop rest #t names))
+       (loop rest proc #t verbose? names))
+      (("--verbose" . rest)
+       (loop rest proc json? #t names))
+      (((and "--watch" (? (const watch))) . rest)
+       (loop rest watch json? verbose? names))
       (((or "--help" "-h") . _)
        (show-help)
        #t)
       (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
        (misuse "unknown option '~a'; see 'guix offload --help'~%" option))
       ((name . rest)
-       (loop rest json? (cons name names))))))
+       (loop rest proc json? verbose? (cons name names))))))
 
 (define (show-help)
   (leave-on-EPIPE
@@ -326,10 +483,23 @@ offloading builds to the machines listed in '~a'.~%")
    (display (G_ "
 This is what guix-daemon runs.  For people there are:
 
-  guix offload test [FILE [REGEXP]] [--json]
-      test the machines of FILE whose names match REGEXP
-  guix offload status [FILE [REGEXP]] [--json]
-      show how they are doing
+  guix offload test [FILE [REGEXP]] [--json] [--verbose]
+      test the machines of FILE whose names match REGEXP; on a terminal, or with
+      --verbose, say so as each machine answers
+  guix offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]
+      show how they are doing; with --watch, again every 2 seconds, until
+      interrupted
+  guix offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]
+      describe a machine for machines.scm; log in only if ssh knows its host key,
+      or --accept names it
+  guix offload authorize MACHINE [FILE] [--yes] [--json]
+      have this host and MACHINE accept what the other one signs, once you agree,
+      and test it
+  guix offload log [COUNT] [--json]
+      show the last COUNT builds of this host that are over, 20 by default;
+      0: all that are recorded
+  guix offload stats [--json | --prometheus]
+      show what they add up to, machine by machine
 
 The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
 is wrong, or selects no machine.\n"))))
@@ -371,7 +541,19 @@ There is NO WARRANTY, to the extent permitted by law.\n"
       (exit (call-with-selection rest check-machine-availability))))
     (("status" . rest)
      (with-offload-errors
-      (exit (call-with-selection rest check-machine-status))))
+      (exit (call-with-selection rest check-machine-status watch-machine-status))))
+    (("scan" . rest)
+     (with-offload-errors
+      (exit (scan rest))))
+    (("authorize" . rest)
+     (with-offload-errors
+      (exit (authorize rest))))
+    (("log" . rest)
+     (with-offload-errors
+      (show-log rest)))
+    (("stats" . rest)
+     (with-offload-errors
+      (show-stats rest)))
     ((system max-silent-time print-build-trace? build-timeout)
      (with-offload-errors
       (exit (serve (seconds max-silent-time)

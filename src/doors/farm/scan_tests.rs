@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+use super::*;
+use crate::doors::farm::tests::reports;
+use crate::machine::tests::KEY;
+
+fn question(host: &str) -> Question {
+    Question { host: host.into(), ..Question::default() }
+}
+
+fn key() -> HostKey {
+    HostKey::parse(KEY).unwrap()
+}
+
+#[test]
+fn a_host_may_have_a_port() {
+    let described = |host: &str| described(&question(host)).map(|machine| (machine.name, machine.port));
+    let is = |host: &str, name: &str, port| assert_eq!(described(host).unwrap(), (name.to_string(), port), "{host}");
+    is("w1", "w1", 22);
+    is("w1.example:2222", "w1.example", 2222);
+    is("[2001:db8::1]:2222", "2001:db8::1", 2222);
+    is("[2001:db8::1]", "2001:db8::1", 22);
+    is("2001:db8::1", "2001:db8::1", 22);
+    for wrong in ["", ":22", "w1:", "w1:ssh", "w1:70000", "w1:0", "a b", "-oProxyCommand=x"] {
+        assert_eq!(described(wrong).unwrap_err().kind(), ErrorKind::InvalidArgument, "{wrong}");
+    }
+}
+
+#[test]
+fn nobody_logs_in_before_the_key_is_confirmed() {
+    let machine = BuildMachine { host_key: key(), ..described(&question("w1")).unwrap() };
+    let shown = key().fingerprint().unwrap();
+    let judge = |verdict, accepted: Option<&str>| {
+        let question = Question { accepted: accepted.map(str::to_string), ..question("w1") };
+        is_confirmed(&machine, &question, &shown, verdict).map_err(|error| error.kind())
+    };
+    for verdict in [Verdict::Known, Verdict::Unknown, Verdict::Differs] {
+        assert_eq!(judge(verdict, Some(&shown)), Ok(true));
+        assert_eq!(judge(verdict, Some("SHA256:other")), Err(ErrorKind::HostKey));
+        assert_eq!(judge(verdict, Some("")), Err(ErrorKind::HostKey));
+    }
+    assert_eq!(judge(Verdict::Known, None), Ok(true));
+    assert_eq!(judge(Verdict::Unknown, None), Ok(false));
+    assert_eq!(judge(Verdict::Differs, None), Err(ErrorKind::HostKey));
+    assert_eq!(judge(Verdict::Revoked, Some(&shown)), Err(ErrorKind::HostKey));
+}
+
+#[test]
+fn the_form_is_what_a_machine_file_takes() {
+    let mut report = reports().remove(0);
+    report.machine = BuildMachine {
+        port: 2222,
+        systems: vec!["x86_64-linux".into(), "i686-linux".into()],
+        user: "o\"dd\\".into(),
+        private_key: "/keys/a \"key\"".into(),
+        parallel_builds: 2,
+        ..report.machine
+    };
+    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Known };
+    let text = scan.text();
+    assert!(text.contains(";; ssh knows the machine under this key.\n;; Linux 6.1.0, x86_64, 8 cores, Guix: 1.5.0\n"));
+    let read = file::read_plain(Path::new("machines.scm"), format!("(list\n{text})").as_bytes()).unwrap();
+    assert_eq!(read.machines, std::slice::from_ref(&scan.report.machine), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&scan.json()).unwrap();
+    assert_eq!((&json["schema"], &json["cores"], &json["knownToSsh"]), (&1.into(), &8.into(), &true.into()));
+    assert!(json["form"].as_str().unwrap().starts_with("(build-machine\n") && json["error"].is_null());
+}
+
+#[test]
+fn an_unconfirmed_key_says_what_to_do_next() {
+    let mut report = reports().remove(2);
+    report.machine = BuildMachine { private_key: "".into(), systems: vec![], ..report.machine };
+    report.failure = Some(unconfirmed(&report.machine, "SHA256:abc"));
+    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Unknown };
+    let text = scan.text();
+    assert!(text.contains(";; Nobody has confirmed this key yet.\n"), "{text}");
+    assert!(text.contains("ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub"), "{text}");
+    assert!(text.contains("guix-offload scan away root --accept=SHA256:abc\n"), "{text}");
+    assert!(!text.contains("private-key") && !text.contains("parallel-builds"), "{text}");
+}
+
+#[test]
+fn systems_follow_from_kernel_and_hardware() {
+    let systems = |kernel: &str, architecture: &str| {
+        systems_of(&Survey { kernel: kernel.into(), architecture: architecture.into(), ..Survey::default() }).join(" ")
+    };
+    assert_eq!(systems("Linux 6.1", "x86_64"), "x86_64-linux i686-linux");
+    assert_eq!(systems("Linux 6.1", "aarch64"), "aarch64-linux");
+    assert_eq!(systems("GNU 0.9", "i686-AT386"), "i586-gnu");
+    assert_eq!(systems("Linux 6.1", "m68k"), "");
+}
