@@ -29,6 +29,8 @@ pub struct Lane {
     pub second: Option<Host>,
     /// Derivations not built yet, by what they are like.
     fresh: HashMap<Kind, Vec<String>>,
+    /// The derivation that was asked for last.
+    last: String,
     mounts: Vec<(Host, String)>,
     /// The first processes of the hosts, and their process namespaces.
     inits: Vec<(Host, String, PathBuf)>,
@@ -45,6 +47,8 @@ pub enum Kind {
     Many,
     /// Nothing much to send or retrieve, but silent for 4 s.
     Silent,
+    /// Some 24 MiB to send, which takes so long that the machine may fetch it.
+    Fetched,
     /// Nothing much, at once.
     Small,
     /// With a log of so many MiB.
@@ -58,6 +62,7 @@ impl Kind {
             Kind::Large => (2000, 1, 0, 1, 20_000),
             Kind::Many => (2000, 1, 0, 40, 100),
             Kind::Silent => (0, 4, 0, 1, 1),
+            Kind::Fetched => (24_000, 0, 0, 1, 1),
             Kind::Small => (0, 0, 0, 1, 1),
             Kind::Loud(mib) => (0, 0, mib, 1, 1),
         };
@@ -75,8 +80,9 @@ impl Lane {
             [head, machine, spare, second] => (head, machine, spare, Some(second)),
             _ => panic!("not HEAD:MACHINE:SPARE: {names}"),
         };
+        let last = String::new();
         let mut lane =
-            Lane { head, machine, spare, second, fresh: HashMap::new(), mounts: Vec::new(), inits: Vec::new() };
+            Lane { head, machine, spare, second, fresh: HashMap::new(), last, mounts: Vec::new(), inits: Vec::new() };
         lane.use_machines(false);
         start_head(head);
         limit_buffers(head);
@@ -150,7 +156,14 @@ impl Lane {
         if fresh.is_empty() {
             *fresh = make_derivations(head, kind);
         }
-        fresh.pop().expect("derivations")
+        self.last = fresh.pop().expect("derivations");
+        self.last.clone()
+    }
+
+    /// The input of the derivation that was asked for last.
+    pub fn input(&self) -> String {
+        let references = self.head.sh(&["guix", "gc", "--references", &self.last]);
+        references.lines().find(|item| item.ends_with("-input")).expect("an input").to_string()
     }
 
     /// Gets over a run that went wrong.
