@@ -17,8 +17,9 @@
 ;;;        layers   layers of so many builds, by LAYERS (1,1), each of KIB, and each reads all of the layer before it
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
-;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
-;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
+;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of a shared input) input-count=1 (number of those)
+;;;        input-text=0 (1: it is text) input-signed=0 (1: it is of a kind that is not made again on a machine, if it is
+;;;        large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of BUILT-KIB that is built here first) built-kib= (by default KIB)
 ;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 turns=0 chatty=0 jobs=0 (local builds allowed)
@@ -112,7 +113,7 @@
   (define inputs
     (append (match (number "input-kib" 0)
               (0 '())
-              (kib (list (random-file store "input" kib))))
+              (kib (map (lambda _ (random-file store "input" kib)) (iota (number "input-count" 1)))))
             (map (lambda (i)
                    (add-text-to-store store (format #f "small-~a" i)
                                       (string-append (format #f "~a ~a~%" nonce i)

@@ -47,7 +47,8 @@ pub enum Kind {
     Many,
     /// Nothing much to send or retrieve, but silent for 4 s.
     Silent,
-    /// Some 24 MiB to send, which takes so long that the machine may fetch it.
+    /// Three inputs of 8 MiB, which take so long to send that the machine is asked what of them it can fetch. If its
+    /// answer is late, one is sent meanwhile.
     Fetched,
     /// Nothing much, at once.
     Small,
@@ -57,16 +58,24 @@ pub enum Kind {
 
 impl Kind {
     fn settings(self) -> Vec<String> {
+        let inputs = if self == Kind::Fetched { 3 } else { 1 };
         let (input, seconds, log, files, kib) = match self {
             Kind::Usual => (2000, 1, 0, 1, 4000),
             Kind::Large => (2000, 1, 0, 1, 20_000),
             Kind::Many => (2000, 1, 0, 40, 100),
             Kind::Silent => (0, 4, 0, 1, 1),
-            Kind::Fetched => (24_000, 0, 0, 1, 1),
+            Kind::Fetched => (8000, 0, 0, 1, 1),
             Kind::Small => (0, 0, 0, 1, 1),
             Kind::Loud(mib) => (0, 0, mib, 1, 1),
         };
-        let numbers = [("input-kib", input), ("seconds", seconds), ("log-mib", log), ("files", files), ("kib", kib)];
+        let numbers = [
+            ("input-kib", input),
+            ("input-count", inputs),
+            ("seconds", seconds),
+            ("log-mib", log),
+            ("files", files),
+            ("kib", kib),
+        ];
         numbers.map(|(name, number)| format!("{name}={number}")).to_vec()
     }
 }
@@ -160,10 +169,10 @@ impl Lane {
         self.last.clone()
     }
 
-    /// The input of the derivation that was asked for last.
-    pub fn input(&self) -> String {
+    /// The inputs of the derivation that was asked for last.
+    pub fn inputs(&self) -> Vec<String> {
         let references = self.head.sh(&["guix", "gc", "--references", &self.last]);
-        references.lines().find(|item| item.ends_with("-input")).expect("an input").to_string()
+        references.lines().filter(|item| item.ends_with("-input")).map(str::to_string).collect()
     }
 
     /// Gets over a run that went wrong.

@@ -8,7 +8,7 @@ use crate::lane::{Kind, Lane};
 use crate::publisher::{Fetcher, Nars, Publisher};
 use crate::random::Random;
 
-/// The spare machine publishes the input, and the machine may fetch it.
+/// The spare machine publishes the inputs, and the machine may fetch them.
 pub fn served(lane: &mut Lane) -> Undo {
     serve(lane, None)
 }
@@ -19,7 +19,8 @@ pub fn lied_to(lane: &mut Lane) -> Undo {
 }
 
 fn serve(lane: &mut Lane, nars: Option<Nars>) -> Undo {
-    let publisher = Publisher::new(lane.spare, lane.head, &[&lane.input()]);
+    let inputs = lane.inputs();
+    let publisher = Publisher::new(lane.spare, lane.head, &inputs.iter().map(String::as_str).collect::<Vec<_>>());
     let server = nars.map(|nars| publisher.behind(nars));
     let url = server.as_ref().map_or_else(|| publisher.url(), |server| server.url().to_string());
     let fetcher = Fetcher::new(lane.machine, &[&url]);
@@ -39,7 +40,7 @@ pub fn cut_server(lane: &Lane, _: &mut Random) -> Undo {
     Undo::with(move || drop(lab(&["cut", spare.0, "off"])))
 }
 
-/// The head remembers that the machine has the input.
+/// The head remembers that the machine has the inputs.
 pub fn remembered(lane: &mut Lane) -> Undo {
     let other = lane.derivation(Kind::Usual);
     assert_eq!(Build::start(lane.head, &other).finish().outcome, Outcome::Succeeded);
