@@ -58,7 +58,7 @@ const NEXT_CONTINENT: &[&str] = &["delay", "100"];
 
 /// Builds that read what those of the layer before them made, and nothing else of that size.
 const CHAIN: &[&str] = &["layers=1,1,1,1,1,1,1,1", "kib=65536"];
-/// Builds that each take a processor 2 s.
+/// Builds that each take a processor a second or two.
 const BURNING: &[&str] = &["count=12", "seconds=0", "turns=700000"];
 const DIAMOND: &[&str] = &["layers=1,1,4,1,1", "kib=65536"];
 
@@ -182,7 +182,7 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "2 heads x 12 builds of 2 s, 2 cores, 4 slots each",
+        name: "2 heads x 12 builds, 2 cores, 4 slots each",
         settings: BURNING,
         contenders: [("stock", Contender::Together(BOTH_STOCK)), ("hook", Contender::Together(BOTH_OURS))],
         slots: 4,
@@ -190,7 +190,7 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "2 heads x 12 builds of 2 s, at once there",
+        name: "2 heads x 12 builds, at once there",
         settings: BURNING,
         contenders: [("stock", Contender::AtOnce(BOTH_STOCK)), ("hook", Contender::AtOnce(BOTH_OURS))],
         slots: 4,
