@@ -111,6 +111,18 @@ pub enum Servers {
     Lack,
     /// They drop all packets.
     Drop,
+    /// They drop all packets, and the hook does not let the machine be asked.
+    DropUnasked,
+}
+
+impl Servers {
+    fn are_asked(self) -> bool {
+        !matches!(self, Servers::Unasked | Servers::DropUnasked)
+    }
+
+    fn answer(self) -> bool {
+        !matches!(self, Servers::Drop | Servers::DropUnasked)
+    }
 }
 
 /// Starts the daemons as they are measured.
@@ -383,14 +395,14 @@ fn together(heads: [Host; 2], settings: &[&str]) -> (f64, f64) {
 /// Seconds that the last of so many builds on this head takes, whose input is valid there.
 fn inputs(head: Host, servers: Servers, builds: usize, settings: &[&str]) -> f64 {
     if head.0 == OURS.0 {
-        start(OURS, if servers == Servers::Unasked { &["GUIX_OFFLOAD_SUBSTITUTES=no"] } else { &[] });
+        start(OURS, if servers.are_asked() { &[] } else { &["GUIX_OFFLOAD_SUBSTITUTES=no"] });
     }
     let nonces = (0..builds).map(|_| format!("nonce={}", fastrand::u64(..))).collect::<Vec<_>>();
     let settings = nonces.iter().map(|nonce| [settings, &[nonce]].concat()).collect::<Vec<_>>();
     let input = built_input(head, &settings[builds - 1]);
     let published: &[&str] = if servers == Servers::Lack { &[] } else { &[&input] };
     let publisher = Publisher::new(PUBLISHER, head, published);
-    let url = if servers == Servers::Drop { format!("http://{}", DEAD.0) } else { publisher.url() };
+    let url = if servers.answer() { publisher.url() } else { format!("http://{}", DEAD.0) };
     let _fetcher = Fetcher::new(MACHINES[0], &[&url]);
     let _links = [(head, SLOW), (PUBLISHER, FAST)].map(|(host, rate)| SlowLink::new(host, &["rate", rate]));
     settings.iter().fold(0.0, |_, settings| build(head, settings))

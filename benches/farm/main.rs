@@ -165,7 +165,7 @@ const ROWS: &[Row] = &[
         name: "32 MiB of input, servers drop packets, 40 Mbit/s",
         settings: &["built-input=1", "built-kib=32768"],
         contenders: [
-            ("not asked", Contender::Inputs(OURS, Servers::Unasked)),
+            ("not asked", Contender::Inputs(OURS, Servers::DropUnasked)),
             ("hook", Contender::Inputs(OURS, Servers::Drop)),
         ],
         large: true,
@@ -175,7 +175,7 @@ const ROWS: &[Row] = &[
         name: "32 MiB of input, servers drop packets, the second",
         settings: &["built-input=1", "built-kib=32768"],
         contenders: [
-            ("not asked", Contender::NextInputs(OURS, Servers::Unasked)),
+            ("not asked", Contender::NextInputs(OURS, Servers::DropUnasked)),
             ("hook", Contender::NextInputs(OURS, Servers::Drop)),
         ],
         large: true,
