@@ -120,7 +120,8 @@ impl Answer {
         let kib = |word: &str| value(word).and_then(|v| v.parse().ok()).map_or(0, |kib: u64| kib.saturating_mul(1024));
         let pressure = |word: &str| {
             let percent: f64 = value(word)?.strip_prefix("some avg10=")?.parse().ok()?;
-            (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+            // With the two digits that it has: no 0.27140000000000003.
+            (0.0..=100.0).contains(&percent).then_some((percent * 100.0).round() / 10_000.0)
         };
         Some(Answer {
             probe: Probe {
@@ -161,8 +162,8 @@ mod tests {
     #[test]
     fn what_a_kernel_says_of_pressure_is_a_share_or_is_not_known() {
         let pressure = |lines: &str| Answer::parse(&format!("free 1\n{lines}"), 0).unwrap().probe.pressure;
-        let said = "pressure-cpu some avg10=12.50\npressure-memory some avg10=0.00\npressure-io some avg10=100.00\n";
-        assert_eq!(pressure(said), Pressure { cpu: Some(0.125), memory: Some(0.0), io: Some(1.0) });
+        let said = "pressure-cpu some avg10=27.14\npressure-memory some avg10=0.00\npressure-io some avg10=100.00\n";
+        assert_eq!(pressure(said), Pressure { cpu: Some(0.2714), memory: Some(0.0), io: Some(1.0) });
         for odd in ["", "-1.00", "100.01", "NaN", "inf", "lots", "1.00 avg60=1.00"] {
             assert_eq!(pressure(&format!("pressure-cpu some avg10={odd}\n")), Pressure::default(), "{odd}");
         }
