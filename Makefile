@@ -264,7 +264,7 @@ demo: setup
 	$(MAKE) install DESTDIR= PREFIX=$(stage)
 	LAB_INSTALL=$(stage) $(lab) with-farm head w1 -- tests/lab/demo.sh
 
-bench_farm := shead head ghead ahead w1 w2 w3 pub
+bench_farm := shead s2head head h2head ghead ahead w1 w2 w3 pub
 
 bench: setup
 	$(CARGO) bench --bench farm --no-run

@@ -1552,9 +1552,9 @@ const char *guix_offload_report_note(const guix_offload_report *report, size_t i
 const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". If
- * the machine could not be connected to, the words say why: "misconfigured", "refused", "host key differs", "no
- * Guix", "unreachable" or "failed".
+ * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space", "short of
+ * memory" or "failed". If the machine could not be connected to, the words say why: "misconfigured", "refused",
+ * "host key differs", "no Guix", "unreachable" or "failed".
  */
 const char *guix_offload_report_state(const guix_offload_report *report,
                                       size_t index);

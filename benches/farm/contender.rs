@@ -2,17 +2,21 @@
 //! Who is measured, and how.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{Host, SlowLink, lab};
 use crate::machines::{Machine, PROGRAM, quoted, system};
 use crate::memory::with_peak_memory;
 use crate::publisher::{Fetcher, Publisher};
+use crate::slots::most_at_once_of;
 
 /// A head whose daemon has the stock script for a hook.
 pub const STOCK: Host = Host("shead");
 /// A head whose daemon has our hook.
 pub const OURS: Host = Host("head");
+/// Two heads of each kind.
+pub const BOTH_STOCK: [Host; 2] = [STOCK, Host("s2head")];
+pub const BOTH_OURS: [Host; 2] = [OURS, Host("h2head")];
 /// A head whose daemon has our Guile module.
 pub const GUILE: Host = Host("ghead");
 /// A head that builds by itself.
@@ -84,8 +88,14 @@ pub enum Contender {
     Memory(Host),
     /// The daemon of this head, for a build with an input that the machine may fetch, over a link of [`SLOW`]: seconds.
     Inputs(Host, Servers),
+    /// The same for the second build of two, whose inputs differ.
+    NextInputs(Host, Servers),
     /// `guix build` on the machine, which fetches the same: seconds.
     FetchThere,
+    /// The daemons of two heads at the same time, on the same machine: seconds until both have built all.
+    Together([Host; 2]),
+    /// The same: how many builds were under way at once on the machine, at most.
+    AtOnce([Host; 2]),
     /// `guix offload --version` on this head, as the hook of its daemon says it: seconds.
     Version(Host),
 }
@@ -101,12 +111,24 @@ pub enum Servers {
     Lack,
     /// They drop all packets.
     Drop,
+    /// They drop all packets, and the hook does not let the machine be asked.
+    DropUnasked,
+}
+
+impl Servers {
+    fn are_asked(self) -> bool {
+        !matches!(self, Servers::Unasked | Servers::DropUnasked)
+    }
+
+    fn answer(self) -> bool {
+        !matches!(self, Servers::Drop | Servers::DropUnasked)
+    }
 }
 
 /// Starts the daemons as they are measured.
 pub fn prepare() {
-    lab(&["restart-daemon", STOCK.0, "--", "--max-jobs=0"]);
-    start_ours(&[]);
+    BOTH_STOCK.iter().for_each(|head| drop(lab(&["restart-daemon", head.0, "--", "--max-jobs=0"])));
+    BOTH_OURS.iter().for_each(|head| start(*head, &[]));
     lab(&["restart-daemon", GUILE.0, &format!("GUIX={PROGRAMS}/guix-offload-guile"), "--", "--max-jobs=0"]);
     fs::write(OURS.file("/root/import.scm"), include_str!("import.scm")).expect("writing a program");
     fs::copy(OURS.file("/root/import.scm"), MACHINES[0].file("/root/import.scm")).expect("copying a program");
@@ -114,16 +136,16 @@ pub fn prepare() {
     add_addresses();
 }
 
-/// Starts the daemon of `OURS` with our hook, and with these variables.
-fn start_ours(variables: &[&str]) {
+/// Starts the daemon of a head with our hook, and with these variables.
+fn start(head: Host, variables: &[&str]) {
     let (guix, trace) = (format!("GUIX={PROGRAM}"), format!("GUIX_OFFLOAD_TRACE={TRACE}"));
-    lab(&[&["restart-daemon", OURS.0, &guix, &trace], variables, &["--", "--max-jobs=0"]].concat());
-    OURS.kill_keepers();
+    lab(&[&["restart-daemon", head.0, &guix, &trace], variables, &["--", "--max-jobs=0"]].concat());
+    head.kill_keepers();
 }
 
 /// Removes what was built and sent.
 pub fn clean() {
-    for host in [STOCK, OURS, GUILE, ALONE].into_iter().chain(MACHINES) {
+    for host in [GUILE, ALONE].into_iter().chain(BOTH_STOCK).chain(BOTH_OURS).chain(MACHINES) {
         host.sh(&["guix", "gc"]);
     }
 }
@@ -152,6 +174,7 @@ impl Contender {
     pub fn unit(self) -> &'static str {
         match self {
             Contender::Memory(_) | Contender::Received(_) | Contender::ReceivedByLoad => "MiB",
+            Contender::AtOnce(_) => "builds",
             _ => "s",
         }
     }
@@ -171,9 +194,11 @@ impl Contender {
             | Contender::Processor(head)
             | Contender::Memory(head)
             | Contender::Inputs(head, _)
+            | Contender::NextInputs(head, _)
             | Contender::Version(head) => {
                 has(head);
             }
+            Contender::Together(heads) | Contender::AtOnce(heads) => heads.into_iter().for_each(has),
             Contender::Jobs | Contender::Agent | Contender::Phase(_) | Contender::ReceivedByLoad => has(OURS),
             Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo | Contender::FetchThere => {}
             Contender::Accept { .. } | Contender::Decline { .. } => {}
@@ -192,11 +217,11 @@ impl Contender {
                 build(head, settings);
             }),
             Contender::ReceivedByLoad => {
-                start_ours(&["GUIX_OFFLOAD_KEEPER=no"]);
+                start(OURS, &["GUIX_OFFLOAD_KEEPER=no"]);
                 let received = received(|| {
                     build(OURS, settings);
                 });
-                start_ours(&[]);
+                start(OURS, &[]);
                 received
             }
             Contender::Beyond(head) => build(head, settings) - build(ALONE, &[settings, &AT_HOME].concat()),
@@ -241,7 +266,10 @@ impl Contender {
                 }) - adding
             }
             Contender::Memory(head) => memory(head),
-            Contender::Inputs(head, servers) => inputs(head, servers, settings),
+            Contender::Inputs(head, servers) => inputs(head, servers, 1, settings),
+            Contender::NextInputs(head, servers) => inputs(head, servers, 2, settings),
+            Contender::Together(heads) => together(heads, settings).0,
+            Contender::AtOnce(heads) => together(heads, settings).1,
             Contender::FetchThere => fetch_there(settings),
             Contender::Version(head) => {
                 let guix = if head.0 == GUILE.0 { format!("{PROGRAMS}/guix-offload-guile") } else { "guix".into() };
@@ -353,20 +381,31 @@ fn memory(head: Host) -> f64 {
     peak as f64 / f64::from(1 << 20)
 }
 
-/// Seconds that a build on this head takes whose input is valid there.
-fn inputs(head: Host, servers: Servers, settings: &[&str]) -> f64 {
+/// Seconds that the builds of `settings` take on two heads together, and how many are under way at once at most.
+fn together(heads: [Host; 2], settings: &[&str]) -> (f64, f64) {
+    let begun = Instant::now();
+    let building = heads.map(|head| head.start_build("stamp", settings));
+    let builds = building.map(|building| building.finish_within(PATIENCE));
+    let seconds = begun.elapsed().as_secs_f64();
+    let count = settings.iter().find_map(|setting| setting.strip_prefix("count=")?.parse().ok()).expect("a number");
+    let of_heads = heads.into_iter().zip(&builds).map(|(head, builds)| (head, builds, count));
+    (seconds, most_at_once_of(of_heads, &MACHINES)[0] as f64)
+}
+
+/// Seconds that the last of so many builds on this head takes, whose input is valid there.
+fn inputs(head: Host, servers: Servers, builds: usize, settings: &[&str]) -> f64 {
     if head.0 == OURS.0 {
-        start_ours(if servers == Servers::Unasked { &["GUIX_OFFLOAD_SUBSTITUTES=no"] } else { &[] });
+        start(OURS, if servers.are_asked() { &[] } else { &["GUIX_OFFLOAD_SUBSTITUTES=no"] });
     }
-    let nonce = format!("nonce={}", fastrand::u64(..));
-    let settings = [settings, &[&nonce]].concat();
-    let input = built_input(head, &settings);
+    let nonces = (0..builds).map(|_| format!("nonce={}", fastrand::u64(..))).collect::<Vec<_>>();
+    let settings = nonces.iter().map(|nonce| [settings, &[nonce]].concat()).collect::<Vec<_>>();
+    let input = built_input(head, &settings[builds - 1]);
     let published: &[&str] = if servers == Servers::Lack { &[] } else { &[&input] };
     let publisher = Publisher::new(PUBLISHER, head, published);
-    let url = if servers == Servers::Drop { format!("http://{}", DEAD.0) } else { publisher.url() };
+    let url = if servers.answer() { publisher.url() } else { format!("http://{}", DEAD.0) };
     let _fetcher = Fetcher::new(MACHINES[0], &[&url]);
     let _links = [(head, SLOW), (PUBLISHER, FAST)].map(|(host, rate)| SlowLink::new(host, &["rate", rate]));
-    build(head, &settings)
+    settings.iter().fold(0.0, |_, settings| build(head, settings))
 }
 
 /// Seconds that the machine's own `guix build` takes to fetch the same.

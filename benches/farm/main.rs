@@ -17,9 +17,9 @@ use std::fmt::Write as _;
 
 use guix_offload::report::json::string;
 
-use contender::{ALONE, Contender, GUILE, OURS, STOCK, Servers};
+use contender::{ALONE, BOTH_OURS, BOTH_STOCK, Contender, GUILE, OURS, STOCK, Servers};
 use harness::lab::SlowLink;
-use harness::{lab, machines, memory, publisher};
+use harness::{lab, machines, memory, publisher, slots};
 
 const W1: lab::Host = lab::Host("w1");
 
@@ -58,6 +58,8 @@ const NEXT_CONTINENT: &[&str] = &["delay", "100"];
 
 /// Builds that read what those of the layer before them made, and nothing else of that size.
 const CHAIN: &[&str] = &["layers=1,1,1,1,1,1,1,1", "kib=65536"];
+/// Builds that each take a processor a second or two.
+const BURNING: &[&str] = &["count=12", "seconds=0", "turns=700000"];
 const DIAMOND: &[&str] = &["layers=1,1,4,1,1", "kib=65536"];
 
 const ROWS: &[Row] = &[
@@ -160,12 +162,38 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
-        name: "128 MiB of input, servers drop packets, 40 Mbit/s",
-        settings: &["built-input=1", "built-kib=131072"],
+        name: "32 MiB of input, servers drop packets, 40 Mbit/s",
+        settings: &["built-input=1", "built-kib=32768"],
         contenders: [
-            ("not asked", Contender::Inputs(OURS, Servers::Unasked)),
+            ("not asked", Contender::Inputs(OURS, Servers::DropUnasked)),
             ("hook", Contender::Inputs(OURS, Servers::Drop)),
         ],
+        large: true,
+        ..ROW
+    },
+    Row {
+        name: "32 MiB of input, servers drop packets, the second",
+        settings: &["built-input=1", "built-kib=32768"],
+        contenders: [
+            ("not asked", Contender::NextInputs(OURS, Servers::DropUnasked)),
+            ("hook", Contender::NextInputs(OURS, Servers::Drop)),
+        ],
+        large: true,
+        ..ROW
+    },
+    Row {
+        name: "2 heads x 12 builds, 2 cores, 4 slots each",
+        settings: BURNING,
+        contenders: [("stock", Contender::Together(BOTH_STOCK)), ("hook", Contender::Together(BOTH_OURS))],
+        slots: 4,
+        large: true, // minutes, for stock
+        ..ROW
+    },
+    Row {
+        name: "2 heads x 12 builds, at once there",
+        settings: BURNING,
+        contenders: [("stock", Contender::AtOnce(BOTH_STOCK)), ("hook", Contender::AtOnce(BOTH_OURS))],
+        slots: 4,
         large: true,
         ..ROW
     },

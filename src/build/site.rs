@@ -285,9 +285,12 @@ impl Site {
     fn send_from(&mut self, local: &mut LocalGuix, task: &Task, observer: &mut dyn Observer) -> Result<Vec<StorePath>> {
         let known = self.remote.slow_link();
         let Resources { histories, holdings, .. } = &*self.common.resources;
+        let machine = self.machine().clone();
+        let is_new = |item: &StorePath| holdings.is_new_to(&machine, item);
         let circumstances = Circumstances {
             in_flight: &self.common.in_flight,
             substitutes: (!task.options.sends_all).then_some(&self.common.substitutes),
+            is_new: &is_new,
             rate: histories.of(self.machine()).link_rate(),
             cancel: &self.cancel,
         };
@@ -339,7 +342,8 @@ impl Site {
     ) -> Result<()> {
         let remote = &mut *self.remote;
         transfer::retrieve_files(local, remote, task.derivation, task.outputs, registrar, &self.cancel, observer)?;
-        let Resources { histories, clock, .. } = &*self.common.resources;
+        let Resources { histories, holdings, clock, .. } = &*self.common.resources;
+        holdings.note_made(task.outputs);
         if self.slot.is_some() {
             let now = clock.now();
             histories.note_build(self.machine(), now - self.since);

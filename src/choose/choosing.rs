@@ -133,6 +133,10 @@ impl fmt::Display for Ranking<'_> {
             write!(f, "{}{name} (speed {speed}", if number > 0 { ", then " } else { "" })?;
             if let Some(load) = self.histories[index].recent_load() {
                 write!(f, ", load {load:.2}")?;
+                let current = self.histories[index].current_load().unwrap_or(load);
+                if (current - load).abs() >= 0.01 {
+                    write!(f, " and now {current:.2}")?;
+                }
             }
             let missing = self.candidates.missing_bytes(index);
             if missing > 0 {
@@ -283,22 +287,24 @@ impl Candidates {
                     let reason = suitability::this_host(&self.machines[index]);
                     self.pass_over(index, SetbackKind::ThisHost, &reason, &mut summary, observer);
                 }
-                Ok(mut remote) => match self.check_suitability(index, &*remote, Some(clock.now() - begun), observer) {
-                    Ok(()) => {
-                        self.cancel_others(attempts, begun, observer);
-                        remote.set_slow_link(histories[index].slow_link());
-                        let lease = Lease { remote, candidate: index, reused: false, slot, since: begun, guard };
-                        return Ok(chosen(lease, observer));
-                    }
-                    Err(reason) => {
-                        summary.add(SetbackKind::NoRoom, &reason);
-                        // The connection is not at fault: the next build for which the machine has room may use it.
-                        drop(guard);
-                        if remote.is_usable() {
-                            pool.put(remote);
+                Ok(mut remote) => {
+                    match self.check_suitability(index, &*remote, true, Some(clock.now() - begun), observer) {
+                        Ok(()) => {
+                            self.cancel_others(attempts, begun, observer);
+                            remote.set_slow_link(histories[index].slow_link());
+                            let lease = Lease { remote, candidate: index, reused: false, slot, since: begun, guard };
+                            return Ok(chosen(lease, observer));
+                        }
+                        Err(reason) => {
+                            summary.add(SetbackKind::NoRoom, &reason);
+                            // The connection is not at fault: the next build for which the machine has room may use it.
+                            drop(guard);
+                            if remote.is_usable() {
+                                pool.put(remote);
+                            }
                         }
                     }
-                },
+                }
                 Err(error) => self.note_failure(index, error, &mut summary, observer)?,
             }
         }
@@ -348,10 +354,8 @@ impl Candidates {
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
             let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
             let lifetime = if is_safe { SAFE_PROBE_LIFETIME } else { PROBE_LIFETIME };
-            if !alive || remote.probe_again(lifetime).is_err() {
-                return Idle::Gone;
-            }
-            return match self.check_suitability(index, &*remote, None, observer) {
+            let Some(asked) = alive.then(|| remote.probe_again(lifetime).ok()).flatten() else { return Idle::Gone };
+            return match self.check_suitability(index, &*remote, asked, None, observer) {
                 Ok(()) => Idle::Usable(remote, guard),
                 Err(reason) => {
                     drop(guard);
@@ -392,17 +396,19 @@ impl Candidates {
         Ok(line)
     }
 
-    /// Reports and remembers the answer of a candidate, and checks it. `after` is how long connecting took, for a new
-    /// connection. Fails if the machine has no room.
+    /// Reports and remembers the answer of a candidate, and checks it. `asked`: the answer is new. `after` is how long
+    /// connecting took, for a new connection. Fails if the machine has no room.
     fn check_suitability(
         &self,
         index: usize,
         remote: &dyn Connection,
+        asked: bool,
         after: Option<Duration>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let (machine, probe) = (&self.machines[index], remote.probe());
-        self.resources.histories.note_answer(machine, probe.load, after);
+        let current = probe.current_load().filter(|_| asked);
+        self.resources.histories.note_answer(machine, probe.load, current, after);
         observer.event(&Event::Load { machine: &machine.name, load: probe.load });
         if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
             observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });

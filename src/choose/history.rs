@@ -26,6 +26,8 @@ use crate::machine::BuildMachine;
 
 /// How long a known load is used, in seconds: the load of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
+/// How long a known load at present is used, in seconds: it follows from averages of ten seconds.
+const CURRENT_LIFETIME: u64 = 20;
 /// How long after an answer a machine is assumed to be there, in seconds.
 pub(super) const ANSWER_LIFETIME: u64 = 10;
 /// How long a link that was slow is assumed to be as slow, in seconds.
@@ -139,6 +141,7 @@ pub struct History {
     now: u64,
     mark: u64,
     load: Option<Load>,
+    current: Option<(f64, u64)>,
     answered: Option<Duration>,
     unanswered: u32,
     setback: Option<Setback>,
@@ -171,10 +174,12 @@ impl Histories {
         History { now: self.clock.since_epoch(), mark: mark(machine, &self.acl), ..known }
     }
 
-    /// Remembers that `machine` answered, with this load. `after` is how long connecting took, for a new connection.
-    pub fn note_answer(&self, machine: &BuildMachine, load: f64, after: Option<Duration>) {
+    /// Remembers that `machine` answered, with this `load`. `current`: its load at present, if it said that. `after`
+    /// is how long connecting took, for a new connection.
+    pub fn note_answer(&self, machine: &BuildMachine, load: f64, current: Option<f64>, after: Option<Duration>) {
         self.change(machine, |history| {
             history.load = Some(Load { load, at: history.now, mark: history.mark });
+            history.current = current.map(|current| (current, history.now)).or(history.current);
             history.answered = after.or(history.answered);
             history.unanswered = 0;
             if !history.is_distrusted() {
@@ -271,6 +276,12 @@ impl History {
     /// Returns the machine's load, if it was seen lately.
     pub fn recent_load(&self) -> Option<f64> {
         self.load.filter(|seen| self.within(seen.at, LOAD_LIFETIME)).map(|seen| seen.load)
+    }
+
+    /// Returns the machine's load at present, if it was seen lately; otherwise as [`History::recent_load`].
+    pub fn current_load(&self) -> Option<f64> {
+        let current = self.current.filter(|(_, at)| self.within(*at, CURRENT_LIFETIME)).map(|(current, _)| current);
+        self.recent_load().map(|load| current.unwrap_or(load))
     }
 
     /// Returns the machine's load, if it answered less than `seconds` ago, was configured as now, and nothing was wrong

@@ -50,7 +50,7 @@ fn failure(text: &str) -> Error {
 #[test]
 fn a_load_is_forgotten_after_a_minute() {
     let (scene, machine) = scene();
-    scene.histories.note_answer(&machine, 0.25, None);
+    scene.histories.note_answer(&machine, 0.25, None, None);
     scene.later(55);
     assert_eq!(scene.histories.of(&machine).recent_load(), Some(0.25));
     scene.later(6);
@@ -61,7 +61,7 @@ fn a_load_is_forgotten_after_a_minute() {
 fn a_machine_that_answered_a_moment_ago_is_there_unless_something_was_wrong_since() {
     let (scene, machine) = scene();
     let fresh = || scene.histories.of(&machine).fresh_load(ANSWER_LIFETIME);
-    let answers = || scene.histories.note_answer(&machine, 0.25, None);
+    let answers = || scene.histories.note_answer(&machine, 0.25, None, None);
     answers();
     scene.later(8);
     assert_eq!(fresh(), Some(0.25));
@@ -96,7 +96,7 @@ fn the_back_off_grows_and_ends_but_not_for_want_of_room() {
             scene.histories.note_setback(&machine, kind, &failure("gone"));
             assert_eq!(scene.back_off(&machine), expected, "{kind:?}");
         }
-        scene.histories.note_answer(&machine, 0.5, None);
+        scene.histories.note_answer(&machine, 0.5, None, None);
         scene.histories.note_setback(&machine, kind, &failure("gone"));
         assert_eq!(scene.back_off(&machine), back_offs[0], "{kind:?}: an answer does not begin it anew");
     }
@@ -135,7 +135,7 @@ fn a_setback_is_remembered_with_its_reason_until_the_machine_answers() {
     }
     scene.histories.note_setback(&machine, SetbackKind::Away, &failure("gone"));
     assert_eq!(scene.histories.of(&machine).setback().unwrap().count, 1, "of another kind");
-    scene.histories.note_answer(&machine, 0.5, None);
+    scene.histories.note_answer(&machine, 0.5, None, None);
     assert!(scene.histories.of(&machine).setback().is_none());
 }
 
@@ -170,7 +170,7 @@ fn who_never_answers_is_left_alone_and_who_is_far_away_is_not() {
     };
     assert!(!unanswered(300));
     assert!(unanswered(300));
-    scene.histories.note_answer(&machine, 0.5, Some(Duration::from_millis(2000)));
+    scene.histories.note_answer(&machine, 0.5, None, Some(Duration::from_millis(2000)));
     for _ in 0..5 {
         assert!(!unanswered(3000), "it takes two seconds to answer");
     }
@@ -183,7 +183,7 @@ fn a_slow_link_is_remembered_for_an_hour_whatever_else_happens() {
     scene.histories.note_slow_link(&machine, 12.5e6);
     scene.histories.note_setback(&machine, SetbackKind::Away, &failure("gone"));
     assert!(scene.histories.of(&machine).setback().is_some());
-    scene.histories.note_answer(&machine, 0.5, None);
+    scene.histories.note_answer(&machine, 0.5, None, None);
     assert_eq!(scene.histories.of(&machine).slow_link(), Some(12.5e6));
     scene.later(3601);
     assert_eq!(scene.histories.of(&machine).slow_link(), None);
@@ -242,7 +242,7 @@ fn what_many_note_at_once_is_not_lost() {
 fn the_file_is_private_and_a_link_in_its_place_is_not_followed() {
     let (scene, machine) = scene();
     let directory = StateDir::named(&scene.histories.state, machine.label());
-    scene.histories.note_answer(&machine, 0.5, None);
+    scene.histories.note_answer(&machine, 0.5, None, None);
     assert_eq!(scene.histories.of(&machine).recent_load(), Some(0.5));
     let mode = std::fs::metadata(directory.path(NAME)).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
@@ -251,7 +251,7 @@ fn the_file_is_private_and_a_link_in_its_place_is_not_followed() {
     std::fs::rename(directory.path(NAME), &other).unwrap();
     symlink(&other, directory.path(NAME)).unwrap();
     assert_eq!(scene.histories.of(&machine).recent_load(), None);
-    scene.histories.note_answer(&machine, 0.75, None);
+    scene.histories.note_answer(&machine, 0.75, None, None);
     assert!(std::fs::read_to_string(&other).unwrap().starts_with("load 0.5 "));
 }
 
@@ -298,7 +298,7 @@ fn the_address_that_answered_is_remembered() {
     let (scene, machine) = scene();
     for address in [Some("10.0.0.1".parse().unwrap()), Some("fe80::1".parse().unwrap()), None] {
         scene.histories.note_address(&machine, address);
-        scene.histories.note_answer(&machine, 0.5, None);
+        scene.histories.note_answer(&machine, 0.5, None, None);
         assert_eq!(scene.histories.of(&machine).address(), address);
     }
 }

@@ -42,15 +42,14 @@ fn fingerprint(item: &StorePath) -> u64 {
     hasher.finish()
 }
 
-/// What is known of one machine. When `young` is full, it takes the place of `old`, which is forgotten.
-#[derive(Clone)]
-struct Known {
+/// Items that are remembered. When `young` is full, it takes the place of `old`, which is forgotten.
+#[derive(Clone, Default)]
+struct Items {
     young: HashSet<u64>,
     old: HashSet<u64>,
-    used: Instant,
 }
 
-impl Known {
+impl Items {
     fn contains(&self, fingerprint: u64) -> bool {
         self.young.contains(&fingerprint) || self.old.contains(&fingerprint)
     }
@@ -62,47 +61,69 @@ impl Known {
     }
 }
 
+/// What is known of one machine.
+#[derive(Clone)]
+struct Known {
+    items: Items,
+    used: Instant,
+}
+
 /// What the machines of a process are known to have. Any thread.
 #[derive(Default)]
-pub struct Holdings(Mutex<HashMap<String, Known>>);
+pub struct Holdings {
+    machines: Mutex<HashMap<String, Known>>,
+    /// What machines built for this process, and this host has received.
+    made: Mutex<Items>,
+}
 
 impl Holdings {
     /// Returns whether nothing is known of any machine.
     pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.machines.lock().is_empty()
     }
 
     /// Remembers that `machine` has `items`.
     pub fn add(&self, machine: &BuildMachine, items: &[StorePath]) {
-        let mut machines = self.0.lock();
+        let mut machines = self.machines.lock();
         let (label, now) = (machine.label(), Instant::now());
         if machines.len() == MOST_MACHINES && !machines.contains_key(&label) {
             let unused = machines.iter().min_by_key(|(_, known)| known.used).map(|(label, _)| label.clone());
             unused.and_then(|label| machines.remove(&label));
         }
-        let empty = || Known { young: HashSet::new(), old: HashSet::new(), used: now };
+        let empty = || Known { items: Items::default(), used: now };
         let known = machines.entry(label).or_insert_with(empty);
         known.used = now;
-        items.iter().for_each(|item| known.add(fingerprint(item)));
+        items.iter().for_each(|item| known.items.add(fingerprint(item)));
+    }
+
+    /// Remembers that this host has received `items`, which a machine built.
+    pub fn note_made(&self, items: &[StorePath]) {
+        let mut made = self.made.lock();
+        items.iter().for_each(|item| made.add(fingerprint(item)));
+    }
+
+    /// Returns whether `machine` lacks `item`, in all likelihood: it was built lately, on another machine.
+    pub fn is_new_to(&self, machine: &BuildMachine, item: &StorePath) -> bool {
+        self.made.lock().contains(fingerprint(item)) && !self.has_any(machine, [item])
     }
 
     /// Forgets what `machine` has.
     pub fn forget(&self, machine: &BuildMachine) {
-        self.0.lock().remove(&machine.label());
+        self.machines.lock().remove(&machine.label());
     }
 
     /// Returns whether `machine` is known to have one of `items`.
     pub fn has_any<'a>(&self, machine: &BuildMachine, items: impl IntoIterator<Item = &'a StorePath>) -> bool {
-        let machines = self.0.lock();
+        let machines = self.machines.lock();
         let known = machines.get(&machine.label());
-        known.is_some_and(|known| items.into_iter().any(|item| known.contains(fingerprint(item))))
+        known.is_some_and(|known| items.into_iter().any(|item| known.items.contains(fingerprint(item))))
     }
 
     /// Returns how many bytes of `inputs` the machine is not known to have.
     pub fn missing_bytes(&self, machine: &BuildMachine, inputs: &[Input]) -> u64 {
-        let machines = self.0.lock();
+        let machines = self.machines.lock();
         let known = machines.get(&machine.label());
-        let missing = inputs.iter().filter(|input| known.is_none_or(|known| !known.contains(input.fingerprint)));
+        let missing = inputs.iter().filter(|input| known.is_none_or(|known| !known.items.contains(input.fingerprint)));
         missing.map(|input| input.bytes).fold(0, u64::saturating_add)
     }
 }
@@ -130,6 +151,9 @@ mod tests {
         let other = BuildMachine { port: 2222, ..machine("m") };
         assert_eq!(holdings.missing_bytes(&other, &inputs[..2]), 210);
         assert!(holdings.has_any(&m, &[item(1), item(2)]) && !holdings.has_any(&m, &[item(1)]));
+        holdings.note_made(&[item(2), item(4)]);
+        assert!(holdings.is_new_to(&m, &item(4)) && holdings.is_new_to(&other, &item(2)));
+        assert!(!holdings.is_new_to(&m, &item(2)) && !holdings.is_new_to(&other, &item(3)));
         holdings.forget(&m);
         assert!(!holdings.has_any(&m, &[item(2)]) && holdings.missing_bytes(&m, &inputs[..2]) == 210);
     }
@@ -140,10 +164,11 @@ mod tests {
         let items: Vec<_> = (0..2 * GENERATION).map(item).collect();
         holdings.add(&machine("m0"), &items);
         let machines: Vec<_> = (0..MOST_MACHINES).map(|number| machine(&format!("m{number}"))).collect();
-        let full = holdings.0.lock()["m0:22"].clone();
-        assert_eq!((full.young.len(), full.old.len()), (0, GENERATION), "the least that is kept of them");
-        let full = Known { young: (0..GENERATION as u64 - 1).collect(), ..full };
-        machines.iter().for_each(|machine| drop(holdings.0.lock().insert(machine.label(), full.clone())));
+        let full = holdings.machines.lock()["m0:22"].clone();
+        assert_eq!((full.items.young.len(), full.items.old.len()), (0, GENERATION), "the least that is kept of them");
+        let items = Items { young: (0..GENERATION as u64 - 1).collect(), ..full.items };
+        let full = Known { items, ..full };
+        machines.iter().for_each(|machine| drop(holdings.machines.lock().insert(machine.label(), full.clone())));
         let inputs: Vec<_> = (0..200).map(|number| Input::new(&item(number * 150), 1)).collect();
         let compare = || machines.iter().map(|machine| holdings.missing_bytes(machine, &inputs)).collect::<Vec<_>>();
         let missing = compare();
@@ -155,7 +180,12 @@ mod tests {
         // The shortest of five, as others may use the processor. Without optimization; with it, a millisecond.
         assert!(took.min().unwrap() < std::time::Duration::from_secs(1));
         assert!(missing.iter().all(|bytes| *bytes == missing[0] && (100..200).contains(bytes)), "{missing:?}");
-        let sets = holdings.0.lock().values().map(|known| known.young.capacity() + known.old.capacity()).sum::<usize>();
+        let sets = holdings
+            .machines
+            .lock()
+            .values()
+            .map(|known| known.items.young.capacity() + known.items.old.capacity())
+            .sum::<usize>();
         // A set takes nine bytes for each of 8/7 of its capacity.
         assert!(sets * 9 * 8 / 7 < 64 << 20, "{sets}");
     }
@@ -165,15 +195,15 @@ mod tests {
         let (holdings, m) = (Holdings::default(), machine("m"));
         for number in 0..5 * GENERATION {
             holdings.add(&m, &[item(number)]);
-            let machines = holdings.0.lock();
-            let known = &machines[&m.label()];
+            let machines = holdings.machines.lock();
+            let known = &machines[&m.label()].items;
             assert!(known.young.len() + known.old.len() <= 2 * GENERATION);
             assert!(known.contains(fingerprint(&item((number + 1).saturating_sub(GENERATION)))));
         }
         for number in 0..2 * MOST_MACHINES {
             holdings.add(&machine(&format!("m{number}")), &[item(1)]);
         }
-        assert_eq!(holdings.0.lock().len(), MOST_MACHINES);
+        assert_eq!(holdings.machines.lock().len(), MOST_MACHINES);
         assert!(holdings.has_any(&machine(&format!("m{}", 2 * MOST_MACHINES - 1)), &[item(1)]));
     }
 }

@@ -12,7 +12,8 @@ const SENDING_STEP: f64 = 0.1;
 /// What is known of a machine for a build.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outlook {
-    /// The load, as in [`Probe::load`](crate::machine::suitability::Probe::load), if it was seen recently.
+    /// The load at present, as in [`Probe::current_load`](crate::machine::suitability::Probe::current_load) or
+    /// [`Probe::load`](crate::machine::suitability::Probe::load), if it was seen recently.
     pub load: Option<f64>,
     /// How long sending what the machine lacks takes, in seconds.
     pub sending: f64,

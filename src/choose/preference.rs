@@ -40,7 +40,7 @@ impl Candidates {
     /// Returns what is known of a candidate, with this `history`, for the build.
     pub(super) fn outlook(&self, index: usize, history: &History) -> Outlook {
         let rate = history.link_rate().or(history.slow_link()).unwrap_or(USUAL_RATE).max(1.0);
-        Outlook { load: history.recent_load(), sending: self.missing_bytes(index) as f64 / rate }
+        Outlook { load: history.current_load(), sending: self.missing_bytes(index) as f64 / rate }
     }
 
     /// Returns how long builds on the candidates took lately, in seconds.

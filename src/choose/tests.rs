@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 mod inputs;
+mod pressure;
 
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ impl Scene {
     }
 
     fn answers(&self, index: usize, load: f64) {
-        self.resources.histories.note_answer(self.machine(index), load, None);
+        self.resources.histories.note_answer(self.machine(index), load, None, None);
     }
 
     fn fails(&self, index: usize) {

@@ -292,9 +292,9 @@ export! {
 }
 
 export! {
-    /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". If
-    /// the machine could not be connected to, the words say why: "misconfigured", "refused", "host key differs", "no
-    /// Guix", "unreachable" or "failed".
+    /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space", "short of
+    /// memory" or "failed". If the machine could not be connected to, the words say why: "misconfigured", "refused",
+    /// "host key differs", "no Guix", "unreachable" or "failed".
     pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).map(|entry| &entry.state))
     }

@@ -57,8 +57,8 @@ pub trait Connection: Send {
     /// Returns the machine's last probe.
     fn probe(&self) -> &Probe;
 
-    /// Asks again how the machine is doing, unless its last answer is younger than `age`.
-    fn probe_again(&mut self, age: Duration) -> Result<()>;
+    /// Asks again how the machine is doing, unless its last answer is younger than `age`. Returns whether it asked.
+    fn probe_again(&mut self, age: Duration) -> Result<bool>;
 
     /// Returns whether the daemon there answers `within` this time. One round trip.
     fn answers(&mut self, within: Duration) -> bool;
@@ -193,8 +193,8 @@ impl Connection for Remote {
         Remote::probe(self)
     }
 
-    fn probe_again(&mut self, age: Duration) -> Result<()> {
-        Remote::probe_again(self, age).map(drop)
+    fn probe_again(&mut self, age: Duration) -> Result<bool> {
+        Remote::probe_again(self, age)
     }
 
     fn answers(&mut self, within: Duration) -> bool {

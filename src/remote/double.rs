@@ -18,7 +18,7 @@ use crate::daemon::{Additions, BuildOptions, NewItem, PathInfo};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::BuildMachine;
-use crate::machine::suitability::Probe;
+use crate::machine::suitability::{Pressure, Probe};
 use crate::report::Aside;
 
 /// An operation on a machine.
@@ -59,7 +59,14 @@ pub type Act = Arc<dyn Fn(&str, Step, &Cut) -> Result<()> + Send + Sync>;
 pub type Servers = Arc<dyn Fn(&str, Vec<StorePath>, Choose, Arc<Shared>) + Send + Sync>;
 
 /// A machine with much room and nothing to do.
-pub const IDLE: Probe = Probe { load: 0.0, free_space: 100 << 30, memory: 16 << 30, clock_offset: Some(0) };
+pub const IDLE: Probe = Probe {
+    load: 0.0,
+    free_space: 100 << 30,
+    memory: 16 << 30,
+    total_memory: 32 << 30,
+    pressure: Pressure { cpu: None, memory: None, io: None },
+    clock_offset: Some(0),
+};
 
 /// The state of a machine. Without a probe of its own, it is [`IDLE`].
 #[derive(Clone, Default)]
@@ -302,10 +309,10 @@ impl Connection for Double {
         &self.probe
     }
 
-    fn probe_again(&mut self, _: Duration) -> Result<()> {
+    fn probe_again(&mut self, _: Duration) -> Result<bool> {
         self.step(Step::Probe)?;
         self.probe = self.world.probe(&self.machine.name);
-        Ok(())
+        Ok(true)
     }
 
     fn answers(&mut self, _: Duration) -> bool {

@@ -294,16 +294,17 @@ impl Remote {
         &self.probe
     }
 
-    /// Asks again how the machine is doing, unless its last answer is younger than `age`.
-    pub fn probe_again(&mut self, age: Duration) -> Result<&Probe> {
-        if self.probed.elapsed() >= age {
-            let mut channel = probe::ask(&self.session, &self.machine, &self.store);
-            let answer = probe::answer(&mut channel, &self.machine, &self.store, self.limits.step)
-                .map_err(|e| self.on_this_machine(e))?;
-            (self.probe, self.kills) = (answer.probe, answer.kills);
-            self.probed = Instant::now();
+    /// Asks again how the machine is doing, unless its last answer is younger than `age`. Returns whether it asked.
+    pub fn probe_again(&mut self, age: Duration) -> Result<bool> {
+        if self.probed.elapsed() < age {
+            return Ok(false);
         }
-        Ok(&self.probe)
+        let mut channel = probe::ask(&self.session, &self.machine, &self.store);
+        let answer = probe::answer(&mut channel, &self.machine, &self.store, self.limits.step)
+            .map_err(|e| self.on_this_machine(e))?;
+        (self.probe, self.kills) = (answer.probe, answer.kills);
+        self.probed = Instant::now();
+        Ok(true)
     }
 
     /// Runs `program` with the machine's `sh`, without input, and returns the beginning of what it prints. It has

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! The probe of a machine before it gets a build: load, free space, clock.
+//! The probe of a machine before it gets a build: load, pressure, memory, free space, clock.
 //!
 //! It is one short program for the remote `sh`. A line that the machine cannot answer stays empty.
 
@@ -11,11 +11,15 @@ use super::shell::{self, KILLS, MEMORY, free_space, quoted, value};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StoreDir;
 use crate::machine::BuildMachine;
-use crate::machine::suitability::Probe;
+use crate::machine::suitability::{Pressure, Probe};
 use crate::ssh::{Channel, Session};
 
 /// First line of the program's output. It shows that `sh` runs the program.
 const RUNS: &str = "sh runs";
+
+/// A program that prints what processes wait for, as the kernel says it if it does: `some avg10=0.00`.
+const PRESSURE: &str = "for what in cpu memory io; do [ -r /proc/pressure/$what ] && \
+     read -r kind average rest </proc/pressure/$what && echo pressure-$what $kind $average; done\n";
 
 /// A machine's answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +55,7 @@ fn program(socket: &str, store: &StoreDir) -> String {
         "echo {RUNS}\n\
          read -r load rest </proc/loadavg && echo load $load\n\
          echo cores $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)\n\
-         {}{MEMORY}{KILLS}\
+         {}{MEMORY}{KILLS}{PRESSURE}\
          [ -d {} ] || echo storeless yes\n\
          echo time ${{EPOCHSECONDS:-$(date +%s)}}\n\
          read -r boot </proc/sys/kernel/random/boot_id\n\
@@ -113,13 +117,24 @@ impl Answer {
         let load = value("load").and_then(|v| v.parse::<f64>().ok()).filter(|load| load.is_finite());
         let cores = value("cores").and_then(|v| v.parse::<f64>().ok()).filter(|cores| *cores >= 1.0);
         let free_kib: u64 = value("free")?.parse().ok()?;
-        let memory_kib: u64 = value("memory").and_then(|v| v.parse().ok()).unwrap_or(0);
+        let kib = |word: &str| value(word).and_then(|v| v.parse().ok()).map_or(0, |kib: u64| kib.saturating_mul(1024));
+        let pressure = |word: &str| {
+            let percent: f64 = value(word)?.strip_prefix("some avg10=")?.parse().ok()?;
+            // With the two digits that it has: no 0.27140000000000003.
+            (0.0..=100.0).contains(&percent).then_some((percent * 100.0).round() / 10_000.0)
+        };
         Some(Answer {
             probe: Probe {
                 // As for `guix offload`, a machine that does not say its load counts as fully loaded.
                 load: load.zip(cores).map_or(1.0, |(load, cores)| load / cores),
                 free_space: free_kib.saturating_mul(1024),
-                memory: memory_kib.saturating_mul(1024),
+                memory: kib("memory"),
+                total_memory: kib("total-memory"),
+                pressure: Pressure {
+                    cpu: pressure("pressure-cpu"),
+                    memory: pressure("pressure-memory"),
+                    io: pressure("pressure-io"),
+                },
                 clock_offset: value("time").and_then(|v| v.parse::<i64>().ok()).map(|time| time.saturating_sub(now)),
             },
             kills: value("kills").and_then(|v| v.parse().ok()),
@@ -139,8 +154,30 @@ mod tests {
     #[test]
     fn an_answer_is_taken_apart() {
         let answer = Answer::parse("load 0.50\ncores 2\nfree 1024\nmemory 2048\ntime 990\nsocket \n", 1000).unwrap();
-        assert_eq!(answer.probe, Probe { load: 0.25, free_space: 1 << 20, memory: 2 << 20, clock_offset: Some(-10) });
+        let (free_space, memory, clock_offset) = (1 << 20, 2 << 20, Some(-10));
+        assert_eq!(answer.probe, Probe { load: 0.25, free_space, memory, clock_offset, ..Probe::default() });
         assert_eq!((answer.daemon_socket, answer.offloads, answer.kills), (None, false, None));
+    }
+
+    #[test]
+    fn what_a_kernel_says_of_pressure_is_a_share_or_is_not_known() {
+        let pressure = |lines: &str| Answer::parse(&format!("free 1\n{lines}"), 0).unwrap().probe.pressure;
+        let said = "pressure-cpu some avg10=27.14\npressure-memory some avg10=0.00\npressure-io some avg10=100.00\n";
+        assert_eq!(pressure(said), Pressure { cpu: Some(0.2714), memory: Some(0.0), io: Some(1.0) });
+        for odd in ["", "-1.00", "100.01", "NaN", "inf", "lots", "1.00 avg60=1.00"] {
+            assert_eq!(pressure(&format!("pressure-cpu some avg10={odd}\n")), Pressure::default(), "{odd}");
+        }
+        assert_eq!(pressure("pressure-cpu full avg10=1.00\npressure-io\n"), Pressure::default());
+    }
+
+    #[test]
+    fn a_kernel_that_tells_of_pressure_is_asked() {
+        let said = run_by("sh", &program("/nowhere", &StoreDir::new("/tmp").unwrap()), Path::new("/"));
+        let Probe { memory, total_memory, pressure, .. } = Answer::parse(&said, 0).unwrap().probe;
+        assert!(memory > 0 && total_memory >= memory, "{said}");
+        let tells = |name: &str| Path::new("/proc/pressure").join(name).exists();
+        let known = [pressure.cpu, pressure.memory, pressure.io].map(|known| known.is_some());
+        assert_eq!(known, ["cpu", "memory", "io"].map(tells), "{said}");
     }
 
     #[test]

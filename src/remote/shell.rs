@@ -12,9 +12,9 @@ use crate::ssh::{Channel, Session};
 /// Longest part of a program's output that is read, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
 
-/// A program that prints how much memory is available, in KiB.
-pub const MEMORY: &str = "while read -r word size rest; do \
-     [ \"$word\" = MemAvailable: ] && echo memory $size && break; done </proc/meminfo\n";
+/// A program that prints how much memory there is and how much of that is available, in KiB.
+pub const MEMORY: &str = "while read -r word size rest; do case $word in \
+     MemTotal:) echo total-memory $size ;; MemAvailable:) echo memory $size; break ;; esac; done </proc/meminfo\n";
 
 /// A program that prints how many processes the kernel has killed for lack of memory.
 pub const KILLS: &str =

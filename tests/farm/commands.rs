@@ -2,6 +2,7 @@
 //! `guix offload test` and `status`, of the C program and of the Guile module: all machines at once, of which each has
 //! something wrong with it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use guix_offload::doors::farm;
@@ -164,6 +165,11 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         assert_says(
             &table,
             &["\nw2\n  kernel: Linux ", "\n  architecture: ", "\n  normalized load: ", "\n  time difference: "],
+        );
+        let pressure = if Path::new("/proc/pressure").exists() { "processor " } else { "unknown" };
+        assert_says(
+            &table,
+            &["\n  available memory: ", " GiB of ", &format!("\n  pressure of the last 10 s: {pressure}")],
         );
     }
     for (all_reached, report, said) in reports {

@@ -9,19 +9,20 @@
 ;;;        holes    one build of a file of KIB KiB that is zeros, but for a byte every 64 KiB
 ;;;        tree     symlinks, an executable, an empty directory and file, names with spaces and UTF-8
 ;;;        fail     a build that says something and exits with status 3
-;;;        stamp    COUNT independent builds of SECONDS, each of a file that says from when to when it ran, by
-;;;                 /proc/uptime
+;;;        stamp    COUNT independent builds of SECONDS, after so many TURNS of a loop that uses a processor, each of a
+;;;                 file that says from when to when it ran, by /proc/uptime
 ;;;        another  COUNT independent builds, each of a file that differs each time; they say how many cores they have
 ;;;        sleep    a build of one file that takes SECONDS, silently, or with chatty=1 a line every second
 ;;;        graph    COUNT builds, each of up to KIB; by SEED, they read and refer to up to four of the twenty before
 ;;;        layers   layers of so many builds, by LAYERS (1,1), each of KIB, and each reads all of the layer before it
 ;;;        work     COUNT independent builds that log LOG-MIB MiB without a newline, take SECONDS, and make a file, or a
 ;;;                 directory of FILES files
-;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of one shared input) input-text=0 (1: it is text)
-;;;        input-signed=0 (1: it is of a kind that is not made again on a machine, if it is large, but imported)
+;;; KEY    count=1 kib=1 (size of each output) input-kib=0 (size of a shared input) input-count=1 (number of those)
+;;;        input-text=0 (1: it is text) input-signed=0 (1: it is of a kind that is not made again on a machine, if it is
+;;;        large, but imported)
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of BUILT-KIB that is built here first) built-kib= (by default KIB)
-;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 chatty=0 jobs=0 (local builds allowed)
+;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 turns=0 chatty=0 jobs=0 (local builds allowed)
 ;;;        timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
@@ -112,7 +113,7 @@
   (define inputs
     (append (match (number "input-kib" 0)
               (0 '())
-              (kib (list (random-file store "input" kib))))
+              (kib (map (lambda _ (random-file store "input" kib)) (iota (number "input-count" 1)))))
             (map (lambda (i)
                    (add-text-to-store store (format #f "small-~a" i)
                                       (string-append (format #f "~a ~a~%" nonce i)
@@ -142,6 +143,7 @@
                              ("kib" . ,(setting "kib" "1"))
                              ("fill" . ,(setting "fill" "urandom"))
                              ("seconds" . ,(setting "seconds" "1"))
+                             ("turns" . ,(setting "turns" "0"))
                              ("logmib" . ,(setting "log-mib" "0"))
                              ("files" . ,(setting "files" "1"))
                              ,@(map cons input-variables (input-groups inputs))
@@ -194,7 +196,8 @@
     ('stamp
      (map (lambda (i)
             (build (format #f "stamp-~a" i)
-                   (string-append "read begin rest </proc/uptime; sleep $seconds; "
+                   (string-append "read begin rest </proc/uptime; i=0; while [ $i -lt $turns ]; do i=$((i + 1)); done; "
+                                  "sleep $seconds; "
                                   "read end rest </proc/uptime; echo $begin $end >$out")))
           (iota (number "count" 1))))
     ('another

@@ -10,6 +10,7 @@ use crate::lab::lab;
 use crate::lane::{Kind, Lane, limit, signal, start_head, start_machine};
 use crate::random::Random;
 use crate::run::Report;
+use crate::servers::*;
 use crate::shared_machines;
 
 pub struct Fault {
@@ -38,6 +39,10 @@ pub struct Fault {
 pub enum Phase {
     /// Never: the condition is all.
     Never,
+    /// From the moment on in which the build is asked for.
+    Asked,
+    /// While the machine fetches inputs.
+    Fetching,
     Sending,
     Building,
     Retrieving,
@@ -94,9 +99,15 @@ const SENDING: (Phase, u64) = (Phase::Sending, 1000);
 const BUILDING: (Phase, u64) = (Phase::Building, 1000);
 const RETRIEVING: (Phase, u64) = (Phase::Retrieving, 1000);
 const REGISTERING: (Phase, u64) = (Phase::Registering, 300);
+const ASKED: (Phase, u64) = (Phase::Asked, 600);
+const FETCHING: (Phase, u64) = (Phase::Fetching, 3000);
+
+/// What a hook says of a machine that fetches inputs.
+pub const FETCHES: &str = "' fetches ";
 
 type Strike = fn(&Lane, &mut Random) -> Undo;
 type Condition = fn(&mut Lane) -> Undo;
+type Serving = (&'static str, Kind, Condition, (Phase, u64), Strike, &'static str);
 type Kill = (&'static str, &'static [(Phase, u64)], Strike, Effect);
 
 /// Every fault there is; in a `short` run, some are less.
@@ -207,6 +218,17 @@ pub fn faults(short: bool) -> Vec<Fault> {
         let name = name.to_string();
         let most = if matches!(kind, Kind::Loud(_)) { 3 } else { usual.most };
         faults.push(Fault { name, kind, condition, effect, most, ..usual });
+    }
+    let serving: [Serving; 5] = [
+        ("substitute server killed while fetching", Kind::Fetched, served, FETCHING, kill_server, FETCHES),
+        ("substitute server cut off while fetching", Kind::Fetched, served, FETCHING, cut_server, FETCHES),
+        ("substitute server that lies", Kind::Fetched, lied_to, FETCHING, |_, _| Undo::nothing(), FETCHES),
+        ("garbage collector of the machine while fetching", Kind::Fetched, served, FETCHING, collect_there, FETCHES),
+        ("garbage collected there before inputs are used again", Kind::Usual, remembered, ASKED, collect_there, done),
+    ];
+    for (name, kind, condition, (phase, within), strike, says) in serving {
+        let (name, effect) = (name.to_string(), Effect::Nothing(says));
+        faults.push(Fault { name, kind, condition, phase, within, strike, effect, long: true, ..usual });
     }
     let name = "two heads and the stock script on the same slots".to_string();
     faults.push(Fault { name, scenario: Some(shared_machines::run), ..usual });

@@ -29,6 +29,8 @@ pub struct Lane {
     pub second: Option<Host>,
     /// Derivations not built yet, by what they are like.
     fresh: HashMap<Kind, Vec<String>>,
+    /// The derivation that was asked for last.
+    last: String,
     mounts: Vec<(Host, String)>,
     /// The first processes of the hosts, and their process namespaces.
     inits: Vec<(Host, String, PathBuf)>,
@@ -45,6 +47,9 @@ pub enum Kind {
     Many,
     /// Nothing much to send or retrieve, but silent for 4 s.
     Silent,
+    /// Three inputs of 8 MiB, which take so long to send that the machine is asked what of them it can fetch. If its
+    /// answer is late, one is sent meanwhile.
+    Fetched,
     /// Nothing much, at once.
     Small,
     /// With a log of so many MiB.
@@ -53,15 +58,24 @@ pub enum Kind {
 
 impl Kind {
     fn settings(self) -> Vec<String> {
+        let inputs = if self == Kind::Fetched { 3 } else { 1 };
         let (input, seconds, log, files, kib) = match self {
             Kind::Usual => (2000, 1, 0, 1, 4000),
             Kind::Large => (2000, 1, 0, 1, 20_000),
             Kind::Many => (2000, 1, 0, 40, 100),
             Kind::Silent => (0, 4, 0, 1, 1),
+            Kind::Fetched => (8000, 0, 0, 1, 1),
             Kind::Small => (0, 0, 0, 1, 1),
             Kind::Loud(mib) => (0, 0, mib, 1, 1),
         };
-        let numbers = [("input-kib", input), ("seconds", seconds), ("log-mib", log), ("files", files), ("kib", kib)];
+        let numbers = [
+            ("input-kib", input),
+            ("input-count", inputs),
+            ("seconds", seconds),
+            ("log-mib", log),
+            ("files", files),
+            ("kib", kib),
+        ];
         numbers.map(|(name, number)| format!("{name}={number}")).to_vec()
     }
 }
@@ -75,8 +89,9 @@ impl Lane {
             [head, machine, spare, second] => (head, machine, spare, Some(second)),
             _ => panic!("not HEAD:MACHINE:SPARE: {names}"),
         };
+        let last = String::new();
         let mut lane =
-            Lane { head, machine, spare, second, fresh: HashMap::new(), mounts: Vec::new(), inits: Vec::new() };
+            Lane { head, machine, spare, second, fresh: HashMap::new(), last, mounts: Vec::new(), inits: Vec::new() };
         lane.use_machines(false);
         start_head(head);
         limit_buffers(head);
@@ -150,7 +165,14 @@ impl Lane {
         if fresh.is_empty() {
             *fresh = make_derivations(head, kind);
         }
-        fresh.pop().expect("derivations")
+        self.last = fresh.pop().expect("derivations");
+        self.last.clone()
+    }
+
+    /// The inputs of the derivation that was asked for last.
+    pub fn inputs(&self) -> Vec<String> {
+        let references = self.head.sh(&["guix", "gc", "--references", &self.last]);
+        references.lines().filter(|item| item.ends_with("-input")).map(str::to_string).collect()
     }
 
     /// Gets over a run that went wrong.

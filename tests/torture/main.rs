@@ -12,6 +12,7 @@ mod faults;
 mod lane;
 mod random;
 mod run;
+mod servers;
 mod shared_machines;
 mod table;
 
@@ -25,7 +26,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use faults::{Fault, faults};
-use harness::{invariants, lab, machines, memory, slots};
+use harness::{invariants, lab, machines, memory, publisher, slots};
 use lane::Lane;
 use table::Row;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::daemon::{Build, Ending, Outcome, collect_garbage};
-use crate::faults::{Effect, Fault, Phase};
+use crate::faults::{Effect, FETCHES, Fault, Phase};
 use crate::invariants::eventually;
 use crate::lab::Host;
 use crate::lane::{Kind, Lane};
@@ -61,7 +61,10 @@ fn attempt(lane: &mut Lane, fault: &Fault, random: &mut Random, number: usize) -
     // Or the spare machine was the better choice at that time.
     // A hook that has all the outputs needs no keeper any more.
     let needless = fault.effect == Effect::Keeper && fault.phase == Phase::Registering;
-    let missed = unharmed && !needless && (fault.phase != Phase::Never || fault.effect == Effect::Machine && !avoided);
+    let missed = match fault.effect {
+        Effect::Nothing(_) => fault.phase != Phase::Never && !in_time,
+        _ => unharmed && !needless && (fault.phase != Phase::Never || fault.effect == Effect::Machine && !avoided),
+    };
     if missed {
         return None;
     }
@@ -102,6 +105,11 @@ fn reach(lane: &Lane, build: &mut Build, phase: Phase, within: u64, random: &mut
     let pause = Duration::from_micros(random.below(within * 1000 + 1));
     match phase {
         Phase::Never => return false,
+        Phase::Asked => {}
+        Phase::Fetching => {
+            std::thread::sleep(if build.wait_for(FETCHES) { pause } else { return false });
+            return true;
+        }
         Phase::Sending => drop(build.wait_for("sending ")),
         Phase::Building => drop(build.wait_for("@ build-remote")),
         Phase::Retrieving => drop(build.wait_for("retrieving ")),

@@ -69,6 +69,7 @@
                                 ;; What can do more does the same.
                                 (string-contains bound (string-append "\"" name "_cancellable\""))
                                 (string-contains bound (string-append "\"" name "_explained\""))
+                                (string-contains bound (string-append "\"" name "_each\""))
                                 ;; The manual names functions too; and these a list of Scheme needs not.
                                 (member name '("guix_offload_items_count"
                                               "guix_offload_machines_count"

@@ -77,7 +77,7 @@ pub(super) fn send_at(rate: Option<f64>, host: &Host, items: &[StorePath]) -> Se
         &mut *lease.remote,
         items,
         &[],
-        &Circumstances { in_flight, substitutes: Some(substitutes), rate, cancel: &cancel },
+        &Circumstances { in_flight, substitutes: Some(substitutes), is_new: &|_| false, rate, cancel: &cancel },
         &mut notes,
     );
     let result = result.map(|sent| sent.items);
@@ -191,6 +191,33 @@ fn what_an_earlier_build_saw_over_the_connection_is_not_asked_about_again() {
     idle.drop_temp_roots().unwrap();
     pool.put(idle);
     assert_eq!(build(&[]), 1, "the connection to the daemon is another one");
+}
+
+#[test]
+fn what_another_machine_has_just_made_is_sent_unasked() {
+    let host = Host::new(&["m"]);
+    let known = text(&host, "known", 10);
+    let build = |inputs: &[&StorePath]| {
+        host.world.doubles.take_steps(|_| true);
+        let inputs = inputs.iter().copied().chain([&known]).cloned().collect();
+        let work = Work { inputs, outputs: vec![host.output.clone()], options: BuildOptions::default() };
+        host.world.engine.run(host.accept(), work, &Cancel::default(), &mut Notes::default()).unwrap();
+        assert!(host.take_output());
+        let steps = host.world.doubles.take_steps(|_| true);
+        steps.iter().filter(|(_, step)| *step == Step::Missing).count()
+    };
+    build(&[]);
+    let holdings = &host.world.engine.common.resources.holdings;
+    let (made, large) = (built(&host, "made", 10, &[&known]), built(&host, "large", 3 << 20, &[]));
+    holdings.note_made(&[made.clone(), large.clone()]);
+    assert_eq!(build(&[&made]), 0);
+    assert!(host.world.doubles.has("m", &made));
+    assert_eq!(build(&[&large]), 1, "much is not sent in vain");
+    let (here, other) = (built(&host, "here", 10, &[]), built(&host, "other", 10, &[]));
+    holdings.note_made(std::slice::from_ref(&here));
+    holdings.add(&host.machines[0], std::slice::from_ref(&here));
+    assert_eq!(build(&[&here]), 1, "it was there");
+    assert_eq!(build(&[&other]), 1, "it may be there");
 }
 
 #[test]

@@ -9,6 +9,8 @@
 //! refers to get temporary roots: an item stays as long as one that refers to it. If much is to be sent, these items
 //! are asked about once more. Otherwise the build shows whether one of them has gone meanwhile: the daemon then refuses
 //! it, and everything is asked and sent again.
+//!
+//! Derivations, and small outputs that another machine has just built, are not asked about. They are new, as a rule.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -33,12 +35,13 @@ const FEW_BYTES: u64 = 2 << 20;
 /// `outputs`, which may not exist yet, are protected there until the connection to its daemon ends.
 ///
 /// Unless `warily`, relies on what earlier builds found over the same connection, and counts items that are sent within
-/// a moment as protecting their references.
+/// a moment as protecting their references. `is_new` tells of items that the machine lacks, in all likelihood.
 pub fn missing(
     local: &LocalGuix,
     remote: &mut dyn Connection,
     items: &[StorePath],
     outputs: &[StorePath],
+    is_new: &dyn Fn(&StorePath) -> bool,
     warily: bool,
 ) -> Result<Vec<ValidPath>> {
     let infos = |missing: &[StorePath]| missing.iter().map(|item| local.info(item)).collect::<Result<Vec<_>>>();
@@ -48,11 +51,14 @@ pub fn missing(
     let count = items.len();
     let items: Vec<_> = items.iter().filter(|item| !remote.held().contains(item)).cloned().collect();
     let items = items.as_slice();
-    // As a rule, a machine lacks new derivations. To add one that it has does no harm.
-    if items.len() < count.min(FEW_ITEMS) && items.iter().all(StorePath::is_derivation) {
-        remote.add_temp_roots_later(outputs)?;
-        remote.add_temp_roots_later(items)?;
-        return infos(items);
+    // As a rule, a machine lacks new derivations and outputs. To send one that it has does no harm.
+    if items.len() < count.min(FEW_ITEMS) && items.iter().all(|item| item.is_derivation() || is_new(item)) {
+        let missing = infos(items)?;
+        if bytes_of(&missing) <= FEW_BYTES {
+            remote.add_temp_roots_later(outputs)?;
+            remote.add_temp_roots_later(items)?;
+            return Ok(missing);
+        }
     }
     if size_of_asking(items) + size_of_asking(outputs) <= FLIGHT {
         remote.add_temp_roots_later(outputs)?;
@@ -65,8 +71,7 @@ pub fn missing(
         let absent: HashSet<_> = lacking.iter().collect();
         let present: Vec<_> = items.iter().filter(|item| !absent.contains(item)).cloned().collect();
         // If a reference of an item that is sent within a moment has gone, the daemon refuses the item.
-        let soon =
-            !warily && missing.len() <= FEW_ITEMS && missing.iter().map(|item| item.nar_size).sum::<u64>() <= FEW_BYTES;
+        let soon = !warily && missing.len() <= FEW_ITEMS && bytes_of(&missing) <= FEW_BYTES;
         let heads = local.heads(&present, if soon { &missing } else { &[] })?;
         remote.add_temp_roots_later(outputs)?;
         remote.add_temp_roots_later(&heads)?;
@@ -75,6 +80,10 @@ pub fn missing(
         }
     }
     Err(collected(remote.machine(), "it takes items faster than they can be protected"))
+}
+
+fn bytes_of(items: &[ValidPath]) -> u64 {
+    items.iter().map(|item| item.nar_size).sum()
 }
 
 /// Returns the error for a collector of `machine` that takes what a build needs. `what`: how that was found.

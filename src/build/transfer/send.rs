@@ -55,6 +55,8 @@ pub struct Circumstances<'a> {
     pub in_flight: &'a InFlight,
     /// What is known of substitutes; `None`: the machine fetches nothing.
     pub substitutes: Option<&'a Substitutes>,
+    /// Whether the machine lacks an item, in all likelihood.
+    pub is_new: &'a dyn Fn(&StorePath) -> bool,
     /// Bytes of nars a second that the link moves, if that was measured.
     pub rate: Option<f64>,
     /// What ends it.
@@ -78,20 +80,20 @@ pub fn send_files(
     circumstances: &Circumstances,
     observer: &mut dyn Observer,
 ) -> Result<Sent> {
-    let Circumstances { in_flight, substitutes, rate, cancel } = *circumstances;
+    let Circumstances { in_flight, substitutes, is_new, rate, cancel } = *circumstances;
     let machine = remote.machine().clone();
     let context = || format!("sending files to '{}'", machine.name);
     let (mut sent, mut again) = (Sent::default(), false);
     let mut was_asked = false;
     // Lives until the machine is asked again; till then it protects what the machine has fetched.
     let mut _fetched = None;
-    let mut missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
+    let mut missing = ask::missing(local, remote, items, outputs, is_new, again).context(asking)?;
     let mut waits = 0;
     loop {
         let Some(_claim) = in_flight.claim(&machine, &missing, remote.slow_link(), waits < MOST_WAITS, cancel)? else {
             observer.detail(format_args!("has waited for what another build was sending to {}", machine.name));
             waits += 1;
-            missing = ask::missing(local, remote, items, outputs, again).context(asking)?;
+            missing = ask::missing(local, remote, items, outputs, is_new, again).context(asking)?;
             continue;
         };
         let order = announce(missing, remote, observer);
@@ -113,9 +115,9 @@ pub fn send_files(
         _fetched = fetching.filter(Fetching::is_complete);
         match result {
             Ok(true) => return Ok(sent),
-            Ok(false) => missing = ask::missing(local, remote, items, outputs, again).context(asking)?,
+            Ok(false) => missing = ask::missing(local, remote, items, outputs, is_new, again).context(asking)?,
             Err(error) if error.kind() == ErrorKind::Daemon && remote.is_usable() => {
-                missing = ask::missing(local, remote, items, outputs, true).context(asking)?;
+                missing = ask::missing(local, remote, items, outputs, is_new, true).context(asking)?;
                 let known: HashSet<_> = order.iter().map(|item| &item.path).collect();
                 if missing.iter().all(|item| known.contains(&item.path)) {
                     return Err(error).context(context);
@@ -143,7 +145,7 @@ pub fn import_files(
     items: &[StorePath],
     observer: &mut dyn Observer,
 ) -> Result<()> {
-    let missing = ask::missing(local, remote, items, &[], false).context(asking)?;
+    let missing = ask::missing(local, remote, items, &[], &|_| false, false).context(asking)?;
     let order = announce(missing, remote, observer);
     let machine = remote.machine().name.clone();
     let order: Vec<_> = order.iter().collect();

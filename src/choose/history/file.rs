@@ -4,6 +4,7 @@
 //! ```text
 //! load LOAD SECONDS MARK                the last load, normalised by cores, and its time, since the epoch; MARK is the
 //!                                       fingerprint of the machine's configuration
+//! current LOAD SECONDS                  the load at present, as of SECONDS
 //! answered MS                           milliseconds that connecting took, the last time that it worked
 //! unanswered COUNT                      how many times in a row another machine answered first
 //! setback KIND COUNT SECONDS MARK       it could not be used COUNT times in a row, last at SECONDS; MARK as above
@@ -54,6 +55,9 @@ impl History {
                         history.load = Some(Load { load, at, mark }).filter(|seen| seen.load >= 0.0);
                     }
                 }
+                ("current", [load, at]) => {
+                    history.current = load.parse().ok().filter(|load: &f64| *load >= 0.0).zip(at.parse().ok());
+                }
                 ("answered", [ms]) => history.answered = milliseconds(ms),
                 ("unanswered", [count]) => history.unanswered = count.parse().unwrap_or(0),
                 ("setback", [kind, count, at, mark]) => {
@@ -99,6 +103,9 @@ impl History {
         let mut add = |line: String| text.extend([&line, "\n"]);
         if let Some(Load { load, at, mark }) = self.load {
             add(format!("load {load} {at} {mark}"));
+        }
+        if let Some((load, at)) = self.current {
+            add(format!("current {load} {at}"));
         }
         if let Some(answered) = self.answered {
             add(format!("answered {}", answered.as_millis()));

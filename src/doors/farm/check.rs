@@ -86,7 +86,7 @@ fn note_oddities(report: &mut Report, remote: &Remote) {
              there",
         );
     }
-    if let Some(busy @ Unsuitable::Overloaded { .. }) = unsuitable {
+    if let Some(busy @ (Unsuitable::Overloaded { .. } | Unsuitable::ShortOfMemory { .. })) = unsuitable {
         note(format!("machine '{name}' gets no builds now: {busy}"), "");
     }
 }

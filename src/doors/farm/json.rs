@@ -4,16 +4,19 @@
 //! ```text
 //! {"machines": [{"name": ..., "port": ..., "user": ..., "systems": [...], "features": [...], "slots": ...,
 //!                "slotsTaken": ..., "state": ..., "reachable": ..., "load": ..., "cores": ..., "freeSpace": BYTES,
+//!                "availableMemory": BYTES, "memory": BYTES, "pressure": {"cpu": SHARE, "memory": SHARE, "io": SHARE},
 //!                "clockDifference": SECONDS, "guixVersion": ..., "kernel": ..., "architecture": ..., "hostName": ...,
 //!                "passed": [...], "notes": [{"text": ..., "hint": ...}],
 //!                "error": {"text": ..., "hint": ...}}],
 //!  "keeper": see [`crate::doors::keeper::report`]}
 //! ```
 //!
-//! Every key is always there; what is not known is `null`. Keys may be added.
+//! Every key is always there; what is not known is `null`. Keys may be added. A SHARE is the share of the last ten
+//! seconds in which a process waited for that resource, from 0 to 1.
 
 use super::{Report, text};
 use crate::doors::keeper::activity::KeeperReport;
+use crate::machine::suitability::Pressure;
 use crate::report::json::{array, object, or_null, remark, string};
 
 /// Returns all reports, and the keeper's, in one line that ends with a newline.
@@ -28,6 +31,7 @@ fn machine(report: &Report) -> String {
     let probe = state.as_ref().map(|state| &state.probe);
     let survey = state.as_ref().map(|state| &state.survey);
     let said = |text: Option<&String>| text.filter(|text| !text.is_empty()).map(|text| string(text));
+    let bytes = |known: Option<u64>| known.filter(|bytes| *bytes > 0).map(|bytes| bytes.to_string());
     object(&[
         ("name", string(&machine.name)),
         ("port", machine.port.to_string()),
@@ -41,6 +45,9 @@ fn machine(report: &Report) -> String {
         ("load", or_null(probe.map(|probe| probe.load.to_string()))),
         ("cores", or_null(survey.filter(|survey| survey.cores > 0).map(|survey| survey.cores.to_string()))),
         ("freeSpace", or_null(probe.map(|probe| probe.free_space.to_string()))),
+        ("availableMemory", or_null(bytes(probe.map(|probe| probe.memory)))),
+        ("memory", or_null(bytes(probe.map(|probe| probe.total_memory)))),
+        ("pressure", or_null(probe.map(|probe| pressure(probe.pressure)))),
         ("clockDifference", or_null(probe.and_then(|probe| probe.clock_offset).map(|offset| offset.to_string()))),
         ("guixVersion", or_null(said(survey.map(|survey| &survey.guix_version)))),
         ("kernel", or_null(said(survey.map(|survey| &survey.kernel)))),
@@ -50,6 +57,11 @@ fn machine(report: &Report) -> String {
         ("notes", array(report.notes.iter().map(|note| remark(&note.text, note.hint.as_deref())))),
         ("error", or_null(report.failure.as_ref().map(|error| remark(&error.to_string(), error.hint_text())))),
     ])
+}
+
+fn pressure(Pressure { cpu, memory, io }: Pressure) -> String {
+    let share = |share: Option<f64>| or_null(share.map(|share| share.to_string()));
+    object(&[("cpu", share(cpu)), ("memory", share(memory)), ("io", share(io))])
 }
 
 #[cfg(test)]
@@ -66,6 +78,8 @@ good, full, away = json.load(sys.stdin)['machines']
 assert good['name'] == 'good' and good['slotsTaken'] == 1 and good['slots'] == 4 and good['load'] == 0.25
 assert good['freeSpace'] == 3 << 30 and good['clockDifference'] == -3 and good['guixVersion'] == '1.5.0'
 assert good['state'] == 'ready' and full['state'] == 'low on space' and good['error'] is None
+assert good['availableMemory'] == 2 << 30 and good['memory'] == 4 << 30 and away['pressure'] is None
+assert good['pressure'] == {'cpu': 0.125, 'memory': 0, 'io': None}
 assert good['notes'] == [{'text': \"machine 'good' is 3 seconds behind\", 'hint': None}]
 assert away['reachable'] is False and away['load'] is None and away['slotsTaken'] is None
 assert away['error'] == {'text': \"cannot connect to 'away'\", 'hint': 'check that it is up'}

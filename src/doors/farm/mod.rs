@@ -197,6 +197,7 @@ fn examine_one(machine: BuildMachine, session: Session, directories: &Directorie
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::machine::suitability::Pressure;
     use crate::machine::tests::machine;
 
     /// Reports about three machines: a good one, one that is full, and one that is away.
@@ -206,7 +207,14 @@ pub(crate) mod tests {
             Report { machine, state, slots_taken, checks_passed: vec![], notes: vec![], failure }
         };
         let state = |free_space| MachineState {
-            probe: Probe { load: 0.25, free_space, memory: 0, clock_offset: Some(-3) },
+            probe: Probe {
+                load: 0.25,
+                free_space,
+                memory: 2 << 30,
+                total_memory: 4 << 30,
+                pressure: Pressure { cpu: Some(0.125), memory: Some(0.0), io: None },
+                clock_offset: Some(-3),
+            },
             survey: Survey {
                 kernel: "Linux 6.1.0".into(),
                 architecture: "x86_64".into(),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::{MachineState, Report};
 use crate::ground::error::{self, Error, ErrorKind};
-use crate::machine::suitability::Unsuitable;
+use crate::machine::suitability::{Pressure, Probe, Unsuitable};
 use crate::report::lines::{self, PREFIX};
 use crate::report::table::{size, table};
 
@@ -81,6 +81,7 @@ pub fn state(report: &Report) -> &'static str {
         },
         (_, Some(Unsuitable::Overloaded { .. })) => "overloaded",
         (_, Some(Unsuitable::LowOnSpace { .. })) => "low on space",
+        (_, Some(Unsuitable::ShortOfMemory { .. })) => "short of memory",
         (_, None) if report.failure.is_some() => "failed",
         (_, None) => "ready",
     }
@@ -109,21 +110,35 @@ fn row(report: &Report) -> [String; 8] {
     ]
 }
 
-/// Appends the details of a machine, in the lines of `guix offload status`.
+/// Appends the details of a machine, in the lines of `guix offload status` and some more.
 fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &MachineState) {
+    let unknown = || "unknown".to_string();
     writeln!(
         text,
         "{}\n  kernel: {}\n  architecture: {}\n  host name: {}\n  normalized load: {:.2}\n  free disk space: {}\n  \
-         time difference: {} s",
+         time difference: {} s\n  available memory: {}\n  pressure of the last 10 s: {}",
         report.machine.name,
         survey.kernel,
         survey.architecture,
         survey.host_name,
         probe.load,
         size(probe.free_space),
-        probe.clock_offset.map_or_else(|| "unknown".to_string(), |offset| offset.to_string()),
+        probe.clock_offset.map_or_else(unknown, |offset| offset.to_string()),
+        match probe {
+            Probe { memory: 0, .. } => unknown(),
+            Probe { memory, total_memory: 0, .. } => size(*memory),
+            Probe { memory, total_memory, .. } => format!("{} of {}", size(*memory), size(*total_memory)),
+        },
+        pressure(probe.pressure),
     )
     .unwrap_or_default();
+}
+
+/// Returns which share of the time processes waited for each resource, in words.
+fn pressure(Pressure { cpu, memory, io }: Pressure) -> String {
+    let share = |(name, share): (&str, Option<f64>)| share.map(|share| format!("{name} {:.0}%", share * 100.0));
+    let shares: Vec<_> = [("processor", cpu), ("memory", memory), ("disk", io)].into_iter().filter_map(share).collect();
+    if shares.is_empty() { "unknown".to_string() } else { shares.join(", ") }
 }
 
 #[cfg(test)]
@@ -148,6 +163,8 @@ good
   normalized load: 0.25
   free disk space: 3.00 GiB
   time difference: -3 s
+  available memory: 2.00 GiB of 4.00 GiB
+  pressure of the last 10 s: processor 12%, memory 0%
   warning: machine 'good' is 3 seconds behind
 ";
         assert!(text.starts_with(expected), "{text}");
@@ -201,7 +218,7 @@ good
             let [_, kind, is, says] = &row[..] else { panic!("{row:?}") };
             if kind == "-" {
                 assert_eq!(is, "passing", "{row:?}");
-                assert!(["ready", "overloaded", "low on space"].contains(&says.as_str()), "{row:?}");
+                assert!(["ready", "overloaded", "low on space", "short of memory"].contains(&says.as_str()), "{row:?}");
                 continue;
             }
             let kind = *kinds.iter().find(|known| format!("{known:?}") == *kind).unwrap_or_else(|| panic!("{row:?}"));

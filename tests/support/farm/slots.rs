@@ -25,10 +25,16 @@ pub fn start_daemon(head: Host, name: &str, variable: &str) -> String {
 /// How many of the `stamp` builds of `head`, so many of each, were under way at once on each of `machines` at most.
 #[track_caller]
 pub fn most_at_once(head: Host, builds: &[(Builds, usize)], machines: &[Host]) -> Vec<usize> {
+    most_at_once_of(builds.iter().map(|(builds, count)| (head, builds, *count)), machines)
+}
+
+/// As [`most_at_once`], of builds of several heads.
+#[track_caller]
+pub fn most_at_once_of<'a>(builds: impl Iterator<Item = (Host, &'a Builds, usize)>, machines: &[Host]) -> Vec<usize> {
     let mut spans: Vec<Vec<(f64, f64)>> = vec![Vec::new(); machines.len()];
-    for (builds, count) in builds {
+    for (head, builds, count) in builds {
         builds.assert_succeeded();
-        for number in 0..*count {
+        for number in 0..count {
             let name = format!("stamp-{number}");
             spans[machine_of(builds, &name, machines)].push(span(head, builds.outputs(&name)[0]));
         }
