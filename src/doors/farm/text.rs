@@ -219,6 +219,7 @@ good
                 SetbackKind::NoRoom => "passing",
                 SetbackKind::Away => "away",
                 SetbackKind::Misconfigured | SetbackKind::ThisHost => "misconfigured",
+                SetbackKind::Drained => unreachable!("no error of a machine drains it"),
             };
             assert_eq!(is, expected, "{row:?}");
             assert_eq!(says, state(&Report { failure: Some(error), ..reports().remove(2) }), "{row:?}");
