@@ -67,10 +67,35 @@ static void without_a_keeper_there_is_nothing_to_report(void)
     SUCCEEDS(guix_offload_keeper_status, &report, world.engine);
     CHECK(guix_offload_report_count(report) == 0 && guix_offload_report_failures(report) == 0);
     CHECK_TEXT(guix_offload_report_text(report), "no keeper is running\n");
-    CHECK_TEXT(guix_offload_report_json(report), "{\"machines\": [], \"keeper\": null}\n");
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\": 1, \"machines\": [], \"keeper\": null}\n");
     SUCCEEDS(guix_offload_keeper_stop, world.engine, &stopped);
     CHECK(stopped == 0);
     guix_offload_report_free(report);
+    free_world(&world);
+}
+
+/* The mark is there until it is removed, whether the machine answers or not.  */
+static void a_machine_is_drained_until_it_is_resumed(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *drained = NULL, *listed = NULL, *status = NULL, *resumed = NULL, *none = NULL;
+    const char *name = guix_offload_machine_name(guix_offload_machines_get(world.machines, 0));
+
+    SUCCEEDS(guix_offload_farm_drain, &drained, world.engine, world.machines, name);
+    SUCCEEDS(guix_offload_farm_drained, &listed, world.engine, world.machines);
+    SUCCEEDS(guix_offload_farm_status, &status, world.engine, world.machines);
+    CHECK_TEXT(guix_offload_report_state(drained, 0), "drained");
+    CHECK_TEXT(guix_offload_report_state(status, 0), "drained");
+    CHECK(guix_offload_report_failures(drained) == 0 && guix_offload_report_failures(status) == 1);
+    CHECK(guix_offload_report_count(listed) == 1 && strstr(guix_offload_report_json(listed), "\"drained\": true"));
+    SUCCEEDS(guix_offload_farm_resume, &resumed, world.engine, world.machines, name);
+    SUCCEEDS(guix_offload_farm_drained, &none, world.engine, world.machines);
+    CHECK(strstr(guix_offload_report_text(resumed), "builds again") && guix_offload_report_count(none) == 0);
+    guix_offload_report_free(drained);
+    guix_offload_report_free(listed);
+    guix_offload_report_free(status);
+    guix_offload_report_free(resumed);
+    guix_offload_report_free(none);
     free_world(&world);
 }
 
@@ -90,6 +115,15 @@ static void bad_arguments_are_rejected(void)
     REJECTS(guix_offload_farm_status, NULL, world.engine, world.machines);
     REJECTS(guix_offload_farm_status, &report, NULL, world.machines);
     REJECTS(guix_offload_farm_status, &report, world.engine, NULL);
+    REJECTS(guix_offload_farm_drain, NULL, world.engine, world.machines, "m");
+    REJECTS(guix_offload_farm_drain, &report, NULL, world.machines, "m");
+    REJECTS(guix_offload_farm_drain, &report, world.engine, NULL, "m");
+    REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, NULL);
+    REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, "nobody");
+    REJECTS(guix_offload_farm_resume, &report, world.engine, world.machines, "nobody");
+    REJECTS(guix_offload_farm_drained, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_drained, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_drained, &report, world.engine, NULL);
     CHECK(report == UNTOUCHED);
     free_world(&world);
 }
@@ -100,6 +134,7 @@ int main(void)
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
     RUN(without_a_keeper_there_is_nothing_to_report);
+    RUN(a_machine_is_drained_until_it_is_resumed);
     RUN(bad_arguments_are_rejected);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);

@@ -1300,8 +1300,10 @@ void guix_offload_report_free(guix_offload_report *report);
 const char *guix_offload_report_text(const guix_offload_report *report);
 
 /**
- * Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
- * machine, and whose member "keeper" is an object, or null if no keeper runs.
+ * Returns the report for programs: a line of JSON, an object. Its first member "schema" is 1; that is raised when
+ * a member goes away or means something else, but not when one is added. Of `guix_offload_farm_test`,
+ * `guix_offload_farm_status` and `guix_offload_keeper_status`, the member "machines" has an object for each
+ * machine, and the member "keeper" is an object, or null if no keeper runs.
  */
 const char *guix_offload_report_json(const guix_offload_report *report);
 
@@ -1343,7 +1345,8 @@ const char *guix_offload_report_note(const guix_offload_report *report, size_t i
 const char *guix_offload_report_note_hint(const guix_offload_report *report, size_t index, size_t number);
 
 /**
- * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed". If
+ * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space" or "failed", or
+ * "drained", whatever else is the matter. If
  * the machine could not be connected to, the words say why: "misconfigured", "refused", "host key differs", "no
  * Guix", "unreachable" or "failed".
  */
@@ -1403,6 +1406,46 @@ const char *guix_offload_report_architecture(const guix_offload_report *report, 
  * Returns the host name that the machine gives itself, or NULL.
  */
 const char *guix_offload_report_host_name(const guix_offload_report *report, size_t index);
+
+
+/* Looking after machines, without connecting */
+
+/**
+ * Drains the machine of `machines` that is called `name`: it gets no new builds, and finishes those that it has.
+ * If the same host is listed with several ports, `name` is "NAME:PORT". The machine stays drained until it is
+ * resumed, also after a reboot. The mark is in the state directory, where all hooks, jobs and keepers of this host
+ * see it at their next choice of a machine; Guix's own `guix offload` does not know it. The report is about that
+ * machine. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * A machine that was drained before is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL
+ * or `name` is none of the machines, or several of them, and with `GUIX_OFFLOAD_STORE` if the mark cannot be
+ * written.
+ */
+guix_offload_status guix_offload_farm_drain(guix_offload_report **report,
+                                            const guix_offload_engine *engine,
+                                            const guix_offload_machines *machines,
+                                            const char *name,
+                                            guix_offload_error **error);
+
+/**
+ * Lets the machine of `machines` that is called `name` have builds again. Otherwise as `guix_offload_farm_drain`.
+ */
+guix_offload_status guix_offload_farm_resume(guix_offload_report **report,
+                                             const guix_offload_engine *engine,
+                                             const guix_offload_machines *machines,
+                                             const char *name,
+                                             guix_offload_error **error);
+
+/**
+ * Reports which of `machines` are drained, since when, and how many of their slots are still taken. The report is
+ * about these machines alone. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_farm_drained(guix_offload_report **report,
+                                              const guix_offload_engine *engine,
+                                              const guix_offload_machines *machines,
+                                              guix_offload_error **error);
 
 
 /* Keeper */

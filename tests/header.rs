@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 12] = [
+const NOUNS: [(&str, &str); 13] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("machine", "Machines"),
@@ -17,6 +17,7 @@ const NOUNS: [(&str, &str); 12] = [
     ("job", "Jobs"),
     ("hook", "Build hook"),
     ("farm", "All machines at once: test, status"),
+    ("upkeep", "Looking after machines, without connecting"),
     ("keeper", "Keeper"),
 ];
 

@@ -24,5 +24,10 @@ int fail(guix_offload_error *error);
 int test_machines(int count, char **arguments);
 int show_status(int count, char **arguments);
 
+/* guix-offload drain, resume and drained, with the COUNT arguments that follow.  */
+int drain(int count, char **arguments);
+int resume(int count, char **arguments);
+int show_drained(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -615,6 +615,22 @@ public:
         return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
     }
 
+    // Lets the machine called name, or NAME:PORT, have no new builds, ...
+    static report drain(const engine& engine, const machines& machines, const std::string& name)
+    {
+        return report(detail::make<owner>(guix_offload_farm_drain, engine.get(), machines.get(), detail::c(name)));
+    }
+    // ... or builds again.
+    static report resume(const engine& engine, const machines& machines, const std::string& name)
+    {
+        return report(detail::make<owner>(guix_offload_farm_resume, engine.get(), machines.get(), detail::c(name)));
+    }
+    // Those machines that are drained.
+    static report drained(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_drained, engine.get(), machines.get()));
+    }
+
     // What the keeper is doing, without a machine.
     static report keeper(const engine& engine)
     {

@@ -52,6 +52,7 @@
 
             test-machines
             machines-status
+            drain-machine! resume-machine! drained-machines
             keeper-status
             stop-keeper!
             report? report-text report-json report-failures report->list))
@@ -519,6 +520,9 @@ to exit with."
 
 (define-foreign farm-test int "guix_offload_farm_test" 'out 'engine 'machines 'out)
 (define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
+(define-foreign farm-drain int "guix_offload_farm_drain" 'out 'engine 'machines 'string 'out)
+(define-foreign farm-resume int "guix_offload_farm_resume" 'out 'engine 'machines 'string 'out)
+(define-foreign farm-drained int "guix_offload_farm_drained" 'out 'engine 'machines 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
@@ -547,10 +551,10 @@ to exit with."
   (report-text "guix_offload_report_text")
   (report-json "guix_offload_report_json"))
 
-(define (call-for-report procedure engine machines)
+(define (call-for-report procedure engine machines . arguments)
   (call-with-machines machines
     (lambda (machines)
-      (call-for-handle 'report report-free procedure engine machines))))
+      (apply call-for-handle 'report report-free procedure engine machines arguments))))
 
 (define-typed (test-machines engine machines)
   "Test all MACHINES at once, and return a report."
@@ -561,6 +565,21 @@ to exit with."
   "Ask all MACHINES at once how they are doing, and return a report."
   ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-status engine machines))
+
+(define-typed (drain-machine! engine machines name)
+  "Let the one of MACHINES that is called NAME, or NAME:PORT, have no new builds, and return a report on it."
+  ((engine 'engine) (machines (list-of 'machine)) (name 'string))
+  (call-for-report farm-drain engine machines name))
+
+(define-typed (resume-machine! engine machines name)
+  "Let the one of MACHINES that is called NAME, or NAME:PORT, have builds again, and return a report on it."
+  ((engine 'engine) (machines (list-of 'machine)) (name 'string))
+  (call-for-report farm-resume engine machines name))
+
+(define-typed (drained-machines engine machines)
+  "Return a report on those of MACHINES that are drained."
+  ((engine 'engine) (machines (list-of 'machine)))
+  (call-for-report farm-drained engine machines))
 
 (define-typed (keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."

@@ -101,7 +101,9 @@ impl ChoiceSummary {
         match self {
             ChoiceSummary { busy: true, .. } => Choice::Busy(None),
             ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
-            ChoiceSummary { misconfigured: Some(error), away: false, drained: false, .. } => Choice::Misconfigured(error),
+            ChoiceSummary { misconfigured: Some(error), away: false, drained: false, .. } => {
+                Choice::Misconfigured(error)
+            }
             _ => Choice::Away,
         }
     }

@@ -22,8 +22,8 @@ const NAME: &str = "drained";
 /// Most that is read of a mark, in bytes: more than the longest one has.
 const MAX_SIZE: u64 = 64;
 
-/// Drains `machine`. `state` is where offloading keeps its state (`STATE/offload`), `now` is in seconds since the epoch.
-/// Returns `false` if the machine was drained before; then its mark stays as it is.
+/// Drains `machine`. `state` is where offloading keeps its state (`STATE/offload`), `now` is in seconds since the
+/// epoch. Returns `false` if the machine was drained before; then its mark stays as it is.
 pub fn drain(state: &Path, machine: &BuildMachine, now: u64) -> Result<bool> {
     let directory = StateDir::named(state, machine.label());
     let written = directory.create().and_then(|()| directory.open()).and_then(|open| match since(&open, now) {

@@ -12,6 +12,7 @@
 //! - [`hook`]: a complete build hook
 //! - [`keeper`]: the process that keeps connections open for the hooks of this host
 //! - [`farm`]: all machines at once, tested or asked how they are
+//! - [`upkeep`]: all machines as an administrator sees them, without connecting
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
 //! panic crosses, so that neither can be forgotten.
@@ -30,6 +31,7 @@ pub mod keeper;
 pub mod machine;
 pub mod machines;
 pub mod request;
+pub mod upkeep;
 pub mod version;
 
 mod descriptor;

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Completion of guix-offload for bash.
 
+# The names of the machines in a machine file.
+_guix_offload_machines()
+{
+    sed -n 's/.*(name "\([^"]*\)").*/\1/p' "$1" 2>/dev/null
+}
+
 _guix_offload()
 {
-    local commands='test status keeper offload' options='--json --help --version'
-    local current=${COMP_WORDS[COMP_CWORD]} file command words
+    local commands='test status drain resume drained keeper offload'
+    local options='--file --json --help --version'
+    local current=${COMP_WORDS[COMP_CWORD]} command words
     words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
     [ "${words[0]}" != offload ] || words=("${words[@]:1}")
     command=${words[0]}
@@ -22,16 +29,17 @@ _guix_offload()
         keeper)
             mapfile -t COMPREPLY < <(compgen -W 'status stop' -- "$current")
             ;;
+        drain | resume)
+            mapfile -t COMPREPLY < <(compgen -W "$(_guix_offload_machines /etc/guix/machines.scm)" -- "$current")
+            ;;
+        drained) ;;
         *)
             # A machine file, then the names in it.
             if [ "${#words[@]}" = 1 ]; then
                 compopt -o filenames
                 mapfile -t COMPREPLY < <(compgen -f -- "$current")
             else
-                file=${words[1]}
-                local names
-                names=$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' "$file" 2>/dev/null)
-                mapfile -t COMPREPLY < <(compgen -W "$names" -- "$current")
+                mapfile -t COMPREPLY < <(compgen -W "$(_guix_offload_machines "${words[1]}")" -- "$current")
             fi
             ;;
     esac

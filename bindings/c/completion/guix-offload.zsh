@@ -5,10 +5,14 @@
 local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
+    'drain:let a machine have no new builds'
+    'resume:let a machine have builds again'
+    'drained:show which machines are drained'
     'keeper:show what the keeper does, or have it end'
     'offload:process build requests, as guix-daemon asks'
 )
 local -a own_options=(
+    '--file=[read this machine file]:machine file:_files'
     '--json[print JSON]'
     '(- *)'{-h,--help}'[show how to use the program]'
     '(- *)'{-V,--version}'[show the version]'
@@ -16,7 +20,9 @@ local -a own_options=(
 
 _guix_offload_machines()
 {
-    local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' ${words[2]:-/dev/null} 2>/dev/null)"})
+    local file=${words[2]:-/dev/null}
+    [[ ${words[1]} != (drain|resume) ]] || file=/etc/guix/machines.scm
+    local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' $file 2>/dev/null)"})
     compadd -a names
 }
 
@@ -31,6 +37,8 @@ _guix_offload()
         argument)
             case ${words[1]} in
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
+                drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
+                drained) _arguments $own_options ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac
             ;;

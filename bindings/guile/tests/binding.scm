@@ -76,7 +76,7 @@
     (and (> (length functions) 100) (null? unbound))))
 
 (test-equal "without a keeper there is nothing to stop, and that is no failure"
-  '("no keeper is running\n" "{\"machines\": [], \"keeper\": null}\n" () #f)
+  '("no keeper is running\n" "{\"schema\": 1, \"machines\": [], \"keeper\": null}\n" () #f)
   (let ((report (keeper-status engine)))
     (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
 
@@ -329,7 +329,18 @@ both, and a thunk."
   (let ((report (test-machines engine (list (away) (away)))))
     (and (= 1 (report-failures report))           ;the same machine twice is tested once
          (string-contains (report-text report) "guix offload: error: ")
-         (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
+         (string-prefix? "{\"schema\": 1, \"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
+
+(test-equal "a machine is drained until it is resumed"
+  '("drained" 1 "'127.0.0.1' gets builds again\n" 0 invalid-argument)
+  (let* ((machines (list (away)))
+         (drained (drain-machine! engine machines "127.0.0.1"))
+         (count (lambda () (length (report->list (drained-machines engine machines)))))
+         (before (count))
+         (resumed (resume-machine! engine machines "127.0.0.1")))
+    (list (assq-ref (first (report->list drained)) 'state) before (report-text resumed) (count)
+          (guard (c ((guix-offload-error? c) (guix-offload-error-code c)))
+            (drain-machine! engine machines "nobody")))))
 
 (test-equal "what is cancelled fails"
   '(cancelled cancelled)

@@ -97,7 +97,10 @@ impl World<'_> {
             17 => self.farm(),
             18 => self.without_a_connection(),
             19 => self.cancellation(),
-            20 => self.keeper(),
+            20 => {
+                self.keeper();
+                self.upkeep();
+            }
             _ => self.free(),
         }
     }
@@ -340,6 +343,26 @@ impl World<'_> {
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
         read_report(self.reports.pick(&mut self.input));
+    }
+
+    /// Its name is none of a machine, as a rule.
+    fn upkeep(&mut self) {
+        let (engine, list) = (self.engines.pick(&mut self.input), self.lists.pick(&mut self.input));
+        let name = if self.input.flag() { Some(c"127.0.0.1") } else { None };
+        let name = name.map_or(std::ptr::null(), |name| name.as_ptr());
+        let mut reports = [null_mut(); 3];
+        let given = unsafe {
+            [
+                succeeds(|error| guix_offload_farm_drain(&mut reports[0], engine, list, name, error)),
+                succeeds(|error| guix_offload_farm_drained(&mut reports[1], engine, list, error)),
+                succeeds(|error| guix_offload_farm_resume(&mut reports[2], engine, list, name, error)),
+            ]
+        };
+        for (report, given) in reports.into_iter().zip(given) {
+            assert_eq!(given, !report.is_null());
+            read_report(report);
+            self.reports.keep(report);
+        }
     }
 
     /// None runs: its directory is that of this run.

@@ -130,7 +130,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
             assert_eq!(count as usize, taken.len(), "{what}");
         }
     }
-    assert_eq!(number, (6 + 36 + 56) * 4);
+    assert_eq!(number, (7 + 49 + 84) * 4);
 }
 
 #[test]

@@ -5,9 +5,11 @@
 //! gets a [`Report`] that says so; the others go on.
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
+//! - [`drain`]: which machines get no builds, as an administrator says
 //! - [`text`], [`json`]: reports for people, and for programs
 
 mod check;
+pub mod drain;
 pub mod json;
 mod retrieve;
 pub mod text;
@@ -16,7 +18,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::choose::drained;
 use crate::choose::slot::LockDirectory;
+use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
@@ -42,6 +46,8 @@ pub struct Report {
     pub state: Option<MachineState>,
     /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
     pub slots_taken: Option<u32>,
+    /// For how many seconds it has been drained; `None`: it is not.
+    pub drained: Option<u64>,
     /// The checks that it passed, in sentences without a full stop.
     pub checks_passed: Vec<String>,
     /// Oddities of a machine that is usable.
@@ -70,8 +76,16 @@ pub struct Note {
 
 impl Report {
     fn new(machine: BuildMachine, directories: &Directories) -> Self {
-        let slots_taken = LockDirectory::count_taken(&directories.offload_state(), &machine).ok();
-        Report { machine, state: None, slots_taken, checks_passed: Vec::new(), notes: Vec::new(), failure: None }
+        let state = directories.offload_state();
+        let slots_taken = LockDirectory::count_taken(&state, &machine).ok();
+        let drained = drained::seconds(&state, &machine, SystemClock.since_epoch());
+        let note = |seconds| {
+            let reason = drained::reason(&machine, seconds);
+            let text = format!("machine '{}' gets no builds: {reason}", machine.name);
+            Note { text, hint: reason.hint_text().map(str::to_string) }
+        };
+        let notes = drained.map(note).into_iter().collect();
+        Report { machine, state: None, slots_taken, drained, checks_passed: Vec::new(), notes, failure: None }
     }
 
     /// Returns why a machine that was reached gets no builds now; `None`: it does get builds, or was not reached.
@@ -186,7 +200,7 @@ pub(crate) mod tests {
     pub fn reports() -> Vec<Report> {
         let report = |name: &str, state, slots_taken, failure| {
             let machine = BuildMachine { parallel_builds: 4, ..machine(name) };
-            Report { machine, state, slots_taken, checks_passed: vec![], notes: vec![], failure }
+            Report { machine, state, slots_taken, drained: None, checks_passed: vec![], notes: vec![], failure }
         };
         let state = |free_space| MachineState {
             probe: Probe { load: 0.25, free_space, memory: 0, clock_offset: Some(-3) },

@@ -71,6 +71,7 @@ fn problems(text: &mut String, report: &Report) {
 /// Returns a word, or a few, on whether the machine gets builds.
 pub fn state(report: &Report) -> &'static str {
     match (&report.state, report.unsuitable()) {
+        _ if report.drained.is_some() => "drained",
         (None, _) => match report.failure.as_ref().map(Error::kind) {
             Some(ErrorKind::Configuration) => "misconfigured",
             Some(ErrorKind::Authentication) => "refused",

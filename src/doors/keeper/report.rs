@@ -36,7 +36,8 @@ pub fn text(keeper: Option<&KeeperReport>) -> String {
     }
     for LeftAlone { machine, reason, time } in &keeper.left_alone {
         text += "\n";
-        let how_long = time.map_or_else(|| "until it is resumed".into(), |time| format!("for another {}", seconds(time)));
+        let how_long =
+            time.map_or_else(|| "until it is resumed".into(), |time| format!("for another {}", seconds(time)));
         text += &line(format!("{machine} is left alone {how_long}: {}", lines::describe(reason)));
         text += "\n";
         text += &reason.hint_text().map(|hint| line(format!("  hint: {hint}")) + "\n").unwrap_or_default();

@@ -22,6 +22,7 @@
   #:use-module (ice-9 match)
   #:use-module (ice-9 regex)
   #:use-module (srfi srfi-1)
+  #:use-module (srfi srfi-26)
   #:use-module (srfi srfi-34)
   #:use-module (srfi srfi-35)
   #:export (build-machine
@@ -274,15 +275,17 @@ if JSON? for programs.  Return true if all are reachable."
        report))
    #:pattern pattern #:quiet? json?))
 
+(define (existing file)
+  "FILE, which must be there."
+  (catch 'system-error
+    (lambda ()
+      (stat file)
+      file)
+    (lambda args
+      (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
+
 (define (call-with-selection arguments proc)
   "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json]), select."
-  (define (existing file)
-    (catch 'system-error
-      (lambda ()
-        (stat file)
-        file)
-      (lambda args
-        (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
   (define (call json? names)
     (match names
       (()
@@ -317,6 +320,61 @@ if JSON? for programs.  Return true if all are reachable."
       ((name . rest)
        (loop rest json? (cons name names))))))
 
+(define (call-with-options arguments proc)
+  "Call PROC with the words among ARGUMENTS, the file that --file=FILE names or #f, and whether --json is there."
+  (let loop ((arguments arguments) (words '()) (file #f) (json? #f))
+    (match arguments
+      (()
+       (proc (reverse words) file json?))
+      (("--" . rest)
+       (proc (append (reverse words) rest) file json?))
+      (("--json" . rest)
+       (loop rest words file #t))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "--file=" argument)) option) . rest)
+       (loop rest words (string-drop option (string-length "--file=")) json?))
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) file json?)))))
+
+(define* (call-for-report file json? proc #:key (load machine-handles))
+  "Print the report that PROC returns for an engine and what LOAD returns for FILE, or for the file that Guix reads, and
+return true if it has no failures."
+  (define machines
+    (catch-misuse (lambda () (load (existing (or file %machine-file))))))
+  (define report
+    (guard (c ((and (guix-offload-error? c)
+                    (eq? 'invalid-argument (guix-offload-error-code c)))
+               (leave-with-hint c 2)))
+      (proc (make-engine) machines)))
+  (display (if json? (report-json report) (report-text report)))
+  (zero? (report-failures report)))
+
+(define (mark-machine mark)
+  "The command that has MARK done to a machine."
+  (match-lambda*
+    (((name) file json?)
+     (call-for-report file json? (lambda (engine machines)
+                                   (mark engine machines name))))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
+(define show-drained
+  (match-lambda*
+    ((() file json?)
+     (call-for-report file json? drained-machines))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
+;; Commands that connect to no machine: the name of each, and the procedure that call-with-options calls.
+(define %commands
+  `(("drain" . ,(mark-machine drain-machine!))
+    ("resume" . ,(mark-machine resume-machine!))
+    ("drained" . ,show-drained)))
+
 (define (show-help)
   (leave-on-EPIPE
    (format #t (G_ "Usage: guix offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT
@@ -330,6 +388,12 @@ This is what guix-daemon runs.  For people there are:
       test the machines of FILE whose names match REGEXP
   guix offload status [FILE [REGEXP]] [--json]
       show how they are doing
+  guix offload drain MACHINE [--file=FILE] [--json]
+      let MACHINE of FILE have no new builds
+  guix offload resume MACHINE [--file=FILE] [--json]
+      let it have builds again
+  guix offload drained [--file=FILE] [--json]
+      show which machines are drained
 
 The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
 is wrong, or selects no machine.\n"))))
@@ -372,6 +436,9 @@ There is NO WARRANTY, to the extent permitted by law.\n"
     (("status" . rest)
      (with-offload-errors
       (exit (call-with-selection rest check-machine-status))))
+    (((? (cut assoc-ref %commands <>) command) . rest)
+     (with-offload-errors
+      (exit (call-with-options rest (assoc-ref %commands command)))))
     ((system max-silent-time print-build-trace? build-timeout)
      (with-offload-errors
       (exit (serve (seconds max-silent-time)
