@@ -99,6 +99,25 @@ static void a_machine_is_drained_until_it_is_resumed(void)
     free_world(&world);
 }
 
+/* Nothing is known of a machine that was never asked, so it would be.  */
+static void what_would_become_of_a_build_is_explained(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *would = NULL, *never = NULL;
+    const char *note;
+
+    SUCCEEDS(guix_offload_farm_explain, &would, world.engine, world.machines, "x86_64-linux", NULL);
+    CHECK(guix_offload_report_failures(would) == 0 && strstr(guix_offload_report_json(would), "\"accept\"") != NULL);
+    CHECK(guix_offload_report_note(would, 0, 0) == NULL);
+    SUCCEEDS(guix_offload_farm_explain, &never, world.engine, world.machines, "x86_64-linux", "kvm,big");
+    CHECK(guix_offload_report_failures(never) == 1 && strstr(guix_offload_report_text(never), "decline") != NULL);
+    note = guix_offload_report_note(never, 0, 0);
+    CHECK_TEXT(note, "it does not offer kvm, big");
+    guix_offload_report_free(would);
+    guix_offload_report_free(never);
+    free_world(&world);
+}
+
 static void bad_arguments_are_rejected(void)
 {
     struct world world = new_world(CLOSED);
@@ -121,6 +140,12 @@ static void bad_arguments_are_rejected(void)
     REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, NULL);
     REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, "nobody");
     REJECTS(guix_offload_farm_resume, &report, world.engine, world.machines, "nobody");
+    REJECTS(guix_offload_farm_explain, NULL, world.engine, world.machines, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, NULL, world.machines, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, NULL, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, NULL, NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "/nowhere/x.drv", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "a b", NULL);
     REJECTS(guix_offload_farm_drained, NULL, world.engine, world.machines);
     REJECTS(guix_offload_farm_drained, &report, NULL, world.machines);
     REJECTS(guix_offload_farm_drained, &report, world.engine, NULL);
@@ -134,6 +159,7 @@ int main(void)
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
     RUN(without_a_keeper_there_is_nothing_to_report);
+    RUN(what_would_become_of_a_build_is_explained);
     RUN(a_machine_is_drained_until_it_is_resumed);
     RUN(bad_arguments_are_rejected);
     await_threads(threads);

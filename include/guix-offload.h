@@ -1313,7 +1313,8 @@ const char *guix_offload_report_json(const guix_offload_report *report);
 size_t guix_offload_report_count(const guix_offload_report *report);
 
 /**
- * Returns the number of machines that failed.
+ * Returns the number of machines that failed. The functions that make a report of something else than the state of
+ * machines say what counts as a failure there.
  */
 size_t guix_offload_report_failures(const guix_offload_report *report);
 
@@ -1445,6 +1446,31 @@ guix_offload_status guix_offload_farm_resume(guix_offload_report **report,
 guix_offload_status guix_offload_farm_drained(guix_offload_report **report,
                                               const guix_offload_engine *engine,
                                               const guix_offload_machines *machines,
+                                              guix_offload_error **error);
+
+/**
+ * Explains what would become of a build now, and what counts for and against each of `machines`. `what` is a
+ * derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
+ * build needs besides, separated by commas; NULL: none.
+ *
+ * The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those that
+ * can do the build first, in the order in which they would be tried: slots, load, free space and memory as builds
+ * saw them last, the bytes of the derivation's inputs that it is not known to have and the time that sending them
+ * takes, for how long it is left alone and why, whether it is drained, and what it does not offer. Machines that
+ * are equal stand in the order of `machines`; a hook takes them by chance. A note of the report is something that
+ * counts against a machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
+ *
+ * Connects to no machine. Asks the keeper, if one runs, for at most 5 s: it alone knows what machines have. The
+ * caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer but `features` is NULL, or `what` is neither a system
+ * type nor a derivation that can be read, and with `GUIX_OFFLOAD_STORE` if the state directory cannot be used.
+ */
+guix_offload_status guix_offload_farm_explain(guix_offload_report **report,
+                                              const guix_offload_engine *engine,
+                                              const guix_offload_machines *machines,
+                                              const char *what,
+                                              const char *features,
                                               guix_offload_error **error);
 
 

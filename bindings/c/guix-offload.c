@@ -83,6 +83,9 @@ int help(FILE *output)
           "      Let it have builds again.\n"
           "  guix-offload drained [--file=FILE] [--json]\n"
           "      Show which machines are drained.\n"
+          "  guix-offload explain DERIVATION | SYSTEM [FEATURE...] [--file=FILE] [--json]\n"
+          "      Show what would become of a build now, and what counts for and against each\n"
+          "      machine.\n"
           "  guix-offload keeper status [--json]\n"
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"
@@ -162,6 +165,7 @@ static const struct {
     {"drain", drain},
     {"resume", resume},
     {"drained", show_drained},
+    {"explain", explain},
 };
 
 static const size_t command_count = sizeof commands / sizeof *commands;

@@ -29,5 +29,8 @@ int drain(int count, char **arguments);
 int resume(int count, char **arguments);
 int show_drained(int count, char **arguments);
 
+/* guix-offload explain, with the COUNT arguments that follow.  */
+int explain(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

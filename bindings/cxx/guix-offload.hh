@@ -631,6 +631,14 @@ public:
         return report(detail::make<owner>(guix_offload_farm_drained, engine.get(), machines.get()));
     }
 
+    // What would become of a build of a derivation, or of one for a system type that needs features, such as "kvm,x".
+    static report explain(const engine& engine, const machines& machines, const std::string& what,
+                          const std::string& features = "")
+    {
+        return report(detail::make<owner>(guix_offload_farm_explain, engine.get(), machines.get(), detail::c(what),
+                                          detail::c(features)));
+    }
+
     // What the keeper is doing, without a machine.
     static report keeper(const engine& engine)
     {

@@ -53,6 +53,7 @@
             test-machines
             machines-status
             drain-machine! resume-machine! drained-machines
+            explain-build
             keeper-status
             stop-keeper!
             report? report-text report-json report-failures report->list))
@@ -523,6 +524,7 @@ to exit with."
 (define-foreign farm-drain int "guix_offload_farm_drain" 'out 'engine 'machines 'string 'out)
 (define-foreign farm-resume int "guix_offload_farm_resume" 'out 'engine 'machines 'string 'out)
 (define-foreign farm-drained int "guix_offload_farm_drained" 'out 'engine 'machines 'out)
+(define-foreign farm-explain int "guix_offload_farm_explain" 'out 'engine 'machines 'string '(maybe string) 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
@@ -580,6 +582,12 @@ to exit with."
   "Return a report on those of MACHINES that are drained."
   ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-drained engine machines))
+
+(define-typed (explain-build engine machines what #:key (features '()))
+  "Return a report on what would become of a build of WHAT, a derivation, or a system type of which FEATURES are needed
+besides; and on what counts for and against each of MACHINES."
+  ((engine 'engine) (machines (list-of 'machine)) (what 'string) (features (list-of 'string)))
+  (call-for-report farm-explain engine machines what (string-join features ",")))
 
 (define-typed (keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."

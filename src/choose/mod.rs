@@ -12,6 +12,7 @@ pub mod pool;
 mod preference;
 pub mod queue;
 pub mod slot;
+pub mod standing;
 pub mod taken_slot;
 pub mod turn;
 

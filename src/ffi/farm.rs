@@ -178,7 +178,8 @@ export! {
 }
 
 export! {
-    /// Returns the number of machines that failed.
+    /// Returns the number of machines that failed. The functions that make a report of something else than the state of
+    /// machines say what counts as a failure there.
     pub fn guix_offload_report_failures(report: *const guix_offload_report) -> usize {
         handle::look(report, 0, |report| report.failures)
     }

@@ -10,6 +10,7 @@ use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::{export, string};
 use crate::doors::farm::drain::{self, Answer};
+use crate::doors::farm::explain::{self, Subject};
 use crate::ground::directories::Directories;
 use crate::ground::error::Result;
 use crate::machine::BuildMachine;
@@ -63,6 +64,43 @@ export! {
         let engine = handle::borrow(engine, "engine")?.share();
         let machines = handle::borrow(machines, "machines")?.to_vec();
         out.give(drained_report(drain::list(engine.directories(), &machines)));
+        Ok(())
+    }
+}
+
+export! {
+    /// Explains what would become of a build now, and what counts for and against each of `machines`. `what` is a
+    /// derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
+    /// build needs besides, separated by commas; NULL: none.
+    ///
+    /// The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those that
+    /// can do the build first, in the order in which they would be tried: slots, load, free space and memory as builds
+    /// saw them last, the bytes of the derivation's inputs that it is not known to have and the time that sending them
+    /// takes, for how long it is left alone and why, whether it is drained, and what it does not offer. Machines that
+    /// are equal stand in the order of `machines`; a hook takes them by chance. A note of the report is something that
+    /// counts against a machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
+    ///
+    /// Connects to no machine. Asks the keeper, if one runs, for at most 5 s: it alone knows what machines have. The
+    /// caller frees `*report` with `guix_offload_report_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer but `features` is NULL, or `what` is neither a system
+    /// type nor a derivation that can be read, and with `GUIX_OFFLOAD_STORE` if the state directory cannot be used.
+    pub fn guix_offload_farm_explain(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        what: *const c_char,
+        features: *const c_char,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machines = handle::borrow(machines, "machines")?.to_vec();
+        let (what, features) = (string::required(what, "what")?, string::optional(features, "features")?);
+        let subject = Subject::parse(&engine.directories().store, what, features.unwrap_or(""))?;
+        let answer = explain::explain(engine, &machines, &subject)?;
+        let failures = usize::from(!answer.is_offloaded);
+        out.give(guix_offload_report::of(answer.reports, failures, &answer.text, &answer.json));
         Ok(())
     }
 }

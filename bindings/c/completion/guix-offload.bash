@@ -9,7 +9,7 @@ _guix_offload_machines()
 
 _guix_offload()
 {
-    local commands='test status drain resume drained keeper offload'
+    local commands='test status drain resume drained explain keeper offload'
     local options='--file --json --help --version'
     local current=${COMP_WORDS[COMP_CWORD]} command words
     words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")
@@ -33,6 +33,9 @@ _guix_offload()
             mapfile -t COMPREPLY < <(compgen -W "$(_guix_offload_machines /etc/guix/machines.scm)" -- "$current")
             ;;
         drained) ;;
+        explain)
+            mapfile -t COMPREPLY < <(compgen -W 'x86_64-linux i686-linux aarch64-linux armhf-linux' -- "$current")
+            ;;
         *)
             # A machine file, then the names in it.
             if [ "${#words[@]}" = 1 ]; then

@@ -19,6 +19,7 @@ complete -c guix-offload -n __fish_use_subcommand -f -a status -d 'Show how the 
 complete -c guix-offload -n __fish_use_subcommand -f -a drain -d 'Let a machine have no new builds'
 complete -c guix-offload -n __fish_use_subcommand -f -a resume -d 'Let a machine have builds again'
 complete -c guix-offload -n __fish_use_subcommand -f -a drained -d 'Show which machines are drained'
+complete -c guix-offload -n __fish_use_subcommand -f -a explain -d 'Show what would become of a build'
 complete -c guix-offload -n __fish_use_subcommand -f -a keeper -d 'Show what the keeper does, or have it end'
 complete -c guix-offload -n __fish_use_subcommand -f -a offload -d 'Process build requests, as guix-daemon asks'
 complete -c guix-offload -n '__fish_seen_subcommand_from keeper' -f -a 'status stop'

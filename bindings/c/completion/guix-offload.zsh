@@ -8,6 +8,7 @@ local -a own_commands=(
     'drain:let a machine have no new builds'
     'resume:let a machine have builds again'
     'drained:show which machines are drained'
+    'explain:show what would become of a build'
     'keeper:show what the keeper does, or have it end'
     'offload:process build requests, as guix-daemon asks'
 )
@@ -38,6 +39,7 @@ _guix_offload()
             case ${words[1]} in
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
                 drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
+                explain) _arguments $own_options '1:derivation or system:' '*:feature:' ;;
                 drained) _arguments $own_options ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac

@@ -331,6 +331,13 @@ both, and a thunk."
          (string-contains (report-text report) "guix offload: error: ")
          (string-prefix? "{\"schema\": 1, \"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
 
+(test-equal "a build is explained"
+  '(1 ("it builds for x86_64-linux, not for i686-linux" "it does not offer kvm, big-parallel") invalid-argument)
+  (let ((report (explain-build engine (list (away)) "i686-linux" #:features '("kvm" "big-parallel"))))
+    (list (report-failures report) (map first (assq-ref (first (report->list report)) 'notes))
+          (guard (c ((guix-offload-error? c) (guix-offload-error-code c)))
+            (explain-build engine (list (away)) "/gnu/store/nothing.drv")))))
+
 (test-equal "a machine is drained until it is resumed"
   '("drained" 1 "'127.0.0.1' gets builds again\n" 0 invalid-argument)
   (let* ((machines (list (away)))

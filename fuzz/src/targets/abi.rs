@@ -19,6 +19,7 @@ use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
 use guix_offload::ffi::request::*;
+use guix_offload::ffi::upkeep::*;
 use guix_offload::ffi::version::*;
 
 use super::abi_world::{DERIVATION, Files, Handles, read, succeeds};
@@ -350,12 +351,15 @@ impl World<'_> {
         let (engine, list) = (self.engines.pick(&mut self.input), self.lists.pick(&mut self.input));
         let name = if self.input.flag() { Some(c"127.0.0.1") } else { None };
         let name = name.map_or(std::ptr::null(), |name| name.as_ptr());
-        let mut reports = [null_mut(); 3];
+        let (what, features) = if self.input.flag() { (c"x86_64-linux", c"kvm") } else { (c"/x.drv", c"") };
+        let (what, features) = (what.as_ptr(), features.as_ptr());
+        let mut reports = [null_mut(); 4];
         let given = unsafe {
             [
                 succeeds(|error| guix_offload_farm_drain(&mut reports[0], engine, list, name, error)),
-                succeeds(|error| guix_offload_farm_drained(&mut reports[1], engine, list, error)),
-                succeeds(|error| guix_offload_farm_resume(&mut reports[2], engine, list, name, error)),
+                succeeds(|error| guix_offload_farm_explain(&mut reports[1], engine, list, what, features, error)),
+                succeeds(|error| guix_offload_farm_drained(&mut reports[2], engine, list, error)),
+                succeeds(|error| guix_offload_farm_resume(&mut reports[3], engine, list, name, error)),
             ]
         };
         for (report, given) in reports.into_iter().zip(given) {

@@ -6,10 +6,12 @@
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`drain`]: which machines get no builds, as an administrator says
+//! - [`explain`]: what would become of a build
 //! - [`text`], [`json`]: reports for people, and for programs
 
 mod check;
 pub mod drain;
+pub mod explain;
 pub mod json;
 mod retrieve;
 pub mod text;

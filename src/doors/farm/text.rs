@@ -128,7 +128,7 @@ fn details(text: &mut String, report: &Report, MachineState { probe, survey }: &
 }
 
 /// Returns a number of bytes with a unit, as Guix prints it.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| bytes >> shift > 0) {
         Some((shift, unit)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),

@@ -369,11 +369,20 @@ return true if it has no failures."
     (_
      (misuse "wrong number of arguments~%"))))
 
+(define explain
+  (match-lambda*
+    (((what . features) file json?)
+     (call-for-report file json? (lambda (engine machines)
+                                   (explain-build engine machines what #:features features))))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
 ;; Commands that connect to no machine: the name of each, and the procedure that call-with-options calls.
 (define %commands
   `(("drain" . ,(mark-machine drain-machine!))
     ("resume" . ,(mark-machine resume-machine!))
-    ("drained" . ,show-drained)))
+    ("drained" . ,show-drained)
+    ("explain" . ,explain)))
 
 (define (show-help)
   (leave-on-EPIPE
@@ -394,6 +403,8 @@ This is what guix-daemon runs.  For people there are:
       let it have builds again
   guix offload drained [--file=FILE] [--json]
       show which machines are drained
+  guix offload explain DERIVATION | SYSTEM [FEATURE...] [--file=FILE] [--json]
+      show what would become of a build now, and why
 
 The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
 is wrong, or selects no machine.\n"))))
