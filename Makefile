@@ -83,7 +83,8 @@ $(release)/.runpath: force
 	@echo '$(runpath)' | cmp -s - $@ || echo '$(runpath)' >$@
 
 $(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/keeper.c \
-                            bindings/c/report.c bindings/c/drain.c bindings/c/explain.c
+                            bindings/c/report.c bindings/c/drain.c bindings/c/explain.c \
+                            bindings/c/check.c
 $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath $(wildcard bindings/c/*.h) include/guix-offload.h
 	$(CC) $(c_flags) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload $(link_runpath) $(LDFLAGS)

@@ -99,6 +99,31 @@ static void a_machine_is_drained_until_it_is_resumed(void)
     free_world(&world);
 }
 
+/* A malformed entry is no machine, and still an error.  */
+static void a_machine_file_is_checked(void)
+{
+    struct world world = new_world(LOCKED);
+    guix_offload_machines *machines = NULL;
+    guix_offload_report *report = NULL;
+    char file[64];
+    FILE *written;
+
+    snprintf(file, sizeof file, "%s/checked.scm", world.directory);
+    written = fopen(file, "w");
+    CHECK(written != NULL && fputs("(list (build-machine (name \"m\")))", written) >= 0 && fclose(written) == 0);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    SUCCEEDS(guix_offload_farm_check, &report, world.engine, machines);
+    CHECK(guix_offload_report_count(report) == 0 && guix_offload_report_failures(report) == 1);
+    CHECK(strstr(guix_offload_report_json(report), "\"severity\": \"error\"") != NULL);
+    guix_offload_report_free(report);
+    report = NULL;
+    SUCCEEDS(guix_offload_farm_check, &report, world.engine, world.machines);
+    CHECK(guix_offload_report_failures(report) == 1 && guix_offload_report_note(report, 0, 0) != NULL);
+    guix_offload_report_free(report);
+    guix_offload_machines_free(machines);
+    free_world(&world);
+}
+
 /* Nothing is known of a machine that was never asked, so it would be.  */
 static void what_would_become_of_a_build_is_explained(void)
 {
@@ -146,6 +171,9 @@ static void bad_arguments_are_rejected(void)
     REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, NULL, NULL);
     REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "/nowhere/x.drv", NULL);
     REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "a b", NULL);
+    REJECTS(guix_offload_farm_check, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_check, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_check, &report, world.engine, NULL);
     REJECTS(guix_offload_farm_drained, NULL, world.engine, world.machines);
     REJECTS(guix_offload_farm_drained, &report, NULL, world.machines);
     REJECTS(guix_offload_farm_drained, &report, world.engine, NULL);
@@ -159,6 +187,7 @@ int main(void)
     RUN(accessors_of_no_report);
     RUN(a_machine_that_is_down_is_reported);
     RUN(without_a_keeper_there_is_nothing_to_report);
+    RUN(a_machine_file_is_checked);
     RUN(what_would_become_of_a_build_is_explained);
     RUN(a_machine_is_drained_until_it_is_resumed);
     RUN(bad_arguments_are_rejected);

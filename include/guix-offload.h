@@ -1473,6 +1473,23 @@ guix_offload_status guix_offload_farm_explain(guix_offload_report **report,
                                               const char *features,
                                               guix_offload_error **error);
 
+/**
+ * Checks `machines`, as they were loaded from a file, without connecting to any: malformed entries, systems that
+ * Guix does not know, private keys that guix-daemon's user cannot read, machines that are listed twice for a
+ * system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses this
+ * library, as the environment of its process says. Root sees that; another user may not.
+ *
+ * A note of the report is a problem of a machine. Malformed entries are no machines, so they are only in the text
+ * and the JSON. `guix_offload_report_failures` is the number of errors, which keep machines from being used. The
+ * caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_farm_check(guix_offload_report **report,
+                                            const guix_offload_engine *engine,
+                                            const guix_offload_machines *machines,
+                                            guix_offload_error **error);
+
 
 /* Keeper */
 

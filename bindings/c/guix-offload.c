@@ -77,6 +77,9 @@ int help(FILE *output)
           "Test the machines of FILE, or /etc/guix/machines.scm, whose names match REGEXP.\n\n"
           "  guix-offload status [FILE [REGEXP]] [--json]\n"
           "      Show how they are doing, and what the keeper does.\n"
+          "  guix-offload check [FILE] [--json]\n"
+          "      Show what is wrong in FILE, without connecting, and whether guix-daemon uses\n"
+          "      this program.\n"
           "  guix-offload drain MACHINE [--file=FILE] [--json]\n"
           "      Let MACHINE of FILE have no new builds.  Those that it has go on.\n"
           "  guix-offload resume MACHINE [--file=FILE] [--json]\n"
@@ -162,6 +165,7 @@ static const struct {
     {"test", test_machines},
     {"status", show_status},
     {"keeper", keeper},
+    {"check", check},
     {"drain", drain},
     {"resume", resume},
     {"drained", show_drained},

@@ -32,5 +32,8 @@ int show_drained(int count, char **arguments);
 /* guix-offload explain, with the COUNT arguments that follow.  */
 int explain(int count, char **arguments);
 
+/* guix-offload check, with the COUNT arguments that follow.  */
+int check(int count, char **arguments);
+
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -615,6 +615,11 @@ public:
         return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
     }
 
+    // What is wrong with machines that were loaded from a file, without connecting, and whether guix-daemon uses this.
+    static report check(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_check, engine.get(), machines.get()));
+    }
     // Lets the machine called name, or NAME:PORT, have no new builds, ...
     static report drain(const engine& engine, const machines& machines, const std::string& name)
     {

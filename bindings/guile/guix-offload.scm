@@ -53,7 +53,7 @@
             test-machines
             machines-status
             drain-machine! resume-machine! drained-machines
-            explain-build
+            explain-build check-machine-file
             keeper-status
             stop-keeper!
             report? report-text report-json report-failures report->list))
@@ -525,6 +525,7 @@ to exit with."
 (define-foreign farm-resume int "guix_offload_farm_resume" 'out 'engine 'machines 'string 'out)
 (define-foreign farm-drained int "guix_offload_farm_drained" 'out 'engine 'machines 'out)
 (define-foreign farm-explain int "guix_offload_farm_explain" 'out 'engine 'machines 'string '(maybe string) 'out)
+(define-foreign farm-check int "guix_offload_farm_check" 'out 'engine 'machines 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
@@ -582,6 +583,15 @@ to exit with."
   "Return a report on those of MACHINES that are drained."
   ((engine 'engine) (machines (list-of 'machine)))
   (call-for-report farm-drained engine machines))
+
+(define-typed (check-machine-file engine #:optional file)
+  "Return a report on what is wrong in the machine file FILE, by default the one that Guix reads, and on whether
+guix-daemon uses this library."
+  ((engine 'engine) (file (maybe 'string)))
+  (let* ((machines (call-for-handle 'machines machines-free machines-load file))
+         (report (call-for-handle 'report report-free farm-check engine machines)))
+    (free! machines)
+    report))
 
 (define-typed (explain-build engine machines what #:key (features '()))
   "Return a report on what would become of a build of WHAT, a derivation, or a system type of which FEATURES are needed

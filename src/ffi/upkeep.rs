@@ -2,6 +2,7 @@
 //! What an administrator asks about machines, and tells of them, without connecting to any.
 
 use std::ffi::c_char;
+use std::path::Path;
 
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
@@ -11,6 +12,7 @@ use super::machines::guix_offload_machines;
 use super::{export, string};
 use crate::doors::farm::drain::{self, Answer};
 use crate::doors::farm::explain::{self, Subject};
+use crate::doors::farm::lint;
 use crate::ground::directories::Directories;
 use crate::ground::error::Result;
 use crate::machine::BuildMachine;
@@ -101,6 +103,33 @@ export! {
         let answer = explain::explain(engine, &machines, &subject)?;
         let failures = usize::from(!answer.is_offloaded);
         out.give(guix_offload_report::of(answer.reports, failures, &answer.text, &answer.json));
+        Ok(())
+    }
+}
+
+export! {
+    /// Checks `machines`, as they were loaded from a file, without connecting to any: malformed entries, systems that
+    /// Guix does not know, private keys that guix-daemon's user cannot read, machines that are listed twice for a
+    /// system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses this
+    /// library, as the environment of its process says. Root sees that; another user may not.
+    ///
+    /// A note of the report is a problem of a machine. Malformed entries are no machines, so they are only in the text
+    /// and the JSON. `guix_offload_report_failures` is the number of errors, which keep machines from being used. The
+    /// caller frees `*report` with `guix_offload_report_free`.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+    pub fn guix_offload_farm_check(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let out = Out::new(report, "report")?;
+        let engine = handle::borrow(engine, "engine")?.share();
+        let machines = handle::borrow(machines, "machines")?;
+        let (file, problems) = (machines.file_name(), machines.problems());
+        let answer = lint::check(engine.directories(), &file, &machines.to_vec(), problems, Path::new("/proc"));
+        out.give(guix_offload_report::of(answer.reports, answer.errors, &answer.text, &answer.json));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ _guix_offload_machines()
 
 _guix_offload()
 {
-    local commands='test status drain resume drained explain keeper offload'
+    local commands='test status check drain resume drained explain keeper offload'
     local options='--file --json --help --version'
     local current=${COMP_WORDS[COMP_CWORD]} command words
     words=("${COMP_WORDS[@]:1:COMP_CWORD-1}")

@@ -5,6 +5,7 @@
 local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
+    'check:show what is wrong in a machine file, without connecting'
     'drain:let a machine have no new builds'
     'resume:let a machine have builds again'
     'drained:show which machines are drained'
@@ -39,6 +40,7 @@ _guix_offload()
             case ${words[1]} in
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
                 drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
+                check) _arguments $own_options '1:machine file:_files' ;;
                 explain) _arguments $own_options '1:derivation or system:' '*:feature:' ;;
                 drained) _arguments $own_options ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;

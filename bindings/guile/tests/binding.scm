@@ -331,6 +331,16 @@ both, and a thunk."
          (string-contains (report-text report) "guix offload: error: ")
          (string-prefix? "{\"schema\": 1, \"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
 
+(test-equal "a machine file is checked"
+  '(1 #t)
+  (let ((file (in-directory "checked.scm")))
+    (call-with-output-file file
+      (lambda (port)
+        (write '(list (build-machine (name "m"))) port)))
+    (let ((report (check-machine-file engine file)))
+      (list (report-failures report)
+            (->bool (string-contains (report-text report) "field 'systems' is missing"))))))
+
 (test-equal "a build is explained"
   '(1 ("it builds for x86_64-linux, not for i686-linux" "it does not offer kvm, big-parallel") invalid-argument)
   (let ((report (explain-build engine (list (away)) "i686-linux" #:features '("kvm" "big-parallel"))))

@@ -362,6 +362,13 @@ impl World<'_> {
                 succeeds(|error| guix_offload_farm_resume(&mut reports[3], engine, list, name, error)),
             ]
         };
+        // Its failures may be more than its machines.
+        let mut checked = null_mut();
+        assert_eq!(
+            succeeds(|error| unsafe { guix_offload_farm_check(&mut checked, engine, list, error) }),
+            !checked.is_null()
+        );
+        unsafe { guix_offload_report_free(checked) };
         for (report, given) in reports.into_iter().zip(given) {
             assert_eq!(given, !report.is_null());
             read_report(report);

@@ -132,9 +132,11 @@ fn programs_can_read_it() {
     scene.drain(0);
     let json = scene.explain(FOREIGN, "").json;
     for part in [
-        "{\"schema\": 1, \"derivation\": null, \"system\": \"riscv64-linux\", \"features\": [], \"reply\": \"postpone\", ",
-        "\"keeper\": false, \"machines\": [{\"name\": \"m\", \"port\": 22, \"order\": 1, \"slots\": 1, \"slotsTaken\": 0, ",
-        "\"drained\": true, \"leftAloneSeconds\": null, \"against\": [{\"text\": \"it was drained 0 s ago\", \"hint\": ",
+        "{\"schema\": 1, \"derivation\": null, \"system\": \"riscv64-linux\", \"features\": [], ",
+        "\"reply\": \"postpone\", \"why\": ",
+        "\"keeper\": false, \"machines\": [{\"name\": \"m\", \"port\": 22, \"order\": 1, \"slots\": 1, ",
+        "\"drained\": true, \"leftAloneSeconds\": null, ",
+        "\"against\": [{\"text\": \"it was drained 0 s ago\", \"hint\": ",
         "{\"name\": \"n\", \"port\": 22, \"order\": null, ",
     ] {
         assert!(json.contains(part), "{part} is missing in {json}");

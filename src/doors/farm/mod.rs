@@ -7,12 +7,15 @@
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
 //! - [`drain`]: which machines get no builds, as an administrator says
 //! - [`explain`]: what would become of a build
+//! - [`lint`]: what is wrong in a machine file, without connecting; [`daemons`]: whether guix-daemon uses this library
 //! - [`text`], [`json`]: reports for people, and for programs
 
 mod check;
+pub mod daemons;
 pub mod drain;
 pub mod explain;
 pub mod json;
+pub mod lint;
 mod retrieve;
 pub mod text;
 

@@ -347,7 +347,7 @@ return true if it has no failures."
     (catch-misuse (lambda () (load (existing (or file %machine-file))))))
   (define report
     (guard (c ((and (guix-offload-error? c)
-                    (eq? 'invalid-argument (guix-offload-error-code c)))
+                    (memq (guix-offload-error-code c) '(invalid-argument configuration)))
                (leave-with-hint c 2)))
       (proc (make-engine) machines)))
   (display (if json? (report-json report) (report-text report)))
@@ -369,6 +369,20 @@ return true if it has no failures."
     (_
      (misuse "wrong number of arguments~%"))))
 
+(define check
+  (let ((run (lambda (file json?)
+               (call-for-report file json? check-machine-file
+                                #:load (lambda (file)
+                                         (offer-this-guile!)
+                                         file)))))
+    (match-lambda*
+      ((() file json?)
+       (run file json?))
+      (((file) #f json?)
+       (run file json?))
+      (_
+       (misuse "wrong number of arguments~%")))))
+
 (define explain
   (match-lambda*
     (((what . features) file json?)
@@ -379,7 +393,8 @@ return true if it has no failures."
 
 ;; Commands that connect to no machine: the name of each, and the procedure that call-with-options calls.
 (define %commands
-  `(("drain" . ,(mark-machine drain-machine!))
+  `(("check" . ,check)
+    ("drain" . ,(mark-machine drain-machine!))
     ("resume" . ,(mark-machine resume-machine!))
     ("drained" . ,show-drained)
     ("explain" . ,explain)))
@@ -397,6 +412,8 @@ This is what guix-daemon runs.  For people there are:
       test the machines of FILE whose names match REGEXP
   guix offload status [FILE [REGEXP]] [--json]
       show how they are doing
+  guix offload check [FILE] [--json]
+      show what is wrong in FILE, and whether guix-daemon uses this library
   guix offload drain MACHINE [--file=FILE] [--json]
       let MACHINE of FILE have no new builds
   guix offload resume MACHINE [--file=FILE] [--json]
