@@ -207,7 +207,8 @@ static void testReports(const std::string& state)
     }
     CHECK(report::drain(e, list, makeMachine().name()).state(0) == "drained" && report::drained(e, list).size() == 1);
     CHECK(report::resume(e, list, makeMachine().name()).failures() == 0 && report::drained(e, list).size() == 0);
-    CHECK(report::check(e, list).failures() == 1 && report::check(e, list).text().find("/nowhere/key") != std::string::npos);
+    CHECK(report::check(e, list).failures() == 1);
+    CHECK(report::check(e, list).text().find("/nowhere/key") != std::string::npos);
     CHECK(report::explain(e, list, "i686-linux", "kvm").failures() == 1);
     CHECK(std::string(report::explain(e, list, "i686-linux").note(0, 0)).find("x86_64-linux") != std::string::npos);
     hook(e).set_machine_file("/nowhere").set_machines(list);

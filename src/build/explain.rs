@@ -37,10 +37,11 @@ pub enum Foreseen {
 /// What would become of a build.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
-    /// How each machine stands: first those that can do the build, in the order in which they would be tried.
+    /// How each machine stands: first those that would be tried, in that order; then those that are left alone; then
+    /// those that cannot do the build.
     pub standings: Vec<Standing>,
-    /// How many of them can do it.
-    pub candidates: usize,
+    /// How many of them would be tried.
+    pub tried: usize,
     /// Why it is not known what the derivation reads.
     pub unknown_inputs: Option<Error>,
     /// The answer to be expected.
@@ -61,7 +62,7 @@ impl Engine {
         let others = others.into_iter().map(|machine| standing_of_other(machine, resources));
         if able.is_empty() {
             let standings = others.collect();
-            return Ok(Explanation { standings, candidates: 0, unknown_inputs: None, foreseen: Foreseen::Never });
+            return Ok(Explanation { standings, tried: 0, unknown_inputs: None, foreseen: Foreseen::Never });
         }
         let mut candidates = Candidates::new(resources, able.into_iter().cloned().collect())?;
         let patience = longest_wait(&usual_options());
@@ -83,8 +84,8 @@ impl Engine {
             Outcome::Away => Foreseen::Away,
             Outcome::Misconfigured(error) => Foreseen::Misconfigured(error),
         };
-        let candidates = standings.len();
+        let tried = standings.iter().filter(|standing| standing.left_alone.is_none()).count();
         standings.extend(others);
-        Ok(Explanation { standings, candidates, unknown_inputs, foreseen })
+        Ok(Explanation { standings, tried, unknown_inputs, foreseen })
     }
 }

@@ -101,8 +101,8 @@ pub fn standing_of_other(machine: &BuildMachine, resources: &Resources) -> Stand
 }
 
 impl Candidates {
-    /// Returns how the candidates stand, in the order in which they would be tried, equals in their own order; and what
-    /// a choice would come to. Asks no machine, and takes no slot.
+    /// Returns how the candidates stand, and what a choice would come to. First come those that would be tried, in that
+    /// order, equals in their own order; then those that are left alone. Asks no machine, and takes no slot.
     pub fn standings(&mut self) -> (Vec<Standing>, Outcome) {
         let resources = std::sync::Arc::clone(&self.resources);
         let (mut standings, histories): (Vec<_>, Vec<_>) =
@@ -110,7 +110,11 @@ impl Candidates {
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
         let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);
-        order.sort_by(|one, other| one.cost.total_cmp(&other.cost).then(one.index.cmp(&other.index)));
+        let place = |ranked: &Ranked| (standings[ranked.index].left_alone.is_some(), ranked.index);
+        order.sort_by(|one, other| {
+            let ((one_is_left, one_index), (other_is_left, other_index)) = (place(one), place(other));
+            one_is_left.cmp(&other_is_left).then(one.cost.total_cmp(&other.cost)).then(one_index.cmp(&other_index))
+        });
         for Ranked { index, cost, sending } in &order {
             (standings[*index].cost, standings[*index].sending) = (*cost, *sending);
             standings[*index].missing = self.knows_inputs().then(|| self.missing_bytes(*index));

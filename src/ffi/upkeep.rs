@@ -75,8 +75,8 @@ export! {
     /// derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
     /// build needs besides, separated by commas; NULL: none.
     ///
-    /// The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those that
-    /// can do the build first, in the order in which they would be tried: slots, load, free space and memory as builds
+    /// The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those first
+    /// that would be tried, in that order: slots, load, free space and memory as builds
     /// saw them last, the bytes of the derivation's inputs that it is not known to have and the time that sending them
     /// takes, for how long it is left alone and why, whether it is drained, and what it does not offer. Machines that
     /// are equal stand in the order of `machines`; a hook takes them by chance. A note of the report is something that
@@ -110,8 +110,8 @@ export! {
 export! {
     /// Checks `machines`, as they were loaded from a file, without connecting to any: malformed entries, systems that
     /// Guix does not know, private keys that guix-daemon's user cannot read, machines that are listed twice for a
-    /// system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses this
-    /// library, as the environment of its process says. Root sees that; another user may not.
+    /// system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses
+    /// this library, as the environment of its process says. Root sees that; another user may not.
     ///
     /// A note of the report is a problem of a machine. Malformed entries are no machines, so they are only in the text
     /// and the JSON. `guix_offload_report_failures` is the number of errors, which keep machines from being used. The

@@ -7,7 +7,7 @@
 //! ```text
 //! {"schema": 1, "derivation": ..., "system": ..., "features": [...],
 //!  "reply": "accept", "postpone", "decline", "fail" or "not asked", "why": ..., "keeper": whether one was asked,
-//!  "machines": [{"name": ..., "port": ..., "order": 1 and so on, or null if it cannot do the build,
+//!  "machines": [{"name": ..., "port": ..., "order": 1 and so on, or null if it would not be tried,
 //!                "slots": ..., "slotsTaken": ..., "waiting": BUILDS, "load": ..., "overloadThreshold": ...,
 //!                "freeSpace": BYTES, "memory": BYTES, "missing": BYTES, "rate": BYTES a second,
 //!                "sendingSeconds": ..., "estimatedSeconds": ..., "drained": ..., "leftAloneSeconds": ...,
@@ -72,7 +72,7 @@ impl Subject {
 
 /// What would become of a build, for people and for programs.
 pub struct Answer {
-    /// All machines: those that can do it come first, in the order in which they are tried.
+    /// All machines, in the order of [`Explanation::standings`].
     pub reports: Vec<Report>,
     /// Whether a machine would do it.
     pub is_offloaded: bool,
@@ -195,10 +195,10 @@ fn text(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
             .map(str::to_string),
     ];
     rows.extend(explanation.standings.iter().enumerate().map(|(index, it)| {
-        let is_candidate = index < explanation.candidates;
+        let is_tried = index < explanation.tried;
         let taken = it.taken.map_or_else(|| "?".into(), |taken| taken.to_string());
         [
-            if is_candidate { (index + 1).to_string() } else { none() },
+            if is_tried { (index + 1).to_string() } else { none() },
             line(it.machine.label()),
             format!("{taken}/{}", it.machine.parallel_builds),
             it.load.map_or_else(none, |load| format!("{load:.2}")),
@@ -206,7 +206,7 @@ fn text(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
             it.memory.map_or_else(none, size),
             it.missing.map_or_else(none, size),
             it.missing.map_or_else(none, |_| format!("{:.1} s", it.sending)),
-            if is_candidate { format!("{:.1} s", it.cost) } else { none() },
+            if is_tried { format!("{:.1} s", it.cost) } else { none() },
         ]
     }));
     text += &table(&rows);
@@ -233,13 +233,13 @@ fn json(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
     let number = |value: Option<u64>| or_null(value.map(|value| value.to_string()));
     let real = |value: Option<f64>| or_null(value.filter(|value| value.is_finite()).map(|value| value.to_string()));
     let machine = |(index, it): (usize, &Standing)| {
-        let is_candidate = index < explanation.candidates;
+        let is_tried = index < explanation.tried;
         let left_alone = it.left_alone.as_ref();
         let against = against(it, subject.requirements());
         object(&[
             ("name", string(&it.machine.name)),
             ("port", it.machine.port.to_string()),
-            ("order", number(is_candidate.then_some(index as u64 + 1))),
+            ("order", number(is_tried.then_some(index as u64 + 1))),
             ("slots", it.machine.parallel_builds.to_string()),
             ("slotsTaken", number(it.taken.map(u64::from))),
             ("waiting", it.waiting.to_string()),
@@ -250,7 +250,7 @@ fn json(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
             ("missing", number(it.missing)),
             ("rate", real(it.rate)),
             ("sendingSeconds", real(it.missing.map(|_| it.sending))),
-            ("estimatedSeconds", real(Some(it.cost).filter(|_| is_candidate))),
+            ("estimatedSeconds", real(Some(it.cost).filter(|_| is_tried))),
             ("drained", left_alone.is_some_and(|it| it.time.is_none()).to_string()),
             ("leftAloneSeconds", number(left_alone.and_then(|it| it.time).map(|time| time.as_secs()))),
             ("against", array(against.iter().map(|note| remark(&note.text, note.hint.as_deref())))),

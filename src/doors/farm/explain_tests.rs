@@ -70,12 +70,12 @@ fn what_counts_against_each_machine_is_told() {
 
     let answer = scene.explain(FOREIGN, "");
     let names: Vec<_> = answer.reports.iter().map(|report| &*report.machine.name).collect();
-    assert_eq!(names, ["drained", "away", "full", "loaded", "good", "none", "other"], "{}", answer.text);
+    assert_eq!(names, ["full", "loaded", "good", "drained", "away", "none", "other"], "{}", answer.text);
     let expected = [
-        ("drained", "it was drained 0 s ago"),
-        ("away", "it is left alone for another 5 s: it is broken"),
         ("full", "all its slots are taken"),
         ("loaded", "it was overloaded when it was seen last (normalized load 0.90, threshold 0.80)"),
+        ("drained", "it was drained 0 s ago"),
+        ("away", "it is left alone for another 5 s: it is broken"),
         ("none", "it has no slots: 'parallel-builds' is 0"),
         ("other", "it builds for i686-linux, x86_64-linux, not for riscv64-linux"),
     ];
@@ -134,7 +134,7 @@ fn programs_can_read_it() {
     for part in [
         "{\"schema\": 1, \"derivation\": null, \"system\": \"riscv64-linux\", \"features\": [], ",
         "\"reply\": \"postpone\", \"why\": ",
-        "\"keeper\": false, \"machines\": [{\"name\": \"m\", \"port\": 22, \"order\": 1, \"slots\": 1, ",
+        "\"keeper\": false, \"machines\": [{\"name\": \"m\", \"port\": 22, \"order\": null, \"slots\": 1, ",
         "\"drained\": true, \"leftAloneSeconds\": null, ",
         "\"against\": [{\"text\": \"it was drained 0 s ago\", \"hint\": ",
         "{\"name\": \"n\", \"port\": 22, \"order\": null, ",
