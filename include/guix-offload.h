@@ -1453,12 +1453,12 @@ guix_offload_status guix_offload_farm_drained(guix_offload_report **report,
  * derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
  * build needs besides, separated by commas; NULL: none.
  *
- * The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those that
- * can do the build first, in the order in which they would be tried: slots, load, free space and memory as builds
- * saw them last, the bytes of the derivation's inputs that it is not known to have and the time that sending them
- * takes, for how long it is left alone and why, whether it is drained, and what it does not offer. Machines that
- * are equal stand in the order of `machines`; a hook takes them by chance. A note of the report is something that
- * counts against a machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
+ * The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those
+ * first that would be tried, in that order: slots, load, free space and memory as builds saw them last, the bytes
+ * of the derivation's inputs that it is not known to have and the time that sending them takes, for how long it is
+ * left alone and why, whether it is drained, and what it does not offer. Machines that are equal stand in the
+ * order of `machines`; a hook takes them by chance. A note of the report is something that counts against a
+ * machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
  *
  * Connects to no machine. Asks the keeper, if one runs, for at most 5 s: it alone knows what machines have. The
  * caller frees `*report` with `guix_offload_report_free`.
@@ -1476,8 +1476,8 @@ guix_offload_status guix_offload_farm_explain(guix_offload_report **report,
 /**
  * Checks `machines`, as they were loaded from a file, without connecting to any: malformed entries, systems that
  * Guix does not know, private keys that guix-daemon's user cannot read, machines that are listed twice for a
- * system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses this
- * library, as the environment of its process says. Root sees that; another user may not.
+ * system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses
+ * this library, as the environment of its process says. Root sees that; another user may not.
  *
  * A note of the report is a problem of a machine. Malformed entries are no machines, so they are only in the text
  * and the JSON. `guix_offload_report_failures` is the number of errors, which keep machines from being used. The

@@ -75,12 +75,12 @@ export! {
     /// derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
     /// build needs besides, separated by commas; NULL: none.
     ///
-    /// The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those first
-    /// that would be tried, in that order: slots, load, free space and memory as builds
-    /// saw them last, the bytes of the derivation's inputs that it is not known to have and the time that sending them
-    /// takes, for how long it is left alone and why, whether it is drained, and what it does not offer. Machines that
-    /// are equal stand in the order of `machines`; a hook takes them by chance. A note of the report is something that
-    /// counts against a machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
+    /// The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those
+    /// first that would be tried, in that order: slots, load, free space and memory as builds saw them last, the bytes
+    /// of the derivation's inputs that it is not known to have and the time that sending them takes, for how long it is
+    /// left alone and why, whether it is drained, and what it does not offer. Machines that are equal stand in the
+    /// order of `machines`; a hook takes them by chance. A note of the report is something that counts against a
+    /// machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
     ///
     /// Connects to no machine. Asks the keeper, if one runs, for at most 5 s: it alone knows what machines have. The
     /// caller frees `*report` with `guix_offload_report_free`.
