@@ -54,9 +54,11 @@ fn a_machine_is_drained_explained_and_checked() {
     assert_says(C, &["status"], 0, &["\nw1       drained  1/2 ", "\nw2       ready "]);
     let builds = HEAD.build("plain", &["count=3"]);
     builds.assert_succeeded();
-    let to =
-        |machine: &str| builds.log.lines().filter(|line| line.starts_with("@ build-remote") && line.ends_with(machine));
-    assert_eq!((to(" w1").count(), to(" w2").count()), (0, 3), "{}", builds.log);
+    let to = |machine: &str| {
+        let sent = |line: &&str| line.starts_with("@ build-remote") && line.ends_with(machine);
+        builds.log.lines().filter(sent).count()
+    };
+    assert_eq!((to(" w1"), to(" w2")), (0, 3), "{}", builds.log);
     building.finish().assert_succeeded();
 
     // With none left, guix-daemon, which may build nothing here, is told to ask again, and the user why.
