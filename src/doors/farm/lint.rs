@@ -14,6 +14,7 @@
 //! library. Every key is always there; what is not known is `null`.
 
 use std::fmt::Write;
+use std::fs::File;
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -100,7 +101,7 @@ fn unreadable_keys(machines: &[BuildMachine], daemon: Option<&Daemon>) -> Vec<Pr
             continue;
         }
         asked.push(key);
-        let Err(error) = as_daemon(daemon, || read_private_key(key).map(|_| ())) else { continue };
+        let Err(error) = as_daemon(daemon, || readable(key, daemon)) else { continue };
         let users = machines.iter().filter(|other| other.private_key == key).map(|other| format!("'{}'", other.name));
         let mut users: Vec<_> = users.collect();
         users.dedup();
@@ -112,6 +113,20 @@ fn unreadable_keys(machines: &[BuildMachine], daemon: Option<&Daemon>) -> Vec<Pr
         });
     }
     problems
+}
+
+/// Fails if `key` is not a private key that can be used with the rights of the caller, which are those of `daemon`.
+fn readable(key: &Path, daemon: Option<&Daemon>) -> Result<()> {
+    let denied = File::open(key).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    match daemon.filter(|_| denied) {
+        Some(Daemon { user, .. }) if geteuid().as_raw() == *user => {
+            let key = key.display();
+            let message = format!("private key {key} cannot be read by user {user}, as whom guix-daemon runs");
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint(format!("let that user read it, and enter the directories above: chown {user} {key}")))
+        }
+        _ => read_private_key(key).map(|_| ()),
+    }
 }
 
 /// Does something with the rights of `daemon`, if this process has the right to take them.
@@ -269,7 +284,7 @@ mod tests {
         assert_eq!(found(0o600, 30_001, Some(&daemon)), []);
         assert_eq!(found(0o640, 0, Some(&daemon)), []);
         let problems = found(0o600, 0, Some(&daemon));
-        assert!(problems.len() == 1 && problems[0].text.contains("cannot be read by user 30001"), "{problems:?}");
+        assert!(problems.len() == 1 && problems[0].text.contains("user 30001, as whom guix-daemon runs"));
         assert!(problems[0].hint.as_ref().unwrap().contains("chown 30001"), "{problems:?}");
         assert!(geteuid().is_root() && std::fs::read(&key).is_ok(), "this process keeps its rights");
     }
