@@ -82,10 +82,11 @@ $(release)/.runpath: force
 	@mkdir -p $(@D)
 	@echo '$(runpath)' | cmp -s - $@ || echo '$(runpath)' >$@
 
-$(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/keeper.c bindings/c/log.c \
-  bindings/c/stats.c bindings/c/scan.c bindings/c/authorize.c
+commands := farm check scan authorize drain explain log stats keeper
+program_sources := $(patsubst %,bindings/c/%.c,guix-offload report $(commands))
+$(release)/guix-offload: $(program_sources)
 $(release)/verbs: bindings/c/verbs.c
-$(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath bindings/c/program.h include/guix-offload.h
+$(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath $(wildcard bindings/c/*.h) include/guix-offload.h
 	$(CC) $(c_flags) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload $(link_runpath) $(LDFLAGS)
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx

@@ -104,10 +104,79 @@ static void without_a_keeper_there_is_nothing_to_report(void)
     SUCCEEDS(guix_offload_keeper_status, &report, world.engine);
     CHECK(guix_offload_report_count(report) == 0 && guix_offload_report_failures(report) == 0);
     CHECK_TEXT(guix_offload_report_text(report), "no keeper is running\n");
-    CHECK_TEXT(guix_offload_report_json(report), "{\"machines\": [], \"keeper\": null}\n");
+    CHECK_TEXT(guix_offload_report_json(report), "{\"schema\": 1, \"machines\": [], \"keeper\": null}\n");
     SUCCEEDS(guix_offload_keeper_stop, world.engine, &stopped);
     CHECK(stopped == 0);
     guix_offload_report_free(report);
+    free_world(&world);
+}
+
+/* The mark is there until it is removed, whether the machine answers or not.  */
+static void a_machine_is_drained_until_it_is_resumed(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *drained = NULL, *listed = NULL, *status = NULL, *resumed = NULL, *none = NULL;
+    const char *name = guix_offload_machine_name(guix_offload_machines_get(world.machines, 0));
+
+    SUCCEEDS(guix_offload_farm_drain, &drained, world.engine, world.machines, name);
+    SUCCEEDS(guix_offload_farm_drained, &listed, world.engine, world.machines);
+    SUCCEEDS(guix_offload_farm_status, &status, world.engine, world.machines);
+    CHECK_TEXT(guix_offload_report_state(drained, 0), "drained");
+    CHECK_TEXT(guix_offload_report_state(status, 0), "drained");
+    CHECK(guix_offload_report_failures(drained) == 0 && guix_offload_report_failures(status) == 1);
+    CHECK(guix_offload_report_count(listed) == 1 && strstr(guix_offload_report_json(listed), "\"drained\": true"));
+    SUCCEEDS(guix_offload_farm_resume, &resumed, world.engine, world.machines, name);
+    SUCCEEDS(guix_offload_farm_drained, &none, world.engine, world.machines);
+    CHECK(strstr(guix_offload_report_text(resumed), "builds again") && guix_offload_report_count(none) == 0);
+    guix_offload_report_free(drained);
+    guix_offload_report_free(listed);
+    guix_offload_report_free(status);
+    guix_offload_report_free(resumed);
+    guix_offload_report_free(none);
+    free_world(&world);
+}
+
+/* A malformed entry is no machine, and still an error.  */
+static void a_machine_file_is_checked(void)
+{
+    struct world world = new_world(LOCKED);
+    guix_offload_machines *machines = NULL;
+    guix_offload_report *report = NULL;
+    char file[64];
+    FILE *written;
+
+    snprintf(file, sizeof file, "%s/checked.scm", world.directory);
+    written = fopen(file, "w");
+    CHECK(written != NULL && fputs("(list (build-machine (name \"m\")))", written) >= 0 && fclose(written) == 0);
+    SUCCEEDS(guix_offload_machines_load, &machines, file);
+    SUCCEEDS(guix_offload_farm_check, &report, world.engine, machines);
+    CHECK(guix_offload_report_count(report) == 0 && guix_offload_report_failures(report) == 1);
+    CHECK(strstr(guix_offload_report_json(report), "\"severity\": \"error\"") != NULL);
+    guix_offload_report_free(report);
+    report = NULL;
+    SUCCEEDS(guix_offload_farm_check, &report, world.engine, world.machines);
+    CHECK(guix_offload_report_failures(report) == 1 && guix_offload_report_note(report, 0, 0) != NULL);
+    guix_offload_report_free(report);
+    guix_offload_machines_free(machines);
+    free_world(&world);
+}
+
+/* Nothing is known of a machine that was never asked, so it would be.  */
+static void what_would_become_of_a_build_is_explained(void)
+{
+    struct world world = new_world(CLOSED);
+    guix_offload_report *would = NULL, *never = NULL;
+    const char *note;
+
+    SUCCEEDS(guix_offload_farm_explain, &would, world.engine, world.machines, "x86_64-linux", NULL);
+    CHECK(guix_offload_report_failures(would) == 0 && strstr(guix_offload_report_json(would), "\"accept\"") != NULL);
+    CHECK(guix_offload_report_note(would, 0, 0) == NULL);
+    SUCCEEDS(guix_offload_farm_explain, &never, world.engine, world.machines, "x86_64-linux", "kvm,big");
+    CHECK(guix_offload_report_failures(never) == 1 && strstr(guix_offload_report_text(never), "decline") != NULL);
+    note = guix_offload_report_note(never, 0, 0);
+    CHECK_TEXT(note, "it does not offer kvm, big");
+    guix_offload_report_free(would);
+    guix_offload_report_free(never);
     free_world(&world);
 }
 
@@ -127,6 +196,24 @@ static void bad_arguments_are_rejected(void)
     REJECTS(guix_offload_farm_status, NULL, world.engine, world.machines);
     REJECTS(guix_offload_farm_status, &report, NULL, world.machines);
     REJECTS(guix_offload_farm_status, &report, world.engine, NULL);
+    REJECTS(guix_offload_farm_drain, NULL, world.engine, world.machines, "m");
+    REJECTS(guix_offload_farm_drain, &report, NULL, world.machines, "m");
+    REJECTS(guix_offload_farm_drain, &report, world.engine, NULL, "m");
+    REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, NULL);
+    REJECTS(guix_offload_farm_drain, &report, world.engine, world.machines, "nobody");
+    REJECTS(guix_offload_farm_resume, &report, world.engine, world.machines, "nobody");
+    REJECTS(guix_offload_farm_explain, NULL, world.engine, world.machines, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, NULL, world.machines, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, NULL, "x86_64-linux", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, NULL, NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "/nowhere/x.drv", NULL);
+    REJECTS(guix_offload_farm_explain, &report, world.engine, world.machines, "a b", NULL);
+    REJECTS(guix_offload_farm_check, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_check, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_check, &report, world.engine, NULL);
+    REJECTS(guix_offload_farm_drained, NULL, world.engine, world.machines);
+    REJECTS(guix_offload_farm_drained, &report, NULL, world.machines);
+    REJECTS(guix_offload_farm_drained, &report, world.engine, NULL);
     CHECK(report == UNTOUCHED);
     free_world(&world);
 }
@@ -202,6 +289,9 @@ int main(void)
     RUN(a_machine_that_is_down_is_reported);
     RUN(a_machine_that_has_answered_is_told_of);
     RUN(without_a_keeper_there_is_nothing_to_report);
+    RUN(a_machine_file_is_checked);
+    RUN(what_would_become_of_a_build_is_explained);
+    RUN(a_machine_is_drained_until_it_is_resumed);
     RUN(bad_arguments_are_rejected);
     RUN(a_host_that_is_down_is_not_described);
     RUN(a_host_without_a_key_authorizes_nobody);

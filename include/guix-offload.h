@@ -1509,8 +1509,10 @@ void guix_offload_report_free(guix_offload_report *report);
 const char *guix_offload_report_text(const guix_offload_report *report);
 
 /**
- * Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
- * machine, and whose member "keeper" is an object, or null if no keeper runs.
+ * Returns the report for programs: a line of JSON, an object. Its first member "schema" is 1; that is raised when
+ * a member goes away or means something else, but not when one is added. Of `guix_offload_farm_test`,
+ * `guix_offload_farm_status` and `guix_offload_keeper_status`, the member "machines" has an object for each
+ * machine, and the member "keeper" is an object, or null if no keeper runs.
  */
 const char *guix_offload_report_json(const guix_offload_report *report);
 
@@ -1520,7 +1522,8 @@ const char *guix_offload_report_json(const guix_offload_report *report);
 size_t guix_offload_report_count(const guix_offload_report *report);
 
 /**
- * Returns the number of machines that failed.
+ * Returns the number of machines that failed. The functions that make a report of something else than the state of
+ * machines say what counts as a failure there.
  */
 size_t guix_offload_report_failures(const guix_offload_report *report);
 
@@ -1553,8 +1556,8 @@ const char *guix_offload_report_note_hint(const guix_offload_report *report, siz
 
 /**
  * Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space", "short of
- * memory" or "failed". If the machine could not be connected to, the words say why: "misconfigured", "refused",
- * "host key differs", "no Guix", "unreachable" or "failed".
+ * memory" or "failed", or "drained", whatever else is the matter. If the machine could not be connected to, the
+ * words say why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
  */
 const char *guix_offload_report_state(const guix_offload_report *report,
                                       size_t index);
@@ -1612,6 +1615,88 @@ const char *guix_offload_report_architecture(const guix_offload_report *report, 
  * Returns the host name that the machine gives itself, or NULL.
  */
 const char *guix_offload_report_host_name(const guix_offload_report *report, size_t index);
+
+
+/* Looking after machines, without connecting */
+
+/**
+ * Drains the machine of `machines` that is called `name`: it gets no new builds, and finishes those that it has.
+ * If the same host is listed with several ports, `name` is "NAME:PORT". The machine stays drained until it is
+ * resumed, also after a reboot. The mark is in the state directory, where all hooks, jobs and keepers of this host
+ * see it at their next choice of a machine; Guix's own `guix offload` does not know it. The report is about that
+ * machine. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * A machine that was drained before is no failure. Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL
+ * or `name` is none of the machines, or several of them, and with `GUIX_OFFLOAD_STORE` if the mark cannot be
+ * written.
+ */
+guix_offload_status guix_offload_farm_drain(guix_offload_report **report,
+                                            const guix_offload_engine *engine,
+                                            const guix_offload_machines *machines,
+                                            const char *name,
+                                            guix_offload_error **error);
+
+/**
+ * Lets the machine of `machines` that is called `name` have builds again. Otherwise as `guix_offload_farm_drain`.
+ */
+guix_offload_status guix_offload_farm_resume(guix_offload_report **report,
+                                             const guix_offload_engine *engine,
+                                             const guix_offload_machines *machines,
+                                             const char *name,
+                                             guix_offload_error **error);
+
+/**
+ * Reports which of `machines` are drained, since when, and how many of their slots are still taken. The report is
+ * about these machines alone. The caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_farm_drained(guix_offload_report **report,
+                                              const guix_offload_engine *engine,
+                                              const guix_offload_machines *machines,
+                                              guix_offload_error **error);
+
+/**
+ * Explains what would become of a build now, and what counts for and against each of `machines`. `what` is a
+ * derivation of the store, whose file says what it needs; or a system type, and then `features` are those that the
+ * build needs besides, separated by commas; NULL: none.
+ *
+ * The text and the JSON say what a build hook would answer to guix-daemon and why; and of each machine, those
+ * first that would be tried, in that order: slots, load, free space and memory as builds saw them last, the bytes
+ * of the derivation's inputs that it is not known to have and the time that sending them takes, for how long it is
+ * left alone and why, whether it is drained, and what it does not offer. Machines that are equal stand in the
+ * order of `machines`; a hook takes them by chance. A note of the report is something that counts against a
+ * machine. `guix_offload_report_failures` is 1 if the build would not be accepted.
+ *
+ * Connects to no machine. Asks the keeper, if one runs, for at most 5 s: it alone knows what machines have. The
+ * caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer but `features` is NULL, or `what` is neither a system
+ * type nor a derivation that can be read, and with `GUIX_OFFLOAD_STORE` if the state directory cannot be used.
+ */
+guix_offload_status guix_offload_farm_explain(guix_offload_report **report,
+                                              const guix_offload_engine *engine,
+                                              const guix_offload_machines *machines,
+                                              const char *what,
+                                              const char *features,
+                                              guix_offload_error **error);
+
+/**
+ * Checks `machines`, as they were loaded from a file, without connecting to any: malformed entries, systems that
+ * Guix does not know, private keys that guix-daemon's user cannot read, machines that are listed twice for a
+ * system, have no slots or no systems, or are drained; and whether the guix-daemon that runs on this host uses
+ * this library, as the environment of its process says. Root sees that; another user may not.
+ *
+ * A note of the report is a problem of a machine. Malformed entries are no machines, so they are only in the text
+ * and the JSON. `guix_offload_report_failures` is the number of errors, which keep machines from being used. The
+ * caller frees `*report` with `guix_offload_report_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if a pointer is NULL.
+ */
+guix_offload_status guix_offload_farm_check(guix_offload_report **report,
+                                            const guix_offload_engine *engine,
+                                            const guix_offload_machines *machines,
+                                            guix_offload_error **error);
 
 
 /* Keeper */

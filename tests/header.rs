@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// The nouns of the header: the files of `src/ffi/` in the order of the manual, and their titles there.
-const NOUNS: [(&str, &str); 15] = [
+const NOUNS: [(&str, &str); 16] = [
     ("version", "Version"),
     ("error", "Errors"),
     ("cancellation", "Cancellation"),
@@ -18,6 +18,7 @@ const NOUNS: [(&str, &str); 15] = [
     ("job", "Jobs"),
     ("hook", "Build hook"),
     ("farm", "All machines at once: test, status"),
+    ("upkeep", "Looking after machines, without connecting"),
     ("keeper", "Keeper"),
     ("setup", "New machines: scan, authorize"),
     ("journal", "Journal of builds"),

@@ -40,7 +40,7 @@ static int exchange(const guix_offload_engine *engine, const guix_offload_machin
         fputs(guix_offload_report_text(keys), stderr);
     if (guix_offload_report_failures(keys) > 0 && !agreed && (json || !is_agreed())) {
         if (json)
-            return print_report(keys, 1) || 1;
+            return show_report(keys, 1) || 1;
         guix_offload_report_free(keys);
         fputs("guix offload: error: nothing is changed; if these are the right keys, say --yes\n", stderr);
         return 1;
@@ -50,7 +50,7 @@ static int exchange(const guix_offload_engine *engine, const guix_offload_machin
     if (status != GUIX_OFFLOAD_OK)
         return fail(error);
     status = guix_offload_report_failures(report) > 0;
-    return print_report(report, json) || status;
+    return show_report(report, json) || status;
 }
 
 int authorize(int count, char **arguments)

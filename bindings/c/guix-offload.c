@@ -79,6 +79,18 @@ int help(FILE *output)
           "  guix-offload status [FILE [REGEXP]] [--json] [--verbose] [--watch]\n"
           "      Show how they are doing, and what the keeper does.  With --watch, again\n"
           "      every 2 seconds, until interrupted.\n"
+          "  guix-offload check [FILE] [--json]\n"
+          "      Show what is wrong in FILE, without connecting, and whether guix-daemon uses\n"
+          "      this program.\n"
+          "  guix-offload drain MACHINE [--file=FILE] [--json]\n"
+          "      Let MACHINE of FILE have no new builds.  Those that it has go on.\n"
+          "  guix-offload resume MACHINE [--file=FILE] [--json]\n"
+          "      Let it have builds again.\n"
+          "  guix-offload drained [--file=FILE] [--json]\n"
+          "      Show which machines are drained.\n"
+          "  guix-offload explain DERIVATION | SYSTEM [FEATURE...] [--file=FILE] [--json]\n"
+          "      Show what would become of a build now, and what counts for and against each\n"
+          "      machine.\n"
           "  guix-offload keeper status [--json]\n"
           "      Show what the keeper, which does this host's offloaded builds, does now.\n"
           "  guix-offload keeper stop\n"
@@ -158,14 +170,40 @@ static int is_version(const char *word)
     return strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0;
 }
 
+/* The commands that have files of their own.  */
+static const struct {
+    const char *name;
+    int (*run)(int count, char **arguments);
+} commands[] = {
+    {"test", test_machines},
+    {"status", show_status},
+    {"keeper", keeper},
+    {"check", check},
+    {"drain", drain},
+    {"resume", resume},
+    {"drained", show_drained},
+    {"explain", explain},
+    {"scan", scan},
+    {"authorize", authorize},
+    {"log", show_log},
+    {"stats", show_stats},
+};
+
+static const size_t command_count = sizeof commands / sizeof *commands;
+
+/* Returns the index of the command NAME, or the number of commands.  */
+static size_t command(const char *name)
+{
+    size_t i = 0;
+    while (i < command_count && strcmp(commands[i].name, name) != 0)
+        i++;
+    return i;
+}
+
 /* Is WORD a command of this program, also without "offload"?  guix-daemon asks for none of these names.  */
 static int is_own(const char *word)
 {
-    return strcmp(word, "test") == 0 || strcmp(word, "status") == 0 || strcmp(word, "keeper") == 0
-           || strcmp(word, "log") == 0 || strcmp(word, "stats") == 0
-           || strcmp(word, "scan") == 0
-           || strcmp(word, "authorize") == 0
-           || is_help(word) || is_version(word);
+    return command(word) < command_count || is_help(word) || is_version(word);
 }
 
 int main(int argc, char **argv)
@@ -181,20 +219,8 @@ int main(int argc, char **argv)
         argc--, argv++;
     else if (!is_own(argv[1]))
         return hand_on(argv);
-    if (argc > 1 && strcmp(argv[1], "test") == 0)
-        return test_machines(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "status") == 0)
-        return show_status(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "keeper") == 0)
-        return keeper(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "scan") == 0)
-        return scan(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "authorize") == 0)
-        return authorize(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "log") == 0)
-        return show_log(argc - 2, argv + 2);
-    if (argc > 1 && strcmp(argv[1], "stats") == 0)
-        return show_stats(argc - 2, argv + 2);
+    if (argc > 1 && command(argv[1]) < command_count)
+        return commands[command(argv[1])].run(argc - 2, argv + 2);
     if (argc == 2 && is_help(argv[1]))
         return help(stdout);
     if (argc == 2 && is_version(argv[1]))

@@ -11,24 +11,6 @@
 /* How many builds are shown unless it is said.  */
 #define DEFAULT_COUNT 20
 
-int print_report(guix_offload_report *report, int json)
-{
-    int status = 0;
-    fputs(json ? guix_offload_report_json(report) : guix_offload_report_text(report), stdout);
-    if (fflush(stdout) != 0) {
-        fprintf(stderr, "guix offload: error: writing: %s\n", strerror(errno));
-        status = 1;
-    }
-    guix_offload_report_free(report);
-    return status;
-}
-
-int unknown_option(const char *option, const char *command)
-{
-    fprintf(stderr, "guix offload: error: unknown option '%s' of '%s'; see 'guix-offload --help'\n", option, command);
-    return MISUSE;
-}
-
 int show_log(int count, char **arguments)
 {
     guix_offload_engine *engine = NULL;
@@ -56,7 +38,7 @@ int show_log(int count, char **arguments)
     }
     status = guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK
              || guix_offload_journal_log(&report, engine, builds, &error) != GUIX_OFFLOAD_OK
-             ? fail(error) : print_report(report, json);
+             ? fail(error) : show_report(report, json);
     guix_offload_engine_free(engine);
     return status;
 }

@@ -28,7 +28,7 @@ int show_status(int count, char **arguments);
 int unknown_option(const char *option, const char *command);
 
 /* Prints REPORT to the standard output, as text or as JSON, and frees it.  */
-int print_report(guix_offload_report *report, int json);
+int show_report(guix_offload_report *report, int json);
 
 /* guix-offload log, and stats, with the COUNT arguments that follow.  */
 int show_log(int count, char **arguments);
@@ -39,6 +39,16 @@ int scan(int count, char **arguments);
 
 /* guix-offload authorize, with the COUNT arguments that follow.  */
 int authorize(int count, char **arguments);
+/* guix-offload drain, resume and drained, with the COUNT arguments that follow.  */
+int drain(int count, char **arguments);
+int resume(int count, char **arguments);
+int show_drained(int count, char **arguments);
+
+/* guix-offload explain, with the COUNT arguments that follow.  */
+int explain(int count, char **arguments);
+
+/* guix-offload check, with the COUNT arguments that follow.  */
+int check(int count, char **arguments);
 
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);

@@ -48,7 +48,7 @@ int scan(int count, char **arguments)
     switch (guix_offload_scan(&report, engine, host, user, accepted, key, &error)) {
     case GUIX_OFFLOAD_OK:
         status = guix_offload_report_failures(report) > 0;
-        if (print_report(report, json) != 0)
+        if (show_report(report, json) != 0)
             status = 1;
         break;
     case GUIX_OFFLOAD_INVALID_ARGUMENT:

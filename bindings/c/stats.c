@@ -31,7 +31,7 @@ int show_stats(int count, char **arguments)
     status = guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK
              || (metrics ? guix_offload_journal_metrics : guix_offload_journal_stats)(&report, engine, &error)
                 != GUIX_OFFLOAD_OK
-             ? fail(error) : print_report(report, json);
+             ? fail(error) : show_report(report, json);
     guix_offload_engine_free(engine);
     return status;
 }

@@ -682,6 +682,35 @@ public:
         return each(guix_offload_farm_status_each, engine, machines, answered, cancellation);
     }
 
+    // What is wrong with machines that were loaded from a file, without connecting, and whether guix-daemon uses this.
+    static report check(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_check, engine.get(), machines.get()));
+    }
+    // Lets the machine called name, or NAME:PORT, have no new builds, ...
+    static report drain(const engine& engine, const machines& machines, const std::string& name)
+    {
+        return report(detail::make<owner>(guix_offload_farm_drain, engine.get(), machines.get(), detail::c(name)));
+    }
+    // ... or builds again.
+    static report resume(const engine& engine, const machines& machines, const std::string& name)
+    {
+        return report(detail::make<owner>(guix_offload_farm_resume, engine.get(), machines.get(), detail::c(name)));
+    }
+    // Those machines that are drained.
+    static report drained(const engine& engine, const machines& machines)
+    {
+        return report(detail::make<owner>(guix_offload_farm_drained, engine.get(), machines.get()));
+    }
+
+    // What would become of a build of a derivation, or of one for a system type that needs features, such as "kvm,x".
+    static report explain(const engine& engine, const machines& machines, const std::string& what,
+                          const std::string& features = "")
+    {
+        return report(detail::make<owner>(guix_offload_farm_explain, engine.get(), machines.get(), detail::c(what),
+                                          detail::c(features)));
+    }
+
     // What the keeper is doing, without a machine.
     static report keeper(const engine& engine)
     {

@@ -223,13 +223,19 @@ static void testReports(const std::string& state)
     CHECK(report::stats(e).size() == 0 && report::metrics(e).text().find("# HELP guix_offload_") == 0);
     for (const report& r : {report::test(e, list), report::status(e, list)}) {
         CHECK(r.size() == 1 && r.failures() == 1 && r.machine(0).parallel_builds() == 2);
-        CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"machines\"") == 1);
+        CHECK(r.text().find("/nowhere/key") != std::string::npos && r.json().find("\"schema\"") == 1);
         CHECK(r.failure(0) && r.failure(0)->code() == GUIX_OFFLOAD_CONFIGURATION && !r.failure(1));
         CHECK(r.state(0) == "misconfigured" && !r.reachable(0) && r.load(0) == -1 && r.cores(0) == 0);
         CHECK(r.passed(0, 0) == nullptr && r.note(0, 0) == nullptr && r.note_hint(0, 0) == nullptr);
         CHECK(r.slots_taken(1) == -1 && r.free_space(0) == 0 && r.clock_difference(0) == 0);
         CHECK((r.guix_version(0) + r.kernel(0) + r.architecture(0) + r.host_name(0)).empty());
     }
+    CHECK(report::drain(e, list, "127.0.0.1").state(0) == "drained" && report::drained(e, list).size() == 1);
+    CHECK(report::resume(e, list, "127.0.0.1").failures() == 0 && report::drained(e, list).size() == 0);
+    CHECK(report::check(e, list).failures() == 1);
+    CHECK(report::check(e, list).text().find("/nowhere/key") != std::string::npos);
+    CHECK(report::explain(e, list, "i686-linux", "kvm").failures() == 1);
+    CHECK(std::string(report::explain(e, list, "i686-linux").note(0, 0)).find("x86_64-linux") != std::string::npos);
     CHECK(failure([&] { report::scan(e, "a b"); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
     CHECK(failure([&] { report::scan(e, "127.0.0.1:1", "u"); }).code() == GUIX_OFFLOAD_UNAVAILABLE);
     e.set_directory(GUIX_OFFLOAD_CONFIGURATION_DIRECTORY, state);

@@ -62,6 +62,8 @@
 
             offload-test-machines
             offload-machines-status
+            offload-drain-machine! offload-resume-machine! offload-drained-machines
+            offload-explain-build offload-check-machine-file
             offload-keeper-status
             offload-stop-keeper!
             offload-scan-machine
@@ -704,6 +706,11 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
   'out 'engine 'machines 'callback 'data '(maybe cancellation) 'out)
 (define-foreign farm-status int "guix_offload_farm_status_each"
   'out 'engine 'machines 'callback 'data '(maybe cancellation) 'out)
+(define-foreign farm-drain int "guix_offload_farm_drain" 'out 'engine 'machines 'string 'out)
+(define-foreign farm-resume int "guix_offload_farm_resume" 'out 'engine 'machines 'string 'out)
+(define-foreign farm-drained int "guix_offload_farm_drained" 'out 'engine 'machines 'out)
+(define-foreign farm-explain int "guix_offload_farm_explain" 'out 'engine 'machines 'string '(maybe string) 'out)
+(define-foreign farm-check int "guix_offload_farm_check" 'out 'engine 'machines 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign scan int "guix_offload_scan" 'out 'engine 'string '(maybe string) '(maybe string) '(maybe string) 'out)
@@ -754,6 +761,11 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
                      ask)
       (ask #f)))
 
+(define (call-for-report-on procedure engine machines . arguments)
+  (call-with-machines machines
+    (lambda (machines)
+      (apply call-for-handle 'report report-free procedure engine machines arguments))))
+
 (define-typed (offload-test-machines engine machines #:key answered cancellation)
   "Test all MACHINES at once, and return a report.  ANSWERED, if not #f, is called with the name and the state of each
 machine as soon as its test is over; it cancels by returning #f."
@@ -764,6 +776,36 @@ machine as soon as its test is over; it cancels by returning #f."
   "Ask all MACHINES at once how they are doing, and return a report.  ANSWERED is as for `offload-test-machines'."
   ((engine 'engine) (machines (list-of 'machine)) (answered (maybe 'procedure)) (cancellation (maybe 'cancellation)))
   (call-for-report farm-status engine machines answered cancellation))
+
+(define-typed (offload-drain-machine! engine machines name)
+  "Let the one of MACHINES that is called NAME, or NAME:PORT, have no new builds, and return a report on it."
+  ((engine 'engine) (machines (list-of 'machine)) (name 'string))
+  (call-for-report-on farm-drain engine machines name))
+
+(define-typed (offload-resume-machine! engine machines name)
+  "Let the one of MACHINES that is called NAME, or NAME:PORT, have builds again, and return a report on it."
+  ((engine 'engine) (machines (list-of 'machine)) (name 'string))
+  (call-for-report-on farm-resume engine machines name))
+
+(define-typed (offload-drained-machines engine machines)
+  "Return a report on those of MACHINES that are drained."
+  ((engine 'engine) (machines (list-of 'machine)))
+  (call-for-report-on farm-drained engine machines))
+
+(define-typed (offload-check-machine-file engine #:optional file)
+  "Return a report on what is wrong in the machine file FILE, by default the one that Guix reads, and on whether
+guix-daemon uses this library."
+  ((engine 'engine) (file (maybe 'string)))
+  (let* ((machines (call-for-handle 'machines machines-free machines-load file #f))
+         (report (call-for-handle 'report report-free farm-check engine machines)))
+    (offload-free! machines)
+    report))
+
+(define-typed (offload-explain-build engine machines what #:key (features '()))
+  "Return a report on what would become of a build of WHAT, a derivation, or a system type of which FEATURES are needed
+besides; and on what counts for and against each of MACHINES."
+  ((engine 'engine) (machines (list-of 'machine)) (what 'string) (features (list-of 'string)))
+  (call-for-report-on farm-explain engine machines what (string-join features ",")))
 
 (define-typed (offload-keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."

@@ -275,12 +275,12 @@ impl Engine {
 }
 
 /// Returns whether `machine` can ever do a build with these requirements.
-fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
+pub(super) fn is_candidate(machine: &BuildMachine, requirements: &Requirements) -> bool {
     machine.parallel_builds > 0 && machine.matches(requirements)
 }
 
 /// Returns how long a build with these `options` may be expected to wait if it is accepted.
-fn longest_wait(options: &BuildOptions) -> Duration {
+pub(super) fn longest_wait(options: &BuildOptions) -> Duration {
     let limits = [options.timeout, options.max_silent_time].into_iter().filter(|&seconds| seconds > 0);
     limits.map(|seconds| Duration::from_secs(seconds) / WAIT_SHARE).fold(LONGEST_WAIT, Duration::min)
 }
@@ -299,8 +299,14 @@ fn spot_in_queue(
     let longest = longest_wait(options);
     let (expected, waiting) = (candidates.expected_wait(), candidates.count_waiting());
     observer.detail(format_args!("{waiting} builds wait for its machines, it would for {expected:?}, of {longest:?}"));
-    if expected.is_none_or(|wait| wait > longest) || waiting >= QUEUE_LENGTH {
+    if !may_wait(candidates, longest) {
         return None;
     }
     Spot::join(candidates, |_| true, None) // a queue that cannot be written is no place to wait in
+}
+
+/// Returns whether a build that some of `candidates` has to do may join the queue, as it is expected to begin within
+/// `longest`.
+pub(super) fn may_wait(candidates: &Candidates, longest: Duration) -> bool {
+    candidates.expected_wait().is_some_and(|wait| wait <= longest) && candidates.count_waiting() < QUEUE_LENGTH
 }

@@ -2,6 +2,7 @@
 //! Builds, from request to outcome.
 
 pub mod engine;
+pub mod explain;
 pub mod local_guix;
 pub mod output_locks;
 pub mod refusals;

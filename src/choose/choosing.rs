@@ -79,8 +79,9 @@ struct ChoiceSummary {
     busy: bool,
     no_room: bool,
     away: bool,
+    drained: bool,
     misconfigured: Option<Error>,
-    /// Machines that are in back-off, and why.
+    /// Machines that are in back-off or drained, and why.
     left_alone: Vec<(usize, Error)>,
     /// Machines that could not be reached just now.
     unreached: Vec<usize>,
@@ -93,6 +94,7 @@ impl ChoiceSummary {
         match kind {
             SetbackKind::NoRoom => self.no_room = true,
             SetbackKind::Away => self.away = true,
+            SetbackKind::Drained => self.drained = true,
             SetbackKind::Misconfigured | SetbackKind::ThisHost => {
                 self.misconfigured.get_or_insert_with(|| reason.clone());
             }
@@ -103,7 +105,9 @@ impl ChoiceSummary {
         match self {
             ChoiceSummary { busy: true, .. } => Choice::Busy(None),
             ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
-            ChoiceSummary { misconfigured: Some(error), away: false, .. } => Choice::Misconfigured(error),
+            ChoiceSummary { misconfigured: Some(error), away: false, drained: false, .. } => {
+                Choice::Misconfigured(error)
+            }
             _ => Choice::Away,
         }
     }
@@ -111,8 +115,8 @@ impl ChoiceSummary {
 
 impl fmt::Display for ChoiceSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ChoiceSummary { busy, no_room, away, misconfigured, .. } = self;
-        let seen = [(*busy, "busy"), (*no_room, "full or overloaded"), (*away, "away")];
+        let ChoiceSummary { busy, no_room, away, drained, misconfigured, .. } = self;
+        let seen = [(*busy, "busy"), (*no_room, "full or overloaded"), (*away, "away"), (*drained, "drained")];
         let seen = seen.into_iter().chain([(misconfigured.is_some(), "misconfigured")]);
         let words: Vec<_> = seen.filter(|(seen, _)| *seen).map(|(_, word)| word).collect();
         f.write_str(&words.join(", "))

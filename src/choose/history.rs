@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::choose::drained;
 use crate::choose::slot::lock::Held;
 use crate::ground::clock::Clock;
 use crate::ground::directories::Directories;
@@ -69,6 +70,8 @@ pub enum SetbackKind {
     Misconfigured,
     /// It is this host itself.
     ThisHost,
+    /// An administrator has drained it (see [`drained`]).
+    Drained,
 }
 
 impl SetbackKind {
@@ -99,6 +102,7 @@ impl Setback {
     fn back_off(&self) -> u64 {
         match self.kind {
             SetbackKind::ThisHost => THIS_HOST_BACK_OFF,
+            SetbackKind::Drained => u64::MAX,
             SetbackKind::NoRoom => FIRST_BACK_OFF,
             SetbackKind::Away | SetbackKind::Misconfigured => {
                 (FIRST_BACK_OFF << (self.count - 1).min(16)).min(LONGEST_BACK_OFF)
@@ -145,6 +149,8 @@ pub struct History {
     answered: Option<Duration>,
     unanswered: u32,
     setback: Option<Setback>,
+    /// A setback that no answer of the machine ends. Not in the file: it has a mark of its own.
+    drained: Option<Setback>,
     address: Option<IpAddr>,
     slow: Option<(f64, u64)>,
     rate: Option<(f64, u64)>,
@@ -171,7 +177,12 @@ impl Histories {
             file.take(MAX_SIZE).read_to_string(&mut text).ok().map(|_| text)
         });
         let known = text.map_or_else(History::default, |text| History::parse(&text));
-        History { now: self.clock.since_epoch(), mark: mark(machine, &self.acl), ..known }
+        let (now, mark) = (self.clock.since_epoch(), mark(machine, &self.acl));
+        let drained = directory.and_then(|open| drained::since(open, now)).map(|at| {
+            let reason = drained::reason(machine, now.saturating_sub(at));
+            Setback { kind: SetbackKind::Drained, reason, count: 1, at, mark }
+        });
+        History { now, mark, drained, ..known }
     }
 
     /// Remembers that `machine` answered, with this `load`. `current`: its load at present, if it said that. `after`
@@ -292,10 +303,11 @@ impl History {
         self.load.filter(|seen| usable && fresh(seen)).map(|seen| seen.load)
     }
 
-    /// Returns why the machine is in back-off, if it is. A setback under another configuration does not count: see
-    /// [`mark`].
+    /// Returns why the machine is in back-off or drained, if it is. A setback under another configuration does not
+    /// count: see [`mark`].
     pub fn setback(&self) -> Option<&Setback> {
-        self.setback.as_ref().filter(|setback| setback.mark == self.mark && self.within(setback.at, setback.back_off()))
+        let counts = |setback: &&Setback| setback.mark == self.mark && self.within(setback.at, setback.back_off());
+        self.drained.as_ref().or(self.setback.as_ref().filter(counts))
     }
 
     /// Returns whether the machine is in back-off because it was misconfigured more than a moment ago. It may have been
@@ -305,9 +317,10 @@ impl History {
             .is_some_and(|setback| setback.kind == SetbackKind::Misconfigured && !self.within(setback.at, MEND_TIME))
     }
 
-    /// Returns how long the back-off after `setback` lasts from now on.
-    pub fn time_left(&self, setback: &Setback) -> Duration {
-        Duration::from_secs(setback.at.saturating_add(setback.back_off()).saturating_sub(self.now))
+    /// Returns how long the back-off after `setback` lasts from now on; `None`: until the machine is resumed.
+    pub fn time_left(&self, setback: &Setback) -> Option<Duration> {
+        let end = setback.at.checked_add(setback.back_off()).filter(|_| setback.kind != SetbackKind::Drained)?;
+        Some(Duration::from_secs(end.saturating_sub(self.now)))
     }
 
     /// Returns whether the last setback is that this host does not accept the machine's archives, or the machine does

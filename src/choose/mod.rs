@@ -3,6 +3,7 @@
 
 mod candidates;
 mod choosing;
+pub mod drained;
 pub mod forecast;
 pub mod history;
 pub mod holdings;
@@ -12,6 +13,7 @@ pub mod pool;
 mod preference;
 pub mod queue;
 pub mod slot;
+pub mod standing;
 pub mod taken_slot;
 pub mod turn;
 
@@ -90,7 +92,7 @@ pub enum Choice {
     Busy(Option<Awaited>),
     /// None now: some machine is overloaded or full.
     NoRoom,
-    /// None now: no machine can be reached; misconfigured machines do not count.
+    /// None now: no machine can be reached, or those that could are drained; misconfigured machines do not count.
     Away,
     /// None ever: all machines are misconfigured, and waiting does not repair that. Holds the first such error.
     Misconfigured(Error),

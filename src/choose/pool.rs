@@ -59,6 +59,12 @@ impl<T: Send + 'static> Pool<T> {
         Some((connection, self.0.clock.now().saturating_duration_since(since)))
     }
 
+    /// Returns what `look` returns for the connection that was used last of those for which it returns something. The
+    /// connections stay where they are.
+    pub fn look<R>(&self, look: impl FnMut(&T) -> Option<R>) -> Option<R> {
+        self.0.state.lock().idle.iter().rev().map(|idle| &idle.connection).find_map(look)
+    }
+
     /// Keeps `connection` for the next use.
     pub fn put(&self, connection: T) {
         let mut state = self.0.state.lock();

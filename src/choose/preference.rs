@@ -32,6 +32,11 @@ impl Candidates {
         (self.preference.inputs, self.preference.patience) = (inputs, patience);
     }
 
+    /// Returns whether the choice depends on inputs.
+    pub(super) fn knows_inputs(&self) -> bool {
+        !self.preference.inputs.is_empty()
+    }
+
     /// Returns how many bytes of the inputs a candidate is not known to have.
     pub(super) fn missing_bytes(&self, index: usize) -> u64 {
         self.resources.holdings.missing_bytes(&self.machines[index], &self.preference.inputs)

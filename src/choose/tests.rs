@@ -267,6 +267,31 @@ fn machines_are_tried_in_order_until_one_is_ready() {
 }
 
 #[test]
+fn a_drained_machine_gets_no_builds_until_it_is_resumed() {
+    let mut scene = scene_of(&[BuildMachine { speed: 3.0, ..machine("a") }, machine("b")]);
+    let (state, now) = (state(&scene), scene.clock.since_epoch());
+    // There is an idle connection to it, and it has answered a moment ago.
+    let lease = chosen(&mut scene);
+    let (a, b) = (scene.machine(0).clone(), scene.machine(1).clone());
+    keep(&scene, *lease);
+    assert!(has_room(&scene) && scene.candidates.turn(|_| true).count_free() == 2);
+    drained::drain(&state, &a, now).unwrap();
+    assert!(!has_room(&scene) && scene.candidates.turn(|_| true).count_free() == 1);
+    let (choice, notes) = choose(&mut scene);
+    assert!(matches!(choice, Ok(Choice::Machine(lease)) if lease.candidate == 1), "{notes:?}");
+    scene.resources.histories.note_answer(&a, 0.0, None, None);
+    scene.resources.histories.note_build(&a, Duration::ZERO);
+    scene.clock.turn(Duration::from_secs(7200));
+    drained::drain(&state, &b, now).unwrap();
+    let (choice, notes) = choose(&mut scene);
+    assert!(matches!(choice, Ok(Choice::Away)), "somebody may resume them");
+    assert_eq!(notes.len(), 2);
+    assert!(notes.contains(&"a: it was drained 2 h ago".into()), "{notes:?}");
+    assert!(drained::resume(&state, &a).unwrap());
+    assert_eq!(chosen(&mut scene).candidate, 0);
+}
+
+#[test]
 fn a_load_that_was_seen_lately_decides_who_is_first() {
     let mut scene = three();
     scene.doubles.set_probe("a", Probe { load: 0.7, ..IDLE });

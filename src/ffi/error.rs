@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char};
 
 use super::string::{for_c, or_null};
 use super::{export, handle, named};
+use crate::doors::farm::lint::Problem;
 use crate::ground::error::{Class, Error, ErrorKind};
 use crate::report::lines;
 
@@ -108,6 +109,15 @@ pub struct guix_offload_error {
     hint: Option<CString>,
     lines: CString,
     warning_lines: CString,
+}
+
+impl guix_offload_error {
+    /// Returns the error as a problem of a machine file.
+    pub(super) fn as_problem(&self, is_error: bool) -> Problem {
+        let text = |text: &CString| text.to_string_lossy().into_owned();
+        let (machine, hint) = (self.machine.as_ref().map(text), self.hint.as_ref().map(text));
+        Problem { is_error, machine, text: text(&self.message), hint }
+    }
 }
 
 impl From<Error> for guix_offload_error {

@@ -26,6 +26,7 @@ use crate::report::lines;
 /// not known.
 pub struct guix_offload_report {
     machines: Vec<Entry>,
+    failures: usize,
     text: CString,
     json: CString,
     /// Keys that it shows.
@@ -49,19 +50,20 @@ struct Entry {
 impl guix_offload_report {
     /// Takes reports on machines, and one on the keeper if there is one. `text` is for people.
     pub(super) fn new(reports: Vec<Report>, keeper: Option<&KeeperReport>, text: &str) -> Self {
-        let json = for_c(&json::report(&reports, keeper));
-        guix_offload_report {
-            machines: reports.into_iter().map(Entry::new).collect(),
-            text: for_c(text),
-            json,
-            keys: None,
-        }
+        let json = json::report(&reports, keeper);
+        Self::with_texts(reports, text, &json)
     }
 
     /// Takes reports on machines, and what to say to people and to programs.
     pub(super) fn with_texts(reports: Vec<Report>, text: &str, json: &str) -> Self {
+        let failures = reports.iter().filter(|report| report.failure.is_some()).count();
+        Self::of(reports, failures, text, json)
+    }
+
+    /// Takes reports on machines, the number of failures, and the whole report for people and for programs.
+    pub(super) fn of(reports: Vec<Report>, failures: usize, text: &str, json: &str) -> Self {
         let machines = reports.into_iter().map(Entry::new).collect();
-        guix_offload_report { machines, text: for_c(text), json: for_c(json), keys: None }
+        guix_offload_report { machines, failures, text: for_c(text), json: for_c(json), keys: None }
     }
 }
 
@@ -224,8 +226,10 @@ export! {
 }
 
 export! {
-    /// Returns the report for programs: a line of JSON, an object whose member "machines" has an object for each
-    /// machine, and whose member "keeper" is an object, or null if no keeper runs.
+    /// Returns the report for programs: a line of JSON, an object. Its first member "schema" is 1; that is raised when
+    /// a member goes away or means something else, but not when one is added. Of `guix_offload_farm_test`,
+    /// `guix_offload_farm_status` and `guix_offload_keeper_status`, the member "machines" has an object for each
+    /// machine, and the member "keeper" is an object, or null if no keeper runs.
     pub fn guix_offload_report_json(report: *const guix_offload_report) -> *const c_char {
         handle::look(report, std::ptr::null(), |report| report.json.as_ptr())
     }
@@ -239,9 +243,10 @@ export! {
 }
 
 export! {
-    /// Returns the number of machines that failed.
+    /// Returns the number of machines that failed. The functions that make a report of something else than the state of
+    /// machines say what counts as a failure there.
     pub fn guix_offload_report_failures(report: *const guix_offload_report) -> usize {
-        handle::look(report, 0, |report| report.machines.iter().filter(|entry| entry.error.is_some()).count())
+        handle::look(report, 0, |report| report.failures)
     }
 }
 
@@ -293,8 +298,8 @@ export! {
 
 export! {
     /// Returns in a word or two whether the machine gets builds: "ready", "overloaded", "low on space", "short of
-    /// memory" or "failed". If the machine could not be connected to, the words say why: "misconfigured", "refused",
-    /// "host key differs", "no Guix", "unreachable" or "failed".
+    /// memory" or "failed", or "drained", whatever else is the matter. If the machine could not be connected to, the
+    /// words say why: "misconfigured", "refused", "host key differs", "no Guix", "unreachable" or "failed".
     pub fn guix_offload_report_state(report: *const guix_offload_report, index: usize) -> *const c_char {
         or_null(entry(report, index).map(|entry| &entry.state))
     }

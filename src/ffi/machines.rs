@@ -10,6 +10,7 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::{export, string};
+use crate::doors::farm::lint::Problem;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::file::{self, Inputs, LoadOptions, Loaded};
@@ -32,6 +33,16 @@ impl guix_offload_machines {
     /// Returns copies of the machines.
     pub(super) fn to_vec(&self) -> Vec<BuildMachine> {
         self.list.iter().map(|machine| machine.description().clone()).collect()
+    }
+
+    /// Returns the problems of the file that the list was loaded from.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        self.problems.iter().enumerate().map(|(index, error)| error.as_problem(index < self.left_out)).collect()
+    }
+
+    /// Returns the name of the file that the list was loaded from, or what the list is called without one.
+    pub(super) fn file_name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "the list".into(), |file| file.to_string_lossy().into_owned())
     }
 
     /// Returns how many of the machines match.

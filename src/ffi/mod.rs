@@ -15,6 +15,7 @@
 //! - [`farm`]: all machines at once, tested or asked how they are
 //! - [`setup`]: machines that are new
 //! - [`journal`]: the builds that are over, and what they add up to
+//! - [`upkeep`]: all machines as an administrator sees them, without connecting
 //!
 //! The `export!` macro is the only way to define a function of the ABI: it makes the symbol and the boundary that no
 //! panic crosses, so that neither can be forgotten.
@@ -36,6 +37,7 @@ pub mod machines;
 pub mod refusals;
 pub mod request;
 pub mod setup;
+pub mod upkeep;
 pub mod version;
 
 mod descriptor;

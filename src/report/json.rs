@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Writing JSON (RFC 8259).
 
+/// The version of what the documents mean. It is raised when a member that existed goes away, or its type or meaning
+/// changes, but not when one is added.
+const SCHEMA: u32 = 1;
+
+/// Returns a whole document: a line with an object, which has the version of its schema first, and these members.
+pub fn document(members: &[(&str, String)]) -> String {
+    let members = [&[("schema", SCHEMA.to_string())], members].concat();
+    object(&members) + "\n"
+}
+
 /// Returns `text` as a string of JSON, quotes included. Control characters are escaped.
 pub fn string(text: &str) -> String {
     let mut quoted = String::from('"');
@@ -39,6 +49,11 @@ pub fn remark(text: &str, hint: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_is_a_line_that_says_which_schema_it_has() {
+        assert_eq!(document(&[("a", "null".into())]), "{\"schema\": 1, \"a\": null}\n");
+    }
 
     #[test]
     fn strings_are_quoted() {

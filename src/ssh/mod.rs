@@ -32,4 +32,5 @@ pub fn prepare() {
 }
 
 pub use channel::{Channel, StallListener};
+pub use key_file::read as read_private_key;
 pub use session::{STEPS, Session, after, shown_host_key};

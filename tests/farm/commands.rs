@@ -305,7 +305,7 @@ fn the_command_line_is_checked() {
         let version = format!("libguix_offload {}", env!("CARGO_PKG_VERSION"));
         assert_says(&run(program, &["--version"]).1, &[version.as_str(), "GPL"]);
         let (passed, report, said) = run(program, &["test", "--json"]);
-        assert!(passed && said.is_empty() && report.starts_with("{\"machines\": ["), "{report}{said}");
+        assert!(passed && said.is_empty() && report.starts_with("{\"schema\": 1, \"machines\": ["), "{report}{said}");
         let (passed, _, said) = run(program, &["status"]);
         assert!(passed && said.contains("getting status of 1 build machine defined in "), "{said}");
     }

@@ -33,6 +33,7 @@ mod store;
 mod substitutes;
 mod trust;
 mod unusable;
+mod upkeep;
 mod waiting;
 
 #[path = "../support/farm/mod.rs"]

@@ -5,6 +5,11 @@
 local -a own_commands=(
     'test:connect to all machines, send an item and retrieve one'
     'status:show how the machines are doing'
+    'check:show what is wrong in a machine file, without connecting'
+    'drain:let a machine have no new builds'
+    'resume:let a machine have builds again'
+    'drained:show which machines are drained'
+    'explain:show what would become of a build'
     'keeper:show what the keeper does, or have it end'
     'scan:describe a machine for machines.scm'
     'authorize:exchange signing keys with a machine'
@@ -13,6 +18,7 @@ local -a own_commands=(
     'offload:process build requests, as guix-daemon asks'
 )
 local -a own_options=(
+    '--file=[read this machine file]:machine file:_files'
     '--json[print JSON]'
     '--verbose[say so as each machine answers]'
     '--watch[show the status every 2 seconds]'
@@ -26,7 +32,9 @@ local -a own_options=(
 
 _guix_offload_machines()
 {
-    local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' ${words[2]:-/dev/null} 2>/dev/null)"})
+    local file=${words[2]:-/dev/null}
+    [[ ${words[1]} != (drain|resume) ]] || file=/etc/guix/machines.scm
+    local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' $file 2>/dev/null)"})
     compadd -a names
 }
 
@@ -42,6 +50,10 @@ _guix_offload()
             case ${words[1]} in
                 scan | authorize | log | stats) _arguments $own_options ;;
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
+                drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
+                check) _arguments $own_options '1:machine file:_files' ;;
+                explain) _arguments $own_options '1:derivation or system:' '*:feature:' ;;
+                drained) _arguments $own_options ;;
                 *) _arguments $own_options '1:machine file:_files' '2:machine:_guix_offload_machines' ;;
             esac
             ;;

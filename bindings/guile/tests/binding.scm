@@ -84,7 +84,7 @@
     (and (> (length functions) 100) (null? unbound))))
 
 (test-equal "without a keeper there is nothing to stop, and that is no failure"
-  '("no keeper is running\n" "{\"machines\": [], \"keeper\": null}\n" () #f)
+  '("no keeper is running\n" "{\"schema\": 1, \"machines\": [], \"keeper\": null}\n" () #f)
   (let ((report (offload-keeper-status engine)))
     (list (offload-report-text report) (offload-report-json report) (offload-report->list report)
           (offload-stop-keeper! engine))))
@@ -393,7 +393,35 @@ both, and a thunk."
   (let ((report (offload-test-machines engine (list (away) (away)))))
     (and (= 1 (offload-report-failures report))           ;the same machine twice is tested once
          (string-contains (offload-report-text report) "guix offload: error: ")
-         (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (offload-report-json report)))))
+         (string-prefix? "{\"schema\": 1, \"machines\": [{\"name\": \"127.0.0.1\"" (offload-report-json report)))))
+(test-equal "a machine file is checked"
+  '(1 #t)
+  (let ((file (in-directory "checked.scm")))
+    (call-with-output-file file
+      (lambda (port)
+        (write '(list (build-machine (name "m"))) port)))
+    (let ((report (offload-check-machine-file engine file)))
+      (list (offload-report-failures report)
+            (->bool (string-contains (offload-report-text report) "field 'systems' is missing"))))))
+
+(test-equal "a build is explained"
+  '(1 ("it builds for x86_64-linux, not for i686-linux" "it does not offer kvm, big-parallel") invalid-argument)
+  (let ((report (offload-explain-build engine (list (away)) "i686-linux" #:features '("kvm" "big-parallel"))))
+    (list (offload-report-failures report)
+          (map first (offload-machine-report-notes (first (offload-report->list report))))
+          (guard (c ((guix-offload-error? c) (guix-offload-error-code c)))
+            (offload-explain-build engine (list (away)) "/gnu/store/nothing.drv")))))
+
+(test-equal "a machine is drained until it is resumed"
+  '("drained" 1 "'127.0.0.1' gets builds again\n" 0 invalid-argument)
+  (let* ((machines (list (away)))
+         (drained (offload-drain-machine! engine machines "127.0.0.1"))
+         (count (lambda () (length (offload-report->list (offload-drained-machines engine machines)))))
+         (before (count))
+         (resumed (offload-resume-machine! engine machines "127.0.0.1")))
+    (list (offload-machine-report-state (first (offload-report->list drained))) before (offload-report-text resumed) (count)
+          (guard (c ((guix-offload-error? c) (guix-offload-error-code c)))
+            (offload-drain-machine! engine machines "nobody")))))
 
 (test-equal "what is cancelled fails"
   '(cancelled cancelled)

@@ -2,6 +2,7 @@
 //! The answer to a request, for machines in any combination of states.
 
 use super::*;
+use crate::choose::drained;
 use crate::choose::slot::Slots;
 use crate::ground::directories::tests::below;
 use crate::ground::store_path::StoreDir;
@@ -17,11 +18,12 @@ enum Like {
     Misconfigured,
     Overloaded,
     Full,
+    Drained,
 }
 
 use Like::*;
 
-const ALL: [Like; 6] = [Ready, Busy, Away, Misconfigured, Overloaded, Full];
+const ALL: [Like; 7] = [Ready, Busy, Away, Misconfigured, Overloaded, Full, Drained];
 
 /// The expected answer to a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +61,7 @@ fn expected(machines: &[Like], builds_here: bool, times_are_known: bool) -> Verd
         () if any(&[Busy]) && times_are_known => Verdict::AcceptQueued,
         () if any(&[Busy, Overloaded, Full]) => Verdict::Postpone,
         () if builds_here => Verdict::Decline,
-        () if any(&[Away]) => Verdict::Postpone,
+        () if any(&[Away, Drained]) => Verdict::Postpone,
         () => Verdict::Fail(ErrorKind::HostKey),
     }
 }
@@ -87,6 +89,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
                     Busy => taken.push(slots.lock().try_take().unwrap().unwrap()),
                     Overloaded => world.doubles.set_probe(&machine.name, Probe { load: 0.9, ..IDLE }),
                     Full => world.doubles.set_probe(&machine.name, Probe { free_space: 1 << 20, ..IDLE }),
+                    Drained => assert!(drained::drain(&state, machine, 0).unwrap()),
                     Ready | Away | Misconfigured => {}
                 }
                 if times_are_known {
@@ -127,7 +130,7 @@ fn whatever_machines_are_like_there_is_one_verdict() {
             assert_eq!(count as usize, taken.len(), "{what}");
         }
     }
-    assert_eq!(number, (6 + 36 + 56) * 4);
+    assert_eq!(number, (7 + 49 + 84) * 4);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //! Reports for programs, in JSON (RFC 8259):
 //!
 //! ```text
-//! {"machines": [{"name": ..., "port": ..., "user": ..., "systems": [...], "features": [...], "slots": ...,
-//!                "slotsTaken": ..., "state": ..., "reachable": ..., "load": ..., "cores": ..., "freeSpace": BYTES,
-//!                "availableMemory": BYTES, "memory": BYTES, "pressure": {"cpu": SHARE, "memory": SHARE, "io": SHARE},
+//! {"schema": 1,
+//!  "machines": [{"name": ..., "port": ..., "user": ..., "systems": [...], "features": [...], "slots": ...,
+//!                "slotsTaken": ..., "drained": ..., "state": ..., "reachable": ..., "load": ..., "cores": ...,
+//!                "freeSpace": BYTES, "availableMemory": BYTES, "memory": BYTES,
+//!                "pressure": {"cpu": SHARE, "memory": SHARE, "io": SHARE},
 //!                "clockDifference": SECONDS, "guixVersion": ..., "kernel": ..., "architecture": ..., "hostName": ...,
 //!                "passed": [...], "notes": [{"text": ..., "hint": ...}],
 //!                "error": {"text": ..., "hint": ...}}],
@@ -17,13 +19,13 @@
 use super::{Report, text};
 use crate::doors::keeper::activity::KeeperReport;
 use crate::machine::suitability::Pressure;
-use crate::report::json::{array, object, or_null, remark, string};
+use crate::report::json::{array, document, object, or_null, remark, string};
 
 /// Returns all reports, and the keeper's, in one line that ends with a newline.
 pub fn report(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
     let machines: Vec<String> = reports.iter().map(machine).collect();
     let keeper = or_null(keeper.map(KeeperReport::json));
-    format!("{}\n", object(&[("machines", array(machines)), ("keeper", keeper)]))
+    document(&[("machines", array(machines)), ("keeper", keeper)])
 }
 
 fn machine(report: &Report) -> String {
@@ -40,6 +42,7 @@ fn machine(report: &Report) -> String {
         ("features", array(machine.features.iter().map(|text| string(text)))),
         ("slots", machine.parallel_builds.to_string()),
         ("slotsTaken", or_null(report.slots_taken.map(|taken| taken.to_string()))),
+        ("drained", report.drained.is_some().to_string()),
         ("state", string(text::state(report))),
         ("reachable", state.is_some().to_string()),
         ("load", or_null(probe.map(|probe| probe.load.to_string()))),
@@ -74,7 +77,9 @@ mod tests {
     fn programs_can_read_it() {
         const SCRIPT: &str = "
 import json, sys
-good, full, away = json.load(sys.stdin)['machines']
+said = json.load(sys.stdin)
+assert list(said)[0] == 'schema' and said['schema'] == 1
+good, full, away = said['machines']
 assert good['name'] == 'good' and good['slotsTaken'] == 1 and good['slots'] == 4 and good['load'] == 0.25
 assert good['freeSpace'] == 3 << 30 and good['clockDifference'] == -3 and good['guixVersion'] == '1.5.0'
 assert good['state'] == 'ready' and full['state'] == 'low on space' and good['error'] is None

@@ -5,13 +5,20 @@
 //! gets a [`Report`] that says so; the others go on.
 //!
 //! - [`check`]: the checks of one machine; [`retrieve`]: retrieving an item for them
+//! - [`drain`]: which machines get no builds, as an administrator says
+//! - [`explain`]: what would become of a build
+//! - [`lint`]: what is wrong in a machine file, without connecting; [`daemons`]: whether guix-daemon uses this library
 //! - [`text`], [`json`]: reports for people, and for programs
 //! - [`authorize`]: the exchange of signing keys with a machine
 //! - [`scan`]: a machine that no machine file has yet, and `ssh_known`: which host keys ssh knows
 
 pub mod authorize;
 pub mod check;
+pub mod daemons;
+pub mod drain;
+pub mod explain;
 pub mod json;
+pub mod lint;
 mod retrieve;
 pub mod scan;
 mod ssh_known;
@@ -21,8 +28,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::choose::drained;
 use crate::choose::slot::LockDirectory;
 use crate::ground::cancel::Cancel;
+use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
@@ -48,6 +57,8 @@ pub struct Report {
     pub state: Option<MachineState>,
     /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
     pub slots_taken: Option<u32>,
+    /// For how many seconds it has been drained; `None`: it is not.
+    pub drained: Option<u64>,
     /// The checks that it passed, in sentences without a full stop.
     pub checks_passed: Vec<String>,
     /// Oddities of a machine that is usable.
@@ -76,8 +87,16 @@ pub struct Note {
 
 impl Report {
     fn new(machine: BuildMachine, directories: &Directories) -> Self {
-        let slots_taken = LockDirectory::count_taken(&directories.offload_state(), &machine).ok();
-        Report { machine, state: None, slots_taken, checks_passed: Vec::new(), notes: Vec::new(), failure: None }
+        let state = directories.offload_state();
+        let slots_taken = LockDirectory::count_taken(&state, &machine).ok();
+        let drained = drained::seconds(&state, &machine, SystemClock.since_epoch());
+        let note = |seconds| {
+            let reason = drained::reason(&machine, seconds);
+            let text = format!("machine '{}' gets no builds: {reason}", machine.name);
+            Note { text, hint: reason.hint_text().map(str::to_string) }
+        };
+        let notes = drained.map(note).into_iter().collect();
+        Report { machine, state: None, slots_taken, drained, checks_passed: Vec::new(), notes, failure: None }
     }
 
     /// Returns why a machine that was reached gets no builds now; `None`: it does get builds, or was not reached.
@@ -204,7 +223,7 @@ pub(crate) mod tests {
     pub fn reports() -> Vec<Report> {
         let report = |name: &str, state, slots_taken, failure| {
             let machine = BuildMachine { parallel_builds: 4, ..machine(name) };
-            Report { machine, state, slots_taken, checks_passed: vec![], notes: vec![], failure }
+            Report { machine, state, slots_taken, drained: None, checks_passed: vec![], notes: vec![], failure }
         };
         let state = |free_space| MachineState {
             probe: Probe {

@@ -43,7 +43,7 @@ use crate::report::{Event, Observer};
 use question::{MAX_ITEMS, read_line};
 
 pub use builder::{Builder, Decision, InProcess};
-pub use question::{Question, parse_request, read_request, read_work};
+pub use question::{Question, is_native, parse_request, read_request, read_work};
 
 /// The settings of a hook.
 #[derive(Clone, Debug)]

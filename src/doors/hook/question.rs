@@ -27,8 +27,13 @@ pub struct Question {
 impl Question {
     /// Returns whether the daemon, this process's `parent`, could do this build by itself, if only after another one.
     pub(super) fn could_build_here(&self, parent: &Parent) -> bool {
-        builds_here(&self.request.requirements.system, native_system()) && (self.wants_local || parent.builds())
+        is_native(&self.request.requirements.system) && (self.wants_local || parent.builds())
     }
+}
+
+/// Returns whether guix-daemon builds for `system` on this host, if it may.
+pub fn is_native(system: &str) -> bool {
+    builds_here(system, native_system())
 }
 
 /// Returns Guix's name for the system type of this host; empty if Guix has none.

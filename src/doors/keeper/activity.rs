@@ -151,8 +151,8 @@ pub struct LeftAlone {
     pub machine: String,
     /// The error for which it gets none.
     pub reason: Error,
-    /// How much longer it gets none.
-    pub time: Duration,
+    /// How much longer it gets none; `None`: it is drained, and gets none until it is resumed.
+    pub time: Option<Duration>,
 }
 
 /// The state of a keeper at one moment.

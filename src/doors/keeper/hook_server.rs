@@ -44,6 +44,10 @@ impl Client {
                 }
             }
             FromClient::Inspect => return self.voice.say(&FromKeeper::Report(keeper.report())),
+            FromClient::Explain { machines, requirements, derivation } => {
+                let explained = keeper.engine.explain(&admit(machines)?, &requirements, derivation.as_ref());
+                return self.voice.say(&explained.map_or_else(FromKeeper::Failed, FromKeeper::Explained));
+            }
             FromClient::Retire => {
                 keeper.retire();
                 return self.voice.say(&FromKeeper::Retires);

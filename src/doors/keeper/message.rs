@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::build::explain::Explanation;
 use crate::daemon::BuildOptions;
 use crate::doors::keeper::activity::KeeperReport;
 use crate::doors::keeper::owned_event::OwnedEvent;
@@ -46,6 +47,15 @@ pub enum FromClient {
     Link,
     /// Not from a hook: asks what the keeper is doing.
     Inspect,
+    /// Not from a hook: asks what would become of a build.
+    Explain {
+        /// All machines of the machine file.
+        machines: Vec<BuildMachine>,
+        /// What the build requires of a machine.
+        requirements: Requirements,
+        /// What is to be built, if that is known.
+        derivation: Option<StorePath>,
+    },
     /// Not from a hook: tells the keeper to end once the builds that it has accepted are done.
     Retire,
 }
@@ -82,6 +92,8 @@ pub enum FromKeeper {
     Failed(Error),
     /// What the keeper is doing.
     Report(KeeperReport),
+    /// What would become of a build.
+    Explained(Explanation),
     /// The keeper ends soon, and takes no new jobs.
     Retires,
     /// The keeper is in other namespaces than the client, and does not serve it.

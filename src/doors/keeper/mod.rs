@@ -30,8 +30,8 @@
 //! keeper:  Done or Failed               the process may say Cancel at any time before
 //! ```
 //!
-//! An administrator says one thing instead of `Hello`: `Inspect`, which the keeper answers with a [`report`], or
-//! `Retire`, which it answers with `Retires`.
+//! An administrator says one thing instead of `Hello`: `Inspect`, which the keeper answers with a [`report`],
+//! `Explain`, which it answers with `Explained`, or `Retire`, which it answers with `Retires`.
 //!
 //! A hook that is killed cannot do harm later: guix-daemon gives up the locks on the outputs when the hook ends. So the
 //! hook, not the keeper, makes outputs valid. The keeper notices the end of the hook and cancels the build.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
+use crate::build::explain::Explanation;
 use crate::doors::keeper::activity::KeeperReport;
 use crate::doors::keeper::message::{FromClient, FromKeeper};
 use crate::doors::keeper::place::{self, KeeperDir};
@@ -16,6 +17,8 @@ use crate::doors::keeper::socket::{Socket, receive, send};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
+use crate::ground::store_path::StorePath;
+use crate::machine::{BuildMachine, Requirements};
 
 /// How long the keeper may take to answer the first message of a hook or another client.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +37,23 @@ pub fn inspect(directories: &Directories) -> Result<Option<KeeperReport>> {
     match tell(directories, &FromClient::Inspect)? {
         None => Ok(None),
         Some(FromKeeper::Report(report)) => Ok(Some(report)),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// Asks the keeper of `directories` what would become of a build, for which it knows what machines have. Returns `None`
+/// if there is no keeper.
+pub fn explain(
+    directories: &Directories,
+    machines: &[BuildMachine],
+    requirements: &Requirements,
+    derivation: Option<&StorePath>,
+) -> Result<Option<Explanation>> {
+    let (machines, requirements) = (machines.to_vec(), requirements.clone());
+    match tell(directories, &FromClient::Explain { machines, requirements, derivation: derivation.cloned() })? {
+        None => Ok(None),
+        Some(FromKeeper::Explained(explanation)) => Ok(Some(explanation)),
+        Some(FromKeeper::Failed(error)) => Err(error),
         Some(other) => Err(unexpected(&other)),
     }
 }

@@ -36,7 +36,9 @@ pub fn text(keeper: Option<&KeeperReport>) -> String {
     }
     for LeftAlone { machine, reason, time } in &keeper.left_alone {
         text += "\n";
-        text += &line(format!("{machine} is left alone for another {}: {}", seconds(*time), lines::describe(reason)));
+        let how_long =
+            time.map_or_else(|| "until it is resumed".into(), |time| format!("for another {}", seconds(time)));
+        text += &line(format!("{machine} is left alone {how_long}: {}", lines::describe(reason)));
         text += "\n";
         text += &reason.hint_text().map(|hint| line(format!("  hint: {hint}")) + "\n").unwrap_or_default();
     }
@@ -87,7 +89,7 @@ impl KeeperReport {
         };
         let left_alone = |LeftAlone { machine, reason, time }: &LeftAlone| {
             let error = remark(&reason.to_string(), reason.hint_text());
-            object(&[("machine", string(machine)), ("seconds", whole(*time)), ("error", error)])
+            object(&[("machine", string(machine)), ("seconds", or_null(time.map(whole))), ("error", error)])
         };
         object(&[
             ("process", self.process.to_string()),
@@ -120,7 +122,7 @@ mod tests {
             version: "1.2".into(),
             age: Duration::from_secs(7),
             builds: vec![sending.report(), waiting.report()],
-            left_alone: vec![LeftAlone { machine: "w3".into(), reason, time: Duration::from_secs(5) }],
+            left_alone: vec![LeftAlone { machine: "w3".into(), reason, time: Some(Duration::from_secs(5)) }],
         }
     }
 

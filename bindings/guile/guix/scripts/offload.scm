@@ -23,6 +23,7 @@
   #:use-module (ice-9 rdelim)
   #:use-module (ice-9 regex)
   #:use-module (srfi srfi-1)
+  #:use-module (srfi srfi-26)
   #:use-module (srfi srfi-34)
   #:use-module (srfi srfi-35)
   #:export (build-machine
@@ -426,16 +427,18 @@ be used."
     (_
      (misuse "'stats' takes one of '--json' and '--prometheus'~%"))))
 
+(define (existing file)
+  "FILE, which must be there."
+  (catch 'system-error
+    (lambda ()
+      (stat file)
+      file)
+    (lambda args
+      (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
+
 (define* (call-with-selection arguments proc #:optional watch)
   "Call PROC, one of the above, with what ARGUMENTS, '([FILE [REGEXP]] [--json] [--verbose]), select.  With --watch,
 call WATCH, if there is one, instead."
-  (define (existing file)
-    (catch 'system-error
-      (lambda ()
-        (stat file)
-        file)
-      (lambda args
-        (misuse "machine file '~a': ~a~%" file (strerror (system-error-errno args))))))
   (define (call proc names . options)
     (match names
       (()
@@ -474,6 +477,85 @@ call WATCH, if there is one, instead."
       ((name . rest)
        (loop rest proc json? verbose? (cons name names))))))
 
+(define (call-with-options arguments proc)
+  "Call PROC with the words among ARGUMENTS, the file that --file=FILE names or #f, and whether --json is there."
+  (let loop ((arguments arguments) (words '()) (file #f) (json? #f))
+    (match arguments
+      (()
+       (proc (reverse words) file json?))
+      (("--" . rest)
+       (proc (append (reverse words) rest) file json?))
+      (("--json" . rest)
+       (loop rest words file #t))
+      (((or "--help" "-h") . _)
+       (show-help)
+       #t)
+      (((? (lambda (argument) (string-prefix? "--file=" argument)) option) . rest)
+       (loop rest words (string-drop option (string-length "--file=")) json?))
+      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
+       (misuse "unknown option '~a'; see 'guix offload --help'~%" option))
+      ((word . rest)
+       (loop rest (cons word words) file json?)))))
+
+(define* (call-for-report file json? proc #:key (load machine-handles))
+  "Print the report that PROC returns for an engine and what LOAD returns for FILE, or for the file that Guix reads, and
+return true if it has no failures."
+  (define machines
+    (catch-misuse (lambda () (load (existing (or file %machine-file))))))
+  (define report
+    (guard (c ((and (guix-offload-error? c)
+                    (memq (guix-offload-error-code c) '(invalid-argument configuration)))
+               (leave-with-hint c 2)))
+      (proc (make-offload-engine) machines)))
+  (display (if json? (offload-report-json report) (offload-report-text report)))
+  (zero? (offload-report-failures report)))
+
+(define (mark-machine mark)
+  "The command that has MARK done to a machine."
+  (match-lambda*
+    (((name) file json?)
+     (call-for-report file json? (lambda (engine machines)
+                                   (mark engine machines name))))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
+(define show-drained
+  (match-lambda*
+    ((() file json?)
+     (call-for-report file json? offload-drained-machines))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
+(define check
+  (let ((run (lambda (file json?)
+               (call-for-report file json? offload-check-machine-file
+                                #:load (lambda (file)
+                                         (offer-this-guile!)
+                                         file)))))
+    (match-lambda*
+      ((() file json?)
+       (run file json?))
+      (((file) #f json?)
+       (run file json?))
+      (_
+       (misuse "wrong number of arguments~%")))))
+
+(define explain
+  (match-lambda*
+    (((what . features) file json?)
+     (call-for-report file json? (lambda (engine machines)
+                                   (offload-explain-build engine machines what #:features features))))
+    (_
+     (misuse "wrong number of arguments~%"))))
+
+;; Commands that connect to no machine: the name of each, and the procedure that call-with-options calls.
+(define %commands
+  `(("check" . ,check)
+    ("drain" . ,(mark-machine offload-drain-machine!))
+    ("resume" . ,(mark-machine offload-resume-machine!))
+    ("drained" . ,show-drained)
+    ("explain" . ,explain)))
+
 (define (show-help)
   (leave-on-EPIPE
    (format #t (G_ "Usage: guix offload SYSTEM MAX-SILENT-TIME PRINT-BUILD-TRACE? BUILD-TIMEOUT
@@ -500,6 +582,16 @@ This is what guix-daemon runs.  For people there are:
       0: all that are recorded
   guix offload stats [--json | --prometheus]
       show what they add up to, machine by machine
+  guix offload check [FILE] [--json]
+      show what is wrong in FILE, and whether guix-daemon uses this library
+  guix offload drain MACHINE [--file=FILE] [--json]
+      let MACHINE of FILE have no new builds
+  guix offload resume MACHINE [--file=FILE] [--json]
+      let it have builds again
+  guix offload drained [--file=FILE] [--json]
+      show which machines are drained
+  guix offload explain DERIVATION | SYSTEM [FEATURE...] [--file=FILE] [--json]
+      show what would become of a build now, and why
 
 The exit status is 1 if a machine cannot be used, 2 if the command line or FILE
 is wrong, or selects no machine.\n"))))
@@ -554,6 +646,9 @@ There is NO WARRANTY, to the extent permitted by law.\n"
     (("stats" . rest)
      (with-offload-errors
       (show-stats rest)))
+    (((? (cut assoc-ref %commands <>) command) . rest)
+     (with-offload-errors
+      (exit (call-with-options rest (assoc-ref %commands command)))))
     ((system max-silent-time print-build-trace? build-timeout)
      (with-offload-errors
       (exit (serve (seconds max-silent-time)
