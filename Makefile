@@ -10,6 +10,7 @@
 #   make quick      some of those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
 #   make check-packages  builds and installs the Debian packages on a fresh Debian
+#   make check-guix the package for Guix: what can be tried of it without a network
 #   make check-reproducible  builds the same in two directories, and compares
 #   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
@@ -121,7 +122,7 @@ there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none 
   make -s install DESTDIR= PREFIX=/opt/guix-offload
 
 # Debian packages, into $(target)/deb. DEB_FLAGS=-d does not ask whether what it takes is installed as Debian packages.
-.PHONY: deb check-packages check-reproducible
+.PHONY: deb check-packages check-guix check-reproducible
 deb := $(target)/deb/guix-offload-$(version)
 deb:
 	rm -rf $(target)/deb
@@ -134,6 +135,13 @@ check-packages: packages
 	$(began)
 	$(CARGO) fetch --locked
 	tests/packages
+	$(passed)
+
+# The package for Guix, with Debian's guix and Debian's compilers.
+check-guix: packages
+	$(began)
+	$(CARGO) fetch --locked
+	tests/guix/check build
 	$(passed)
 
 check-reproducible: packages
@@ -158,7 +166,8 @@ packages:
 check: packages
 	$(CARGO) fmt --check
 	$(CARGO) fetch --locked
-	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture
+	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture \
+	  check-guix-package
 	@echo "all steps of make check have passed"
 
 .PHONY: lint quick farm
@@ -189,11 +198,16 @@ in_farm   = LAB_FARM=$(subst -,,$(@:check-%=%)) LAB_INSTALL=$(stage) LAB_INSTALL
 began     = @date '+== $@ began at %T'
 passed    = @date '+== $@ passed at %T'
 
-.PHONY: check-base check-lint check-built check-staged check-unit check-torture check-c $(shards)
+.PHONY: check-base check-lint check-built check-staged check-unit check-torture check-c check-guix-package $(shards)
 staged-old staged-new: | check-base
 check-base:
 	$(began)
 	$(lab) base
+	$(passed)
+
+check-guix-package: | check-base
+	$(began)
+	tests/guix/check
 	$(passed)
 
 check-lint:
