@@ -18,8 +18,11 @@ assert sorted(name for _, name, _ in functions) == sorted(known), 'the header an
 # Handles that cannot be had without a machine: live.c has the rest of their functions' arguments.
 ABSENT = ('connection', 'lease', 'items')
 # Pointers that may be NULL, by function or for all.
-OPTIONAL = {'progress', 'data', 'sent', 'choose.cancellation', 'connect.cancellation', 'machine_new.system',
-            'event_text.length', 'machines_load.file'}
+OPTIONAL = {'progress', 'data', 'sent', 'machine_new.system', 'event_text.length', 'machines_load.file',
+            'machines_load_cancellable.file', 'request_lock_outputs.missing'}
+# No function needs a cancellation, but those that are about it.
+OPTIONAL |= {re.sub('guix_offload_', '', name) + '.cancellation' for _, name, parameters in functions
+             if 'const guix_offload_cancellation *' in parameters and not name.startswith('guix_offload_cancellation')}
 TEXTS = {'host_key': 'HOST_KEY', 'derivation': 'ITEM("x.drv")', 'system': '"x86_64-linux"', 'name': '"m"',
          'user': '"u"'}
 NUMBERS = {'double': '1.0'}
@@ -55,7 +58,7 @@ def bad(function, kind, name):
     values = ['NULL'] if kind.endswith('*') and not OPTIONAL & {name, f'{short}.{name}'} else []
     if kind == 'const char *':
         values += ['NOT_UTF8', 'too_long()']
-    elif (kind, name) in (('int32_t', 'which'), ('int32_t', 'print')):
+    elif kind == 'int32_t' and name in ('which', 'print', 'status', 'reply', 'kind'):
         values += ['-1', '99', 'INT32_MAX', 'INT32_MIN']
     elif kind == 'int':
         values += ['-2', '12345'] if name == 'log_descriptor' else ['-1', '12345']
@@ -103,6 +106,7 @@ static struct {{
     guix_offload_job *job;
     guix_offload_event *event;
     guix_offload_report *report;
+    guix_offload_refusals *refusals;
     guix_offload_error *error;
 }} given;
 
@@ -117,6 +121,7 @@ int main(void)
     struct world world = new_world(FULL);
     struct world away = new_world(CLOSED);
     int32_t reply;
+    guix_offload_lease *none = NULL;
     given.engine = world.engine;
     given.machines = world.machines;
     given.request = world.request;
@@ -125,6 +130,8 @@ int main(void)
     SUCCEEDS(guix_offload_hook_new, &given.hook, given.engine);
     SUCCEEDS(guix_offload_farm_status, &given.report, away.engine, away.machines);
     CHECK(guix_offload_machine_set_port(given.machine, 0, &given.error) == GUIX_OFFLOAD_INVALID_ARGUMENT);
+    SUCCEEDS(guix_offload_choose_explained, &none, &reply, &given.refusals, away.engine, away.machines, away.request,
+             NULL);
     SUCCEEDS(guix_offload_job_start, &given.job, &reply, given.engine, given.machines, given.request);
     while ((given.event = guix_offload_job_next_event(given.job)) == NULL)
         pause_ms(1);
@@ -136,6 +143,7 @@ int main(void)
     guix_offload_event_free(given.event);
     guix_offload_job_free(given.job);
     guix_offload_error_free(given.error);
+    guix_offload_refusals_free(given.refusals);
     guix_offload_report_free(given.report);
     guix_offload_hook_free(given.hook);
     guix_offload_cancellation_free(given.cancellation);

@@ -81,6 +81,39 @@ static void what_no_machine_can_do_is_declined_or_postponed(void)
     CHECK(reply_of(FULL, 0) == GUIX_OFFLOAD_POSTPONE);
 }
 
+/* Why no machine of such a world gets a build; the code of the only reason.  */
+static int32_t refusal_of(enum machine_kind kind, int other, const char *expected)
+{
+    struct world world = new_world(kind);
+    guix_offload_refusals *refusals = NULL;
+    guix_offload_lease *lease = UNTOUCHED;
+    int32_t reply = 77, code = 77;
+    for (int again = 0; again < 2; again++) { /* a machine that is left alone is not tried again */
+        SUCCEEDS(guix_offload_choose_explained, &lease, &reply, &refusals, world.engine, world.machines,
+                 other ? world.other : world.request, NULL);
+        CHECK(lease == UNTOUCHED && reply == (other ? GUIX_OFFLOAD_DECLINE : GUIX_OFFLOAD_POSTPONE));
+        CHECK(guix_offload_refusals_count(refusals) == 1 && guix_offload_refusals_get(refusals, 1) == NULL);
+        const guix_offload_error *reason = guix_offload_refusals_get(refusals, 0);
+        CHECK_TEXT(guix_offload_error_machine(reason), "127.0.0.1");
+        if (strstr(guix_offload_error_message(reason), expected) == NULL)
+            fprintf(stderr, "%s\n", guix_offload_error_message(reason));
+        CHECK(strstr(guix_offload_error_message(reason), expected) != NULL);
+        code = guix_offload_error_code(reason);
+        guix_offload_refusals_free(refusals);
+    }
+    free_world(&world);
+    return code;
+}
+
+static void why_no_machine_is_chosen_is_said(void)
+{
+    CHECK(refusal_of(CLOSED, 1, "does not build for 'mips64el-linux'") == GUIX_OFFLOAD_UNAVAILABLE);
+    CHECK(refusal_of(CLOSED, 0, "refused") == GUIX_OFFLOAD_UNAVAILABLE);
+    CHECK(refusal_of(FULL, 0, "build slots are taken") == GUIX_OFFLOAD_UNAVAILABLE);
+    guix_offload_refusals_free(NULL);
+    CHECK(guix_offload_refusals_count(NULL) == 0 && guix_offload_refusals_get(NULL, 0) == NULL);
+}
+
 static void a_state_directory_that_is_none_is_reported(void)
 {
     struct world world = new_world(CLOSED);
@@ -99,6 +132,7 @@ int main(void)
     RUN(a_closed_port_is_unavailable);
     RUN(a_missing_key_is_a_matter_of_configuration);
     RUN(what_no_machine_can_do_is_declined_or_postponed);
+    RUN(why_no_machine_is_chosen_is_said);
     RUN(a_state_directory_that_is_none_is_reported);
     await_threads(threads);
     CHECK(DESCRIPTORS() == descriptors);

@@ -25,6 +25,10 @@ static void directories_are_set(void)
     SUCCEEDS(guix_offload_engine_new, &engine);
     for (int32_t which = GUIX_OFFLOAD_STORE_DIRECTORY; which <= GUIX_OFFLOAD_DAEMON_SOCKET; which++)
         SUCCEEDS(guix_offload_engine_set_directory, engine, which, "/elsewhere");
+    for (int32_t which = GUIX_OFFLOAD_STORE_DIRECTORY; which <= GUIX_OFFLOAD_DAEMON_SOCKET; which++)
+        CHECK_TEXT(guix_offload_engine_directory(engine, which), "/elsewhere");
+    CHECK(guix_offload_engine_directory(engine, -1) == NULL && guix_offload_engine_directory(engine, 5) == NULL);
+    CHECK(guix_offload_engine_directory(NULL, 0) == NULL);
     guix_offload_engine_free(engine);
 }
 
@@ -32,8 +36,11 @@ static void the_idle_limit_is_any_number(void)
 {
     guix_offload_engine *engine = NULL;
     SUCCEEDS(guix_offload_engine_new, &engine);
+    CHECK(guix_offload_engine_idle_limit(engine) == 60);
     SUCCEEDS(guix_offload_engine_set_idle_limit, engine, 0);
+    CHECK(guix_offload_engine_idle_limit(engine) == 0 && guix_offload_engine_idle_limit(NULL) == 0);
     SUCCEEDS(guix_offload_engine_set_idle_limit, engine, UINT32_MAX);
+    CHECK(guix_offload_engine_idle_limit(engine) == UINT32_MAX);
     REJECTS(guix_offload_engine_set_idle_limit, NULL, 60);
     guix_offload_engine_free(engine);
 }

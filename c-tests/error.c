@@ -50,6 +50,17 @@ static void an_error_names_the_machine(void)
     guix_offload_machine_free(machine);
 }
 
+static void values_have_names(void)
+{
+    CHECK_TEXT(guix_offload_status_name(GUIX_OFFLOAD_OK), "ok");
+    CHECK_TEXT(guix_offload_status_name(GUIX_OFFLOAD_NO_GUIX), "no-guix");
+    CHECK_TEXT(guix_offload_reply_name(GUIX_OFFLOAD_POSTPONE), "postpone");
+    CHECK_TEXT(guix_offload_event_type_name(GUIX_OFFLOAD_EVENT_PASSED_OVER), "passed-over");
+    CHECK_TEXT(guix_offload_status_name(1), "unknown");
+    CHECK_TEXT(guix_offload_reply_name(-1), "unknown");
+    CHECK_TEXT(guix_offload_event_type_name(INT32_MAX), "unknown");
+}
+
 static void success_leaves_the_error_alone(void)
 {
     guix_offload_machines *machines = NULL;
@@ -65,6 +76,7 @@ int main(void)
     RUN(an_error_says_what_and_how_to_mend_it);
     RUN(an_error_names_the_argument);
     RUN(an_error_names_the_machine);
+    RUN(values_have_names);
     RUN(success_leaves_the_error_alone);
     return 0;
 }

@@ -159,8 +159,9 @@ static void a_job_that_waits_can_be_watched_and_cancelled(void)
     CHECK(guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_QUEUED);
     CHECK(guix_offload_event_machine(event) == NULL);
     CHECK(guix_offload_event_items(event) == 0 && guix_offload_event_bytes(event) == 0);
-    CHECK_TEXT(guix_offload_event_text(event, &length), "");
-    CHECK(length == 0 && guix_offload_event_text(event, NULL) != NULL);
+    CHECK_TEXT(guix_offload_event_text(event, &length), "all build machines are busy, waiting for a build slot");
+    CHECK(guix_offload_job_machine(job) == NULL && guix_offload_job_machine(NULL) == NULL);
+    CHECK(length == strlen(guix_offload_event_text(event, NULL)) && guix_offload_event_text(event, NULL) != NULL);
     CHECK(guix_offload_event_hint(event) == NULL);
     CHECK(strncmp(guix_offload_event_lines(event), "guix offload: all build machines are busy", 41) == 0);
     guix_offload_event_free(event);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* The verbs and jobs on a real machine: live PLAIN FAILING TALKATIVE, files with requests of such builds.  */
+/* The verbs and jobs on a real machine: live PLAIN FAILING TALKATIVE PLAIN, files with requests of
+   such builds.  */
 #include "request.h"
 
 #include <poll.h>
@@ -8,7 +9,7 @@
 
 static guix_offload_engine *engine;
 static guix_offload_machines *machines;
-static guix_offload_request *plain, *failing, *talkative;
+static guix_offload_request *plain, *failing, *talkative, *another;
 
 static guix_offload_lease *choose(void)
 {
@@ -24,6 +25,88 @@ static guix_offload_connection *connect_to_first(void)
     guix_offload_connection *connection = NULL;
     SUCCEEDS(guix_offload_connect, &connection, engine, guix_offload_machines_get(machines, 0), NULL);
     return connection;
+}
+
+/* What the database says is what guix-daemon would give a hook: builds.scm printed that.  */
+static void a_closure_is_what_a_hook_is_given(void)
+{
+    guix_offload_request *request = NULL;
+    size_t count = guix_offload_request_input_count(plain);
+    SUCCEEDS(guix_offload_request_new, &request, SYSTEM, guix_offload_request_derivation(plain));
+    SUCCEEDS(guix_offload_request_add_closure, request, engine, NULL);
+    CHECK(count > 1 && guix_offload_request_input_count(request) == count);
+    for (size_t i = 0, j; i < count; i++) {
+        for (j = 0; j < count; j++)
+            if (strcmp(guix_offload_request_input(request, i), guix_offload_request_input(plain, j)) == 0)
+                break;
+        CHECK(j < count);
+    }
+    CHECK(guix_offload_request_output_count(request) == 1);
+    CHECK_TEXT(guix_offload_request_output(request, 0), guix_offload_request_output(plain, 0));
+    SUCCEEDS(guix_offload_request_add_closure, request, engine, NULL); /* adds nothing again */
+    CHECK(guix_offload_request_input_count(request) == count && guix_offload_request_output_count(request) == 1);
+    guix_offload_request_free(request);
+}
+
+static void *cancel_soon(void *data)
+{
+    pause_ms(100);
+    guix_offload_cancellation_cancel(data);
+    return NULL;
+}
+
+static void outputs_are_locked_until_the_request_is_freed(void)
+{
+    guix_offload_request *first = NULL, *second = NULL;
+    guix_offload_cancellation *cancellation = NULL;
+    size_t missing = 77;
+    char lock[4096];
+    pthread_t thread;
+    SUCCEEDS(guix_offload_request_new, &first, SYSTEM, guix_offload_request_derivation(plain));
+    SUCCEEDS(guix_offload_request_new, &second, SYSTEM, guix_offload_request_derivation(plain));
+    SUCCEEDS(guix_offload_request_add_closure, first, engine, NULL);
+    SUCCEEDS(guix_offload_request_add_closure, second, engine, NULL);
+    snprintf(lock, sizeof lock, "%s.lock", guix_offload_request_output(first, 0));
+    SUCCEEDS(guix_offload_request_lock_outputs, first, engine, NULL, &missing);
+    CHECK(missing == 1 && access(lock, F_OK) == 0);
+    REJECTS(guix_offload_request_lock_outputs, first, engine, NULL, NULL);
+    REJECTS(guix_offload_request_add_closure, first, engine, NULL);
+    REJECTS(guix_offload_request_add_output, first, guix_offload_request_output(first, 0));
+    SUCCEEDS(guix_offload_cancellation_new, &cancellation);
+    CHECK(pthread_create(&thread, NULL, cancel_soon, cancellation) == 0);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_request_lock_outputs, second, engine, cancellation, NULL);
+    CHECK(pthread_join(thread, NULL) == 0);
+    guix_offload_cancellation_free(cancellation);
+    guix_offload_request_free(first);
+    CHECK(access(lock, F_OK) != 0);
+    SUCCEEDS(guix_offload_request_lock_outputs, second, engine, NULL, &missing);
+    CHECK(missing == 1);
+    guix_offload_request_free(second);
+}
+
+/* A job shares the locks of its request; who waited for them finds the output built.  */
+static void a_job_keeps_the_outputs_locked(void)
+{
+    guix_offload_request *first = NULL, *second = NULL;
+    guix_offload_job *job = NULL;
+    int32_t reply = 77;
+    size_t missing = 77;
+    SUCCEEDS(guix_offload_request_new, &first, SYSTEM, guix_offload_request_derivation(another));
+    SUCCEEDS(guix_offload_request_new, &second, SYSTEM, guix_offload_request_derivation(another));
+    SUCCEEDS(guix_offload_request_add_closure, first, engine, NULL);
+    SUCCEEDS(guix_offload_request_add_closure, second, engine, NULL);
+    SUCCEEDS(guix_offload_request_lock_outputs, first, engine, NULL, &missing);
+    SUCCEEDS(guix_offload_job_start, &job, &reply, engine, machines, first);
+    CHECK(reply == GUIX_OFFLOAD_ACCEPT);
+    guix_offload_request_free(first);
+    CHECK(guix_offload_job_wait(job, 60000) == 1);
+    SUCCEEDS(guix_offload_job_result, job);
+    CHECK_TEXT(guix_offload_job_machine(job), guix_offload_machine_name(guix_offload_machines_get(machines, 0)));
+    CHECK(guix_offload_job_machine(job) == guix_offload_job_machine(job));
+    SUCCEEDS(guix_offload_request_lock_outputs, second, engine, NULL, &missing);
+    CHECK(missing == 0 && guix_offload_request_output_count(second) == 0);
+    guix_offload_request_free(second);
+    guix_offload_job_free(job);
 }
 
 struct calls {
@@ -249,14 +332,18 @@ static void a_silent_local_daemon_does_not_hold_up_a_cancel(void)
 
 int main(int argc, char **argv)
 {
-    CHECK(argc == 4);
+    CHECK(argc == 5);
     int threads = threads_before(), descriptors = DESCRIPTORS();
     engine = new_engine();
     machines = load_machines();
     plain = read_request(argv[1]);
     failing = read_request(argv[2]);
     talkative = read_request(argv[3]);
+    another = read_request(argv[4]);
     RUN(the_verbs_want_requests);
+    RUN(a_closure_is_what_a_hook_is_given);
+    RUN(outputs_are_locked_until_the_request_is_freed);
+    RUN(a_job_keeps_the_outputs_locked);
     RUN(each_verb_does_its_part);
     RUN(a_lease_holds_a_slot);
     RUN(a_failing_build_is_told_from_other_failures);
@@ -265,6 +352,7 @@ int main(int argc, char **argv)
     RUN(a_log_that_nobody_reads_cancels_without_a_signal);
     RUN(a_silent_local_daemon_does_not_hold_up_a_cancel);
     RUN(a_job_tells_what_happens);
+    guix_offload_request_free(another);
     guix_offload_request_free(talkative);
     guix_offload_request_free(failing);
     guix_offload_request_free(plain);

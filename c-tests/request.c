@@ -61,6 +61,56 @@ static void bad_arguments_are_rejected(void)
     guix_offload_request_free(request);
 }
 
+static void what_was_asked_for_can_be_read(void)
+{
+    guix_offload_request *request = new_request();
+    CHECK(guix_offload_request_input_count(request) == 0 && guix_offload_request_output(request, 0) == NULL);
+    SUCCEEDS(guix_offload_request_add_input, request, ITEM("input"));
+    SUCCEEDS(guix_offload_request_add_output, request, ITEM("one"));
+    SUCCEEDS(guix_offload_request_add_output, request, ITEM("two"));
+    CHECK_TEXT(guix_offload_request_system(request), "x86_64-linux");
+    CHECK_TEXT(guix_offload_request_derivation(request), ITEM("x.drv"));
+    CHECK(guix_offload_request_input_count(request) == 1 && guix_offload_request_output_count(request) == 2);
+    CHECK_TEXT(guix_offload_request_input(request, 0), ITEM("input"));
+    CHECK_TEXT(guix_offload_request_output(request, 1), ITEM("two"));
+    CHECK(guix_offload_request_input(request, 1) == NULL && guix_offload_request_output(request, SIZE_MAX) == NULL);
+    guix_offload_request_free(request);
+    CHECK(guix_offload_request_system(NULL) == NULL && guix_offload_request_derivation(NULL) == NULL);
+    CHECK(guix_offload_request_input_count(NULL) == 0 && guix_offload_request_output_count(NULL) == 0);
+    CHECK(guix_offload_request_input(NULL, 0) == NULL && guix_offload_request_output(NULL, 0) == NULL);
+}
+
+static guix_offload_engine *engine_of_nowhere(void)
+{
+    guix_offload_engine *engine = NULL;
+    SUCCEEDS(guix_offload_engine_new, &engine);
+    SUCCEEDS(guix_offload_engine_set_directory, engine, GUIX_OFFLOAD_DATABASE_DIRECTORY, "/nowhere");
+    SUCCEEDS(guix_offload_engine_set_directory, engine, GUIX_OFFLOAD_DAEMON_SOCKET, "/nowhere/socket");
+    return engine;
+}
+
+/* What they do with a store: live.c.  */
+static void closures_and_locks_want_a_store(void)
+{
+    guix_offload_engine *engine = engine_of_nowhere();
+    guix_offload_request *request = new_request(), *bad = NULL;
+    guix_offload_cancellation *cancellation = NULL;
+    size_t missing = 77;
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_request_add_closure, request, engine, NULL);
+    FAILS(GUIX_OFFLOAD_STORE, guix_offload_request_lock_outputs, request, engine, NULL, &missing);
+    SUCCEEDS(guix_offload_request_new, &bad, "x86_64-linux", "/etc/passwd");
+    REJECTS(guix_offload_request_add_closure, bad, engine, NULL);
+    REJECTS(guix_offload_request_lock_outputs, bad, engine, NULL, &missing);
+    SUCCEEDS(guix_offload_cancellation_new, &cancellation);
+    guix_offload_cancellation_cancel(cancellation);
+    FAILS(GUIX_OFFLOAD_CANCELLED, guix_offload_request_lock_outputs, request, engine, cancellation, &missing);
+    CHECK(missing == 77);
+    guix_offload_cancellation_free(cancellation);
+    guix_offload_request_free(bad);
+    guix_offload_request_free(request);
+    guix_offload_engine_free(engine);
+}
+
 static void setters_want_a_request(void)
 {
     REJECTS(guix_offload_request_add_feature, NULL, "kvm");
@@ -73,8 +123,10 @@ static void setters_want_a_request(void)
 int main(void)
 {
     RUN(a_request_is_filled);
+    RUN(what_was_asked_for_can_be_read);
     RUN(a_request_matches_what_offers_its_system);
     RUN(bad_arguments_are_rejected);
+    RUN(closures_and_locks_want_a_store);
     RUN(setters_want_a_request);
     return 0;
 }

@@ -54,7 +54,8 @@
  *     added to the enums: expect ones that you do not know.
  *
  * EXAMPLE
- *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS
+ *     This program builds a derivation, if it is not built yet, on one of the machines of machines.scm. It runs as the
+ *     user that the store belongs to: PROGRAM SYSTEM DERIVATION
  *
  *     #include <guix-offload.h>
  *     #include <poll.h>
@@ -68,15 +69,14 @@
  *         guix_offload_job *job = NULL;
  *         guix_offload_error *error = NULL;
  *         int32_t reply = GUIX_OFFLOAD_DECLINE;
- *         char input[4096];
+ *         size_t missing = 1;
  *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
  *             || guix_offload_machines_load(&machines, NULL, &error)
- *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
- *         for (int i = 3; i < argc && !failed; i++)
- *             failed = guix_offload_request_add_output(request, argv[i], &error);
- *         while (!failed && scanf("%4095s", input) == 1)
- *             failed = guix_offload_request_add_input(request, input, &error);
- *         failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
+ *             || guix_offload_request_new(&request, argv[1], argv[2], &error)
+ *             || guix_offload_request_add_closure(request, engine, NULL, &error)
+ *             || guix_offload_request_lock_outputs(request, engine, NULL, &missing, &error);
+ *         if (missing > 0)
+ *             failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
  *         struct pollfd polled = {guix_offload_job_descriptor(job), POLLIN, 0};
  *         for (int over = job == NULL; !over && poll(&polled, 1, -1) >= 0; ) {
  *             guix_offload_event *event = guix_offload_job_next_event(job);
@@ -87,7 +87,7 @@
  *             over = guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_DONE;
  *             guix_offload_event_free(event);
  *         }
- *         failed = failed || job == NULL || guix_offload_job_result(job, &error);
+ *         failed = failed || (missing > 0 && (job == NULL || guix_offload_job_result(job, &error)));
  *         if (failed)
  *             fprintf(stderr, "%s\n", error ? guix_offload_error_message(error) : "no machine for it");
  *         guix_offload_error_free(error);
@@ -221,6 +221,12 @@ typedef enum {
 typedef struct guix_offload_error guix_offload_error;
 
 /**
+ * Returns the name of a `guix_offload_status`: that of the constant without its prefix, in lower case, with
+ * hyphens, such as "timed-out". Returns "unknown" for any other value. Static, never NULL. Any thread.
+ */
+const char *guix_offload_status_name(int32_t status);
+
+/**
  * Frees an error. NULL is fine.
  */
 void guix_offload_error_free(guix_offload_error *error);
@@ -264,6 +270,36 @@ const char *guix_offload_error_lines(const guix_offload_error *error);
  * file. Otherwise as `guix_offload_error_lines`.
  */
 const char *guix_offload_error_warning_lines(const guix_offload_error *error);
+
+
+/* Cancellation */
+
+/**
+ * A means to stop calls that block. If it is given to a call that makes a lease or a connection, it also stops what is
+ * done with that. One cancellation may be given to any number of calls,
+ * and may be freed before what was made with it.
+ */
+typedef struct guix_offload_cancellation guix_offload_cancellation;
+
+/**
+ * Makes a cancellation. The caller frees it with `guix_offload_cancellation_free`.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `cancellation` is NULL.
+ */
+guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **cancellation,
+                                                  guix_offload_error **error);
+
+/**
+ * Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
+ * `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
+ * way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
+ */
+void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
+
+/**
+ * Frees a cancellation. That cancels nothing. NULL is fine.
+ */
+void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
 
 
 /* Machines */
@@ -460,10 +496,10 @@ guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, 
 /**
  * Makes the list of the machines in the machine file `file`. NULL stands for the one that Guix reads,
  * `machines.scm` in the configuration directory that the environment names. The list is empty if the file does not
- * exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or
- * `guix repl`, for at most 30 s. A machine that is malformed is left out. If the file returns no list of machines,
- * the list is empty. `guix_offload_machines_problem` reports both. The caller frees the list with
- * `guix_offload_machines_free`.
+ * exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or `guix
+ * repl`: then this call blocks until that is done, for at most 30 s. A machine that is malformed is left out. If
+ * the file returns no list of machines, the list is empty. `guix_offload_machines_problem` reports both. The
+ * caller frees the list with `guix_offload_machines_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
  * message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -471,6 +507,15 @@ guix_offload_status guix_offload_machines_new(guix_offload_machines **machines, 
 guix_offload_status guix_offload_machines_load(guix_offload_machines **machines,
                                                const char *file,
                                                guix_offload_error **error);
+
+/**
+ * Makes the list of the machines in a machine file as `guix_offload_machines_load`. `cancellation` may be NULL;
+ * otherwise it stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_machines_load_cancellable(guix_offload_machines **machines,
+                                                           const char *file,
+                                                           const guix_offload_cancellation *cancellation,
+                                                           guix_offload_error **error);
 
 /**
  * Frees a list, and the machines in it. NULL is fine.
@@ -638,6 +683,18 @@ guix_offload_status guix_offload_engine_set_listener(guix_offload_engine *engine
                                                      void *data,
                                                      guix_offload_error **error);
 
+/**
+ * Returns the directory `which`, a `guix_offload_directory`; NULL if it is none, or if `engine` is NULL. The name
+ * lives until a setter changes the engine, or it is freed.
+ */
+const char *guix_offload_engine_directory(const guix_offload_engine *engine,
+                                          int32_t which);
+
+/**
+ * Returns for how many seconds a connection waits for the next build; 0 if `engine` is NULL.
+ */
+uint32_t guix_offload_engine_idle_limit(const guix_offload_engine *engine);
+
 
 /* Requests */
 
@@ -677,19 +734,60 @@ guix_offload_status guix_offload_request_add_feature(guix_offload_request *reque
 
 /**
  * Adds a store item that the build needs. The inputs and the derivation together must be a closure: each item that
- * one of them refers to is among them.
+ * one of them refers to is among them. `guix_offload_request_add_closure` adds all of it.
  */
 guix_offload_status guix_offload_request_add_input(guix_offload_request *request,
                                                    const char *item,
                                                    guix_offload_error **error);
 
 /**
- * Adds an output that is to become valid in the local store. The caller holds the lock on it until the build is
- * over.
+ * Adds an output that is to become valid in the local store. Its lock must be held until the build is over: by
+ * guix-daemon, whose build hook the caller is, or with `guix_offload_request_lock_outputs`. After that, fails with
+ * `GUIX_OFFLOAD_INVALID_ARGUMENT`.
  */
 guix_offload_status guix_offload_request_add_output(guix_offload_request *request,
                                                     const char *item,
                                                     guix_offload_error **error);
+
+/**
+ * Adds all inputs of the build, and those of its outputs that are not valid in the local store, as the store's
+ * database says. The inputs are what guix-daemon would give the build, with all that it refers to. What the
+ * request has already is not added again. Blocks while another process has the database locked. `cancellation` may
+ * be NULL; otherwise it stops this call.
+ *
+ * If no output is missing, none is added. Nothing here protects the inputs from the garbage collector.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, the derivation is none of the store, or
+ * the request has the locks on its outputs; with `GUIX_OFFLOAD_STORE` if the derivation or an input is not valid,
+ * or the database cannot be read; and with `GUIX_OFFLOAD_CANCELLED`. Then adds nothing.
+ */
+guix_offload_status guix_offload_request_add_closure(guix_offload_request *request,
+                                                     const guix_offload_engine *engine,
+                                                     const guix_offload_cancellation *cancellation,
+                                                     guix_offload_error **error);
+
+/**
+ * Locks the outputs of the request as guix-daemon does, so that nobody else builds them meanwhile. For a caller
+ * who is not guix-daemon's build hook: that has them locked. Call this when the request has all its outputs.
+ * Blocks until all others who have locked an output are done. `cancellation` may be NULL; otherwise it stops this
+ * call.
+ *
+ * Outputs that are valid by then, because others have built them, are removed from the request. Unless `missing`
+ * is NULL, sets `*missing` to the number of outputs that are left. If that is 0, there is nothing to build.
+ *
+ * The request has the locks, and each job that is started with it shares them. They are released when the request
+ * is freed and these jobs are over, or when the process ends. Whoever locks the outputs of several requests at
+ * once waits for ever if another process does so in another order.
+ *
+ * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` or `engine` is NULL, the request names something that is
+ * no store item, or its outputs are locked already; with `GUIX_OFFLOAD_STORE` if the local store cannot be written
+ * to, or its daemon or database fails; and with `GUIX_OFFLOAD_CANCELLED`. Then has no lock.
+ */
+guix_offload_status guix_offload_request_lock_outputs(guix_offload_request *request,
+                                                      const guix_offload_engine *engine,
+                                                      const guix_offload_cancellation *cancellation,
+                                                      size_t *missing,
+                                                      guix_offload_error **error);
 
 /**
  * Sets after how many seconds the build is killed: `timeout` in all, `max_silent_time` without output. 0 means no
@@ -782,35 +880,62 @@ guix_offload_status guix_offload_request_set_patient(guix_offload_request *reque
 size_t guix_offload_request_matches(const guix_offload_request *request,
                                     const guix_offload_machines *machines);
 
-
-/* Cancellation */
+/**
+ * Returns the system type that the request is for. It lives as long as the request. NULL only if `request` is.
+ */
+const char *guix_offload_request_system(const guix_offload_request *request);
 
 /**
- * A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
- * what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
- * and may be freed before what was made with it.
+ * Returns the derivation of the request. It lives as long as the request. NULL only if `request` is.
  */
-typedef struct guix_offload_cancellation guix_offload_cancellation;
+const char *guix_offload_request_derivation(const guix_offload_request *request);
 
 /**
- * Makes a cancellation. The caller frees it with `guix_offload_cancellation_free`.
- *
- * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `cancellation` is NULL.
+ * Returns the number of inputs; 0 if `request` is NULL.
  */
-guix_offload_status guix_offload_cancellation_new(guix_offload_cancellation **cancellation,
-                                                  guix_offload_error **error);
+size_t guix_offload_request_input_count(const guix_offload_request *request);
 
 /**
- * Cancels permanently. Calls that were given this cancellation, or that use a connection made with it, fail with
- * `GUIX_OFFLOAD_CANCELLED`: calls under way within a second as a rule, later ones at once. A build that is under
- * way on a machine is stopped. Any thread may call this at any time, but a signal handler must not. NULL is fine.
+ * Returns the `index`th input, counted from 0; NULL if there are no more. It lives as long as the request.
  */
-void guix_offload_cancellation_cancel(const guix_offload_cancellation *cancellation);
+const char *guix_offload_request_input(const guix_offload_request *request, size_t index);
 
 /**
- * Frees a cancellation. That cancels nothing. NULL is fine.
+ * Returns the number of outputs that are to become valid; 0 if `request` is NULL.
  */
-void guix_offload_cancellation_free(guix_offload_cancellation *cancellation);
+size_t guix_offload_request_output_count(const guix_offload_request *request);
+
+/**
+ * Returns the `index`th output, counted from 0; NULL if there are no more. It lives until the outputs are locked
+ * or the request is freed.
+ */
+const char *guix_offload_request_output(const guix_offload_request *request,
+                                        size_t index);
+
+
+/* Why machines were not chosen */
+
+/**
+ * Why machines were not chosen: an error for each.
+ */
+typedef struct guix_offload_refusals guix_offload_refusals;
+
+/**
+ * Frees a list of refusals. NULL is fine.
+ */
+void guix_offload_refusals_free(guix_offload_refusals *refusals);
+
+/**
+ * Returns the number of refusals; 0 if `refusals` is NULL.
+ */
+size_t guix_offload_refusals_count(const guix_offload_refusals *refusals);
+
+/**
+ * Returns the `index`th refusal, counted from 0: why the machine that it names was not chosen; NULL if there are
+ * no more. It belongs to the list, and lives as long as that.
+ */
+const guix_offload_error *guix_offload_refusals_get(const guix_offload_refusals *refusals,
+                                                    size_t index);
 
 
 /* The verbs: choose, connect, send, build, retrieve */
@@ -862,6 +987,11 @@ typedef int (*guix_offload_progress_function)(void *data, uint64_t bytes, uint64
 typedef int (*guix_offload_log_function)(void *data, const char *text, size_t length);
 
 /**
+ * Returns the name of a `guix_offload_reply`, such as "accept", as `guix_offload_status_name` does.
+ */
+const char *guix_offload_reply_name(int32_t reply);
+
+/**
  * Chooses one of `machines` for `request`: one that offers the system and the features, has a free slot, answers,
  * and is neither overloaded nor full.
  *
@@ -882,6 +1012,23 @@ guix_offload_status guix_offload_choose(guix_offload_lease **lease,
                                         const guix_offload_request *request,
                                         const guix_offload_cancellation *cancellation,
                                         guix_offload_error **error);
+
+/**
+ * Chooses one of `machines` as `guix_offload_choose` does, and says why others were not chosen: sets `*refusals`
+ * to a list, which the caller frees with `guix_offload_refusals_free`. Unless the reply is `GUIX_OFFLOAD_ACCEPT`,
+ * it has an error for each machine. A machine that failed is left alone for a while, 5 s to a minute, before
+ * another call tries it again: then the error is the one with which it failed.
+ *
+ * Fails as `guix_offload_choose`.
+ */
+guix_offload_status guix_offload_choose_explained(guix_offload_lease **lease,
+                                                  int32_t *reply,
+                                                  guix_offload_refusals **refusals,
+                                                  const guix_offload_engine *engine,
+                                                  const guix_offload_machines *machines,
+                                                  const guix_offload_request *request,
+                                                  const guix_offload_cancellation *cancellation,
+                                                  guix_offload_error **error);
 
 /**
  * Returns the connection to the chosen machine. It belongs to the lease: do not free it. NULL only if `lease` is.
@@ -957,7 +1104,8 @@ guix_offload_status guix_offload_build(guix_offload_connection *connection,
 
 /**
  * Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
- * and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
+ * and makes them valid, all of them or none. The caller has the locks on
+ * them: see `guix_offload_request_add_output`. `progress` may be NULL.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
  * store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was
@@ -994,7 +1142,8 @@ const char *guix_offload_items_get(const guix_offload_items *items, size_t index
  */
 typedef enum {
     /**
-     * The job waits: no machine can take it now, or the one that has its inputs cannot.
+     * The job waits: text. No machine can take it now, or the one that has its inputs cannot: machine. Why the others
+     * cannot, `GUIX_OFFLOAD_EVENT_PASSED_OVER` has said of each, unless its build slots are taken.
      */
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /**
@@ -1051,6 +1200,11 @@ typedef struct guix_offload_event guix_offload_event;
  * uses it any more.
  */
 typedef struct guix_offload_job guix_offload_job;
+
+/**
+ * Returns the name of a `guix_offload_event_type`, such as "passed-over", as `guix_offload_status_name` does.
+ */
+const char *guix_offload_event_type_name(int32_t kind);
 
 /**
  * Starts to build what `request` asks for on one of `machines`, and returns at once. Sets `*reply` to a
@@ -1121,6 +1275,13 @@ void guix_offload_job_cancel(const guix_offload_job *job);
  */
 guix_offload_status guix_offload_job_result(const guix_offload_job *job,
                                             guix_offload_error **error);
+
+/**
+ * Returns the name of the machine that does the job, or did it, or was the last to try; NULL if none was chosen
+ * yet, or if `job` is NULL. The name lives as long as the job. For a job of the keeper, the answer is as of the
+ * last call that took an event of it or waited for it.
+ */
+const char *guix_offload_job_machine(const guix_offload_job *job);
 
 /**
  * Frees an event. NULL is fine.
@@ -1253,6 +1414,19 @@ guix_offload_status guix_offload_hook_serve(guix_offload_hook *hook,
                                             int *exit_status,
                                             guix_offload_error **error);
 
+/**
+ * Serves guix-daemon's requests as `guix_offload_hook_serve`. `cancellation` may be NULL; otherwise it stops this
+ * call, which then fails with `GUIX_OFFLOAD_CANCELLED`: a build under way is cancelled, and the daemon, if it
+ * still waits for a reply, gets none.
+ */
+guix_offload_status guix_offload_hook_serve_cancellable(guix_offload_hook *hook,
+                                                        int input,
+                                                        int output,
+                                                        int log,
+                                                        int *exit_status,
+                                                        const guix_offload_cancellation *cancellation,
+                                                        guix_offload_error **error);
+
 
 /* All machines at once: test, status */
 
@@ -1280,6 +1454,16 @@ guix_offload_status guix_offload_farm_test(guix_offload_report **report,
                                            guix_offload_error **error);
 
 /**
+ * Tests all `machines` as `guix_offload_farm_test`. `cancellation` may be NULL; otherwise it stops this call,
+ * which then fails with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_farm_test_cancellable(guix_offload_report **report,
+                                                       const guix_offload_engine *engine,
+                                                       const guix_offload_machines *machines,
+                                                       const guix_offload_cancellation *cancellation,
+                                                       guix_offload_error **error);
+
+/**
  * Asks all `machines` at the same time, each of them once, for their state. Also asks the keeper, if one runs,
  * what it is doing. Changes nothing anywhere. Otherwise as `guix_offload_farm_test`.
  */
@@ -1287,6 +1471,16 @@ guix_offload_status guix_offload_farm_status(guix_offload_report **report,
                                              const guix_offload_engine *engine,
                                              const guix_offload_machines *machines,
                                              guix_offload_error **error);
+
+/**
+ * Asks all `machines` for their state as `guix_offload_farm_status`. `cancellation` may be NULL; otherwise it
+ * stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_farm_status_cancellable(guix_offload_report **report,
+                                                         const guix_offload_engine *engine,
+                                                         const guix_offload_machines *machines,
+                                                         const guix_offload_cancellation *cancellation,
+                                                         guix_offload_error **error);
 
 /**
  * Frees a report. NULL is fine.

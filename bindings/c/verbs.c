@@ -1,50 +1,15 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* One build, step by step: choose a machine, send it what it lacks, build, retrieve the outputs.
 
-     verbs SYSTEM DERIVATION OUTPUT... <INPUTS
+     verbs SYSTEM DERIVATION
 
-   INPUTS are the store items that the derivation needs, all of its closure, one a line.  The machines are those of
-   /etc/guix/machines.scm.  Run it as the user that the store belongs to.
+   The machines are those of /etc/guix/machines.scm.  Run it as the user that the store belongs to.  The outputs are
+   locked, so that no daemon makes the same ones meanwhile.  A build hook need not do that: guix-daemon holds the locks
+   while its hook works.  */
 
-   Whoever retrieves an output holds the lock on it, so that no daemon makes the same one meanwhile.  A build hook need
-   not care: guix-daemon holds the locks while its hook works.  This program takes them as the daemon does, with
-   fcntl(F_SETLK) on OUTPUT.lock, and gives up where somebody else has one.  */
-
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <guix-offload.h>
-
-/* Locks OUTPUT; -1 if somebody else has it, or there is no such place.  */
-static int lock_output(const char *output)
-{
-    char file[PATH_MAX];
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    struct stat status;
-    int lock;
-
-    if (snprintf(file, sizeof file, "%s.lock", output) >= (int) sizeof file)
-        return -1;
-    lock = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    /* A lock file that is not empty has been given up, and is gone by now: its holder was done a moment ago.  */
-    if (lock < 0 || (fcntl(lock, F_SETLK, &whole) == 0 && fstat(lock, &status) == 0 && status.st_size == 0))
-        return lock;
-    close(lock);
-    return -1;
-}
-
-static void unlock_output(const char *output, int lock)
-{
-    char file[PATH_MAX];
-    snprintf(file, sizeof file, "%s.lock", output);
-    if (unlink(file) != 0 || write(lock, "d", 1) != 1)
-        perror(file);
-    close(lock);
-}
 
 static int show_progress(void *what, uint64_t bytes, uint64_t total)
 {
@@ -88,55 +53,39 @@ static int offload(const guix_offload_engine *engine, const guix_offload_machine
     return status;
 }
 
-/* Builds what the arguments say, whose outputs are locked.  */
-static int run(int argc, char **argv)
+int main(int argc, char **argv)
 {
     guix_offload_engine *engine = NULL;
     guix_offload_machines *machines = NULL;
     guix_offload_request *request = NULL;
     guix_offload_error *error = NULL;
-    char input[PATH_MAX];
-    int status = guix_offload_engine_new(&engine, &error);
+    size_t missing = 0;
+    int status;
 
+    if (argc != 3) {
+        fprintf(stderr, "Usage: %s SYSTEM DERIVATION\n", argv[0]);
+        return 1;
+    }
+    status = guix_offload_engine_new(&engine, &error);
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_machines_load(&machines, "/etc/guix/machines.scm", &error);
     if (status == GUIX_OFFLOAD_OK)
         status = guix_offload_request_new(&request, argv[1], argv[2], &error);
-    for (int i = 3; status == GUIX_OFFLOAD_OK && i < argc; i++)
-        status = guix_offload_request_add_output(request, argv[i], &error);
-    while (status == GUIX_OFFLOAD_OK && fgets(input, sizeof input, stdin) != NULL) {
-        input[strcspn(input, "\n")] = '\0';
-        status = guix_offload_request_add_input(request, input, &error);
-    }
     if (status == GUIX_OFFLOAD_OK)
+        status = guix_offload_request_add_closure(request, engine, NULL, &error);
+    if (status == GUIX_OFFLOAD_OK)
+        status = guix_offload_request_lock_outputs(request, engine, NULL, &missing, &error);
+    if (status == GUIX_OFFLOAD_OK && missing > 0)
         status = offload(engine, machines, request, &error);
+    else if (status == GUIX_OFFLOAD_OK)
+        fputs("all outputs are there\n", stderr);
     if (error != NULL)
         fprintf(stderr, "error: %s\n", guix_offload_error_message(error));
     if (guix_offload_error_hint(error) != NULL)
         fprintf(stderr, "hint: %s\n", guix_offload_error_hint(error));
     guix_offload_error_free(error);
-    guix_offload_request_free(request);
+    guix_offload_request_free(request); /* the outputs are unlocked */
     guix_offload_machines_free(machines);
     guix_offload_engine_free(engine);
     return status != GUIX_OFFLOAD_OK;
-}
-
-int main(int argc, char **argv)
-{
-    enum { MAX_OUTPUTS = 64 };
-    int locks[MAX_OUTPUTS], locked = 0, status = 1;
-
-    if (argc < 4 || argc - 3 > MAX_OUTPUTS) {
-        fprintf(stderr, "Usage: %s SYSTEM DERIVATION OUTPUT... <INPUTS\n", argv[0]);
-        return 1;
-    }
-    while (locked < argc - 3 && (locks[locked] = lock_output(argv[3 + locked])) >= 0)
-        locked++;
-    if (locked == argc - 3)
-        status = run(argc, argv);
-    else
-        fprintf(stderr, "cannot lock %s\n", argv[3 + locked]);
-    while (locked-- > 0)
-        unlock_output(argv[3 + locked], locks[locked]);
-    return status;
 }

@@ -11,11 +11,10 @@
 //     guix_offload::engine engine;
 //     auto machines = guix_offload::machines::load("/etc/guix/machines.scm");
 //     guix_offload::request request("x86_64-linux", drv);
-//     for (auto& item : closure) request.add_input(item);
-//     request.add_output(output);
+//     request.add_closure(engine);
 //
 //     guix_offload::job job;
-//     if (job.start(engine, machines, request) == GUIX_OFFLOAD_ACCEPT) {
+//     if (request.lock_outputs(engine) > 0 && job.start(engine, machines, request) == GUIX_OFFLOAD_ACCEPT) {
 //         ... select() on job.descriptor(); then:
 //         while (auto event = job.next_event())
 //             if (event.kind() == GUIX_OFFLOAD_EVENT_LOG) std::cerr << event.text();
@@ -62,6 +61,11 @@ inline std::string version() { return guix_offload_version(); }
 inline bool abi_matches() noexcept { return guix_offload_abi_version() == GUIX_OFFLOAD_ABI_VERSION; }
 
 // Errors
+
+// Names of values of the enums of the C header, such as "timed-out"; "unknown": this library has no such value.
+inline const char* status_name(std::int32_t status) noexcept { return guix_offload_status_name(status); }
+inline const char* reply_name(std::int32_t reply) noexcept { return guix_offload_reply_name(reply); }
+inline const char* event_type_name(std::int32_t kind) noexcept { return guix_offload_event_type_name(kind); }
 
 // Why a call failed. what() says what went wrong, and where.
 class error : public std::runtime_error {
@@ -130,6 +134,24 @@ Owner make(guix_offload_status (*function)(Parameters...), Arguments&&... argume
     return Owner(handle);
 }
 
+} // namespace detail
+
+// Cancellation
+
+// Stops calls that it was given to, and what is done with their connections, from any thread.
+class cancellation {
+public:
+    cancellation() : handle_(detail::make<owner>(guix_offload_cancellation_new)) {}
+    void cancel() const noexcept { guix_offload_cancellation_cancel(handle_.get()); }
+    const guix_offload_cancellation* get() const noexcept { return handle_.get(); }
+
+private:
+    using owner = detail::owner<guix_offload_cancellation, guix_offload_cancellation_free>;
+    owner handle_;
+};
+
+namespace detail {
+inline const guix_offload_cancellation* get(const cancellation* it) noexcept { return it ? it->get() : nullptr; }
 } // namespace detail
 
 // Machines
@@ -217,13 +239,18 @@ public:
     // An empty one.
     machines() : handle_(detail::make<owner>(guix_offload_machines_new)) {}
     // What a machine file returns, less what is malformed; a file that does not exist returns an empty list.
-    static machines load(const std::string& file)
+    static machines load(const std::string& file, const cancellation* cancellation = nullptr)
     {
-        return machines(detail::make<owner>(guix_offload_machines_load, detail::c(file)));
+        return machines(detail::make<owner>(guix_offload_machines_load_cancellable, detail::c(file),
+                                            detail::get(cancellation)));
     }
 
     // The same of the file that Guix reads.
-    static machines load() { return machines(detail::make<owner>(guix_offload_machines_load, nullptr)); }
+    static machines load(const cancellation* cancellation = nullptr)
+    {
+        return machines(detail::make<owner>(guix_offload_machines_load_cancellable, nullptr,
+                                            detail::get(cancellation)));
+    }
 
     // The name of the file that it was loaded from; empty if it was not.
     std::string file() const { return detail::text(guix_offload_machines_file(handle_.get())); }
@@ -279,6 +306,11 @@ public:
         detail::check(guix_offload_engine_set_listener, handle_.get(), listener, data);
         return *this;
     }
+    std::string directory(guix_offload_directory which) const
+    {
+        return detail::text(guix_offload_engine_directory(handle_.get(), which));
+    }
+    std::uint32_t idle_limit() const noexcept { return guix_offload_engine_idle_limit(handle_.get()); }
     guix_offload_engine* get() const noexcept { return handle_.get(); }
 
 private:
@@ -301,6 +333,18 @@ public:
     }
     request& add_input(const std::string& item) { return set(guix_offload_request_add_input, detail::c(item)); }
     request& add_output(const std::string& item) { return set(guix_offload_request_add_output, detail::c(item)); }
+    // Adds all inputs, and the outputs that are missing.
+    request& add_closure(const engine& engine, const cancellation* cancellation = nullptr)
+    {
+        return set(guix_offload_request_add_closure, engine.get(), detail::get(cancellation));
+    }
+    // Locks the outputs until this request and its jobs are gone; returns how many of them are left to build.
+    std::size_t lock_outputs(const engine& engine, const cancellation* cancellation = nullptr)
+    {
+        std::size_t missing = 0;
+        set(guix_offload_request_lock_outputs, engine.get(), detail::get(cancellation), &missing);
+        return missing;
+    }
     // Seconds; 0: no limit.
     request& set_limits(std::uint64_t timeout, std::uint64_t max_silent_time)
     {
@@ -320,6 +364,13 @@ public:
     {
         return guix_offload_request_matches(handle_.get(), machines.get());
     }
+    std::string system() const { return detail::text(guix_offload_request_system(handle_.get())); }
+    std::string derivation() const { return detail::text(guix_offload_request_derivation(handle_.get())); }
+    std::size_t input_count() const noexcept { return guix_offload_request_input_count(handle_.get()); }
+    std::size_t output_count() const noexcept { return guix_offload_request_output_count(handle_.get()); }
+    // The index-th of them, counted from 0; NULL: there are no more.
+    const char* input(std::size_t index) const noexcept { return guix_offload_request_input(handle_.get(), index); }
+    const char* output(std::size_t index) const noexcept { return guix_offload_request_output(handle_.get(), index); }
     guix_offload_request* get() const noexcept { return handle_.get(); }
 
 private:
@@ -439,22 +490,6 @@ private:
     guix_offload_connection* handle_;
 };
 
-// Stops verbs that it was given to, and what is done with their connections, from any thread.
-class cancellation {
-public:
-    cancellation() : handle_(detail::make<owner>(guix_offload_cancellation_new)) {}
-    void cancel() const noexcept { guix_offload_cancellation_cancel(handle_.get()); }
-    const guix_offload_cancellation* get() const noexcept { return handle_.get(); }
-
-private:
-    using owner = detail::owner<guix_offload_cancellation, guix_offload_cancellation_free>;
-    owner handle_;
-};
-
-namespace detail {
-inline const guix_offload_cancellation* get(const cancellation* it) noexcept { return it ? it->get() : nullptr; }
-} // namespace detail
-
 // A connection of one's own, without a build slot.
 class connection {
 public:
@@ -479,6 +514,22 @@ public:
         detail::check(guix_offload_choose, &handle, &reply, engine.get(), machines.get(), request.get(),
                       detail::get(cancellation));
         if (handle != nullptr) handle_.reset(handle);
+        return reply;
+    }
+    // The same; `refusals` becomes why machines were not chosen, an error for each.
+    std::int32_t choose(const engine& engine, const machines& machines, const request& request,
+                        std::vector<error>& refusals, const cancellation* cancellation = nullptr)
+    {
+        guix_offload_lease* handle = nullptr;
+        guix_offload_refusals* list = nullptr;
+        std::int32_t reply = GUIX_OFFLOAD_DECLINE;
+        detail::check(guix_offload_choose_explained, &handle, &reply, &list, engine.get(), machines.get(),
+                      request.get(), detail::get(cancellation));
+        detail::owner<guix_offload_refusals, guix_offload_refusals_free> owned(list);
+        if (handle != nullptr) handle_.reset(handle);
+        refusals.clear();
+        for (std::size_t i = 0; i < guix_offload_refusals_count(list); i++)
+            refusals.emplace_back(*guix_offload_refusals_get(list, i));
         return reply;
     }
     connection_view connection() const noexcept
@@ -542,6 +593,8 @@ public:
     {
         return guix_offload_job_wait(handle_.get(), milliseconds) == 1;
     }
+    // The machine that does it, or was the last to try; empty: none was chosen yet.
+    std::string machine() const { return detail::text(guix_offload_job_machine(handle_.get())); }
     void cancel() const noexcept { guix_offload_job_cancel(handle_.get()); }
     // Returns if the outputs are valid; else throws why not.
     void result() const { detail::check(guix_offload_job_result, handle_.get()); }
@@ -566,10 +619,11 @@ public:
     }
     hook& set_build_trace(bool print) { return set(guix_offload_hook_set_build_trace, print ? 1 : 0); }
     // Returns what the process should exit with.
-    int serve(int input, int output, int log)
+    int serve(int input, int output, int log, const cancellation* cancellation = nullptr)
     {
         int exit_status = 1;
-        detail::check(guix_offload_hook_serve, handle_.get(), input, output, log, &exit_status);
+        detail::check(guix_offload_hook_serve_cancellable, handle_.get(), input, output, log, &exit_status,
+                      detail::get(cancellation));
         return exit_status;
     }
 
@@ -605,14 +659,16 @@ inline bool stop_keeper(const engine& engine)
 class report {
 public:
     // Tests all machines, ...
-    static report test(const engine& engine, const machines& machines)
+    static report test(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_test, engine.get(), machines.get()));
+        return report(detail::make<owner>(guix_offload_farm_test_cancellable, engine.get(), machines.get(),
+                                          detail::get(cancellation)));
     }
     // ... or asks how they are doing.
-    static report status(const engine& engine, const machines& machines)
+    static report status(const engine& engine, const machines& machines, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_farm_status, engine.get(), machines.get()));
+        return report(detail::make<owner>(guix_offload_farm_status_cancellable, engine.get(), machines.get(),
+                                          detail::get(cancellation)));
     }
 
     // What the keeper is doing, without a machine.

@@ -98,6 +98,12 @@ static void testMachines()
     CHECK(machines::load("/nowhere/machines.scm").size() == 0);
     CHECK(machines::load("/nowhere/machines.scm").file() == "/nowhere/machines.scm" && moved.file().empty());
     CHECK(!machines::load().file().empty());
+    engine e;
+    e.set_directory(GUIX_OFFLOAD_DATABASE_DIRECTORY, "/nowhere");
+    e.set_directory(GUIX_OFFLOAD_DAEMON_SOCKET, "/nowhere/socket");
+    cancellation c;
+    CHECK(failure([&] { request("i686-linux", drv).add_closure(e); }).code() == GUIX_OFFLOAD_STORE);
+    CHECK(failure([&] { request("i686-linux", drv).lock_outputs(e, &c); }).code() == GUIX_OFFLOAD_STORE);
     CHECK(view.is_same(view) && !view.is_same(makeMachine().view()));
 }
 
@@ -129,6 +135,7 @@ static void testJobs(const std::string& state)
     }
     CHECK(passedOver && j.wait(0));
     CHECK(failure([&] { j.result(); }).machine() == "127.0.0.1");
+    CHECK(j.machine().empty());
     job other = std::move(j);
     CHECK(!j && other);
 }
@@ -152,7 +159,23 @@ static void testVerbs(const std::string& state)
     CHECK(failure([&] { connection(e, m, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
     CHECK(failure([&] { lease().choose(e, list, request("x86_64-linux", "x.drv"), &c); }).code()
               == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { report::test(e, list, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { report::status(e, list, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { machines::load(&c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    CHECK(failure([&] { machines::load("/nowhere", &c); }).code() == GUIX_OFFLOAD_CANCELLED);
+    std::vector<error> refusals;
+    CHECK(lease().choose(e, list, request("i686-linux", drv), refusals) == GUIX_OFFLOAD_DECLINE);
+    CHECK(refusals.size() == 1 && refusals[0].machine() == "127.0.0.1");
+    CHECK(e.idle_limit() == 1 && e.directory(GUIX_OFFLOAD_STATE_DIRECTORY) == state);
+    request r("x86_64-linux", drv);
+    r.add_input(drv).add_output(drv);
+    CHECK(r.system() == "x86_64-linux" && r.derivation() == drv && r.input_count() == 1 && r.output_count() == 1);
+    CHECK(r.input(0) == std::string(drv) && r.output(0) == std::string(drv) && r.input(1) == nullptr);
+    CHECK(status_name(GUIX_OFFLOAD_TIMED_OUT) == std::string("timed-out"));
+    CHECK(reply_name(GUIX_OFFLOAD_ACCEPT) == std::string("accept"));
+    CHECK(event_type_name(-1) == std::string("unknown"));
     hook h(e);
+    CHECK(failure([&] { h.serve(0, 1, 2, &c); }).code() == GUIX_OFFLOAD_CANCELLED);
     h.set_limits(1, 2).set_build_trace(true).set_machine_file("/nowhere");
     CHECK(failure([&] { h.serve(-1, 1, 2); }).code() == GUIX_OFFLOAD_INVALID_ARGUMENT);
 }

@@ -5,12 +5,14 @@
 ;;
 ;; Arguments of a wrong type raise such a condition too, with the code `invalid-argument', and do nothing.
 ;;
-;; A handle is for one thread at a time unless the header says otherwise.  A call blocks the thread that makes it, which
-;; handles signals when it is done; `job-wait' handles them as they come.  Functions given as #:progress and #:log are
-;; called by that thread, and cancel by returning #f.
+;; A handle is for one thread at a time unless the header says otherwise.  A call that blocks is made by another thread,
+;; while the caller's waits and handles signals; if a handler does not return, as that of Ctrl-C at a REPL, the call is
+;; cancelled, and so are others with the same cancellation or connection.  Functions given as #:progress and #:log are
+;; called by the other thread, and cancel by returning #f.
 (define-module (guix-offload)
   #:use-module (guix-offload foreign)
   #:use-module (system foreign)
+  #:use-module (rnrs bytevectors)
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-11)
   #:re-export (free!
@@ -30,8 +32,9 @@
             machine-overload-threshold machine-systems machine-features
             same-machine? load-machines
 
-            make-engine engine?
-            make-request request? request-matches
+            make-engine engine? engine-directory engine-idle-limit
+            make-request request? request-matches request-add-closure! request-lock-outputs!
+            request-system request-derivation request-inputs request-outputs
 
             make-cancellation cancellation? cancel!
 
@@ -45,7 +48,11 @@
 
             start-job job?
             job-descriptor job-wait job-cancel! job-result
-            job-next-event
+            job-next-event job-machine
+
+            offload-event?
+            offload-event-kind offload-event-machine offload-event-items offload-event-bytes offload-event-text
+            offload-event-hint offload-event-lines
 
             make-build-hook build-hook?
             serve-build-hook
@@ -54,7 +61,24 @@
             machines-status
             keeper-status
             stop-keeper!
-            report? report-text report-json report-failures report->list))
+            report? report-text report-json report-failures report->list
+
+            offload-machine-report?
+            offload-machine-report-machine
+            offload-machine-report-state
+            offload-machine-report-reachable?
+            offload-machine-report-error
+            offload-machine-report-passed
+            offload-machine-report-notes
+            offload-machine-report-slots-taken
+            offload-machine-report-load
+            offload-machine-report-cores
+            offload-machine-report-free-space
+            offload-machine-report-clock-difference
+            offload-machine-report-guix-version
+            offload-machine-report-kernel
+            offload-machine-report-architecture
+            offload-machine-report-host-name))
 
 (define-foreign version '* "guix_offload_version")
 
@@ -64,10 +88,44 @@
 
 
 ;;;
+;;; Cancellation.
+;;;
+
+(define-handle-predicate cancellation? 'cancellation
+  "Is OBJECT a cancellation?")
+
+(define-foreign cancellation-new int "guix_offload_cancellation_new" 'out 'out)
+(define-foreign cancellation-free void "guix_offload_cancellation_free" 'pointer)
+(define-foreign cancellation-cancel void "guix_offload_cancellation_cancel" 'cancellation)
+
+(define (make-cancellation)
+  "Make a means by which another thread, with `cancel!', can stop the calls that it is given to, and what is done with
+their connections."
+  (call-for-handle 'cancellation cancellation-free cancellation-new))
+
+(define-typed (cancel! cancellation)
+  "Stop the calls that CANCELLATION was given to, which fail with the code `cancelled'.  For any thread."
+  ((cancellation 'cancellation))
+  (cancellation-cancel cancellation))
+
+;; A call that blocks is made by another thread, so that this one handles signals.
+(define (call-stoppably proc cancellation)
+  "Call PROC, which blocks, with CANCELLATION, or with another one if that is #f: if a signal handler does not return, it
+is cancelled."
+  (let ((cancellation (or cancellation (make-cancellation))))
+    (call-interruptibly (lambda () (proc cancellation))
+                        (lambda () (cancellation-cancel cancellation)))))
+
+;; The cancellation that a lease or a connection was made with.
+(define stopped-by (make-object-property))
+
+
+;;;
 ;;; Machines.
 ;;;
 
-(define machine? (handle-of 'machine))
+(define-handle-predicate machine? 'machine
+  "Is OBJECT a build machine?")
 
 (define-foreign machine-new int "guix_offload_machine_new" 'out 'string '(maybe string) 'string 'string 'out)
 (define-foreign machine-free void "guix_offload_machine_free" 'pointer)
@@ -106,32 +164,43 @@
     (call set-overload-threshold machine (or overload-threshold -1))
     machine))
 
-(define-syntax-rule (define-getters decode return type (name c-name) ...)
+(define-syntax-rule (define-getters decode return type (name c-name docstring) ...)
   "Define each NAME as what the C function C-NAME says of a handle of TYPE."
   (begin
     (begin
       (define name
         (let ((get (foreign-procedure 'name return c-name (list type))))
           (lambda (handle)
+            docstring
             (decode (get handle)))))
       (note-signature! 'name '(handle) '("argument 1") (list type)))
     ...))
 
 (define-getters pointer->text '* 'machine
-  (machine-name "guix_offload_machine_name")
-  (machine-user "guix_offload_machine_user")
-  (machine-private-key "guix_offload_machine_private_key")
-  (machine-host-key "guix_offload_machine_host_key")
-  (machine-compression "guix_offload_machine_compression")
-  (machine-daemon-socket "guix_offload_machine_daemon_socket"))
+  (machine-name "guix_offload_machine_name"
+    "The host name or address of a machine.")
+  (machine-user "guix_offload_machine_user"
+    "The account that is logged in to on a machine.")
+  (machine-private-key "guix_offload_machine_private_key"
+    "The file with the private key for a machine.")
+  (machine-host-key "guix_offload_machine_host_key"
+    "The only host key that is accepted from a machine.")
+  (machine-compression "guix_offload_machine_compression"
+    "The compression methods that may be used with a machine, a comma-separated list.")
+  (machine-daemon-socket "guix_offload_machine_daemon_socket"
+    "The socket of a machine's daemon."))
 
 (define-getters identity uint32 'machine
-  (machine-port "guix_offload_machine_port")
-  (machine-compression-level "guix_offload_machine_compression_level")
-  (machine-parallel-builds "guix_offload_machine_parallel_builds"))
+  (machine-port "guix_offload_machine_port"
+    "The port of a machine's SSH server.")
+  (machine-compression-level "guix_offload_machine_compression_level"
+    "The compression level for a machine, 0 to 9.")
+  (machine-parallel-builds "guix_offload_machine_parallel_builds"
+    "How many builds may run on a machine at once."))
 
 (define-getters identity double 'machine
-  (machine-speed "guix_offload_machine_speed"))
+  (machine-speed "guix_offload_machine_speed"
+    "How fast a machine is, compared with others."))
 
 (define-foreign machine-is-same int "guix_offload_machine_is_same" 'machine 'machine)
 (define-foreign overload-threshold double "guix_offload_machine_overload_threshold" 'machine)
@@ -149,6 +218,13 @@
   (collect (lambda (index)
              (pointer->text (apply nth (append arguments (list index)))))))
 
+(define (conditions nth list)
+  "The conditions that the C function NTH gives for LIST and indices."
+  (collect (lambda (index)
+             (let ((error (nth list index)))
+               (and (not (null-pointer? error))
+                    (pointer->condition error))))))
+
 (define-typed (same-machine? machine other)
   "Whether OTHER is the same machine as MACHINE, perhaps listed for other systems: one with the same name and port."
   ((machine 'machine) (other 'machine))
@@ -165,7 +241,8 @@
   (texts nth-feature machine))
 
 (define-foreign machines-new int "guix_offload_machines_new" 'out 'out)
-(define-foreign machines-load int "guix_offload_machines_load" 'out '(maybe string) 'out)
+(define-foreign machines-load int "guix_offload_machines_load_cancellable"
+  'out '(maybe string) '(maybe cancellation) 'out)
 (define-foreign machines-free void "guix_offload_machines_free" 'pointer)
 (define-foreign machines-add int "guix_offload_machines_add" 'machines 'machine 'out)
 (define-foreign machines-get '* "guix_offload_machines_get" 'machines size_t)
@@ -173,17 +250,16 @@
 (define-foreign machines-left-out size_t "guix_offload_machines_left_out" 'machines)
 (define-foreign machines-are-current int "guix_offload_machines_are_current" 'machines)
 
-(define-typed (load-machines #:optional file #:key (report (const #t)) (warn report))
+(define-typed (load-machines #:optional file #:key (report (const #t)) (warn report) cancellation)
   "The list of machines that the machine file FILE returns, by default the one that Guix reads: as the library reads it.
 One that is more than plain data is evaluated by another Guile process.  A machine that is malformed is left out: REPORT
 is called with a condition that says why.  WARN is called with one for what is odd in a machine that is used all the
 same.  The second value is a thunk that tells whether FILE would return the same now."
-  ((file (maybe 'string)) (report 'procedure) (warn 'procedure))
-  (let* ((machines (call-for-handle 'machines machines-free machines-load file))
-         (problems (collect (lambda (index)
-                              (let ((problem (machines-problem machines index)))
-                                (and (not (null-pointer? problem))
-                                     (pointer->condition problem))))))
+  ((file (maybe 'string)) (report 'procedure) (warn 'procedure) (cancellation (maybe 'cancellation)))
+  (let* ((machines (call-stoppably (lambda (cancellation)
+                                     (call-for-handle 'machines machines-free machines-load file cancellation))
+                                   cancellation))
+         (problems (conditions machines-problem machines))
          (left-out (machines-left-out machines)))
     (for-each report (list-head problems left-out))
     (for-each warn (list-tail problems left-out))
@@ -206,7 +282,8 @@ same.  The second value is a thunk that tells whether FILE would return the same
 ;;; Engine and requests.
 ;;;
 
-(define engine? (handle-of 'engine))
+(define-handle-predicate engine? 'engine
+  "Is OBJECT an engine?")
 
 (define-foreign engine-new int "guix_offload_engine_new" 'out 'out)
 (define-foreign engine-connect int "guix_offload_engine_connect" 'out 'out)
@@ -224,13 +301,29 @@ have no threads in this process."
     (for-each (lambda (which name)
                 (when name
                   (call engine-set-directory engine which name)))
-              (iota 5)
+              (iota (length %directories))
               (list store state database configuration daemon-socket))
     (when idle-limit
       (call engine-set-idle-limit engine idle-limit))
     engine))
 
-(define request? (handle-of 'request))
+(define-getters identity uint32 'engine
+  (engine-idle-limit "guix_offload_engine_idle_limit"
+    "For how many seconds a connection of an engine waits for the next build."))
+
+(define-foreign %engine-directory '* "guix_offload_engine_directory" 'engine int32)
+
+(define %directories '(store state database configuration daemon-socket))
+
+(define-typed (engine-directory engine which)
+  "The directory WHICH of ENGINE, one of the symbols `store', `state', `database' and `configuration', or the file
+`daemon-socket'; #f for any other."
+  ((engine 'engine) (which 'any))
+  (let ((index (list-index (lambda (name) (eq? name which)) %directories)))
+    (and index (pointer->text (%engine-directory engine index)))))
+
+(define-handle-predicate request? 'request
+  "Is OBJECT a request?")
 
 (define-foreign request-new int "guix_offload_request_new" 'out 'string 'string 'out)
 (define-foreign request-free void "guix_offload_request_free" 'pointer)
@@ -277,6 +370,44 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
     (call request-set-patient request (if patient? 1 0))
     request))
 
+(define-getters pointer->text '* 'request
+  (request-system "guix_offload_request_system"
+    "The system type that a request is for.")
+  (request-derivation "guix_offload_request_derivation"
+    "The derivation of a request."))
+
+(define-foreign nth-input '* "guix_offload_request_input" 'request size_t)
+(define-foreign nth-output '* "guix_offload_request_output" 'request size_t)
+
+(define-typed (request-inputs request)
+  "The inputs of REQUEST, a list."
+  ((request 'request))
+  (texts nth-input request))
+
+(define-typed (request-outputs request)
+  "The outputs of REQUEST that are to become valid, a list."
+  ((request 'request))
+  (texts nth-output request))
+
+(define-foreign add-closure int "guix_offload_request_add_closure" 'request 'engine '(maybe cancellation) 'out)
+(define-foreign lock-outputs int "guix_offload_request_lock_outputs" 'request 'engine '(maybe cancellation) 'out 'out)
+
+(define-typed (request-add-closure! request engine #:optional cancellation)
+  "Add to REQUEST all inputs of its derivation, and those of its outputs that are not valid."
+  ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
+  (call-stoppably (lambda (cancellation)
+                    (call add-closure request engine cancellation)
+                    #t)
+                  cancellation))
+
+(define-typed (request-lock-outputs! request engine #:optional cancellation)
+  "Lock the outputs of REQUEST, so that nobody else builds them: until it was freed, and the jobs started with it are
+over.  Return how many of them are left to build: others may have built some meanwhile."
+  ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
+  (call-stoppably (lambda (cancellation)
+                    (call-for-size lock-outputs request engine cancellation))
+                  cancellation))
+
 (define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)
 
 (define-typed (request-matches request machines)
@@ -291,25 +422,16 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
 ;;; The verbs.
 ;;;
 
-(define lease? (handle-of 'lease))
-(define connection? (handle-of 'connection))
+(define-handle-predicate lease? 'lease
+  "Is OBJECT a lease, a machine that was chosen?")
+(define-handle-predicate connection? 'connection
+  "Is OBJECT a connection?")
 
-(define cancellation? (handle-of 'cancellation))
-
-(define-foreign cancellation-new int "guix_offload_cancellation_new" 'out 'out)
-(define-foreign cancellation-free void "guix_offload_cancellation_free" 'pointer)
-(define-foreign cancellation-cancel void "guix_offload_cancellation_cancel" 'cancellation)
-
-(define (make-cancellation)
-  "With what another thread can stop the verbs that it was given to, and those of their connections, by `cancel!'."
-  (call-for-handle 'cancellation cancellation-free cancellation-new))
-
-(define-typed (cancel! cancellation)
-  "Stop the verbs that CANCELLATION was given to, which fail with the code `cancelled'.  For any thread."
-  ((cancellation 'cancellation))
-  (cancellation-cancel cancellation))
-
-(define-foreign choose int "guix_offload_choose" 'out 'out 'engine 'machines 'request '(maybe cancellation) 'out)
+(define-foreign choose int "guix_offload_choose_explained"
+  'out 'out 'out 'engine 'machines 'request '(maybe cancellation) 'out)
+(define-foreign refusals-free void "guix_offload_refusals_free" 'pointer)
+(define-foreign refusals-get '* "guix_offload_refusals_get" 'refusals size_t)
+(define-foreign reply-name '* "guix_offload_reply_name" int32)
 (define-foreign lease-free void "guix_offload_lease_free" 'pointer)
 (define-foreign %lease-connection '* "guix_offload_lease_connection" 'lease)
 (define-foreign %connect int "guix_offload_connect" 'out 'engine 'machine '(maybe cancellation) 'out)
@@ -321,30 +443,46 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
 (define-foreign build int "guix_offload_build" 'connection 'request int 'callback 'data 'out)
 (define-foreign retrieve int "guix_offload_retrieve" 'connection 'request 'callback 'data 'out)
 
-(define %replies #(decline postpone accept))
-
-(define (reply-and-handle type free procedure . arguments)
-  "What PROCEDURE replies, a symbol, and the handle that it gives, or #f."
-  (let-values (((reply pointer) (apply call-for-reply procedure arguments)))
-    (values (name-of %replies reply)
-            (make-handle type pointer #:free free))))
-
 (define-typed (offload-choose engine machines request #:optional cancellation)
-  "Choose one of MACHINES for REQUEST.  Two values: `decline', `postpone' or `accept', and for the last, a lease."
+  "Choose one of MACHINES for REQUEST.  Three values: `decline', `postpone' or `accept'; for the last, a lease, else #f;
+and why machines were not chosen, a list of conditions, each of which names its machine."
   ((engine 'engine) (machines (list-of 'machine)) (request 'request) (cancellation (maybe 'cancellation)))
-  (call-with-machines machines
-    (lambda (machines)
-      (reply-and-handle 'lease lease-free choose engine machines request cancellation))))
+  (let ((cancellation (or cancellation (make-cancellation))))
+    (call-with-machines machines
+      (lambda (machines)
+        (let-values (((reply pointer reasons)
+                      (call-stoppably (lambda (cancellation)
+                                        (call-for-reasons choose engine machines request cancellation))
+                                      cancellation)))
+          (let* ((lease (make-handle 'lease pointer #:free lease-free))
+                 (refusals (make-handle 'refusals reasons #:free refusals-free))
+                 (why (conditions refusals-get refusals)))
+            (free! refusals)
+            (when lease
+              (set! (stopped-by lease) cancellation))
+            (values (name-of reply-name reply) lease why)))))))
 
 (define-typed (lease-connection lease)
   "The connection of LEASE, to which it belongs."
   ((lease 'lease))
-  (make-handle 'connection (%lease-connection lease) #:owner lease))
+  (let ((connection (make-handle 'connection (%lease-connection lease) #:owner lease)))
+    (set! (stopped-by connection) (stopped-by lease))
+    connection))
 
 (define-typed (offload-connect engine machine #:optional cancellation)
   "A connection to MACHINE, without a build slot."
   ((engine 'engine) (machine 'machine) (cancellation (maybe 'cancellation)))
-  (call-for-handle 'connection connection-free %connect engine machine cancellation))
+  (let* ((cancellation (or cancellation (make-cancellation)))
+         (connection (call-stoppably (lambda (cancellation)
+                                       (call-for-handle 'connection connection-free
+                                                        %connect engine machine cancellation))
+                                     cancellation)))
+    (set! (stopped-by connection) cancellation)
+    connection))
+
+(define (call-on connection thunk)
+  "Call THUNK, which does something with CONNECTION, and blocks."
+  (call-stoppably (lambda (cancellation) (thunk)) (stopped-by connection)))
 
 (define-typed (connection-machine connection)
   "The machine that CONNECTION is to."
@@ -364,10 +502,12 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
   ((connection 'connection) (request 'request) (progress (maybe 'procedure)))
   (call-with-progress progress
     (lambda (progress)
-      (let* ((items (call-for-handle 'items items-free
-                                     (lambda (sent connection request progress error)
-                                       (%send connection request progress #f sent error))
-                                     connection request progress))
+      (let* ((items (call-on connection
+                             (lambda ()
+                               (call-for-handle 'items items-free
+                                                (lambda (sent connection request progress error)
+                                                  (%send connection request progress #f sent error))
+                                                connection request progress))))
              (names (texts items-get items)))
         (free! items)
         names))))
@@ -381,22 +521,24 @@ goes to LOG-DESCRIPTOR, unless that is -1."
                      (lambda (data text length)
                        (log (pointer->bytes text length)))
                      (lambda (log)
-                       (call build connection request -1 log #f)))
-      (call build connection request log-descriptor #f #f)))
+                       (call-on connection (lambda () (call build connection request -1 log #f)))))
+      (call-on connection (lambda () (call build connection request log-descriptor #f #f)))))
 
 (define-typed (offload-retrieve connection request #:key progress)
-  "Bring the outputs of REQUEST into the local store and make them valid.  The caller holds the locks on them."
+  "Bring the outputs of REQUEST into the local store and make them valid.  Their locks must be held: by guix-daemon, or by
+`request-lock-outputs!'."
   ((connection 'connection) (request 'request) (progress (maybe 'procedure)))
   (call-with-progress progress
     (lambda (progress)
-      (call retrieve connection request progress #f))))
+      (call-on connection (lambda () (call retrieve connection request progress #f))))))
 
 
 ;;;
 ;;; Jobs.
 ;;;
 
-(define job? (handle-of 'job))
+(define-handle-predicate job? 'job
+  "Is OBJECT a job?")
 
 (define-foreign job-start int "guix_offload_job_start" 'out 'out 'engine 'machines 'request 'out)
 (define-foreign job-free void "guix_offload_job_free" 'pointer)
@@ -405,42 +547,65 @@ goes to LOG-DESCRIPTOR, unless that is -1."
 (define-foreign job-cancel void "guix_offload_job_cancel" 'job)
 (define-foreign %job-result int "guix_offload_job_result" 'job 'out)
 (define-foreign event-free void "guix_offload_event_free" 'pointer)
-(define-foreign event-kind int32 "guix_offload_event_kind" 'event)
-(define-foreign event-machine '* "guix_offload_event_machine" 'event)
-(define-foreign event-items size_t "guix_offload_event_items" 'event)
-(define-foreign event-bytes uint64 "guix_offload_event_bytes" 'event)
-(define-foreign event-text '* "guix_offload_event_text" 'event 'out)
-(define-foreign event-hint '* "guix_offload_event_hint" 'event)
-(define-foreign event-lines '* "guix_offload_event_lines" 'event)
-
-(define %events
-  #(queued passed-over chosen sending transferred building log retrieving retrying done fetching))
+(define-foreign c-event-kind int32 "guix_offload_event_kind" 'event)
+(define-foreign c-event-machine '* "guix_offload_event_machine" 'event)
+(define-foreign c-event-items size_t "guix_offload_event_items" 'event)
+(define-foreign c-event-bytes uint64 "guix_offload_event_bytes" 'event)
+(define-foreign c-event-text '* "guix_offload_event_text" 'event 'out)
+(define-foreign c-event-hint '* "guix_offload_event_hint" 'event)
+(define-foreign event-type-name '* "guix_offload_event_type_name" int32)
+(define-foreign c-event-lines '* "guix_offload_event_lines" 'event)
 
 (define-typed (start-job engine machines request)
   "Start to build REQUEST on one of MACHINES.  Two values: `decline', `postpone' or `accept', and for the last, a job."
   ((engine 'engine) (machines (list-of 'machine)) (request 'request))
   (call-with-machines machines
     (lambda (machines)
-      (reply-and-handle 'job job-free job-start engine machines request))))
+      (let-values (((reply pointer) (call-for-reply job-start engine machines request)))
+        (values (name-of reply-name reply)
+                (make-handle 'job pointer #:free job-free))))))
 
 (define-getters identity int32 'job
-  (job-descriptor "guix_offload_job_descriptor"))
+  (job-descriptor "guix_offload_job_descriptor"
+    "A descriptor that is readable while a job has an event to take, and for good once it is over: for `select' only."))
+
+(define-getters pointer->text '* 'job
+  (job-machine "guix_offload_job_machine"
+    "The name of the machine that does a job, or was the last to try; #f if none was chosen yet."))
+
+(define-record <offload-event> make-event
+  (offload-event? "Is OBJECT an event of a job?")
+  (kind offload-event-kind
+    "What happened, a symbol, such as `queued', `passed-over', `chosen', `sending', `building', `log' and `done'.")
+  (machine offload-event-machine
+    "The name of the machine that an event is about; #f if it is about none.")
+  (items offload-event-items
+    "How many store items an event is about.")
+  (bytes offload-event-bytes
+    "How many bytes an event is about.")
+  (text offload-event-text
+    "A piece of the log, a bytevector, if the kind of an event is `log'; else what it says, a string.")
+  (hint offload-event-hint
+    "What to do about what happened, a string; #f if that is not known.")
+  (lines offload-event-lines
+    "The lines that a build hook shows of an event, a string."))
 
 (define-typed (job-next-event job)
-  "What happened to JOB next, an alist with `kind', a symbol, `machine', `items', `bytes', `text', a bytevector,
-`hint', what to do about it, and `lines', what a build hook shows of it; #f if nothing did as yet."
+  "What happened to JOB next, an <offload-event>; #f if nothing did as yet."
   ((job 'job))
   (let ((event (make-handle 'event (%job-next-event job) #:free event-free)))
     (and event
          (let* ((length (make-slot (sizeof size_t)))
-                (text (event-text event length))
-                (result `((kind . ,(name-of %events (event-kind event)))
-                          (machine . ,(pointer->text (event-machine event)))
-                          (items . ,(event-items event))
-                          (bytes . ,(event-bytes event))
-                          (text . ,(pointer->bytes text (pointer-address (slot-pointer length))))
-                          (hint . ,(pointer->text (event-hint event)))
-                          (lines . ,(pointer->text (event-lines event))))))
+                (text (c-event-text event length))
+                (bytes (pointer->bytes text (pointer-address (slot-pointer length))))
+                (kind (name-of event-type-name (c-event-kind event)))
+                (result (make-event kind
+                                    (pointer->text (c-event-machine event))
+                                    (c-event-items event)
+                                    (c-event-bytes event)
+                                    (if (eq? kind 'log) bytes (utf8->string bytes))
+                                    (pointer->text (c-event-hint event))
+                                    (pointer->text (c-event-lines event)))))
            (free! event)
            result))))
 
@@ -478,7 +643,8 @@ meanwhile; a handler that does not return ends this."
 ;;; Build hook.
 ;;;
 
-(define build-hook? (handle-of 'hook))
+(define-handle-predicate build-hook? 'hook
+  "Is OBJECT a build hook?")
 
 (define-foreign hook-new int "guix_offload_hook_new" 'out 'engine 'out)
 (define-foreign hook-free void "guix_offload_hook_free" 'pointer)
@@ -486,7 +652,8 @@ meanwhile; a handler that does not return ends this."
 (define-foreign hook-set-machines int "guix_offload_hook_set_machines" 'hook 'machines 'out)
 (define-foreign hook-set-limits int "guix_offload_hook_set_limits" 'hook uint64 uint64 'out)
 (define-foreign hook-set-build-trace int "guix_offload_hook_set_build_trace" 'hook int 'out)
-(define-foreign hook-serve int "guix_offload_hook_serve" 'hook int int int 'out 'out)
+(define-foreign hook-serve int "guix_offload_hook_serve_cancellable"
+  'hook int int int 'out '(maybe cancellation) 'out)
 
 (define-typed (make-build-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
   "A build hook.  EVALUATE, if not #f, is called with MACHINE-FILE, or with #f, and returns the machines in it, a list."
@@ -504,21 +671,31 @@ meanwhile; a handler that does not return ends this."
     (call hook-set-build-trace hook (if print-build-trace? 1 0))
     hook))
 
-(define-typed (serve-build-hook hook input output log)
+(define-typed (serve-build-hook hook input output log #:optional cancellation)
   "Serve guix-daemon's requests on the descriptors INPUT and OUTPUT, with the build log going to LOG.  Return the status
-to exit with."
-  ((hook 'hook) (input int) (output int) (log int))
-  (call-for-integer hook-serve hook input output log))
+to exit with.  Only with a CANCELLATION are signals handled meanwhile."
+  ((hook 'hook) (input int) (output int) (log int) (cancellation (maybe 'cancellation)))
+  (define (serve cancellation)
+    (call-for-integer (lambda (hook input output log status error)
+                        (hook-serve hook input output log status cancellation error))
+                      hook input output log))
+  ;; A hook is a process that is killed by signals.  It has no use for another thread.
+  (if cancellation
+      (call-stoppably serve cancellation)
+      (serve #f)))
 
 
 ;;;
 ;;; All machines at once.
 ;;;
 
-(define report? (handle-of 'report))
+(define-handle-predicate report? 'report
+  "Is OBJECT a report?")
 
-(define-foreign farm-test int "guix_offload_farm_test" 'out 'engine 'machines 'out)
-(define-foreign farm-status int "guix_offload_farm_status" 'out 'engine 'machines 'out)
+(define-foreign farm-test int "guix_offload_farm_test_cancellable"
+  'out 'engine 'machines '(maybe cancellation) 'out)
+(define-foreign farm-status int "guix_offload_farm_status_cancellable"
+  'out 'engine 'machines '(maybe cancellation) 'out)
 (define-foreign keeper-inspect int "guix_offload_keeper_status" 'out 'engine 'out)
 (define-foreign keeper-stop int "guix_offload_keeper_stop" 'engine 'out 'out)
 (define-foreign report-free void "guix_offload_report_free" 'pointer)
@@ -541,26 +718,31 @@ to exit with."
 (define-foreign report-host-name '* "guix_offload_report_host_name" 'report size_t)
 
 (define-getters identity size_t 'report
-  (report-failures "guix_offload_report_failures"))
+  (report-failures "guix_offload_report_failures"
+    "How many machines of a report failed."))
 
 (define-getters pointer->text '* 'report
-  (report-text "guix_offload_report_text")
-  (report-json "guix_offload_report_json"))
+  (report-text "guix_offload_report_text"
+    "A report for people, a string.")
+  (report-json "guix_offload_report_json"
+    "A report for programs: a line of JSON."))
 
-(define (call-for-report procedure engine machines)
+(define (call-for-report procedure engine machines cancellation)
   (call-with-machines machines
     (lambda (machines)
-      (call-for-handle 'report report-free procedure engine machines))))
+      (call-stoppably (lambda (cancellation)
+                        (call-for-handle 'report report-free procedure engine machines cancellation))
+                      cancellation))))
 
-(define-typed (test-machines engine machines)
+(define-typed (test-machines engine machines #:optional cancellation)
   "Test all MACHINES at once, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)))
-  (call-for-report farm-test engine machines))
+  ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
+  (call-for-report farm-test engine machines cancellation))
 
-(define-typed (machines-status engine machines)
+(define-typed (machines-status engine machines #:optional cancellation)
   "Ask all MACHINES at once how they are doing, and return a report."
-  ((engine 'engine) (machines (list-of 'machine)))
-  (call-for-report farm-status engine machines))
+  ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
+  (call-for-report farm-status engine machines cancellation))
 
 (define-typed (keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."
@@ -572,31 +754,65 @@ to exit with."
   ((engine 'engine))
   (= 1 (call-for-integer keeper-stop engine)))
 
+(define-record <offload-machine-report> make-machine-report
+  (offload-machine-report? "Is OBJECT the report on one machine?")
+  (machine offload-machine-report-machine
+    "The machine.")
+  (state offload-machine-report-state
+    "In a word or two, whether it gets builds: a string.")
+  (reachable? offload-machine-report-reachable?
+    "Was it connected to?")
+  (error offload-machine-report-error
+    "Why it failed, a condition; #f if it did not.")
+  (passed offload-machine-report-passed
+    "Sentences about what works, a list of strings.")
+  (notes offload-machine-report-notes
+    "What is odd, a list of pairs: a string, and what to do about it, a string or #f.")
+  (slots-taken offload-machine-report-slots-taken
+    "How many of its build slots are taken; #f if that is not known.")
+  (load offload-machine-report-load
+    "Its load, divided by its number of cores; #f if that is not known.")
+  (cores offload-machine-report-cores
+    "The number of its cores; #f if that is not known.")
+  (free-space offload-machine-report-free-space
+    "The free space where its store is, in bytes; #f if that is not known.")
+  (clock-difference offload-machine-report-clock-difference
+    "By how many seconds its clock is ahead of ours; #f if that is not known.")
+  (guix-version offload-machine-report-guix-version
+    "The version of its Guix; #f if that is not known.")
+  (kernel offload-machine-report-kernel
+    "Its kernel; #f if that is not known.")
+  (architecture offload-machine-report-architecture
+    "Its hardware, such as \"x86_64\"; #f if that is not known.")
+  (host-name offload-machine-report-host-name
+    "The host name that it gives itself; #f if that is not known."))
+
 (define-typed (report->list report)
-  "REPORT as a list of alists, one for each machine.  What is not known is #f."
+  "REPORT as a list of <offload-machine-report>, one for each machine."
   ((report 'report))
   (define (entry index)
     (define reachable? (= 1 (report-reachable report index)))
     (define (text get) (pointer->text (get report index)))
     (define (number get) (and reachable? (get report index)))
     (define error (report-error report index))
-    `((machine . ,(make-handle 'machine (report-machine report index) #:owner report))
-      (state . ,(text report-state))
-      (reachable? . ,reachable?)
-      (error . ,(and (not (null-pointer? error)) (pointer->condition error)))
-      (passed . ,(texts report-passed report index))
-      (notes . ,(collect (lambda (number)
-                           (let ((note (pointer->text (report-note report index number))))
-                             (and note
-                                  (cons note (pointer->text (report-note-hint report index number))))))))
-      (slots-taken . ,(let ((taken (report-slots-taken report index)))
-                        (and (>= taken 0) taken)))
-      (load . ,(number report-load))
-      (cores . ,(number report-cores))
-      (free-space . ,(number report-free-space))
-      (clock-difference . ,(number report-clock-difference))
-      (guix-version . ,(text report-guix-version))
-      (kernel . ,(text report-kernel))
-      (architecture . ,(text report-architecture))
-      (host-name . ,(text report-host-name))))
+    (make-machine-report
+     (make-handle 'machine (report-machine report index) #:owner report)
+     (text report-state)
+     reachable?
+     (and (not (null-pointer? error)) (pointer->condition error))
+     (texts report-passed report index)
+     (collect (lambda (number)
+                (let ((note (pointer->text (report-note report index number))))
+                  (and note
+                       (cons note (pointer->text (report-note-hint report index number)))))))
+     (let ((taken (report-slots-taken report index)))
+       (and (>= taken 0) taken))
+     (number report-load)
+     (number report-cores)
+     (number report-free-space)
+     (number report-clock-difference)
+     (text report-guix-version)
+     (text report-kernel)
+     (text report-architecture)
+     (text report-host-name)))
   (map entry (iota (report-count report))))

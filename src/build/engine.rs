@@ -27,6 +27,7 @@ use crate::remote::{Connection, Connector, Limits, Ssh};
 use crate::report::log::{Listener, Log, Logged};
 use crate::report::phases::{self, PhaseTimer};
 use crate::report::{Event, Observer};
+use crate::store::Closure;
 
 /// Longest expected wait of a build that is accepted: guix-daemon asks again after this time (`pollInterval` in Guix's
 /// `nix/libstore/globals.cc`).
@@ -226,6 +227,12 @@ impl Engine {
             Ok(inputs) => candidates.set_inputs(inputs, patience),
             Err(error) => observer.detail(format_args!("what it reads is not known: {error}")),
         }
+    }
+
+    /// Returns what the build of `derivation` needs, and which of its outputs are missing, as the store's database
+    /// says. `cancel` ends waiting for a lock on that.
+    pub fn closure_of(&self, derivation: &StorePath, cancel: &Cancel) -> Result<Closure> {
+        self.common.ask_database(cancel, |database| database.closure_of(derivation))
     }
 
     /// Returns whether one of `machines` can ever do a build with these requirements.

@@ -105,6 +105,11 @@ impl LocalGuix {
     /// Fails if no output could be brought in. That is better known before a build than after it.
     pub fn check_can_import(&self) -> Result<()> {
         self.acl()?;
+        self.check_can_write()
+    }
+
+    /// Fails if nothing can be written to the store.
+    pub fn check_can_write(&self) -> Result<()> {
         let store = self.directories.store.as_str();
         accessat(CWD, store, Access::WRITE_OK, AtFlags::EACCESS)
             .io_context(ErrorKind::Store, || format!("outputs cannot be brought into '{store}'"))

@@ -3,6 +3,8 @@
 
 pub mod engine;
 pub mod local_guix;
+pub mod output_locks;
+pub mod refusals;
 pub mod request;
 mod run;
 pub mod site;

@@ -66,15 +66,21 @@ impl Common {
 
     /// Returns what `derivation` reads, as far as it is valid here.
     pub fn inputs_of(&self, derivation: &StorePath, cancel: &Cancel) -> Result<Vec<Input>> {
+        let inputs = self.ask_database(cancel, |database| database.inputs_of(derivation))?;
+        Ok(inputs.iter().map(|(item, bytes)| Input::new(item, *bytes)).collect())
+    }
+
+    /// Returns the answer of the store's database to a question. `cancel` ends waiting for a lock on it.
+    pub fn ask_database<T>(&self, cancel: &Cancel, question: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
         let mut opened = self.database.lock();
         let database = match opened.take() {
             Some(database) => database,
             None => Database::open(&self.resources.directories, cancel)?,
         };
         database.obey(cancel);
-        let inputs = database.inputs_of(derivation)?;
+        let answer = question(&database)?;
         *opened = Some(database);
-        Ok(inputs.iter().map(|(item, bytes)| Input::new(item, *bytes)).collect())
+        Ok(answer)
     }
 
     /// Keeps a connection for the next build, if it is good for one. Releases its temporary roots first if they are

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-//! Stopping verbs that block, from another thread.
+//! Stopping calls that block, from another thread.
 
 use super::error::guix_offload_error;
 use super::export;
 use super::handle::{self, Out};
 use crate::ground::cancel::Cancel;
 
-/// A means to stop verbs that block. Give it to `guix_offload_choose` or `guix_offload_connect`; it then also stops
-/// what is done with the lease or connection that the call made. One cancellation may be given to any number of calls,
+/// A means to stop calls that block. If it is given to a call that makes a lease or a connection, it also stops what is
+/// done with that. One cancellation may be given to any number of calls,
 /// and may be freed before what was made with it.
 pub struct guix_offload_cancellation {
     cancel: Cancel,

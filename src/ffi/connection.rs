@@ -11,10 +11,12 @@ use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::machines::guix_offload_machines;
+use super::refusals::guix_offload_refusals;
 use super::request::guix_offload_request;
 use super::string::for_c;
-use super::{descriptor, export};
+use super::{descriptor, export, named};
 use crate::build::engine::Engine;
+use crate::build::refusals::Refusals;
 use crate::build::request::{Request, Work};
 use crate::build::site::{Site, Task};
 use crate::choose::Choice;
@@ -32,6 +34,19 @@ pub enum guix_offload_reply {
     GUIX_OFFLOAD_POSTPONE = 1,
     /// The build is accepted.
     GUIX_OFFLOAD_ACCEPT = 2,
+}
+
+export! {
+    /// Returns the name of a `guix_offload_reply`, such as "accept", as `guix_offload_status_name` does.
+    pub fn guix_offload_reply_name(reply: i32) -> *const c_char {
+        named!(
+            reply,
+            guix_offload_reply,
+            GUIX_OFFLOAD_DECLINE = c"decline",
+            GUIX_OFFLOAD_POSTPONE = c"postpone",
+            GUIX_OFFLOAD_ACCEPT = c"accept",
+        )
+    }
 }
 
 /// A connection to a machine.
@@ -183,25 +198,65 @@ export! {
         cancellation: *const guix_offload_cancellation,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let (lease, reply) = (Out::new(lease, "lease")?, Out::new(reply, "reply")?);
-        let engine = handle::borrow(engine, "engine")?.share();
-        let machines = handle::borrow(machines, "machines")?.to_vec();
-        let request = handle::borrow(request, "request")?;
-        let (requirements, derivation) = (&request.requirements, request.derivation(&engine.directories().store).ok());
-        let cancel = cancel_of(cancellation);
-        let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, &mut NullObserver)? {
-            None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
-            Some(Choice::Busy(_) | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
-            Some(Choice::Misconfigured(error)) => return Err(error),
-            Some(Choice::Machine(chosen)) => {
-                let connection = guix_offload_connection::new(engine, engine.site(*chosen, &cancel));
-                lease.give(guix_offload_lease { connection });
-                guix_offload_reply::GUIX_OFFLOAD_ACCEPT
-            }
-        };
-        reply.set(answer as i32);
+        let out = (Out::new(lease, "lease")?, Out::new(reply, "reply")?);
+        choose(out, engine, machines, request, cancellation, &mut NullObserver)?;
         Ok(())
     }
+}
+
+export! {
+    /// Chooses one of `machines` as `guix_offload_choose` does, and says why others were not chosen: sets `*refusals`
+    /// to a list, which the caller frees with `guix_offload_refusals_free`. Unless the reply is `GUIX_OFFLOAD_ACCEPT`,
+    /// it has an error for each machine. A machine that failed is left alone for a while, 5 s to a minute, before
+    /// another call tries it again: then the error is the one with which it failed.
+    ///
+    /// Fails as `guix_offload_choose`.
+    pub fn guix_offload_choose_explained(
+        lease: *mut *mut guix_offload_lease,
+        reply: *mut i32,
+        refusals: *mut *mut guix_offload_refusals,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        request: *const guix_offload_request,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let (out, refusals) = ((Out::new(lease, "lease")?, Out::new(reply, "reply")?), Out::new(refusals, "refusals")?);
+        let mut seen = Refusals::default();
+        let is_chosen = choose(out, engine, machines, request, cancellation, &mut seen)?;
+        let (machines, request) = (handle::borrow(machines, "machines")?, handle::borrow(request, "request")?);
+        let errors = seen.of(&machines.to_vec(), &request.requirements, is_chosen);
+        refusals.give(guix_offload_refusals::new(errors));
+        Ok(())
+    }
+}
+
+/// Chooses a machine, and sets lease and reply. Returns whether there is a lease.
+fn choose(
+    (lease, reply): (Out<*mut guix_offload_lease>, Out<i32>),
+    engine: *const guix_offload_engine,
+    machines: *const guix_offload_machines,
+    request: *const guix_offload_request,
+    cancellation: *const guix_offload_cancellation,
+    observer: &mut dyn Observer,
+) -> Result<bool> {
+    let engine = handle::borrow(engine, "engine")?.share();
+    let machines = handle::borrow(machines, "machines")?.to_vec();
+    let request = handle::borrow(request, "request")?;
+    let (requirements, derivation) = (&request.requirements, request.derivation(&engine.directories().store).ok());
+    let cancel = cancel_of(cancellation);
+    let answer = match engine.choose(&machines, requirements, derivation.as_ref(), &cancel, observer)? {
+        None => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
+        Some(Choice::Busy(_) | Choice::NoRoom | Choice::Away) => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
+        Some(Choice::Misconfigured(error)) => return Err(error),
+        Some(Choice::Machine(chosen)) => {
+            let connection = guix_offload_connection::new(engine, engine.site(*chosen, &cancel));
+            lease.give(guix_offload_lease { connection });
+            guix_offload_reply::GUIX_OFFLOAD_ACCEPT
+        }
+    };
+    reply.set(answer as i32);
+    Ok(matches!(answer, guix_offload_reply::GUIX_OFFLOAD_ACCEPT))
 }
 
 export! {
@@ -319,7 +374,8 @@ export! {
 
 export! {
     /// Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
-    /// and makes them valid, all of them or none. The caller holds the locks on them. `progress` may be NULL.
+    /// and makes them valid, all of them or none. The caller has the locks on
+    /// them: see `guix_offload_request_add_output`. `progress` may be NULL.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
     /// store item, with `GUIX_OFFLOAD_UNTRUSTED` if an archive is not signed by an authorized key or is not what was

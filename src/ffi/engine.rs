@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Where things are on this host, and what all builds of a process share.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
+use super::request::guix_offload_request;
 use super::string::for_c;
 use super::{export, keeper, string};
 use crate::build::engine::Engine;
-use crate::build::request::{Request, Work};
 use crate::doors::job::{Started, in_process};
 use crate::doors::keeper::link::Link;
 use crate::doors::keeper::place::VARIABLE;
@@ -42,6 +42,8 @@ pub enum guix_offload_directory {
 pub struct guix_offload_engine {
     engine: Arc<Engine>,
     listener: Option<Listener>,
+    /// Its directories, in the order of `guix_offload_directory`.
+    names: [CString; 5],
     /// The keeper that does its jobs; `None`: threads of this process do.
     link: Option<Arc<Link>>,
 }
@@ -62,14 +64,16 @@ impl guix_offload_engine {
         let directories = Directories::from_environment()?;
         let link = link(&directories)?;
         let engine = Arc::new(Engine::new(directories, Engine::IDLE_LIMIT)?);
-        Ok(guix_offload_engine { engine, listener: None, link })
+        let names = names(engine.directories());
+        Ok(guix_offload_engine { engine, listener: None, names, link })
     }
 
-    /// Starts a job.
-    pub(super) fn start(&self, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+    /// Starts to build what `request` asks for.
+    pub(super) fn start(&self, machines: &[BuildMachine], request: &guix_offload_request) -> Result<Started> {
+        let (locks, (request, work)) = (request.locks(), request.resolve(&self.engine.directories().store)?);
         match &self.link {
-            Some(link) => link.start(machines, request, work),
-            None => in_process::start(&self.engine, machines, request, work),
+            Some(link) => link.start(machines, request, work, locks),
+            None => in_process::start(&self.engine, machines, request, work, locks),
         }
     }
 
@@ -78,9 +82,15 @@ impl guix_offload_engine {
         if let Some(link) = &mut self.link {
             *link = Arc::new(Link::new(link.program().into(), directories.clone()));
         }
+        self.names = names(&directories);
         self.engine = Arc::new(Engine::new(directories, idle_limit)?.with_listener(self.listener.clone()));
         Ok(())
     }
+}
+
+/// Returns the names of the directories, in the order of `guix_offload_directory`.
+fn names(directories: &Directories) -> [CString; 5] {
+    directories.variables().map(|(_, name)| for_c(&name.to_string_lossy()))
 }
 
 /// A function that is called with a line about what happens to a build or is decided about it, and why. `text` is the
@@ -237,5 +247,22 @@ export! {
         });
         let (directories, idle_limit) = (engine.engine.directories().clone(), engine.engine.idle_limit());
         engine.renew(directories, idle_limit)
+    }
+}
+
+export! {
+    /// Returns the directory `which`, a `guix_offload_directory`; NULL if it is none, or if `engine` is NULL. The name
+    /// lives until a setter changes the engine, or it is freed.
+    pub fn guix_offload_engine_directory(engine: *const guix_offload_engine, which: i32) -> *const c_char {
+        handle::look(engine, std::ptr::null(), |engine| {
+            string::or_null(usize::try_from(which).ok().and_then(|which| engine.names.get(which)))
+        })
+    }
+}
+
+export! {
+    /// Returns for how many seconds a connection waits for the next build; 0 if `engine` is NULL.
+    pub fn guix_offload_engine_idle_limit(engine: *const guix_offload_engine) -> u32 {
+        handle::look(engine, 0, |engine| engine.engine.idle_limit().as_secs().try_into().unwrap_or(u32::MAX))
     }
 }

@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_char};
 
 use super::string::{for_c, or_null};
-use super::{export, handle};
+use super::{export, handle, named};
 use crate::ground::error::{Class, Error, ErrorKind};
 use crate::report::lines;
 
@@ -67,6 +67,33 @@ impl From<ErrorKind> for guix_offload_status {
             ErrorKind::Exhausted => GUIX_OFFLOAD_EXHAUSTED,
             ErrorKind::Internal => GUIX_OFFLOAD_INTERNAL,
         }
+    }
+}
+
+export! {
+    /// Returns the name of a `guix_offload_status`: that of the constant without its prefix, in lower case, with
+    /// hyphens, such as "timed-out". Returns "unknown" for any other value. Static, never NULL. Any thread.
+    pub fn guix_offload_status_name(status: i32) -> *const c_char {
+        named!(
+            status,
+            guix_offload_status,
+            GUIX_OFFLOAD_OK = c"ok",
+            GUIX_OFFLOAD_INVALID_ARGUMENT = c"invalid-argument",
+            GUIX_OFFLOAD_CONFIGURATION = c"configuration",
+            GUIX_OFFLOAD_UNAVAILABLE = c"unavailable",
+            GUIX_OFFLOAD_AUTHENTICATION = c"authentication",
+            GUIX_OFFLOAD_PROTOCOL = c"protocol",
+            GUIX_OFFLOAD_UNTRUSTED = c"untrusted",
+            GUIX_OFFLOAD_DAEMON = c"daemon",
+            GUIX_OFFLOAD_STORE = c"store",
+            GUIX_OFFLOAD_BUILD_FAILED = c"build-failed",
+            GUIX_OFFLOAD_TIMED_OUT = c"timed-out",
+            GUIX_OFFLOAD_CANCELLED = c"cancelled",
+            GUIX_OFFLOAD_EXHAUSTED = c"exhausted",
+            GUIX_OFFLOAD_INTERNAL = c"internal",
+            GUIX_OFFLOAD_HOST_KEY = c"host-key",
+            GUIX_OFFLOAD_NO_GUIX = c"no-guix"
+        )
     }
 }
 

@@ -2,8 +2,10 @@
 //! All machines at once: tested, or asked how they are.
 
 use std::ffi::{CString, c_char};
+use std::ptr::null;
 use std::time::Duration;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::export;
@@ -14,6 +16,7 @@ use super::string::{for_c, or_null};
 use crate::doors::farm::{self, MachineState, Report, json, text};
 use crate::doors::keeper;
 use crate::doors::keeper::activity::KeeperReport;
+use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::Result;
 use crate::machine::BuildMachine;
@@ -86,7 +89,21 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::test, |reports, _| text::test(reports))
+        make_report(report, engine, machines, null(), farm::test, |reports, _| text::test(reports))
+    }
+}
+
+export! {
+    /// Tests all `machines` as `guix_offload_farm_test`. `cancellation` may be NULL; otherwise it stops this call,
+    /// which then fails with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_farm_test_cancellable(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        make_report(report, engine, machines, cancellation, farm::test, |reports, _| text::test(reports))
     }
 }
 
@@ -99,11 +116,27 @@ export! {
         machines: *const guix_offload_machines,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        make_report(report, engine, machines, farm::status, |reports, keeper| {
-            let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
-            text::status(reports) + &keeper.unwrap_or_default()
-        })
+        make_report(report, engine, machines, null(), farm::status, describe_status)
     }
+}
+
+export! {
+    /// Asks all `machines` for their state as `guix_offload_farm_status`. `cancellation` may be NULL; otherwise it
+    /// stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_farm_status_cancellable(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machines: *const guix_offload_machines,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        make_report(report, engine, machines, cancellation, farm::status, describe_status)
+    }
+}
+
+fn describe_status(reports: &[Report], keeper: Option<&KeeperReport>) -> String {
+    let keeper = keeper.map(|keeper| format!("\n{}", keeper::report::text(Some(keeper))));
+    text::status(reports) + &keeper.unwrap_or_default()
 }
 
 export! {
@@ -113,18 +146,22 @@ export! {
     }
 }
 
+/// A function that examines machines.
+type Examine = fn(&Directories, &[BuildMachine], Duration, &Cancel) -> Result<Vec<Report>>;
+
 /// Examines machines and hands the report to the caller.
 fn make_report(
     report: *mut *mut guix_offload_report,
     engine: *const guix_offload_engine,
     machines: *const guix_offload_machines,
-    examine: fn(&Directories, &[BuildMachine], Duration) -> Vec<Report>,
+    cancellation: *const guix_offload_cancellation,
+    examine: Examine,
     describe: fn(&[Report], Option<&KeeperReport>) -> String,
 ) -> Result<()> {
     let out = Out::new(report, "report")?;
     let engine = handle::borrow(engine, "engine")?.share();
     let machines = handle::borrow(machines, "machines")?.to_vec();
-    let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT);
+    let reports = examine(engine.directories(), &machines, farm::TIME_LIMIT, &cancel_of(cancellation))?;
     let keeper = keeper::reach::inspect(engine.directories());
     // The keeper is a side issue here: one that does not answer is no reason to fail.
     let unknown = keeper.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));

@@ -3,8 +3,10 @@
 
 use std::ffi::{c_char, c_int};
 use std::path::PathBuf;
+use std::ptr::null;
 use std::sync::Arc;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
@@ -15,6 +17,7 @@ use crate::build::engine::Engine;
 use crate::build::request::usual_options;
 use crate::doors::hook::{self, Builder, InProcess, Options};
 use crate::doors::keeper::client::WithKeeper;
+use crate::ground::error::Result;
 use crate::machine::file::Machines;
 
 /// The settings of a build hook.
@@ -138,18 +141,45 @@ export! {
         exit_status: *mut c_int,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let hook = handle::borrow_mut(hook, "hook")?;
-        let out = Out::new(exit_status, "exit_status")?;
-        let input = descriptor::duplicate(input, "input")?;
-        let output = descriptor::duplicate(output, "output")?;
-        let log = descriptor::duplicate(log, "log")?;
-        let engine = Arc::clone(&hook.engine);
-        let builder: Box<dyn Builder> = match keeper::program().filter(|_| !hook.listened) {
-            Some(program) => Box::new(WithKeeper::new(program, engine)),
-            None => Box::new(InProcess::new(engine)),
-        };
-        let status = hook::serve(builder, &hook.options, input.into(), output.into(), log.into())?;
-        out.set(c_int::from(status));
-        Ok(())
+        serve([input, output, log], hook, exit_status, null())
     }
+}
+
+export! {
+    /// Serves guix-daemon's requests as `guix_offload_hook_serve`. `cancellation` may be NULL; otherwise it stops this
+    /// call, which then fails with `GUIX_OFFLOAD_CANCELLED`: a build under way is cancelled, and the daemon, if it
+    /// still waits for a reply, gets none.
+    pub fn guix_offload_hook_serve_cancellable(
+        hook: *mut guix_offload_hook,
+        input: c_int,
+        output: c_int,
+        log: c_int,
+        exit_status: *mut c_int,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        serve([input, output, log], hook, exit_status, cancellation)
+    }
+}
+
+fn serve(
+    [input, output, log]: [c_int; 3],
+    hook: *mut guix_offload_hook,
+    exit_status: *mut c_int,
+    cancellation: *const guix_offload_cancellation,
+) -> Result<()> {
+    let hook = handle::borrow_mut(hook, "hook")?;
+    let out = Out::new(exit_status, "exit_status")?;
+    let input = descriptor::duplicate(input, "input")?;
+    let output = descriptor::duplicate(output, "output")?;
+    let log = descriptor::duplicate(log, "log")?;
+    let engine = Arc::clone(&hook.engine);
+    let builder: Box<dyn Builder> = match keeper::program().filter(|_| !hook.listened) {
+        Some(program) => Box::new(WithKeeper::new(program, engine)),
+        None => Box::new(InProcess::new(engine)),
+    };
+    let status =
+        hook::serve(builder, &hook.options, input.into(), output.into(), log.into(), &cancel_of(cancellation))?;
+    out.set(c_int::from(status));
+    Ok(())
 }

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Builds that run beside an event loop.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::connection::guix_offload_reply;
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
-use super::export;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
 use super::request::guix_offload_request;
 use super::string::{for_c, or_null};
+use super::{export, named};
 use crate::doors::job::{Job, JobEvent, Notification, Reason, Started};
 use crate::ground::error::{Error, ErrorKind};
 
@@ -20,13 +22,16 @@ use crate::ground::error::{Error, ErrorKind};
 /// uses it any more.
 pub struct guix_offload_job {
     job: Box<dyn Job>,
+    /// The names of machines that were given out, of which no two are equal.
+    machines: Mutex<Vec<Box<CStr>>>,
 }
 
 /// What happened to a job.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum guix_offload_event_type {
-    /// The job waits: no machine can take it now, or the one that has its inputs cannot.
+    /// The job waits: text. No machine can take it now, or the one that has its inputs cannot: machine. Why the others
+    /// cannot, `GUIX_OFFLOAD_EVENT_PASSED_OVER` has said of each, unless its build slots are taken.
     GUIX_OFFLOAD_EVENT_QUEUED = 0,
     /// A machine cannot take the job: machine, text, hint. The same reason, whatever the numbers in it, comes again
     /// after 10 minutes at the earliest.
@@ -50,6 +55,27 @@ pub enum guix_offload_event_type {
     /// The machine fetches some of the items from its substitute servers, which are sent only if that fails: machine,
     /// items, bytes.
     GUIX_OFFLOAD_EVENT_FETCHING = 10,
+}
+
+export! {
+    /// Returns the name of a `guix_offload_event_type`, such as "passed-over", as `guix_offload_status_name` does.
+    pub fn guix_offload_event_type_name(kind: i32) -> *const c_char {
+        named!(
+            kind,
+            guix_offload_event_type,
+            GUIX_OFFLOAD_EVENT_QUEUED = c"queued",
+            GUIX_OFFLOAD_EVENT_PASSED_OVER = c"passed-over",
+            GUIX_OFFLOAD_EVENT_CHOSEN = c"chosen",
+            GUIX_OFFLOAD_EVENT_SENDING = c"sending",
+            GUIX_OFFLOAD_EVENT_TRANSFERRED = c"transferred",
+            GUIX_OFFLOAD_EVENT_BUILDING = c"building",
+            GUIX_OFFLOAD_EVENT_LOG = c"log",
+            GUIX_OFFLOAD_EVENT_RETRIEVING = c"retrieving",
+            GUIX_OFFLOAD_EVENT_RETRYING = c"retrying",
+            GUIX_OFFLOAD_EVENT_DONE = c"done",
+            GUIX_OFFLOAD_EVENT_FETCHING = c"fetching",
+        )
+    }
 }
 
 /// Something that happened to a job. It does not change.
@@ -77,7 +103,7 @@ impl From<Notification> for guix_offload_event {
             ..make(kind, Some(machine), 0, 0, text.into_bytes())
         };
         match event {
-            JobEvent::Queued => make(GUIX_OFFLOAD_EVENT_QUEUED, None, 0, 0, vec![]),
+            JobEvent::Queued(m, text) => make(GUIX_OFFLOAD_EVENT_QUEUED, m, 0, 0, text.into_bytes()),
             JobEvent::PassedOver(m, why) => explain(GUIX_OFFLOAD_EVENT_PASSED_OVER, m, why),
             JobEvent::Chosen(m) => make(GUIX_OFFLOAD_EVENT_CHOSEN, Some(m), 0, 0, vec![]),
             JobEvent::Sending(m, items, bytes) => make(GUIX_OFFLOAD_EVENT_SENDING, Some(m), items, bytes, vec![]),
@@ -118,12 +144,11 @@ export! {
         let (job, reply) = (Out::new(job, "job")?, Out::new(reply, "reply")?);
         let engine = handle::borrow(engine, "engine")?;
         let machines = handle::borrow(machines, "machines")?.to_vec();
-        let (request, work) = handle::borrow(request, "request")?.resolve(&engine.share().directories().store)?;
-        let answer = match engine.start(&machines, request, work)? {
+        let answer = match engine.start(&machines, handle::borrow(request, "request")?)? {
             Started::Declined => guix_offload_reply::GUIX_OFFLOAD_DECLINE,
             Started::Postponed => guix_offload_reply::GUIX_OFFLOAD_POSTPONE,
             Started::Running(running) => {
-                job.give(guix_offload_job { job: running });
+                job.give(guix_offload_job { job: running, machines: Mutex::default() });
                 guix_offload_reply::GUIX_OFFLOAD_ACCEPT
             }
         };
@@ -194,6 +219,23 @@ export! {
     ) -> guix_offload_status {
         let not_over = || Err(Error::new(ErrorKind::InvalidArgument, "the job is not over"));
         handle::borrow(job, "job")?.job.result().unwrap_or_else(not_over)
+    }
+}
+
+export! {
+    /// Returns the name of the machine that does the job, or did it, or was the last to try; NULL if none was chosen
+    /// yet, or if `job` is NULL. The name lives as long as the job. For a job of the keeper, the answer is as of the
+    /// last call that took an event of it or waited for it.
+    pub fn guix_offload_job_machine(job: *const guix_offload_job) -> *const c_char {
+        let Ok(job) = handle::borrow(job, "job") else { return std::ptr::null() };
+        let Some(name) = job.job.machine().as_deref().map(for_c) else { return std::ptr::null() };
+        let mut given = job.machines.lock();
+        let known = given.iter().position(|known| **known == *name);
+        let index = known.unwrap_or_else(|| {
+            given.push(name.into_boxed_c_str());
+            given.len() - 1
+        });
+        given[index].as_ptr()
     }
 }
 

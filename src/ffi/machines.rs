@@ -3,13 +3,15 @@
 
 use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
+use std::ptr::null;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machine::guix_offload_machine;
 use super::{export, string};
 use crate::ground::directories::Directories;
-use crate::ground::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::file::{self, Inputs, LoadOptions, Loaded};
 use crate::machine::{BuildMachine, Requirements};
 
@@ -54,10 +56,10 @@ export! {
 export! {
     /// Makes the list of the machines in the machine file `file`. NULL stands for the one that Guix reads,
     /// `machines.scm` in the configuration directory that the environment names. The list is empty if the file does not
-    /// exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or
-    /// `guix repl`, for at most 30 s. A machine that is malformed is left out. If the file returns no list of machines,
-    /// the list is empty. `guix_offload_machines_problem` reports both. The caller frees the list with
-    /// `guix_offload_machines_free`.
+    /// exist. A file that is too complicated to be read in process is evaluated by a child process, `guile` or `guix
+    /// repl`: then this call blocks until that is done, for at most 30 s. A machine that is malformed is left out. If
+    /// the file returns no list of machines, the list is empty. `guix_offload_machines_problem` reports both. The
+    /// caller frees the list with `guix_offload_machines_free`.
     ///
     /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `machines` is NULL, and with `GUIX_OFFLOAD_CONFIGURATION` and a
     /// message `FILE:LINE:COLUMN: ...` if the file cannot be read or evaluated.
@@ -66,22 +68,45 @@ export! {
         file: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let out = Out::new(machines, "machines")?;
-        let file = match string::optional(file, "file")? {
-            Some(file) => PathBuf::from(file),
-            None => Directories::from_environment()?.machine_file(),
-        };
-        let missing = || Loaded { inputs: Some(Inputs::of_file(&file, None)), ..Loaded::default() };
-        let loaded = file::load(&file, &LoadOptions::default())?.unwrap_or_else(missing);
-        out.give(guix_offload_machines {
-            left_out: loaded.left_out.len(),
-            list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
-            problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
-            file: Some(string::for_c(&file.to_string_lossy())),
-            inputs: loaded.inputs,
-        });
-        Ok(())
+        load(machines, file, null())
     }
+}
+
+export! {
+    /// Makes the list of the machines in a machine file as `guix_offload_machines_load`. `cancellation` may be NULL;
+    /// otherwise it stops this call, which then fails with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_machines_load_cancellable(
+        machines: *mut *mut guix_offload_machines,
+        file: *const c_char,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        load(machines, file, cancellation)
+    }
+}
+
+fn load(
+    machines: *mut *mut guix_offload_machines,
+    file: *const c_char,
+    cancellation: *const guix_offload_cancellation,
+) -> Result<()> {
+    let out = Out::new(machines, "machines")?;
+    let cancel = cancel_of(cancellation);
+    cancel.check()?;
+    let file = match string::optional(file, "file")? {
+        Some(file) => PathBuf::from(file),
+        None => Directories::from_environment()?.machine_file(),
+    };
+    let missing = || Loaded { inputs: Some(Inputs::of_file(&file, None)), ..Loaded::default() };
+    let loaded = file::load(&file, &LoadOptions { cancel, ..LoadOptions::default() })?.unwrap_or_else(missing);
+    out.give(guix_offload_machines {
+        left_out: loaded.left_out.len(),
+        list: loaded.machines.into_iter().map(guix_offload_machine::new).collect(),
+        problems: loaded.left_out.into_iter().chain(loaded.warnings).map(guix_offload_error::from).collect(),
+        file: Some(string::for_c(&file.to_string_lossy())),
+        inputs: loaded.inputs,
+    });
+    Ok(())
 }
 
 export! {

@@ -53,7 +53,8 @@
  *     added to the enums: expect ones that you do not know.
  *
  * EXAMPLE
- *     This program builds on one of the machines of machines.scm: PROGRAM SYSTEM DERIVATION OUTPUT... <INPUTS
+ *     This program builds a derivation, if it is not built yet, on one of the machines of machines.scm. It runs as the
+ *     user that the store belongs to: PROGRAM SYSTEM DERIVATION
  *
  *     #include <guix-offload.h>
  *     #include <poll.h>
@@ -67,15 +68,14 @@
  *         guix_offload_job *job = NULL;
  *         guix_offload_error *error = NULL;
  *         int32_t reply = GUIX_OFFLOAD_DECLINE;
- *         char input[4096];
+ *         size_t missing = 1;
  *         int failed = argc < 3 || guix_offload_engine_new(&engine, &error)
  *             || guix_offload_machines_load(&machines, NULL, &error)
- *             || guix_offload_request_new(&request, argv[1], argv[2], &error);
- *         for (int i = 3; i < argc && !failed; i++)
- *             failed = guix_offload_request_add_output(request, argv[i], &error);
- *         while (!failed && scanf("%4095s", input) == 1)
- *             failed = guix_offload_request_add_input(request, input, &error);
- *         failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
+ *             || guix_offload_request_new(&request, argv[1], argv[2], &error)
+ *             || guix_offload_request_add_closure(request, engine, NULL, &error)
+ *             || guix_offload_request_lock_outputs(request, engine, NULL, &missing, &error);
+ *         if (missing > 0)
+ *             failed = failed || guix_offload_job_start(&job, &reply, engine, machines, request, &error);
  *         struct pollfd polled = {guix_offload_job_descriptor(job), POLLIN, 0};
  *         for (int over = job == NULL; !over && poll(&polled, 1, -1) >= 0; ) {
  *             guix_offload_event *event = guix_offload_job_next_event(job);
@@ -86,7 +86,7 @@
  *             over = guix_offload_event_kind(event) == GUIX_OFFLOAD_EVENT_DONE;
  *             guix_offload_event_free(event);
  *         }
- *         failed = failed || job == NULL || guix_offload_job_result(job, &error);
+ *         failed = failed || (missing > 0 && (job == NULL || guix_offload_job_result(job, &error)));
  *         if (failed)
  *             fprintf(stderr, "%s\n", error ? guix_offload_error_message(error) : "no machine for it");
  *         guix_offload_error_free(error);

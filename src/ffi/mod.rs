@@ -3,10 +3,11 @@
 //!
 //! - [`version`]: which ABI this is
 //! - [`error`]: statuses and errors
+//! - [`cancellation`]: stopping calls that block
 //! - [`machine`], [`machines`]: build machines, and lists of them
 //! - [`engine`]: where things are on this host, and the connections that builds share
 //! - [`request`]: what is to be built
-//! - [`cancellation`]: stopping verbs that block
+//! - [`refusals`]: why machines were not chosen
 //! - [`connection`]: the verbs, one by one: choose, connect, send, build, retrieve
 //! - [`job`]: builds that run beside an event loop
 //! - [`hook`]: a complete build hook
@@ -29,6 +30,7 @@ pub mod job;
 pub mod keeper;
 pub mod machine;
 pub mod machines;
+pub mod refusals;
 pub mod request;
 pub mod version;
 
@@ -63,6 +65,14 @@ macro_rules! export {
     };
 }
 pub(crate) use export;
+
+/// Expands to the name of an integer that stands for a constant of an enum, as a static C string.
+macro_rules! named {
+    ($value:expr, $type:ident, $($constant:ident = $name:literal),+ $(,)?) => {
+        match $value { $(value if value == $type::$constant as i32 => $name,)+ _ => c"unknown" }.as_ptr()
+    };
+}
+pub(crate) use named;
 
 /// Expands to the last of its arguments.
 macro_rules! last {
@@ -116,4 +126,36 @@ zero_on_panic!(i32, i64, u32, u64, usize, f64);
 /// Runs an infallible body.
 fn shield<T: OnPanic>(body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| T::on_panic())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::{CStr, c_char};
+
+    /// Checks that `name` names each constant of an enum in the header, whose names begin with `prefix`.
+    fn check_names(enumeration: &str, prefix: &str, name: unsafe extern "C" fn(i32) -> *const c_char) {
+        // SAFETY: the functions take any number.
+        let name = |value| unsafe { CStr::from_ptr(name(value)) }.to_str().unwrap();
+        let header = include_str!("../../include/guix-offload.h");
+        let body = header.split("typedef enum {").find(|body| body.contains(&format!("}} {enumeration};"))).unwrap();
+        let constants: Vec<_> = body
+            .split_once('}')
+            .unwrap()
+            .0
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix(prefix)?.strip_suffix(',')?.split_once(" = "))
+            .collect();
+        assert!(constants.len() >= 3, "{constants:?}");
+        for (constant, value) in constants {
+            assert_eq!(name(value.parse().unwrap()), constant.to_lowercase().replace('_', "-"));
+        }
+        assert_eq!([i32::MIN, -100, 100, i32::MAX].map(name), ["unknown"; 4]);
+    }
+
+    #[test]
+    fn each_constant_of_the_header_has_its_name() {
+        check_names("guix_offload_status", "GUIX_OFFLOAD_", super::error::guix_offload_status_name);
+        check_names("guix_offload_reply", "GUIX_OFFLOAD_", super::connection::guix_offload_reply_name);
+        check_names("guix_offload_event_type", "GUIX_OFFLOAD_EVENT_", super::job::guix_offload_event_type_name);
+    }
 }

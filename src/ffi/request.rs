@@ -1,47 +1,75 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! What is to be built.
 
-use std::ffi::{c_char, c_int};
+use std::collections::HashSet;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::sync::Arc;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
+use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::handle::{self, Out};
 use super::machines::guix_offload_machines;
+use super::string::{for_c, or_null};
 use super::{export, string};
+use crate::build::output_locks::OutputLocks;
 use crate::build::request::{Request, Work, usual_options};
 use crate::daemon::BuildOptions;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::{StoreDir, StorePath};
 use crate::machine::Requirements;
+use crate::store::Closure;
 
 /// What is to be built: a derivation, what it requires of a machine, its inputs and outputs, and time limits.
 /// Calls that take it copy what they need.
 pub struct guix_offload_request {
     pub(super) requirements: Requirements,
-    derivation: String,
-    inputs: Vec<String>,
-    outputs: Vec<String>,
+    system: CString,
+    derivation: CString,
+    inputs: Vec<CString>,
+    outputs: Vec<CString>,
     pub(super) options: BuildOptions,
     is_patient: bool,
+    locks: Option<Arc<OutputLocks>>,
 }
 
 impl guix_offload_request {
     /// Returns the derivation. Fails if the name is not that of a derivation in `store`.
     pub(super) fn derivation(&self, store: &StoreDir) -> Result<StorePath> {
-        let derivation = store.parse(&self.derivation)?;
+        let derivation = store.parse(text(&self.derivation))?;
         if !derivation.is_derivation() {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("'{derivation}' is not a derivation")));
         }
         Ok(derivation)
     }
 
+    /// Returns the locks on the outputs, if the request has them.
+    pub(super) fn locks(&self) -> Option<Arc<OutputLocks>> {
+        self.locks.clone()
+    }
+
+    /// Fails if the outputs are locked: then no other can be added.
+    fn check_unlocked(&self) -> Result<()> {
+        match self.locks {
+            None => Ok(()),
+            Some(_) => Err(Error::new(ErrorKind::InvalidArgument, "the outputs of this request are locked already")
+                .hint("add all outputs first, then lock them, once")),
+        }
+    }
+
     /// Returns the request and the work as the engine takes them.
     pub(super) fn resolve(&self, store: &StoreDir) -> Result<(Request, Work)> {
-        let parse = |items: &[String]| items.iter().map(|item| store.parse(item)).collect::<Result<Vec<_>>>();
+        let parse = |items: &[CString]| items.iter().map(|item| store.parse(text(item))).collect::<Result<Vec<_>>>();
         let (requirements, derivation) = (self.requirements.clone(), self.derivation(store)?);
         let request = Request { requirements, derivation, is_patient: self.is_patient };
         let work = Work { inputs: parse(&self.inputs)?, outputs: parse(&self.outputs)?, options: self.options.clone() };
         Ok((request, work))
     }
+}
+
+/// Returns a text that came from C as UTF-8.
+fn text(text: &CStr) -> &str {
+    text.to_str().unwrap_or_default()
 }
 
 export! {
@@ -58,13 +86,16 @@ export! {
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
         let out = Out::new(request, "request")?;
+        let system = string::required(system, "system")?;
         out.give(guix_offload_request {
-            requirements: Requirements { system: string::required(system, "system")?.into(), features: Vec::new() },
-            derivation: string::required(derivation, "derivation")?.into(),
+            requirements: Requirements { system: system.into(), features: Vec::new() },
+            system: for_c(system),
+            derivation: for_c(string::required(derivation, "derivation")?),
             inputs: Vec::new(),
             outputs: Vec::new(),
             options: usual_options(),
             is_patient: true,
+            locks: None,
         });
         Ok(())
     }
@@ -95,28 +126,102 @@ export! {
 
 export! {
     /// Adds a store item that the build needs. The inputs and the derivation together must be a closure: each item that
-    /// one of them refers to is among them.
+    /// one of them refers to is among them. `guix_offload_request_add_closure` adds all of it.
     pub fn guix_offload_request_add_input(
         request: *mut guix_offload_request,
         item: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let item = string::required(item, "item")?.into();
+        let item = for_c(string::required(item, "item")?);
         handle::borrow_mut(request, "request")?.inputs.push(item);
         Ok(())
     }
 }
 
 export! {
-    /// Adds an output that is to become valid in the local store. The caller holds the lock on it until the build is
-    /// over.
+    /// Adds an output that is to become valid in the local store. Its lock must be held until the build is over: by
+    /// guix-daemon, whose build hook the caller is, or with `guix_offload_request_lock_outputs`. After that, fails with
+    /// `GUIX_OFFLOAD_INVALID_ARGUMENT`.
     pub fn guix_offload_request_add_output(
         request: *mut guix_offload_request,
         item: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let item = string::required(item, "item")?.into();
-        handle::borrow_mut(request, "request")?.outputs.push(item);
+        let item = for_c(string::required(item, "item")?);
+        let request = handle::borrow_mut(request, "request")?;
+        request.check_unlocked()?;
+        request.outputs.push(item);
+        Ok(())
+    }
+}
+
+export! {
+    /// Adds all inputs of the build, and those of its outputs that are not valid in the local store, as the store's
+    /// database says. The inputs are what guix-daemon would give the build, with all that it refers to. What the
+    /// request has already is not added again. Blocks while another process has the database locked. `cancellation` may
+    /// be NULL; otherwise it stops this call.
+    ///
+    /// If no output is missing, none is added. Nothing here protects the inputs from the garbage collector.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL, the derivation is none of the store, or
+    /// the request has the locks on its outputs; with `GUIX_OFFLOAD_STORE` if the derivation or an input is not valid,
+    /// or the database cannot be read; and with `GUIX_OFFLOAD_CANCELLED`. Then adds nothing.
+    pub fn guix_offload_request_add_closure(
+        request: *mut guix_offload_request,
+        engine: *const guix_offload_engine,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let engine = handle::borrow(engine, "engine")?.share();
+        let request = handle::borrow_mut(request, "request")?;
+        request.check_unlocked()?;
+        let derivation = request.derivation(&engine.directories().store)?;
+        let Closure { inputs, missing } = engine.closure_of(&derivation, &cancel_of(cancellation))?;
+        add_new(&mut request.inputs, &inputs);
+        add_new(&mut request.outputs, &missing);
+        Ok(())
+    }
+}
+
+/// Adds those of `items` that are not among `names`.
+fn add_new(names: &mut Vec<CString>, items: &[StorePath]) {
+    let known: HashSet<CString> = names.iter().cloned().collect();
+    names.extend(items.iter().map(|item| for_c(item.as_str())).filter(|name| !known.contains(name)));
+}
+
+export! {
+    /// Locks the outputs of the request as guix-daemon does, so that nobody else builds them meanwhile. For a caller
+    /// who is not guix-daemon's build hook: that has them locked. Call this when the request has all its outputs.
+    /// Blocks until all others who have locked an output are done. `cancellation` may be NULL; otherwise it stops this
+    /// call.
+    ///
+    /// Outputs that are valid by then, because others have built them, are removed from the request. Unless `missing`
+    /// is NULL, sets `*missing` to the number of outputs that are left. If that is 0, there is nothing to build.
+    ///
+    /// The request has the locks, and each job that is started with it shares them. They are released when the request
+    /// is freed and these jobs are over, or when the process ends. Whoever locks the outputs of several requests at
+    /// once waits for ever if another process does so in another order.
+    ///
+    /// Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if `request` or `engine` is NULL, the request names something that is
+    /// no store item, or its outputs are locked already; with `GUIX_OFFLOAD_STORE` if the local store cannot be written
+    /// to, or its daemon or database fails; and with `GUIX_OFFLOAD_CANCELLED`. Then has no lock.
+    pub fn guix_offload_request_lock_outputs(
+        request: *mut guix_offload_request,
+        engine: *const guix_offload_engine,
+        cancellation: *const guix_offload_cancellation,
+        missing: *mut usize,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        let directories = handle::borrow(engine, "engine")?.share().directories();
+        let request = handle::borrow_mut(request, "request")?;
+        request.check_unlocked()?;
+        let (Request { derivation, .. }, Work { outputs, .. }) = request.resolve(&directories.store)?;
+        let (locks, left) = OutputLocks::take(directories, &derivation, &outputs, &cancel_of(cancellation))?;
+        request.locks = Some(Arc::new(locks));
+        request.outputs = left.iter().map(|output| for_c(output.as_str())).collect();
+        if let Ok(out) = Out::new(missing, "missing") {
+            out.set(request.outputs.len());
+        }
         Ok(())
     }
 }
@@ -278,5 +383,48 @@ export! {
             (Ok(request), Ok(machines)) => machines.count_matching(&request.requirements),
             _ => 0,
         }
+    }
+}
+
+export! {
+    /// Returns the system type that the request is for. It lives as long as the request. NULL only if `request` is.
+    pub fn guix_offload_request_system(request: *const guix_offload_request) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| request.system.as_ptr())
+    }
+}
+
+export! {
+    /// Returns the derivation of the request. It lives as long as the request. NULL only if `request` is.
+    pub fn guix_offload_request_derivation(request: *const guix_offload_request) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| request.derivation.as_ptr())
+    }
+}
+
+export! {
+    /// Returns the number of inputs; 0 if `request` is NULL.
+    pub fn guix_offload_request_input_count(request: *const guix_offload_request) -> usize {
+        handle::look(request, 0, |request| request.inputs.len())
+    }
+}
+
+export! {
+    /// Returns the `index`th input, counted from 0; NULL if there are no more. It lives as long as the request.
+    pub fn guix_offload_request_input(request: *const guix_offload_request, index: usize) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| or_null(request.inputs.get(index)))
+    }
+}
+
+export! {
+    /// Returns the number of outputs that are to become valid; 0 if `request` is NULL.
+    pub fn guix_offload_request_output_count(request: *const guix_offload_request) -> usize {
+        handle::look(request, 0, |request| request.outputs.len())
+    }
+}
+
+export! {
+    /// Returns the `index`th output, counted from 0; NULL if there are no more. It lives until the outputs are locked
+    /// or the request is freed.
+    pub fn guix_offload_request_output(request: *const guix_offload_request, index: usize) -> *const c_char {
+        handle::look(request, std::ptr::null(), |request| or_null(request.outputs.get(index)))
     }
 }

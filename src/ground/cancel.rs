@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Stopping work that is under way in another thread.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,12 @@ use crate::ground::error::{Error, ErrorKind, Result};
 /// step that blocks, it says how to cut that step off ([`Cancel::guard`]).
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<Shared>);
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.check().is_ok() { "Cancel" } else { "Cancel (given)" })
+    }
+}
 
 #[derive(Default)]
 struct Shared {

@@ -30,11 +30,7 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         Event::BuiltHere { derivation } => {
             vec![format!("{PREFIX}no build machine can be used now; building '{derivation}' here")]
         }
-        Event::Queued { away: false } => vec![format!("{PREFIX}all build machines are busy, waiting for a build slot")],
-        Event::Queued { away: true } => vec![format!("{PREFIX}no build machine can be reached, waiting for one")],
-        Event::AwaitsSlot { machine } => {
-            vec![format!("{PREFIX}waiting for a build slot of '{machine}', which has the inputs")]
-        }
+        Event::Queued { .. } | Event::AwaitsSlot { .. } => vec![format!("{PREFIX}{}", wait(event))],
         Event::Sending { machine, items, bytes } => {
             vec![format!("{PREFIX}sending {} to '{machine}'...", amount(items, bytes))]
         }
@@ -58,6 +54,16 @@ pub fn of_event(event: &Event<'_>) -> Vec<String> {
         Event::Chosen { .. } | Event::Built | Event::Received => vec![],
     };
     lines.into_iter().map(line).collect()
+}
+
+/// Returns what a build waits for, if `event` says that it waits.
+pub fn wait(event: &Event<'_>) -> String {
+    match event {
+        Event::Queued { away: false } => "all build machines are busy, waiting for a build slot".into(),
+        Event::Queued { away: true } => "no build machine can be reached, waiting for one".into(),
+        Event::AwaitsSlot { machine } => format!("waiting for a build slot of '{machine}', which has the inputs"),
+        _ => String::new(),
+    }
 }
 
 /// Returns the lines about an error: what is wrong, and what to do about it.

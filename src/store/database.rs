@@ -11,6 +11,8 @@
 //! The database is shared with guix-daemon: this module never creates it, and never changes its journal mode. While
 //! another process keeps it locked, a call waits as long as guix-daemon would, unless it is cancelled.
 
+mod closure;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -27,6 +29,8 @@ use crate::ground::directories::Directories;
 use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::{StoreDir, StorePath, base16};
+
+pub use closure::Closure;
 
 const SCHEMA: &str = "7";
 

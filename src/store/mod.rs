@@ -14,7 +14,7 @@ mod staging;
 #[cfg(test)]
 pub(crate) use content_address::source_path;
 pub use content_address::{contents, is_source, text_item};
-pub use database::{Database, ValidPath};
+pub use database::{Closure, Database, ValidPath};
 pub use dedup::Links;
 pub use derivation::has_fixed_output;
 pub use dump::Dump;

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::invariants::eventually;
 use crate::lab::Host;
 
 const HEAD: Host = Host("head");
@@ -17,7 +18,6 @@ pub const ENGINES: [&str; 2] = ["TEST_ENGINE=threads", "TEST_ENGINE=keeper"];
 pub struct Request {
     derivation: String,
     outputs: Vec<String>,
-    inputs: Vec<String>,
     /// As `builds.scm` prints it.
     printed: String,
 }
@@ -45,22 +45,13 @@ impl Request {
         let [derivation] = &all("derivation x86_64-linux")[..] else {
             panic!("one derivation expected in:\n{printed}")
         };
-        Request {
-            derivation: derivation.clone(),
-            outputs: all("output"),
-            inputs: all("input"),
-            printed: printed.to_string(),
-        }
+        Request { derivation: derivation.clone(), outputs: all("output"), printed: printed.to_string() }
     }
 
-    /// Runs a program that takes a request on its command line, and its inputs on the standard input.
+    /// Runs a program that takes system and derivation on its command line. Returns what it says.
     fn run(&self, program: &[&str]) -> String {
-        let inputs = on_head(&self.inputs.join("\n"));
-        let mut command = vec!["sh", "-c", "inputs=$1; shift; exec \"$@\" <$inputs", "sh", &inputs];
-        command.extend(program);
-        command.extend(["x86_64-linux", &self.derivation]);
-        command.extend(self.outputs.iter().map(String::as_str));
-        HEAD.sh(&command)
+        let command = [&["sh", "-c", "\"$@\" 2>&1", "sh"], program, &["x86_64-linux", &self.derivation]];
+        HEAD.sh(&command.concat())
     }
 
     /// The request in a file on the head, as `c-tests/request.h` reads it.
@@ -126,6 +117,38 @@ fn the_example_of_the_header_builds_linked_either_way() {
     linked.check_done();
 }
 
+/// A program and guix-daemon that want the same output at the same time build it once: the second waits for the first.
+#[test]
+fn the_locks_of_a_program_and_of_guix_daemon_exclude_each_other() {
+    let verbs = format!("{PROGRAMS}/verbs");
+    let build = |name: &str| {
+        let nonce = format!("nonce=locks-{}-{name}", std::process::id());
+        let request = Request::new("sleep", &["seconds=8", &nonce]);
+        (HEAD.file(&format!("{}.lock", request.outputs[0])), request, nonce)
+    };
+
+    let (lock, request, nonce) = build("daemon");
+    let mut daemon = HEAD.start_build("sleep", &["seconds=8", &nonce]);
+    daemon.wait_for("offloading '");
+    assert!(lock.exists());
+    let said = request.run(&[&verbs]);
+    assert_eq!(said, "all outputs are there\n");
+    daemon.finish().assert_succeeded();
+    request.check_done();
+
+    let (lock, request, nonce) = build("program");
+    std::thread::scope(|scope| {
+        let program = scope.spawn(|| request.run(&[&verbs]));
+        eventually(|| if lock.exists() { Ok(()) } else { Err("the program has no lock".into()) });
+        let daemon = HEAD.build("sleep", &["seconds=8", &nonce]);
+        daemon.assert_succeeded();
+        assert!(!daemon.log.contains("offloading '"), "{}", daemon.log);
+        assert!(program.join().unwrap().contains("building on w1"));
+    });
+    request.check_done();
+    assert!(!lock.exists());
+}
+
 #[test]
 fn verbs_and_jobs_do_what_the_header_says() {
     for engine in ENGINES {
@@ -133,10 +156,12 @@ fn verbs_and_jobs_do_what_the_header_says() {
             Request::new("plain", &["kib=512"]),
             Request::new("fail", &[]),
             Request::new("sleep", &["seconds=60", "chatty=1"]),
+            Request::new("plain", &[]),
         ];
-        let [plain, failing, talkative] = requests.each_ref().map(Request::file);
-        HEAD.sh(&["env", engine, &format!("{PROGRAMS}/live"), &plain, &failing, &talkative]);
+        let [plain, failing, talkative, another] = requests.each_ref().map(Request::file);
+        HEAD.sh(&["env", engine, &format!("{PROGRAMS}/live"), &plain, &failing, &talkative, &another]);
         requests[0].check_done();
+        requests[3].check_done();
     }
 }
 

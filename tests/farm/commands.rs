@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use guix_offload::doors::farm;
+use guix_offload::ground::cancel::Cancel;
 use guix_offload::ground::directories::Directories;
 use guix_offload::machine::file;
 
@@ -217,7 +218,7 @@ fn a_machine_that_takes_too_long_is_given_up() {
     W1.sh(&["pkill", "-STOP", "-x", "guix-daemon"]);
     let _undo = Undo(|| drop(W1.sh(&["pkill", "-CONT", "-x", "guix-daemon"])));
     let begun = Instant::now();
-    let reports = farm::test(&directories, &machines, Duration::from_secs(4));
+    let reports = farm::test(&directories, &machines, Duration::from_secs(4), &Cancel::default()).unwrap();
     assert!((4..9).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     let failures: Vec<String> =
         reports.iter().map(|report| format!("{}", report.failure.as_ref().expect("a failure"))).collect();

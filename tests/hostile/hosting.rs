@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use guix_offload::build::engine::Engine;
 use guix_offload::doors::hook::{InProcess, Options, serve};
+use guix_offload::ground::cancel::Cancel;
 use guix_offload::machine::BuildMachine;
 use guix_offload::machine::file::Machines;
 
@@ -36,7 +37,8 @@ fn ask(scene: &Scene, sshd: &Sshd, wants_local: u8) -> (String, u8) {
     let (mut said, log) = (stream(""), stream(""));
     let engine = Arc::new(Engine::new(scene.directories.clone(), Duration::ZERO).unwrap());
     let options = Options { machines, build: limits(0, 0) };
-    let status = serve(Box::new(InProcess::new(engine)), &options, input, said.try_clone().unwrap(), log).unwrap();
+    let (builder, output) = (Box::new(InProcess::new(engine)), said.try_clone().unwrap());
+    let status = serve(builder, &options, input, output, log, &Cancel::default()).unwrap();
     let mut text = String::new();
     said.rewind().unwrap();
     said.read_to_string(&mut text).unwrap();

@@ -5,6 +5,7 @@
 (define-module (guix-offload foreign)
   #:use-module (system foreign)
   #:use-module (rnrs bytevectors)
+  #:use-module (ice-9 threads)
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-9)
   #:use-module (srfi srfi-9 gnu)
@@ -23,11 +24,15 @@
             call
             call-for-handle
             call-for-integer
+            call-for-size
             call-for-reply
+            call-for-reasons
+            call-interruptibly
             with-callback
 
             make-handle
-            handle-of
+            define-handle-predicate
+            define-record
             handle?
             handle-type
             free!
@@ -130,6 +135,18 @@ looks for libraries.  Only the one that ends in a number is always there, which 
   (lines       guix-offload-error-lines)          ;string, as a build hook would report it
   (warning     guix-offload-error-warning-lines)) ;string, as it would warn of it and go on
 
+(for-each (lambda (procedure docstring)
+            (set-procedure-property! procedure 'documentation docstring))
+          (list guix-offload-error? guix-offload-error-code guix-offload-error-machine guix-offload-error-hint
+                guix-offload-error-exit-status guix-offload-error-lines guix-offload-error-warning-lines)
+          '("Is OBJECT a condition that says why a call failed?"
+            "The kind of failure, a symbol: that of a guix_offload_status, or `library' if that cannot be loaded."
+            "The name of the machine that an error is about; #f if there is none."
+            "What to do about an error, a string; #f if that is not known."
+            "The status with which a build hook that fails so exits: 1, 100 or 101."
+            "The lines with which a build hook reports an error, a string."
+            "The lines with which a build hook warns of an error and goes on, a string."))
+
 (define (offload-condition code message machine hint status lines warning)
   (make-compound-condition
    (condition (&guix-offload-error (code code) (machine machine) (hint hint) (exit-status status)
@@ -141,15 +158,9 @@ looks for libraries.  Only the one that ends in a number is always there, which 
     (string-append "guix offload: " what ": " message "\n" (if hint (string-append "hint: " hint "\n") "")))
   (raise (offload-condition code message #f hint 1 (lines "error") (lines "warning"))))
 
-(define (name-of names number)
-  "The symbol that NAMES, a vector, has for NUMBER, a value of an enum: a newer library may have more of them."
-  (if (< -1 number (vector-length names))
-      (vector-ref names number)
-      'unknown))
-
-(define %codes
-  #(ok invalid-argument configuration unavailable authentication protocol untrusted daemon store build-failed
-       timed-out cancelled exhausted internal host-key no-guix))
+(define (name-of get number)
+  "The symbol for NUMBER, a value of an enum, by GET, the C function for its name."
+  (string->symbol (pointer->text (get number))))
 
 
 ;;;
@@ -172,6 +183,23 @@ looks for libraries.  Only the one that ends in a number is always there, which 
                 (number->string (pointer-address (handle-pointer handle)) 16)
                 "freed"))))
 
+(define-syntax-rule (define-record type constructor (predicate predicate-doc) (field accessor docstring) ...)
+  "Define a record TYPE, whose accessors are procedures with docstrings, as those of SRFI-9 need not be."
+  (begin
+    (define %type (make-record-type 'type '(field ...)))
+    (define constructor (record-constructor %type))
+    (define predicate
+      (let ((is? (record-predicate %type)))
+        (lambda (object)
+          predicate-doc
+          (is? object))))
+    (define accessor
+      (let ((get (record-accessor %type 'field)))
+        (lambda (record)
+          docstring
+          (get record))))
+    ...))
+
 (define %forgotten (make-guardian))
 
 (define* (make-handle type pointer #:key free owner)
@@ -182,9 +210,10 @@ looks for libraries.  Only the one that ends in a number is always there, which 
            (%forgotten handle))
          handle)))
 
-(define (handle-of type)
-  "A predicate for handles of that TYPE."
-  (lambda (object)
+(define-syntax-rule (define-handle-predicate name type docstring)
+  "Define NAME as a predicate for handles of TYPE."
+  (define (name object)
+    docstring
     (and (handle? object) (eq? type (handle-type object)))))
 
 (define (free-handle handle)
@@ -380,6 +409,12 @@ again is fine; a handle that belongs to another one is freed with that."
     (apply call procedure (append arguments (list slot)))
     (bytevector-sint-ref slot 0 (native-endianness) (sizeof int))))
 
+(define (call-for-size procedure . arguments)
+  "As `call-for-integer', for a size_t."
+  (let ((slot (make-slot (sizeof size_t))))
+    (apply call procedure (append arguments (list slot)))
+    (bytevector-uint-ref slot 0 (native-endianness) (sizeof size_t))))
+
 (define (call-for-reply procedure . arguments)
   "As `call', for a PROCEDURE that puts a handle and an int where its first two parameters point to.  Return the int,
 and a pointer which is NULL if there is no handle."
@@ -388,6 +423,64 @@ and a pointer which is NULL if there is no handle."
     (apply call procedure handle reply arguments)
     (values (bytevector-s32-native-ref reply 0)
             (slot-pointer handle))))
+
+(define (go-on key . args)
+  "Raise again what was caught."
+  ;; In Guile 3.0 this is the key of what `raise' raises, in 2.2 it is an ordinary one.
+  (if (eq? key '%exception)
+      (raise (first args))
+      (apply throw key args)))
+
+;; For how long, in seconds, a wait need not notice a signal.  Guile handles signals between two steps of Scheme.
+(define %deaf 1/10)
+
+(define (call-interruptibly thunk stop)
+  "Call THUNK, which blocks in C, in another thread; return what it returns, or raise what it raises.  This thread
+handles signals meanwhile.  If a handler does not return, call STOP, which must make THUNK return soon, and wait for
+that."
+  (define mutex (make-mutex))
+  (define changed (make-condition-variable))
+  (define outcome #f)
+  (define (work)
+    (let ((got (catch #t
+                 (lambda ()
+                   (call-with-values thunk
+                     (lambda results (lambda () (apply values results)))))
+                 (lambda exception
+                   (lambda () (apply go-on exception))))))
+      (with-mutex mutex
+        (set! outcome got)
+        (signal-condition-variable changed))))
+  (define (await)
+    (with-mutex mutex
+      (unless outcome
+        (wait-condition-variable changed mutex (after %deaf))))
+    (unless outcome
+      (await)))
+  (call-with-new-thread work)
+  (dynamic-wind
+    (const #t)
+    await
+    (lambda ()
+      (unless outcome
+        (stop)
+        (await))))
+  (outcome))
+
+(define (after seconds)
+  "The time in SECONDS, as a pair."
+  (let* ((now (gettimeofday))
+         (time (+ (* 1000000 (car now)) (cdr now) (inexact->exact (round (* 1000000 seconds))))))
+    (cons (quotient time 1000000) (remainder time 1000000))))
+
+(define (call-for-reasons procedure . arguments)
+  "As `call-for-reply', for a PROCEDURE whose third parameter is where it puts another handle.  Return a pointer to that
+as the third value."
+  (let* ((reasons (make-slot (sizeof '*)))
+         (with-reasons (lambda (handle reply . arguments)
+                         (apply procedure handle reply reasons arguments))))
+    (let-values (((reply pointer) (apply call-for-reply with-reasons arguments)))
+      (values reply pointer (slot-pointer reasons)))))
 
 (define (with-callback types procedure body)
   "Call BODY with a C function that takes TYPES and calls PROCEDURE with what they are.  It cancels if PROCEDURE returns
@@ -402,11 +495,6 @@ and a pointer which is NULL if there is no handle."
                                             (set! raised exception)
                                             1)))
                                       types)))
-    (define (go-on key . args)
-      ;; In Guile 3.0 this is the key of what `raise' raises, in 2.2 it is an ordinary one.
-      (if (eq? key '%exception)
-          (raise (first args))
-          (apply throw key args)))
     (guard (c ((and raised (guix-offload-error? c))
                (apply go-on raised)))
       (call-with-values (lambda () (body pointer))
@@ -438,6 +526,7 @@ and a pointer which is NULL if there is no handle."
           (loop (+ index 1) (cons next result))
           (reverse result)))))
 
+(define-foreign status-name '* "guix_offload_status_name" int32)
 (define-foreign error-code int32 "guix_offload_error_code" 'pointer)
 (define-foreign error-message '* "guix_offload_error_message" 'pointer)
 (define-foreign error-machine '* "guix_offload_error_machine" 'pointer)
@@ -449,7 +538,7 @@ and a pointer which is NULL if there is no handle."
 
 (define (pointer->condition error)
   "The condition that the guix_offload_error at ERROR, which stays the caller's, describes."
-  (offload-condition (name-of %codes (- (error-code error)))
+  (offload-condition (name-of status-name (error-code error))
                      (pointer->text (error-message error))
                      (pointer->text (error-machine error))
                      (pointer->text (error-hint error))

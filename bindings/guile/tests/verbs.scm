@@ -177,7 +177,7 @@
       (let ((kinds (let loop ((kinds '()))
                      (match (job-next-event job)
                        (#f (reverse kinds))
-                       (event (loop (cons (assq-ref event 'kind) kinds)))))))
+                       (event (loop (cons (offload-event-kind event) kinds)))))))
         (list over?
               (remove (lambda (kind) (memq kind '(transferred log))) kinds)
               (job-result job)
@@ -225,14 +225,14 @@
   '(0 "ready" #t "1.5.0" 0)
   (let ((tested (test-machines engine machines))
         (status (first (report->list (machines-status engine machines)))))
-    (list (report-failures tested) (assq-ref status 'state) (> (assq-ref status 'free-space) 0)
-          (assq-ref status 'guix-version) (assq-ref status 'slots-taken))))
+    (list (report-failures tested) (offload-machine-report-state status) (> (offload-machine-report-free-space status) 0)
+          (offload-machine-report-guix-version status) (offload-machine-report-slots-taken status))))
 
 (test-assert "a slot that is taken is counted"
   (let ((request (make-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0")))))
     (let-values (((reply lease) (offload-choose engine machines request)))
       (let ((status (first (report->list (machines-status engine machines)))))
         (free! lease)
-        (= 1 (assq-ref status 'slots-taken))))))
+        (= 1 (offload-machine-report-slots-taken status))))))
 
 (finish)

@@ -11,13 +11,14 @@ use std::ptr::{null, null_mut};
 use guix_offload::ffi::cancellation::*;
 use guix_offload::ffi::connection::*;
 use guix_offload::ffi::engine::*;
-use guix_offload::ffi::error::guix_offload_error_code;
+use guix_offload::ffi::error::{guix_offload_error_code, guix_offload_status_name};
 use guix_offload::ffi::farm::*;
 use guix_offload::ffi::hook::*;
 use guix_offload::ffi::job::*;
 use guix_offload::ffi::keeper::*;
 use guix_offload::ffi::machine::*;
 use guix_offload::ffi::machines::*;
+use guix_offload::ffi::refusals::*;
 use guix_offload::ffi::request::*;
 use guix_offload::ffi::version::*;
 
@@ -181,7 +182,8 @@ impl World<'_> {
         // What is no machine file must not be given to Guile, which would take its time.
         let plain = read_any(name).is_none_or(|name| !name.ends_with("key"));
         let name = if plain { name } else { null() };
-        let given = succeeds(|error| unsafe { guix_offload_machines_load(&mut list, name, error) });
+        let cancel = self.cancellations.pick(&mut self.input);
+        let given = succeeds(|error| unsafe { guix_offload_machines_load_cancellable(&mut list, name, cancel, error) });
         assert_eq!(given, !list.is_null());
         self.lists.keep(list);
     }
@@ -228,10 +230,11 @@ impl World<'_> {
     }
 
     fn change_request(&mut self) {
+        let (engine, cancel) = (self.engines.pick(&mut self.input), self.cancellations.pick(&mut self.input));
         let request = self.requests.pick(&mut self.input);
         let (files, input) = (&mut self.files, &mut self.input);
         succeeds(|error| unsafe {
-            match input.byte() % 11 {
+            match input.byte() % 13 {
                 0 => guix_offload_request_add_feature(request, files.any_of(&["kvm"], input), error),
                 1 => guix_offload_request_add_input(request, files.item(input), error),
                 2 => guix_offload_request_add_output(request, files.item(input), error),
@@ -242,6 +245,8 @@ impl World<'_> {
                 7 => guix_offload_request_set_verbosity(request, input.pick(&[0, 7, 8, u32::MAX]), error),
                 8 => guix_offload_request_set_patient(request, input.pick(&[0, 1, 2, -1]), error),
                 9 => guix_offload_request_set_substitutes(request, input.pick(&[0, 1, 2, -1]), error),
+                10 => guix_offload_request_add_closure(request, engine, cancel, error),
+                11 => guix_offload_request_lock_outputs(request, engine, cancel, null_mut(), error),
                 _ => guix_offload_request_set_build_trace(request, input.pick(&[0, 1, 2, -1]), error),
             }
         });
@@ -251,9 +256,26 @@ impl World<'_> {
         let (mut lease, mut reply) = (null_mut(), -1);
         let cancel = self.cancellations.pick(&mut self.input);
         let (engine, list, request) = self.for_a_build();
+        let (mut refusals, explained) = (null_mut(), self.input.flag());
         let done = succeeds(|error| unsafe {
-            guix_offload_choose(&mut lease, &mut reply, engine, list, request, cancel, error)
+            if explained {
+                guix_offload_choose_explained(
+                    &mut lease, &mut reply, &mut refusals, engine, list, request, cancel, error,
+                )
+            } else {
+                guix_offload_choose(&mut lease, &mut reply, engine, list, request, cancel, error)
+            }
         });
+        assert_eq!(refusals.is_null(), !(done && explained));
+        unsafe {
+            let count = guix_offload_refusals_count(refusals);
+            assert!(count <= guix_offload_machines_count(list));
+            for index in [0, count, usize::MAX] {
+                let refusal = guix_offload_refusals_get(refusals, index);
+                assert_eq!(guix_offload_error_code(refusal) < 0, index < count);
+            }
+            guix_offload_refusals_free(refusals);
+        }
         assert!(lease.is_null(), "nobody is there");
         assert_eq!(done, [0, 1].contains(&reply));
         unsafe { guix_offload_lease_free(lease) };
@@ -290,6 +312,7 @@ impl World<'_> {
                 guix_offload_job_cancel(job);
             }
             guix_offload_job_wait(job, self.input.pick(&[0, 1, 3]));
+            assert!(read(guix_offload_job_machine(job)).is_none(), "nobody is there");
             read_event(guix_offload_job_next_event(job));
         }
     }
@@ -317,7 +340,10 @@ impl World<'_> {
         let descriptor = |file: &File, right: bool| if right { file.as_raw_fd() } else { -1 };
         let (from, to) = (descriptor(&input, self.input.byte() != 0), descriptor(&output, self.input.byte() != 0));
         let mut status: c_int = -1;
-        let served = succeeds(|error| unsafe { guix_offload_hook_serve(hook, from, to, to, &mut status, error) });
+        let cancel = self.cancellations.pick(&mut self.input);
+        let served = succeeds(|error| unsafe {
+            guix_offload_hook_serve_cancellable(hook, from, to, to, &mut status, cancel, error)
+        });
         assert_eq!(served, status != -1);
     }
 
@@ -334,9 +360,11 @@ impl World<'_> {
 
     fn farm(&mut self) {
         let mut report = null_mut();
-        let examine = if self.input.flag() { guix_offload_farm_test } else { guix_offload_farm_status };
+        let tests = self.input.flag();
+        let examine = if tests { guix_offload_farm_test_cancellable } else { guix_offload_farm_status_cancellable };
         let (engine, list) = (self.engines.pick(&mut self.input), self.lists.pick(&mut self.input));
-        let given = succeeds(|error| unsafe { examine(&mut report, engine, list, error) });
+        let cancel = self.cancellations.pick(&mut self.input);
+        let given = succeeds(|error| unsafe { examine(&mut report, engine, list, cancel, error) });
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
         read_report(self.reports.pick(&mut self.input));
@@ -372,6 +400,19 @@ impl World<'_> {
             assert!(read(guix_offload_version()).is_some());
             let list = self.lists.last();
             assert!(guix_offload_request_matches(request, list) <= guix_offload_machines_count(list));
+            assert_eq!(read(guix_offload_request_system(request)).is_none(), request.is_null());
+            assert_eq!(read(guix_offload_request_derivation(request)).is_none(), request.is_null());
+            let [inputs, outputs] = [guix_offload_request_input_count, guix_offload_request_output_count];
+            assert!(read(guix_offload_request_input(request, inputs(request))).is_none());
+            assert!(read(guix_offload_request_output(request, outputs(request))).is_none());
+            read(guix_offload_request_input(request, 0));
+            let (engine, which) = (self.engines.last(), i32::from(self.input.byte()) - 2);
+            let is_one = (0..5).contains(&which) && !engine.is_null();
+            assert_eq!(read(guix_offload_engine_directory(engine, which)).is_some(), is_one);
+            guix_offload_engine_idle_limit(engine);
+            for name in [guix_offload_status_name, guix_offload_reply_name, guix_offload_event_type_name] {
+                assert!(read(name(which)).is_some());
+            }
         }
     }
 
@@ -429,7 +470,7 @@ fn read_machine(machine: *const guix_offload_machine) {
 
 fn read_event(event: *mut guix_offload_event) {
     unsafe {
-        assert!((-1..=9).contains(&guix_offload_event_kind(event)));
+        assert!((-1..=10).contains(&guix_offload_event_kind(event)));
         read(guix_offload_event_machine(event));
         read(guix_offload_event_hint(event));
         assert_eq!(read(guix_offload_event_lines(event)).is_none(), event.is_null());

@@ -17,6 +17,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::choose::slot::LockDirectory;
+use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
@@ -85,21 +86,39 @@ impl Report {
 ///
 /// A machine that is listed more than once is tested once. The reports are in the order of the machines. A machine that
 /// takes longer than `limit` counts as failed; the others go on.
-pub fn test(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
-    examine(directories, machines, limit, check::test)
+/// Fails only if cancelled.
+pub fn test(
+    directories: &Directories,
+    machines: &[BuildMachine],
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<Vec<Report>> {
+    examine(directories, machines, limit, check::test, cancel)
 }
 
 /// Asks each of `machines` how it is doing. Changes nothing anywhere; otherwise as [`test()`].
-pub fn status(directories: &Directories, machines: &[BuildMachine], limit: Duration) -> Vec<Report> {
-    examine(directories, machines, limit, check::status)
+pub fn status(
+    directories: &Directories,
+    machines: &[BuildMachine],
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<Vec<Report>> {
+    examine(directories, machines, limit, check::status, cancel)
 }
 
 /// A function that examines a connected machine and adds what it finds to the report.
 type Check = fn(&mut Report, &mut Remote, &Directories) -> Result<()>;
 
-fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration, check: Check) -> Vec<Report> {
+fn examine(
+    directories: &Directories,
+    machines: &[BuildMachine],
+    limit: Duration,
+    check: Check,
+    cancel: &Cancel,
+) -> Result<Vec<Report>> {
+    cancel.check()?;
     let machines = distinct(machines);
-    let (answers, inbox) = mpsc::channel::<(usize, Report)>();
+    let (answers, inbox) = mpsc::channel::<Option<(usize, Report)>>(); // `None` once cancelled
     let mut sessions: Vec<Option<Session>> = Vec::new();
     let mut reports: Vec<Option<Report>> = Vec::new();
     for (index, machine) in machines.iter().enumerate() {
@@ -108,7 +127,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
             let ours = session.clone();
             thread::spawn("guix-offload-farm", move || {
                 // Nobody listens any more when the time is over.
-                let _ = answers.send((index, examine_one(machine, session, &directories, check)));
+                let _ = answers.send(Some((index, examine_one(machine, session, &directories, check))));
             })?;
             Ok(ours)
         });
@@ -116,7 +135,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
         reports.push(started.as_ref().err().cloned().map(failed));
         sessions.push(started.ok());
     }
-    drop(answers);
+    let _guard = cancel.guard(move |_| drop(answers.send(None)));
 
     let overdue = |machine: &BuildMachine| {
         let message = format!("'{}' took longer than {} s", machine.name, limit.as_secs());
@@ -126,9 +145,15 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
     };
     let mut until = Instant::now() + limit;
     let mut cut_off = false;
-    loop {
+    while sessions.iter().any(Option::is_some) {
         match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((index, report)) => {
+            Ok(None) => {
+                for session in sessions.iter().flatten() {
+                    session.abort(Error::new(ErrorKind::Cancelled, "cancelled"));
+                }
+                cancel.check()?;
+            }
+            Ok(Some((index, report))) => {
                 sessions[index] = None;
                 reports[index] = Some(report);
             }
@@ -148,7 +173,7 @@ fn examine(directories: &Directories, machines: &[BuildMachine], limit: Duration
         failure: Some(overdue(machine)),
         ..Report::new(machine.clone(), directories)
     };
-    reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect()
+    Ok(reports.into_iter().zip(machines).map(|(report, machine)| report.unwrap_or_else(|| late(machine))).collect())
 }
 
 /// Returns each machine once: one may be listed again for another system.
@@ -218,7 +243,7 @@ pub(crate) mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut directories = Directories::from_environment().unwrap();
         directories.state = state.path().into();
-        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT);
+        let reports = status(&directories, &[machine("one"), machine("two")], TIME_LIMIT, &Cancel::default()).unwrap();
         for (report, name) in reports.iter().zip(["one", "two"]) {
             assert_eq!(report.machine.name, name);
             let failure = report.failure.as_ref().unwrap();

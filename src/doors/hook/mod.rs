@@ -19,7 +19,7 @@ mod builder;
 mod question;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -57,13 +57,27 @@ pub struct Options {
 /// Serves guix-daemon's requests from `input` until a build is done or the daemon hangs up, and returns the status to
 /// exit with. Replies, messages and errors go to `output`, the build's log to `log`.
 ///
-/// Cancels the build once nobody reads `output`: the daemon is gone then, and with it its locks on the outputs.
-pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: File, log: File) -> Result<u8> {
+/// Cancels the build once nobody reads `output`: the daemon is gone then, and with it its locks on the outputs. Fails
+/// with [`ErrorKind::Cancelled`] once `stop` is cancelled before a build was successful.
+pub fn serve(
+    builder: Box<dyn Builder>,
+    options: &Options,
+    input: File,
+    output: File,
+    log: File,
+    stop: &Cancel,
+) -> Result<u8> {
     let watched = output.try_clone().io_context(ErrorKind::Exhausted, || "duplicating a descriptor")?;
     let (cancel, done) = (Cancel::default(), Arc::new(EventFd::new()?));
     let directories = builder.directories().clone();
     let mut hook = Hook { options: options.clone(), directories, builder, cancel: cancel.clone(), built: false };
-    let finished = Arc::clone(&done);
+    let (finished, stopped) = (Arc::clone(&done), Arc::new(EventFd::new()?));
+    let input = Interruptible { file: input, stopped: Arc::clone(&stopped) };
+    let ends = cancel.clone();
+    let _guard = stop.guard(move |_| {
+        ends.cancel();
+        stopped.raise();
+    });
     // In a thread of ours, because those block SIGPIPE.
     let worker = thread::spawn("guix-offload", move || {
         let mut reporter = Console::new(output, log, hook.options.build.max_silent_time);
@@ -75,7 +89,7 @@ pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: 
         if let Err(error) = &result {
             reporter.error(error);
         }
-        if hook.built {
+        if hook.built && hook.cancel.check().is_ok() {
             reporter.await_readers();
         }
         result.map_or_else(|error| error.class().exit_status(), |()| 0)
@@ -87,7 +101,32 @@ pub fn serve(builder: Box<dyn Builder>, options: &Options, input: File, output: 
             break;
         }
     }
-    worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))
+    let status = worker.join().map_err(|_| Error::new(ErrorKind::Internal, "the hook panicked"))?;
+    if status != 0 {
+        stop.check()?;
+    }
+    Ok(status)
+}
+
+/// The daemon's words, which end with an error once the hook is stopped.
+struct Interruptible {
+    file: File,
+    stopped: Arc<EventFd>,
+}
+
+impl Read for Interruptible {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            // Whatever ends a stream wakes poll(2), too, and a plain file is always ready.
+            let ready = self.stopped.sleep(self.file.as_fd(), PollFlags::IN, None).map_err(io::Error::other)?;
+            if self.stopped.is_raised() {
+                return Err(io::Error::other("the hook is stopped"));
+            }
+            if !ready.is_empty() {
+                return self.file.read(buffer);
+            }
+        }
+    }
 }
 
 /// A hook that serves guix-daemon.
@@ -147,7 +186,7 @@ impl Hook {
         could_build_here: &dyn Fn() -> bool,
         reporter: &mut Console,
     ) -> Result<Decision, Undecided> {
-        let Some(loaded) = self.options.machines.load(&self.directories.offload_state())? else {
+        let Some(loaded) = self.options.machines.load(&self.directories.offload_state(), &self.cancel)? else {
             return Ok(Decision::Decline);
         };
         self.tell(&loaded, reporter);
@@ -229,7 +268,7 @@ impl From<Error> for Undecided {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek};
+    use std::io::Seek;
 
     use super::*;
     use crate::build::request::Work;

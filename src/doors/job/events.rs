@@ -54,6 +54,8 @@ struct State {
     /// Bytes of log in `events`.
     log: usize,
     result: Option<Result<()>>,
+    /// The machine that was chosen last.
+    machine: Option<String>,
     cancelled: bool,
 }
 
@@ -96,6 +98,11 @@ impl EventQueue {
         self.changed.notify_all();
     }
 
+    /// Returns the machine that was chosen last.
+    pub fn machine(&self) -> Option<String> {
+        self.state.lock().machine.clone()
+    }
+
     /// Returns the outcome of the job, once it is over.
     pub fn result(&self) -> Option<Result<()>> {
         self.state.lock().result.clone()
@@ -119,6 +126,9 @@ impl EventSender {
     }
 
     fn push(&self, state: &mut State, event: JobEvent, lines: String) {
+        if let JobEvent::Chosen(machine) = &event {
+            state.machine = Some(machine.clone());
+        }
         match (state.events.back_mut().map(|last| &mut last.event), &event) {
             // Of progress, only the latest counts.
             (Some(last @ JobEvent::Transferred(_)), JobEvent::Transferred(_)) => *last = event,
@@ -158,7 +168,8 @@ impl Observer for EventSender {
         let said = || lines::text(&lines::of_event(event));
         let happened = match *event {
             Event::Queued { away } if std::mem::replace(&mut self.queued[usize::from(away)], true) => return,
-            Event::Queued { .. } | Event::AwaitsSlot { .. } => JobEvent::Queued,
+            Event::Queued { .. } => JobEvent::Queued(None, lines::wait(event)),
+            Event::AwaitsSlot { machine } => JobEvent::Queued(Some(machine.into()), lines::wait(event)),
             Event::PassedOver { machine, reason } if !self.said.is_due(machine, reason) => return,
             Event::PassedOver { machine, reason } => JobEvent::PassedOver(machine.into(), reason.into()),
             Event::Chosen { machine } => JobEvent::Chosen(machine.into()),

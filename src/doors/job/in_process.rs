@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::build::engine::Engine;
+use crate::build::output_locks::OutputLocks;
 use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender};
 use crate::doors::job::{Job, MAX_JOBS, Notification, Running, Started};
@@ -25,10 +26,17 @@ struct InProcess {
     ready: Arc<EventFd>,
 }
 
-/// Starts to build what `request` asks for, on one of `machines`. Returns at once.
+/// Starts to build what `request` asks for, on one of `machines`. Returns at once. Holds
+/// `locks`, those on the outputs, until the job is over.
 ///
 /// Fails with [`Exhausted`](crate::ground::error::ErrorKind::Exhausted) for lack of a thread or descriptor.
-pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+pub fn start(
+    engine: &Arc<Engine>,
+    machines: &[BuildMachine],
+    request: Request,
+    work: Work,
+    locks: Option<Arc<OutputLocks>>,
+) -> Result<Started> {
     if !Engine::has_candidates(machines, &request.requirements) {
         return Ok(Started::Declined);
     }
@@ -47,8 +55,8 @@ pub fn start(engine: &Arc<Engine>, machines: &[BuildMachine], request: Request, 
             engine.run_job(&machines, &request, work, None, &cancel, &mut sender)
         }))
         .unwrap_or_else(|panic| Err(Error::panicked(&*panic)));
-        // Release the connections, threads and the place among the running jobs before the result is published.
-        drop((engine, running));
+        // Release the locks, connections, threads and the place among the running jobs before the result is published.
+        drop((locks, engine, running));
         sender.finish(result);
     })?;
     Ok(Started::Running(Box::new(job)))
@@ -70,6 +78,10 @@ impl Job for InProcess {
 
     fn result(&self) -> Option<Result<()>> {
         self.queue.result()
+    }
+
+    fn machine(&self) -> Option<String> {
+        self.queue.machine()
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {

@@ -37,6 +37,9 @@ pub trait Job: Send + Sync {
     /// Returns the outcome of the job, once it is over.
     fn result(&self) -> Option<Result<()>>;
 
+    /// Returns the machine that does the job, or was the last to do so.
+    fn machine(&self) -> Option<String>;
+
     /// Returns a descriptor that is readable while there is an event to take. For poll(2) and select(2) only.
     fn descriptor(&self) -> BorrowedFd<'_>;
 }
@@ -44,8 +47,8 @@ pub trait Job: Send + Sync {
 /// An event of a job: one of the [`crate::report::Event`]s of its build, or a piece of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobEvent {
-    /// No machine is free, or not the one that has the inputs; the job waits.
-    Queued,
+    /// No machine is free, or not the one that has the inputs, which is named; the job waits, and for what.
+    Queued(Option<String>, String),
     /// A machine cannot take the job, and why. The same reason, digits aside, comes again after 10 minutes at the
     /// earliest.
     PassedOver(String, Reason),

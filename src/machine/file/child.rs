@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
 
+use crate::ground::cancel::Cancel;
 use crate::ground::spawn::spawn;
 
 /// Longest end of a program's standard error that is kept, in bytes.
@@ -20,6 +21,9 @@ const STDERR_KEPT: usize = 8 << 10;
 
 /// Default capacity of a pipe, in bytes.
 const PIPE_CAPACITY: usize = 64 << 10;
+
+/// Longest time for which a cancellation is not noticed.
+const CANCEL_DELAY: Duration = Duration::from_millis(50);
 
 /// Makes a pipe. Returns the end to read from and the end to write to.
 fn pipe() -> io::Result<(File, OwnedFd)> {
@@ -42,15 +46,22 @@ pub(super) struct Finished {
 pub(super) enum Stopped {
     TookTooLong,
     PrintedTooMuch,
+    Cancelled,
 }
 
 /// Runs `command`, as [`spawn`] does, with `input` as its standard input, until it closes its standard output. Stops
-/// earlier at `deadline`, or when that output gets longer than `max_output` bytes. Then kills the program, with its
-/// process group.
+/// earlier at `deadline`, once cancelled, or when that output gets longer than `max_output` bytes. Then kills the
+/// program, with its process group.
 ///
 /// The exit status is not used: a host process may reap all its children in a SIGCHLD handler, as guix-daemon does, or
 /// ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be started.
-pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output: usize) -> io::Result<Finished> {
+pub(super) fn run(
+    command: &Command,
+    input: &[u8],
+    deadline: Instant,
+    max_output: usize,
+    cancel: &Cancel,
+) -> io::Result<Finished> {
     let (mut stdout, stdout_writer) = pipe()?;
     let (mut stderr, stderr_writer) = pipe()?;
     let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer, stderr_writer])?;
@@ -62,6 +73,10 @@ pub(super) fn run(command: &Command, input: &[u8], deadline: Instant, max_output
         if left.is_zero() {
             break Some(Stopped::TookTooLong);
         }
+        if cancel.check().is_err() {
+            break Some(Stopped::Cancelled);
+        }
+        let left = left.min(CANCEL_DELAY);
         let (has_output, has_errors) = wait(&stdout, stderr_is_open.then_some(&stderr), left)?;
         if has_errors {
             stderr_is_open = read_some(&mut stderr, &mut errors)?;
@@ -163,7 +178,25 @@ mod tests {
     fn shell(script: &str, seconds: f64, max_output: usize) -> Finished {
         let mut command = Command::new("sh");
         command.args(["-c", script]).env("PATH", "/usr/bin:/bin");
-        run(&command, b"input", Instant::now() + Duration::from_secs_f64(seconds), max_output).unwrap()
+        run(&command, b"input", after(seconds), max_output, &Cancel::default()).unwrap()
+    }
+
+    fn after(seconds: f64) -> Instant {
+        Instant::now() + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_program_is_stopped_when_that_is_asked_for() {
+        let (begun, cancel) = (Instant::now(), Cancel::default());
+        let mut command = Command::new("sleep");
+        command.arg("60").env("PATH", "/usr/bin:/bin");
+        std::thread::scope(|scope| {
+            let finished = scope.spawn(|| run(&command, b"", after(60.0), 100, &cancel).unwrap());
+            std::thread::sleep(CANCEL_DELAY);
+            cancel.cancel();
+            assert_eq!(finished.join().unwrap().stopped, Some(Stopped::Cancelled));
+        });
+        assert!(begun.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
@@ -234,7 +267,13 @@ mod tests {
             assert_eq!(shell("cat", 20.0, 100).stdout, b"input");
         }
         assert_eq!(shell("sleep 60", 0.1, 100).stopped, Some(Stopped::TookTooLong));
-        let missing = run(&Command::new("/nowhere/guile"), b"", Instant::now() + Duration::from_secs(20), 100);
+        let missing = run(
+            &Command::new("/nowhere/guile"),
+            b"",
+            Instant::now() + Duration::from_secs(20),
+            100,
+            &Cancel::default(),
+        );
         assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
 
         let mut child = Command::new("sleep").arg("0.05").spawn().unwrap();

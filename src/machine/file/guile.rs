@@ -100,8 +100,9 @@ pub(super) fn evaluate(program: &Program, home: Option<&Path>, options: &LoadOpt
         set_environment(&mut command, home);
         let at = SystemTime::now();
         let input = standard_input(program.file, has_guix, program.text);
-        match child::run(&command, &input, deadline, MAX_OUTPUT) {
+        match child::run(&command, &input, deadline, MAX_OUTPUT, &options.cancel) {
             Ok(finished) => {
+                options.cancel.check()?;
                 let outcome = outcome(program, &finished, at, options);
                 let lasts = |(_, inputs): &(Entries, Inputs)| inputs.are_settled() && inputs.are_current();
                 if let Some(entry) = entry.as_ref().filter(|_| outcome.as_ref().is_ok_and(lasts)) {
@@ -264,7 +265,7 @@ fn outcome(
         Some(Stopped::PrintedTooMuch) => {
             return fail(place.error("the file returns more machines than there is room for"), Cause::File);
         }
-        None => {}
+        Some(Stopped::Cancelled) | None => {}
     }
     if let Some(result) = program.result(&finished.stdout, at) {
         return Ok(result);

@@ -38,6 +38,7 @@ pub use self::inputs::Inputs;
 use self::source::Source;
 use self::value::{Machine, SourceLocation, Value};
 pub use self::watched::Machines;
+use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;
@@ -62,6 +63,8 @@ pub struct LoadOptions {
     /// Where Guile's results are kept: the directory in which offloading keeps its state (`STATE/offload`). Default:
     /// nowhere.
     pub cache: Option<PathBuf>,
+    /// Ends the wait for Guile. Default: nobody can.
+    pub cancel: Cancel,
 }
 
 impl LoadOptions {
@@ -77,6 +80,7 @@ impl Default for LoadOptions {
             guile: command("GUIX_OFFLOAD_GUILE", "guile"),
             guix: command("GUIX", "guix"),
             cache: None,
+            cancel: Cancel::default(),
         }
     }
 }
@@ -98,9 +102,9 @@ pub struct Loaded {
 /// Returns the result of the file at `path`; `None` if there is no such file.
 ///
 /// May start a child process, and then takes until that is done, at most [`LoadOptions::time_limit`]. Fails only if the
-/// file as a whole cannot be read or evaluated: with [`ErrorKind::Exhausted`] if the system cannot start Guile, else
-/// with [`ErrorKind::Configuration`]. A malformed machine does not keep the others from being used. As with `guix
-/// offload`, a result that is no list has no machines.
+/// file as a whole cannot be read or evaluated: with [`ErrorKind::Exhausted`] if the system cannot start Guile, with
+/// [`ErrorKind::Cancelled`], else with [`ErrorKind::Configuration`]. A malformed machine does not keep the others from
+/// being used. As with `guix offload`, a result that is no list has no machines.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Option<Loaded>> {
     let Some((text, identity)) = read(path)? else {
         return Ok(None);

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{LoadOptions, Loaded, load};
+use crate::ground::cancel::Cancel;
 use crate::ground::error::Result;
 use crate::ground::file_identity::FileIdentity;
 use crate::machine::BuildMachine;
@@ -32,13 +33,14 @@ impl Machines {
     /// Loads the machines. Reads the file each time: a hook whose requests are postponed lives on, and the file may
     /// have been repaired. `state` is the directory of the offloading state (`STATE/offload`), which also caches
     /// Guile's results.
-    pub fn load(&self, state: &Path) -> Result<Option<Loaded>> {
+    pub fn load(&self, state: &Path, cancel: &Cancel) -> Result<Option<Loaded>> {
         match &self.evaluated {
             Some(machines) if FileIdentity::of(&self.file) == self.identity => {
                 Ok(Some(Loaded { machines: machines.clone(), ..Loaded::default() }))
             }
             _ => {
-                let options = LoadOptions { cache: Some(state.into()), ..LoadOptions::default() };
+                let options =
+                    LoadOptions { cache: Some(state.into()), cancel: cancel.clone(), ..LoadOptions::default() };
                 load(&self.file, &options)
             }
         }
@@ -56,7 +58,9 @@ mod tests {
         let file = directory.path().join("machines.scm");
         std::fs::write(&file, "(list)").unwrap();
         let mut machines = Machines::in_file(file.clone());
-        let loaded = |machines: &Machines| machines.load(directory.path()).unwrap().map(|loaded| loaded.machines);
+        let loaded = |machines: &Machines| {
+            machines.load(directory.path(), &Cancel::default()).unwrap().map(|loaded| loaded.machines)
+        };
         assert_eq!(loaded(&machines), Some(vec![]));
         machines.set_evaluated(vec![machine("m")]);
         assert_eq!(loaded(&machines), Some(vec![machine("m")]));

@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, epoll};
 use watch::{Flag, Reason, Watch};
 
 use crate::build::engine::Engine;
+use crate::build::output_locks::OutputLocks;
 use crate::build::request::{Request, Work};
 use crate::doors::job::events::{EventQueue, EventSender, MAX_LOG, Ready};
 use crate::doors::job::{Job, JobEvent, MAX_LINKED_JOBS, Notification, Running, Started};
@@ -70,6 +71,8 @@ struct Entry {
     flag: Arc<Flag>,
     cancel: Cancel,
     _running: Running,
+    /// The locks on its outputs, unless the host has them.
+    _locks: Option<Arc<OutputLocks>>,
     /// The message that starts it; `None` once a keeper has begun with it.
     start: Option<Vec<u8>>,
     /// How many keepers it was handed to.
@@ -92,11 +95,17 @@ impl Link {
     }
 
     /// Asks the keeper to build what `request` names, on one of `machines`. Returns at once, unless a keeper has to be
-    /// started.
+    /// started. Holds `locks`, those on the outputs, until the job is over.
     ///
     /// Fails with [`ErrorKind::Unavailable`] if there is no keeper and none can be started, and with
     /// [`ErrorKind::Exhausted`] for lack of a descriptor.
-    pub fn start(self: &Arc<Self>, machines: &[BuildMachine], request: Request, work: Work) -> Result<Started> {
+    pub fn start(
+        self: &Arc<Self>,
+        machines: &[BuildMachine],
+        request: Request,
+        work: Work,
+        locks: Option<Arc<OutputLocks>>,
+    ) -> Result<Started> {
         if !Engine::has_candidates(machines, &request.requirements) {
             return Ok(Started::Declined);
         }
@@ -122,6 +131,7 @@ impl Link {
             flag: Arc::clone(&flag),
             cancel: Cancel::default(),
             _running: running,
+            _locks: locks,
             start: Some(encode(&About(number, start))?),
             keepers: 0,
             received: None,
@@ -387,6 +397,10 @@ impl Job for LinkedJob {
 
     fn result(&self) -> Option<Result<()>> {
         self.queue.result()
+    }
+
+    fn machine(&self) -> Option<String> {
+        self.queue.machine()
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {

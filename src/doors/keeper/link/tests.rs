@@ -36,7 +36,7 @@ impl Scene {
         let requirements = Requirements { system: machine.systems[0].clone(), features: Vec::new() };
         let derivation = self.link.directories.store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap();
         let work = Work { inputs: Vec::new(), outputs: Vec::new(), options: BuildOptions::default() };
-        match self.link.start(&[machine], Request { requirements, derivation, is_patient: true }, work).unwrap() {
+        match self.link.start(&[machine], Request { requirements, derivation, is_patient: true }, work, None).unwrap() {
             Started::Running(job) => job,
             _ => panic!("not started"),
         }
@@ -278,7 +278,7 @@ fn a_message_that_the_socket_does_not_hold_is_sent_bit_by_bit() {
     let derivation = store.parse(&format!("/gnu/store/{}-x.drv", "a".repeat(32))).unwrap();
     let work = Work { inputs: inputs.clone(), outputs: Vec::new(), options: BuildOptions::default() };
     let Started::Running(job) =
-        scene.link.start(&[machine], Request { requirements, derivation, is_patient: true }, work).unwrap()
+        scene.link.start(&[machine], Request { requirements, derivation, is_patient: true }, work, None).unwrap()
     else {
         panic!("not started")
     };
