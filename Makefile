@@ -27,6 +27,7 @@ CC     ?= cc
 CXX    ?= c++
 AR     ?= ar
 OBJCOPY ?= objcopy
+MAKEINFO ?= makeinfo
 CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
@@ -36,14 +37,16 @@ target  := $(or $(CARGO_TARGET_DIR),target)
 release := $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 stage   := $(CURDIR)/target/stage
 lab     := tests/lab/lab
+# Only where there is a makeinfo.
+info_manual := $(if $(shell command -v $(MAKEINFO)),$(release)/guix-offload.info)
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
-            util-linux guile-3.0 python3-minimal valgrind binutils libssh2-1
+            util-linux guile-3.0 python3-minimal valgrind binutils libssh2-1 texinfo
 
 .PHONY: all library setup packages check torture doc demo bench bench-memory fuzz clean lab-clean
-all: library $(release)/guix-offload $(release)/verbs
+all: library $(release)/guix-offload $(release)/verbs $(info_manual)
 
 include install.mk
 
@@ -87,6 +90,11 @@ $(release)/guix-offload: bindings/c/guix-offload.c bindings/c/farm.c bindings/c/
 $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath bindings/c/program.h include/guix-offload.h
 	$(CC) $(c_flags) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload $(link_runpath) $(LDFLAGS)
+
+$(release)/guix-offload.info: $(wildcard docs/texinfo/*.texi) Cargo.toml
+	mkdir -p $(@D)
+	echo '@set VERSION $(version)' >$(@D)/version.texi
+	$(MAKEINFO) -I docs/texinfo -I $(@D) -o $@ docs/texinfo/guix-offload.texi
 
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
