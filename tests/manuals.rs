@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The manual pages and the completions say what the code says: the commands and options of the program's own help, the
-//! fields of the machine file, the functions of the header, the exports of the Guile module. `UPDATE_MANUAL=1 cargo test
-//! --test manuals` writes the functions and the exports anew.
+//! fields of the machine file, the functions of the header, the exports of the Guile module.
+//! `UPDATE_MANUAL=1 cargo test --test manuals` writes the functions and the exports anew.
 
 #[path = "support/declarations.rs"]
 mod declarations;
