@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Verbs that block, stopped from another thread; live.c stops those that need a machine.  */
+/* Verbs that block, stopped from another thread; live.c stops those that need a machine, guile.c the loading of a
+   machine file.  */
 #include "world.h"
 
 static void no_cancellation(void)
@@ -18,7 +19,7 @@ static void *cancel_soon(void *data)
 }
 
 /* The calls that can be stopped.  */
-enum call { CHOOSE, CHOOSE_EXPLAINED, CONNECT, TEST, STATUS, SERVE, LOAD };
+enum call { CHOOSE, CHOOSE_EXPLAINED, CONNECT, TEST, STATUS, SERVE };
 
 static void check_stopped(enum call call)
 {
@@ -28,18 +29,14 @@ static void check_stopped(enum call call)
     guix_offload_lease *lease = UNTOUCHED;
     guix_offload_refusals *refusals = UNTOUCHED;
     guix_offload_report *report = UNTOUCHED;
-    guix_offload_machines *machines = UNTOUCHED;
     guix_offload_hook *hook = NULL;
     guix_offload_error *error = NULL;
     guix_offload_status status = GUIX_OFFLOAD_OK;
     int32_t reply = 77;
     int words[2], exit_status = 77;
-    char file[64];
     pthread_t thread;
 
-    /* A machine file that takes Guile a while; a daemon that says nothing.  */
-    snprintf(file, sizeof file, "%s/slow.scm", world.directory);
-    write_file(file, "(begin (sleep 60) (list))", 0600);
+    /* A daemon that says nothing.  */
     SUCCEEDS(guix_offload_hook_new, &hook, world.engine);
     CHECK(pipe2(words, O_CLOEXEC) == 0);
 
@@ -67,14 +64,11 @@ static void check_stopped(enum call call)
         status = guix_offload_hook_serve_cancellable(hook, words[0], words[1], words[1], &exit_status, cancellation,
                                                      &error);
         break;
-    case LOAD:
-        status = guix_offload_machines_load_cancellable(&machines, file, cancellation, &error);
-        break;
     }
     CHECK(now() - begun > 0.045 && now() - begun < 5);
     check_failure(__FILE__, __LINE__, status, GUIX_OFFLOAD_CANCELLED, error);
     CHECK(lease == UNTOUCHED && connection == UNTOUCHED && reply == 77 && refusals == UNTOUCHED);
-    CHECK(report == UNTOUCHED && machines == UNTOUCHED && exit_status == 77);
+    CHECK(report == UNTOUCHED && exit_status == 77);
     close(words[0]);
     close(words[1]);
     guix_offload_hook_free(hook);
@@ -104,11 +98,6 @@ static void looking_at_all_machines_is_stopped(void)
 static void a_hook_is_stopped(void)
 {
     check_stopped(SERVE);
-}
-
-static void loading_machines_is_stopped(void)
-{
-    check_stopped(LOAD);
 }
 
 static void what_was_cancelled_before_fails_at_once(void)
@@ -148,7 +137,6 @@ int main(void)
     RUN(connecting_is_stopped);
     RUN(looking_at_all_machines_is_stopped);
     RUN(a_hook_is_stopped);
-    RUN(loading_machines_is_stopped);
     RUN(what_was_cancelled_before_fails_at_once);
     RUN(one_that_is_not_cancelled_changes_nothing);
     await_threads(threads);

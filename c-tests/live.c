@@ -343,7 +343,6 @@ int main(int argc, char **argv)
     RUN(the_verbs_want_requests);
     RUN(a_closure_is_what_a_hook_is_given);
     RUN(outputs_are_locked_until_the_request_is_freed);
-    RUN(a_job_keeps_the_outputs_locked);
     RUN(each_verb_does_its_part);
     RUN(a_lease_holds_a_slot);
     RUN(a_failing_build_is_told_from_other_failures);
@@ -352,6 +351,7 @@ int main(int argc, char **argv)
     RUN(a_log_that_nobody_reads_cancels_without_a_signal);
     RUN(a_silent_local_daemon_does_not_hold_up_a_cancel);
     RUN(a_job_tells_what_happens);
+    RUN(a_job_keeps_the_outputs_locked);
     guix_offload_request_free(another);
     guix_offload_request_free(talkative);
     guix_offload_request_free(failing);

@@ -1066,8 +1066,9 @@ void guix_offload_connection_free(guix_offload_connection *connection);
 const guix_offload_machine *guix_offload_connection_machine(const guix_offload_connection *connection);
 
 /**
- * Sends what the machine lacks of the derivation of `request` and its inputs. `progress` may be NULL. Unless
- * `sent` is NULL, sets `*sent` to a list of what was sent, which the caller frees with `guix_offload_items_free`.
+ * Sends what the machine lacks of the derivation of `request` and its inputs. Blocks until that is done.
+ * `progress` may be NULL. Unless `sent` is NULL, sets `*sent` to a list of what was sent, which the caller frees
+ * with `guix_offload_items_free`.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no
  * store item, with `GUIX_OFFLOAD_STORE` if the local store cannot be read or this host has no signing key, with
@@ -1082,10 +1083,10 @@ guix_offload_status guix_offload_send(guix_offload_connection *connection,
                                       guix_offload_error **error);
 
 /**
- * Builds the derivation of `request` on the machine, which must have all that the build needs. Hands the log to
- * the function `log`, with `data`; if `log` is NULL, writes it to the descriptor `log_descriptor`, which stays the
- * caller's; if that is -1, discards it. If nobody reads from the descriptor any more, cancels the build, without a
- * SIGPIPE.
+ * Builds the derivation of `request` on the machine, which must have all that the build needs. Blocks until that
+ * is done. Hands the log to the function `log`, with `data`; if `log` is NULL, writes it to the descriptor
+ * `log_descriptor`, which stays the caller's; if that is -1, discards it. If nobody reads from the descriptor any
+ * more, cancels the build, without a SIGPIPE.
  *
  * Before the first build on a connection, checks that this host trusts what the machine signs.
  *
@@ -1104,7 +1105,7 @@ guix_offload_status guix_offload_build(guix_offload_connection *connection,
 
 /**
  * Retrieves the outputs of `request`, which the machine has built: verifies them, moves them into the local store
- * and makes them valid, all of them or none. The caller has the locks on
+ * and makes them valid, all of them or none. Blocks until that is done. The caller has the locks on
  * them: see `guix_offload_request_add_output`. `progress` may be NULL.
  *
  * Fails with `GUIX_OFFLOAD_INVALID_ARGUMENT` if another pointer is NULL or the request names something that is no

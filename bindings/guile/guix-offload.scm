@@ -1,7 +1,7 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
 ;; Build offloading for GNU Guix, from Guile: a binding of guix-offload.h, which is the manual, with handles that are
-;; freed when they are garbage, or by `free!', and conditions of type &guix-offload-error instead of statuses.
+;; freed when they are garbage, or by `offload-free!', and conditions of type &guix-offload-error instead of statuses.
 ;;
 ;; Arguments of a wrong type raise such a condition too, with the code `invalid-argument', and do nothing.
 ;;
@@ -15,7 +15,7 @@
   #:use-module (rnrs bytevectors)
   #:use-module (srfi srfi-1)
   #:use-module (srfi srfi-11)
-  #:re-export (free!
+  #:re-export (offload-free!
                &guix-offload-error
                guix-offload-error?
                guix-offload-error-code
@@ -26,42 +26,45 @@
                guix-offload-error-exit-status)
   #:export (offload-version
 
-            make-machine machine?
-            machine-name machine-port machine-user machine-private-key machine-host-key machine-compression
-            machine-compression-level machine-daemon-socket machine-parallel-builds machine-speed
-            machine-overload-threshold machine-systems machine-features
-            same-machine? load-machines
+            make-offload-machine offload-machine?
+            offload-machine-name offload-machine-port offload-machine-user offload-machine-private-key
+            offload-machine-host-key offload-machine-compression
+            offload-machine-compression-level offload-machine-daemon-socket offload-machine-parallel-builds
+            offload-machine-speed
+            offload-machine-overload-threshold offload-machine-systems offload-machine-features
+            offload-machine=? offload-load-machines
 
-            make-engine engine? engine-directory engine-idle-limit
-            make-request request? request-matches request-add-closure! request-lock-outputs!
-            request-system request-derivation request-inputs request-outputs
+            make-offload-engine offload-engine? offload-engine-directory offload-engine-idle-limit
+            make-offload-request offload-request? offload-request-matches offload-request-add-closure!
+            offload-request-lock-outputs!
+            offload-request-system offload-request-derivation offload-request-inputs offload-request-outputs
 
-            make-cancellation cancellation? cancel!
+            make-offload-cancellation offload-cancellation? offload-cancel!
 
             offload-choose
-            lease? lease-connection
+            offload-lease? offload-lease-connection
             offload-connect
-            connection? connection-machine
+            offload-connection? offload-connection-machine
             offload-send
             offload-build
             offload-retrieve
 
-            start-job job?
-            job-descriptor job-wait job-cancel! job-result
-            job-next-event job-machine
+            offload-start-job offload-job?
+            offload-job-descriptor offload-job-wait offload-job-cancel! offload-job-result
+            offload-job-next-event offload-job-machine
 
             offload-event?
             offload-event-kind offload-event-machine offload-event-items offload-event-bytes offload-event-text
             offload-event-hint offload-event-lines
 
-            make-build-hook build-hook?
-            serve-build-hook
+            make-offload-hook offload-hook?
+            offload-serve-hook
 
-            test-machines
-            machines-status
-            keeper-status
-            stop-keeper!
-            report? report-text report-json report-failures report->list
+            offload-test-machines
+            offload-machines-status
+            offload-keeper-status
+            offload-stop-keeper!
+            offload-report? offload-report-text offload-report-json offload-report-failures offload-report->list
 
             offload-machine-report?
             offload-machine-report-machine
@@ -91,28 +94,28 @@
 ;;; Cancellation.
 ;;;
 
-(define-handle-predicate cancellation? 'cancellation
-  "Is OBJECT a cancellation?")
+(define-handle-predicate offload-cancellation? 'cancellation
+  "Is OBJECT a offload-cancellation?")
 
 (define-foreign cancellation-new int "guix_offload_cancellation_new" 'out 'out)
 (define-foreign cancellation-free void "guix_offload_cancellation_free" 'pointer)
 (define-foreign cancellation-cancel void "guix_offload_cancellation_cancel" 'cancellation)
 
-(define (make-cancellation)
-  "Make a means by which another thread, with `cancel!', can stop the calls that it is given to, and what is done with
-their connections."
+(define (make-offload-cancellation)
+  "Make a means by which another thread, with `offload-cancel!', can stop the calls that it is given to, and what is
+done with their connections."
   (call-for-handle 'cancellation cancellation-free cancellation-new))
 
-(define-typed (cancel! cancellation)
+(define-typed (offload-cancel! cancellation)
   "Stop the calls that CANCELLATION was given to, which fail with the code `cancelled'.  For any thread."
   ((cancellation 'cancellation))
   (cancellation-cancel cancellation))
 
 ;; A call that blocks is made by another thread, so that this one handles signals.
 (define (call-stoppably proc cancellation)
-  "Call PROC, which blocks, with CANCELLATION, or with another one if that is #f: if a signal handler does not return, it
-is cancelled."
-  (let ((cancellation (or cancellation (make-cancellation))))
+  "Call PROC, which blocks, with CANCELLATION, or with another one if that is #f: if a signal handler does not return,
+it is cancelled."
+  (let ((cancellation (or cancellation (make-offload-cancellation))))
     (call-interruptibly (lambda () (proc cancellation))
                         (lambda () (cancellation-cancel cancellation)))))
 
@@ -124,8 +127,8 @@ is cancelled."
 ;;; Machines.
 ;;;
 
-(define-handle-predicate machine? 'machine
-  "Is OBJECT a build machine?")
+(define-handle-predicate offload-machine? 'machine
+  "Is OBJECT a build offload-machine?")
 
 (define-foreign machine-new int "guix_offload_machine_new" 'out 'string '(maybe string) 'string 'string 'out)
 (define-foreign machine-free void "guix_offload_machine_free" 'pointer)
@@ -139,7 +142,7 @@ is cancelled."
 (define-foreign set-speed int "guix_offload_machine_set_speed" 'machine double 'out)
 (define-foreign set-overload-threshold int "guix_offload_machine_set_overload_threshold" 'machine double 'out)
 
-(define-typed (make-machine name user host-key
+(define-typed (make-offload-machine name user host-key
                        #:key (systems '()) (features '()) port private-key
                        compression (compression-level 3) daemon-socket parallel-builds speed
                        (overload-threshold 0.8))
@@ -177,29 +180,29 @@ is cancelled."
     ...))
 
 (define-getters pointer->text '* 'machine
-  (machine-name "guix_offload_machine_name"
+  (offload-machine-name "guix_offload_machine_name"
     "The host name or address of a machine.")
-  (machine-user "guix_offload_machine_user"
+  (offload-machine-user "guix_offload_machine_user"
     "The account that is logged in to on a machine.")
-  (machine-private-key "guix_offload_machine_private_key"
+  (offload-machine-private-key "guix_offload_machine_private_key"
     "The file with the private key for a machine.")
-  (machine-host-key "guix_offload_machine_host_key"
+  (offload-machine-host-key "guix_offload_machine_host_key"
     "The only host key that is accepted from a machine.")
-  (machine-compression "guix_offload_machine_compression"
+  (offload-machine-compression "guix_offload_machine_compression"
     "The compression methods that may be used with a machine, a comma-separated list.")
-  (machine-daemon-socket "guix_offload_machine_daemon_socket"
+  (offload-machine-daemon-socket "guix_offload_machine_daemon_socket"
     "The socket of a machine's daemon."))
 
 (define-getters identity uint32 'machine
-  (machine-port "guix_offload_machine_port"
+  (offload-machine-port "guix_offload_machine_port"
     "The port of a machine's SSH server.")
-  (machine-compression-level "guix_offload_machine_compression_level"
+  (offload-machine-compression-level "guix_offload_machine_compression_level"
     "The compression level for a machine, 0 to 9.")
-  (machine-parallel-builds "guix_offload_machine_parallel_builds"
+  (offload-machine-parallel-builds "guix_offload_machine_parallel_builds"
     "How many builds may run on a machine at once."))
 
 (define-getters identity double 'machine
-  (machine-speed "guix_offload_machine_speed"
+  (offload-machine-speed "guix_offload_machine_speed"
     "How fast a machine is, compared with others."))
 
 (define-foreign machine-is-same int "guix_offload_machine_is_same" 'machine 'machine)
@@ -207,7 +210,7 @@ is cancelled."
 (define-foreign nth-system '* "guix_offload_machine_system" 'machine size_t)
 (define-foreign nth-feature '* "guix_offload_machine_feature" 'machine size_t)
 
-(define-typed (machine-overload-threshold machine)
+(define-typed (offload-machine-overload-threshold machine)
   "The load from which on MACHINE takes no more builds, #f if there is none."
   ((machine 'machine))
   (let ((load (overload-threshold machine)))
@@ -225,17 +228,17 @@ is cancelled."
                (and (not (null-pointer? error))
                     (pointer->condition error))))))
 
-(define-typed (same-machine? machine other)
+(define-typed (offload-machine=? machine other)
   "Whether OTHER is the same machine as MACHINE, perhaps listed for other systems: one with the same name and port."
   ((machine 'machine) (other 'machine))
   (= 1 (machine-is-same machine other)))
 
-(define-typed (machine-systems machine)
+(define-typed (offload-machine-systems machine)
   "The system types that MACHINE builds for."
   ((machine 'machine))
   (texts nth-system machine))
 
-(define-typed (machine-features machine)
+(define-typed (offload-machine-features machine)
   "The features that MACHINE offers."
   ((machine 'machine))
   (texts nth-feature machine))
@@ -250,7 +253,7 @@ is cancelled."
 (define-foreign machines-left-out size_t "guix_offload_machines_left_out" 'machines)
 (define-foreign machines-are-current int "guix_offload_machines_are_current" 'machines)
 
-(define-typed (load-machines #:optional file #:key (report (const #t)) (warn report) cancellation)
+(define-typed (offload-load-machines #:optional file #:key (report (const #t)) (warn report) cancellation)
   "The list of machines that the machine file FILE returns, by default the one that Guix reads: as the library reads it.
 One that is more than plain data is evaluated by another Guile process.  A machine that is malformed is left out: REPORT
 is called with a condition that says why.  WARN is called with one for what is odd in a machine that is used all the
@@ -274,7 +277,7 @@ same.  The second value is a thunk that tells whether FILE would return the same
     (for-each (lambda (machine) (call machines-add list machine)) machines)
     (call-with-values (lambda () (proc list))
       (lambda results
-        (free! list)
+        (offload-free! list)
         (apply values results)))))
 
 
@@ -282,8 +285,8 @@ same.  The second value is a thunk that tells whether FILE would return the same
 ;;; Engine and requests.
 ;;;
 
-(define-handle-predicate engine? 'engine
-  "Is OBJECT an engine?")
+(define-handle-predicate offload-engine? 'engine
+  "Is OBJECT an offload-engine?")
 
 (define-foreign engine-new int "guix_offload_engine_new" 'out 'out)
 (define-foreign engine-connect int "guix_offload_engine_connect" 'out 'out)
@@ -291,7 +294,7 @@ same.  The second value is a thunk that tells whether FILE would return the same
 (define-foreign engine-set-directory int "guix_offload_engine_set_directory" 'engine int32 'string 'out)
 (define-foreign engine-set-idle-limit int "guix_offload_engine_set_idle_limit" 'engine uint32 'out)
 
-(define-typed (make-engine #:key store state database configuration daemon-socket idle-limit keeper?)
+(define-typed (make-offload-engine #:key store state database configuration daemon-socket idle-limit keeper?)
   "What all builds of a process share.  What is #f is what the environment says, or Guix's default.  Connections wait
 IDLE-LIMIT seconds for the next build, a minute if that is #f.  If KEEPER? is true, jobs are done by the keeper, and
 have no threads in this process."
@@ -308,22 +311,22 @@ have no threads in this process."
     engine))
 
 (define-getters identity uint32 'engine
-  (engine-idle-limit "guix_offload_engine_idle_limit"
+  (offload-engine-idle-limit "guix_offload_engine_idle_limit"
     "For how many seconds a connection of an engine waits for the next build."))
 
 (define-foreign %engine-directory '* "guix_offload_engine_directory" 'engine int32)
 
 (define %directories '(store state database configuration daemon-socket))
 
-(define-typed (engine-directory engine which)
+(define-typed (offload-engine-directory engine which)
   "The directory WHICH of ENGINE, one of the symbols `store', `state', `database' and `configuration', or the file
 `daemon-socket'; #f for any other."
   ((engine 'engine) (which 'any))
   (let ((index (list-index (lambda (name) (eq? name which)) %directories)))
     (and index (pointer->text (%engine-directory engine index)))))
 
-(define-handle-predicate request? 'request
-  "Is OBJECT a request?")
+(define-handle-predicate offload-request? 'request
+  "Is OBJECT a offload-request?")
 
 (define-foreign request-new int "guix_offload_request_new" 'out 'string 'string 'out)
 (define-foreign request-free void "guix_offload_request_free" 'pointer)
@@ -339,7 +342,7 @@ have no threads in this process."
 (define-foreign request-set-patient int "guix_offload_request_set_patient" 'request int 'out)
 (define-foreign request-set-build-trace int "guix_offload_request_set_build_trace" 'request int 'out)
 
-(define-typed (make-request system derivation
+(define-typed (make-offload-request system derivation
                        #:key (features '()) (inputs '()) (outputs '())
                        (timeout 0) (max-silent-time 0) print-build-trace? cores rounds keep-failed? (verbosity 0)
                        (patient? #t) (substitutes? 'default))
@@ -371,20 +374,20 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
     request))
 
 (define-getters pointer->text '* 'request
-  (request-system "guix_offload_request_system"
+  (offload-request-system "guix_offload_request_system"
     "The system type that a request is for.")
-  (request-derivation "guix_offload_request_derivation"
+  (offload-request-derivation "guix_offload_request_derivation"
     "The derivation of a request."))
 
 (define-foreign nth-input '* "guix_offload_request_input" 'request size_t)
 (define-foreign nth-output '* "guix_offload_request_output" 'request size_t)
 
-(define-typed (request-inputs request)
+(define-typed (offload-request-inputs request)
   "The inputs of REQUEST, a list."
   ((request 'request))
   (texts nth-input request))
 
-(define-typed (request-outputs request)
+(define-typed (offload-request-outputs request)
   "The outputs of REQUEST that are to become valid, a list."
   ((request 'request))
   (texts nth-output request))
@@ -392,7 +395,7 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
 (define-foreign add-closure int "guix_offload_request_add_closure" 'request 'engine '(maybe cancellation) 'out)
 (define-foreign lock-outputs int "guix_offload_request_lock_outputs" 'request 'engine '(maybe cancellation) 'out 'out)
 
-(define-typed (request-add-closure! request engine #:optional cancellation)
+(define-typed (offload-request-add-closure! request engine #:optional cancellation)
   "Add to REQUEST all inputs of its derivation, and those of its outputs that are not valid."
   ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
   (call-stoppably (lambda (cancellation)
@@ -400,7 +403,7 @@ servers, unless SUBSTITUTES? is #f; by default it may, unless the environment ha
                     #t)
                   cancellation))
 
-(define-typed (request-lock-outputs! request engine #:optional cancellation)
+(define-typed (offload-request-lock-outputs! request engine #:optional cancellation)
   "Lock the outputs of REQUEST, so that nobody else builds them: until it was freed, and the jobs started with it are
 over.  Return how many of them are left to build: others may have built some meanwhile."
   ((request 'request) (engine 'engine) (cancellation (maybe 'cancellation)))
@@ -410,7 +413,7 @@ over.  Return how many of them are left to build: others may have built some mea
 
 (define-foreign %request-matches size_t "guix_offload_request_matches" 'request 'machines)
 
-(define-typed (request-matches request machines)
+(define-typed (offload-request-matches request machines)
   "How many of MACHINES offer what REQUEST requires, whether they can be reached or not."
   ((request 'request) (machines (list-of 'machine)))
   (call-with-machines machines
@@ -422,10 +425,10 @@ over.  Return how many of them are left to build: others may have built some mea
 ;;; The verbs.
 ;;;
 
-(define-handle-predicate lease? 'lease
+(define-handle-predicate offload-lease? 'lease
   "Is OBJECT a lease, a machine that was chosen?")
-(define-handle-predicate connection? 'connection
-  "Is OBJECT a connection?")
+(define-handle-predicate offload-connection? 'connection
+  "Is OBJECT a offload-connection?")
 
 (define-foreign choose int "guix_offload_choose_explained"
   'out 'out 'out 'engine 'machines 'request '(maybe cancellation) 'out)
@@ -447,7 +450,7 @@ over.  Return how many of them are left to build: others may have built some mea
   "Choose one of MACHINES for REQUEST.  Three values: `decline', `postpone' or `accept'; for the last, a lease, else #f;
 and why machines were not chosen, a list of conditions, each of which names its machine."
   ((engine 'engine) (machines (list-of 'machine)) (request 'request) (cancellation (maybe 'cancellation)))
-  (let ((cancellation (or cancellation (make-cancellation))))
+  (let ((cancellation (or cancellation (make-offload-cancellation))))
     (call-with-machines machines
       (lambda (machines)
         (let-values (((reply pointer reasons)
@@ -457,12 +460,12 @@ and why machines were not chosen, a list of conditions, each of which names its 
           (let* ((lease (make-handle 'lease pointer #:free lease-free))
                  (refusals (make-handle 'refusals reasons #:free refusals-free))
                  (why (conditions refusals-get refusals)))
-            (free! refusals)
+            (offload-free! refusals)
             (when lease
               (set! (stopped-by lease) cancellation))
             (values (name-of reply-name reply) lease why)))))))
 
-(define-typed (lease-connection lease)
+(define-typed (offload-lease-connection lease)
   "The connection of LEASE, to which it belongs."
   ((lease 'lease))
   (let ((connection (make-handle 'connection (%lease-connection lease) #:owner lease)))
@@ -472,7 +475,7 @@ and why machines were not chosen, a list of conditions, each of which names its 
 (define-typed (offload-connect engine machine #:optional cancellation)
   "A connection to MACHINE, without a build slot."
   ((engine 'engine) (machine 'machine) (cancellation (maybe 'cancellation)))
-  (let* ((cancellation (or cancellation (make-cancellation)))
+  (let* ((cancellation (or cancellation (make-offload-cancellation)))
          (connection (call-stoppably (lambda (cancellation)
                                        (call-for-handle 'connection connection-free
                                                         %connect engine machine cancellation))
@@ -484,7 +487,7 @@ and why machines were not chosen, a list of conditions, each of which names its 
   "Call THUNK, which does something with CONNECTION, and blocks."
   (call-stoppably (lambda (cancellation) (thunk)) (stopped-by connection)))
 
-(define-typed (connection-machine connection)
+(define-typed (offload-connection-machine connection)
   "The machine that CONNECTION is to."
   ((connection 'connection))
   (make-handle 'machine (%connection-machine connection) #:owner connection))
@@ -509,7 +512,7 @@ and why machines were not chosen, a list of conditions, each of which names its 
                                                   (%send connection request progress #f sent error))
                                                 connection request progress))))
              (names (texts items-get items)))
-        (free! items)
+        (offload-free! items)
         names))))
 
 (define-typed (offload-build connection request #:key log (log-descriptor -1))
@@ -525,8 +528,8 @@ goes to LOG-DESCRIPTOR, unless that is -1."
       (call-on connection (lambda () (call build connection request log-descriptor #f #f)))))
 
 (define-typed (offload-retrieve connection request #:key progress)
-  "Bring the outputs of REQUEST into the local store and make them valid.  Their locks must be held: by guix-daemon, or by
-`request-lock-outputs!'."
+  "Bring the outputs of REQUEST into the local store and make them valid.  Their locks must be held: by guix-daemon, or
+by `offload-request-lock-outputs!'."
   ((connection 'connection) (request 'request) (progress (maybe 'procedure)))
   (call-with-progress progress
     (lambda (progress)
@@ -537,8 +540,8 @@ goes to LOG-DESCRIPTOR, unless that is -1."
 ;;; Jobs.
 ;;;
 
-(define-handle-predicate job? 'job
-  "Is OBJECT a job?")
+(define-handle-predicate offload-job? 'job
+  "Is OBJECT a offload-job?")
 
 (define-foreign job-start int "guix_offload_job_start" 'out 'out 'engine 'machines 'request 'out)
 (define-foreign job-free void "guix_offload_job_free" 'pointer)
@@ -556,7 +559,7 @@ goes to LOG-DESCRIPTOR, unless that is -1."
 (define-foreign event-type-name '* "guix_offload_event_type_name" int32)
 (define-foreign c-event-lines '* "guix_offload_event_lines" 'event)
 
-(define-typed (start-job engine machines request)
+(define-typed (offload-start-job engine machines request)
   "Start to build REQUEST on one of MACHINES.  Two values: `decline', `postpone' or `accept', and for the last, a job."
   ((engine 'engine) (machines (list-of 'machine)) (request 'request))
   (call-with-machines machines
@@ -566,15 +569,15 @@ goes to LOG-DESCRIPTOR, unless that is -1."
                 (make-handle 'job pointer #:free job-free))))))
 
 (define-getters identity int32 'job
-  (job-descriptor "guix_offload_job_descriptor"
+  (offload-job-descriptor "guix_offload_job_descriptor"
     "A descriptor that is readable while a job has an event to take, and for good once it is over: for `select' only."))
 
 (define-getters pointer->text '* 'job
-  (job-machine "guix_offload_job_machine"
+  (offload-job-machine "guix_offload_job_machine"
     "The name of the machine that does a job, or was the last to try; #f if none was chosen yet."))
 
 (define-record <offload-event> make-event
-  (offload-event? "Is OBJECT an event of a job?")
+  (offload-event? "Is OBJECT an event of a offload-job?")
   (kind offload-event-kind
     "What happened, a symbol, such as `queued', `passed-over', `chosen', `sending', `building', `log' and `done'.")
   (machine offload-event-machine
@@ -590,7 +593,7 @@ goes to LOG-DESCRIPTOR, unless that is -1."
   (lines offload-event-lines
     "The lines that a build hook shows of an event, a string."))
 
-(define-typed (job-next-event job)
+(define-typed (offload-job-next-event job)
   "What happened to JOB next, an <offload-event>; #f if nothing did as yet."
   ((job 'job))
   (let ((event (make-handle 'event (%job-next-event job) #:free event-free)))
@@ -606,14 +609,14 @@ goes to LOG-DESCRIPTOR, unless that is -1."
                                     (if (eq? kind 'log) bytes (utf8->string bytes))
                                     (pointer->text (c-event-hint event))
                                     (pointer->text (c-event-lines event)))))
-           (free! event)
+           (offload-free! event)
            result))))
 
 ;; For how long Guile, which handles signals between two steps of Scheme, does not notice any while it waits: in
 ;; milliseconds.  (To select on the descriptor would not do: it is readable as long as there are events.)
 (define %deaf 100)
 
-(define-typed (job-wait job #:optional (milliseconds -1))
+(define-typed (offload-job-wait job #:optional (milliseconds -1))
   "Wait for at most MILLISECONDS, for good if that is negative; return true if JOB is over.  Signals are handled
 meanwhile; a handler that does not return ends this."
   ((job 'job) (milliseconds int64))
@@ -627,12 +630,12 @@ meanwhile; a handler that does not return ends this."
             ((and end (<= left 0)) #f)
             (else (loop))))))
 
-(define-typed (job-cancel! job)
+(define-typed (offload-job-cancel! job)
   "Cancel JOB unless it is over.  Return at once: its result will be `cancelled'."
   ((job 'job))
   (job-cancel job))
 
-(define-typed (job-result job)
+(define-typed (offload-job-result job)
   "Return true if JOB, which is over, succeeded; else raise why not."
   ((job 'job))
   (call %job-result job)
@@ -643,7 +646,7 @@ meanwhile; a handler that does not return ends this."
 ;;; Build hook.
 ;;;
 
-(define-handle-predicate build-hook? 'hook
+(define-handle-predicate offload-hook? 'hook
   "Is OBJECT a build hook?")
 
 (define-foreign hook-new int "guix_offload_hook_new" 'out 'engine 'out)
@@ -655,7 +658,7 @@ meanwhile; a handler that does not return ends this."
 (define-foreign hook-serve int "guix_offload_hook_serve_cancellable"
   'hook int int int 'out '(maybe cancellation) 'out)
 
-(define-typed (make-build-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
+(define-typed (make-offload-hook engine #:key machine-file evaluate (timeout 0) (max-silent-time 0) print-build-trace?)
   "A build hook.  EVALUATE, if not #f, is called with MACHINE-FILE, or with #f, and returns the machines in it, a list."
   ((engine 'engine) (machine-file (maybe 'string)) (evaluate (maybe 'procedure)) (timeout uint64)
    (max-silent-time uint64) (print-build-trace? 'any))
@@ -671,7 +674,7 @@ meanwhile; a handler that does not return ends this."
     (call hook-set-build-trace hook (if print-build-trace? 1 0))
     hook))
 
-(define-typed (serve-build-hook hook input output log #:optional cancellation)
+(define-typed (offload-serve-hook hook input output log #:optional cancellation)
   "Serve guix-daemon's requests on the descriptors INPUT and OUTPUT, with the build log going to LOG.  Return the status
 to exit with.  Only with a CANCELLATION are signals handled meanwhile."
   ((hook 'hook) (input int) (output int) (log int) (cancellation (maybe 'cancellation)))
@@ -689,8 +692,8 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
 ;;; All machines at once.
 ;;;
 
-(define-handle-predicate report? 'report
-  "Is OBJECT a report?")
+(define-handle-predicate offload-report? 'report
+  "Is OBJECT a offload-report?")
 
 (define-foreign farm-test int "guix_offload_farm_test_cancellable"
   'out 'engine 'machines '(maybe cancellation) 'out)
@@ -718,13 +721,13 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
 (define-foreign report-host-name '* "guix_offload_report_host_name" 'report size_t)
 
 (define-getters identity size_t 'report
-  (report-failures "guix_offload_report_failures"
+  (offload-report-failures "guix_offload_report_failures"
     "How many machines of a report failed."))
 
 (define-getters pointer->text '* 'report
-  (report-text "guix_offload_report_text"
+  (offload-report-text "guix_offload_report_text"
     "A report for people, a string.")
-  (report-json "guix_offload_report_json"
+  (offload-report-json "guix_offload_report_json"
     "A report for programs: a line of JSON."))
 
 (define (call-for-report procedure engine machines cancellation)
@@ -734,28 +737,28 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
                         (call-for-handle 'report report-free procedure engine machines cancellation))
                       cancellation))))
 
-(define-typed (test-machines engine machines #:optional cancellation)
+(define-typed (offload-test-machines engine machines #:optional cancellation)
   "Test all MACHINES at once, and return a report."
   ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
   (call-for-report farm-test engine machines cancellation))
 
-(define-typed (machines-status engine machines #:optional cancellation)
+(define-typed (offload-machines-status engine machines #:optional cancellation)
   "Ask all MACHINES at once how they are doing, and return a report."
   ((engine 'engine) (machines (list-of 'machine)) (cancellation (maybe 'cancellation)))
   (call-for-report farm-status engine machines cancellation))
 
-(define-typed (keeper-status engine)
+(define-typed (offload-keeper-status engine)
   "Ask the keeper what it is doing, and return a report on no machine."
   ((engine 'engine))
   (call-for-handle 'report report-free keeper-inspect engine))
 
-(define-typed (stop-keeper! engine)
+(define-typed (offload-stop-keeper! engine)
   "Have the keeper end once its builds are done.  Return #f if none is running."
   ((engine 'engine))
   (= 1 (call-for-integer keeper-stop engine)))
 
 (define-record <offload-machine-report> make-machine-report
-  (offload-machine-report? "Is OBJECT the report on one machine?")
+  (offload-machine-report? "Is OBJECT the report on one offload-machine?")
   (machine offload-machine-report-machine
     "The machine.")
   (state offload-machine-report-state
@@ -787,7 +790,7 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
   (host-name offload-machine-report-host-name
     "The host name that it gives itself; #f if that is not known."))
 
-(define-typed (report->list report)
+(define-typed (offload-report->list report)
   "REPORT as a list of <offload-machine-report>, one for each machine."
   ((report 'report))
   (define (entry index)

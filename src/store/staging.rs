@@ -10,6 +10,7 @@
 //! entries of `.links`; [`super::dedup`] says why they do no harm.
 //!
 //! No output locks are taken: guix-daemon holds them, and temporary roots for the outputs, while its build hook runs.
+//! For a build that it did not ask for, `build/output_locks.rs` takes them.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -35,7 +35,7 @@
             define-record
             handle?
             handle-type
-            free!
+            offload-free!
 
             name-of
             make-slot
@@ -338,7 +338,7 @@ looks for libraries.  Only the one that ends in a number is always there, which 
         body ...))
     (note-signature! 'name 'formals '(argument ...) (list type ...))))
 
-(define-typed (free! handle)
+(define-typed (offload-free! handle)
   "Free HANDLE now instead of some time after it is forgotten.  What belongs to it cannot be used any more.  To free it
 again is fine; a handle that belongs to another one is freed with that."
   ((handle 'any-handle))

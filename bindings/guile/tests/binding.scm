@@ -41,8 +41,8 @@
 
 (define (away)
   "A machine to which nobody answers."
-  (make-machine "127.0.0.1" "root" %key #:port 1 #:systems '("x86_64-linux") #:parallel-builds 3
-                #:private-key (write-file "id" "")))
+  (make-offload-machine "127.0.0.1" "root" %key #:port 1 #:systems '("x86_64-linux") #:parallel-builds 3
+                        #:private-key (write-file "id" "")))
 
 (define (write-private-key)
   "A private key that nobody has: as it is, the machine it is for need not even be asked."
@@ -52,7 +52,8 @@
     file))
 
 (define engine
-  (make-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket") #:idle-limit 5))
+  (make-offload-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket")
+                       #:idle-limit 5))
 
 (test-begin "binding")
 
@@ -83,41 +84,47 @@
 
 (test-equal "without a keeper there is nothing to stop, and that is no failure"
   '("no keeper is running\n" "{\"machines\": [], \"keeper\": null}\n" () #f)
-  (let ((report (keeper-status engine)))
-    (list (report-text report) (report-json report) (report->list report) (stop-keeper! engine))))
+  (let ((report (offload-keeper-status engine)))
+    (list (offload-report-text report) (offload-report-json report) (offload-report->list report)
+          (offload-stop-keeper! engine))))
 
 (test-assert "the library has a version"
   (string-match "^[0-9]+\\.[0-9]+\\.[0-9]+$" (offload-version)))
 
 (test-equal "a machine has what it was given, and defaults"
   '("m" 2222 "u" "ssh-ed25519" "/k" "none" 9 "/s" 5 2.5 #f ("a" "b") ("kvm" "größer"))
-  (let ((m (make-machine "m" "u" %key #:port 2222 #:private-key "/k" #:compression "none" #:compression-level 9
-                         #:daemon-socket "/s" #:parallel-builds 5 #:speed 2.5 #:overload-threshold #f
-                         #:systems '("a" "b") #:features '("kvm" "größer"))))
-    (list (machine-name m) (machine-port m) (machine-user m)
-          (first (string-split (machine-host-key m) #\space)) (machine-private-key m) (machine-compression m)
-          (machine-compression-level m) (machine-daemon-socket m) (machine-parallel-builds m) (machine-speed m)
-          (machine-overload-threshold m) (machine-systems m) (machine-features m))))
+  (let ((m (make-offload-machine "m" "u" %key #:port 2222 #:private-key "/k" #:compression "none" #:compression-level 9
+                                 #:daemon-socket "/s" #:parallel-builds 5 #:speed 2.5 #:overload-threshold #f
+                                 #:systems '("a" "b") #:features '("kvm" "größer"))))
+    (list (offload-machine-name m) (offload-machine-port m) (offload-machine-user m)
+          (first (string-split (offload-machine-host-key m) #\space)) (offload-machine-private-key m)
+          (offload-machine-compression m)
+          (offload-machine-compression-level m) (offload-machine-daemon-socket m) (offload-machine-parallel-builds m)
+          (offload-machine-speed m)
+          (offload-machine-overload-threshold m) (offload-machine-systems m) (offload-machine-features m))))
 
 (test-equal "what is not given is Guix's default"
   '(22 "zlib@openssh.com,zlib" 3 "/var/guix/daemon-socket/socket" 1 1.0 0.8 () ())
-  (let ((m (make-machine "m" "u" %key)))
-    (list (machine-port m) (machine-compression m) (machine-compression-level m) (machine-daemon-socket m)
-          (machine-parallel-builds m) (machine-speed m) (machine-overload-threshold m) (machine-systems m)
-          (machine-features m))))
+  (let ((m (make-offload-machine "m" "u" %key)))
+    (list (offload-machine-port m) (offload-machine-compression m) (offload-machine-compression-level m)
+          (offload-machine-daemon-socket m)
+          (offload-machine-parallel-builds m) (offload-machine-speed m) (offload-machine-overload-threshold m)
+          (offload-machine-systems m)
+          (offload-machine-features m))))
 
 (test-equal "an error is a condition with a message"
   '(invalid-argument "m" 1 #t)
-  (let ((c (failure (make-machine "m" "u" %key #:port 0))))
+  (let ((c (failure (make-offload-machine "m" "u" %key #:port 0))))
     (list (guix-offload-error-code c) (guix-offload-error-machine c) (guix-offload-error-exit-status c)
           (and (message-condition? c) (string-contains (condition-message c) "'port'") #t))))
 
 (test-assert "an error has a hint"
-  (string-contains (guix-offload-error-hint (failure (make-machine "m" "u" "no key"))) "ssh_host_ed25519_key.pub"))
+  (string-contains (guix-offload-error-hint (failure (make-offload-machine "m" "u" "no key")))
+                   "ssh_host_ed25519_key.pub"))
 
 (test-equal "a string with a NUL character is refused"
   'invalid-argument
-  (guix-offload-error-code (failure (make-machine "m\x00;" "u" %key))))
+  (guix-offload-error-code (failure (make-offload-machine "m\x00;" "u" %key))))
 
 (define %interface
   (module-map (lambda (name variable) (cons name (variable-ref variable)))
@@ -130,15 +137,15 @@
                 (string-suffix? "?" (symbol->string name))
                 (any (lambda (prefix) (string-prefix? prefix (symbol->string name)))
                      '("guix-offload-error" "offload-event-" "offload-machine-report-")) ;of a record
-                (memq name '(offload-version make-cancellation)))) ;these take nothing
+                (memq name '(offload-version make-offload-cancellation)))) ;these take nothing
           (filter-map (match-lambda
                         ((name . value) (and (procedure? value) name)))
                       %interface)))
 
 (define %wrong
   ;; Of each kind that somebody might give, one: with the types of parameters that take it.
-  (let ((m (make-machine "m" "u" %key)) (freed (make-machine "m" "u" %key)))
-    (free! freed)
+  (let ((m (make-offload-machine "m" "u" %key)) (freed (make-offload-machine "m" "u" %key)))
+    (offload-free! freed)
     `((#f maybe any)
       (#t any)
       (() list-of any)
@@ -152,7 +159,7 @@
       (,(make-pointer 4096) any)
       (,m machine any-handle any)
       (,engine engine any-handle any)
-      (,(make-cancellation) cancellation any-handle any)
+      (,(make-offload-cancellation) cancellation any-handle any)
       (,(make-handle 'lease (make-pointer 4096)) lease any-handle any)
       (,(make-handle 'connection (make-pointer 4096)) connection any-handle any)
       (,(make-handle 'job (make-pointer 4096)) job any-handle any)
@@ -249,8 +256,8 @@ both, and a thunk."
 
 (test-equal "a machine file is read by the library"
   '(("one" 22 ("x86_64-linux")) ("two" 2222 ("i686-linux")))
-  (map (lambda (m) (list (machine-name m) (machine-port m) (machine-systems m)))
-       (load-machines
+  (map (lambda (m) (list (offload-machine-name m) (offload-machine-port m) (offload-machine-systems m)))
+       (offload-load-machines
         (write-file "machines.scm"
                     (format #f "
 (list (build-machine (name \"one\") (systems '(\"x86_64-linux\")) (user \"u\") (host-key ~s))
@@ -258,44 +265,45 @@ both, and a thunk."
 
 (test-equal "a machine that is listed again is the same machine"
   '(#t #f #f)
-  (let ((one (make-machine "m" "u" %key #:systems '("a"))))
-    (map (lambda (other) (same-machine? one other))
-         (list (make-machine "m" "v" %key #:systems '("b")) (make-machine "m" "u" %key #:port 23)
-               (make-machine "n" "u" %key)))))
+  (let ((one (make-offload-machine "m" "u" %key #:systems '("a"))))
+    (map (lambda (other) (offload-machine=? one other))
+         (list (make-offload-machine "m" "v" %key #:systems '("b")) (make-offload-machine "m" "u" %key #:port 23)
+               (make-offload-machine "n" "u" %key)))))
 
 (test-equal "the machine file that Guix reads is the default"
   '("one" "two")
   (dynamic-wind
     (lambda () (setenv "GUIX_CONFIGURATION_DIRECTORY" %directory))
-    (lambda () (map machine-name (load-machines)))
+    (lambda () (map offload-machine-name (offload-load-machines)))
     (lambda () (unsetenv "GUIX_CONFIGURATION_DIRECTORY"))))
 
 (test-assert "what is wrong with a machine file is said with its place"
-  (string-contains (condition-message (failure (load-machines (write-file "broken.scm" "\n(list 1"))))
+  (string-contains (condition-message (failure (offload-load-machines (write-file "broken.scm" "\n(list 1"))))
                    "broken.scm:2:7: "))
 
 (test-equal "what a machine file returned is current until it changes"
   '(#t #f)
-  (let-values (((machines current?) (load-machines (write-file "kept.scm" "(list)"))))
+  (let-values (((machines current?) (offload-load-machines (write-file "kept.scm" "(list)"))))
     (let ((before (current?)))
       (write-file "kept.scm" "(list )")
       (list before (current?)))))
 
 (test-assert "a malformed machine is left out, and said"
   (let ((said '()))
-    (and (null? (load-machines (write-file "wrong.scm" "\n(list (build-machine (name \"m\") (port 1) (colour 2)))")
-                               #:report (lambda (condition) (set! said (cons condition said)))))
+    (and (null? (offload-load-machines (write-file "wrong.scm"
+                                                   "\n(list (build-machine (name \"m\") (port 1) (colour 2)))")
+                                       #:report (lambda (condition) (set! said (cons condition said)))))
          (= 1 (length said))
          (string-contains (condition-message (first said)) "wrong.scm:2:41: machine 'm', field 'colour': ")
          (equal? "m" (guix-offload-error-machine (first said)))
          (string? (guix-offload-error-hint (first said))))))
 
 (test-equal "what was freed cannot be used"
-  "machine-name: argument 1 must be a machine, and this one was freed"
-  (let ((m (make-machine "m" "u" %key)))
-    (free! m)
-    (free! m)
-    (condition-message (failure (machine-name m)))))
+  "offload-machine-name: argument 1 must be a machine, and this one was freed"
+  (let ((m (make-offload-machine "m" "u" %key)))
+    (offload-free! m)
+    (offload-free! m)
+    (condition-message (failure (offload-machine-name m)))))
 
 (test-equal "a handle is freed once: explicitly, or when it is garbage"
   '(0 1 1 #t)
@@ -306,8 +314,8 @@ both, and a thunk."
       (do ((i 0 (+ i 1))) ((= i 5)) (gc)))
     (let* ((kept (handle))
            (before (begin (collect-garbage) freed))
-           (explicitly (begin (free! kept) freed))
-           (again (begin (free! kept) (collect-garbage) freed)))
+           (explicitly (begin (offload-free! kept) freed))
+           (again (begin (offload-free! kept) (collect-garbage) freed)))
       (do ((i 0 (+ i 1))) ((= i 100))
         (handle))
       (collect-garbage)
@@ -315,58 +323,59 @@ both, and a thunk."
       (list before explicitly again (< 90 freed 102)))))
 
 (test-assert "garbage is freed, and what is not is kept"
-  (let ((kept (load-machines (in-directory "machines.scm"))))
+  (let ((kept (offload-load-machines (in-directory "machines.scm"))))
     (do ((i 0 (+ i 1))) ((= i 5000))
-      (make-machine "m" "u" %key))
+      (make-offload-machine "m" "u" %key))
     (gc)
-    (equal? '("one" "two") (map machine-name kept))))
+    (equal? '("one" "two") (map offload-machine-name kept))))
 
 (test-equal "no machine of the list can do it"
   '((decline #f) (decline #f ("it does not build for 'i686-linux'")))
-  (let ((request (make-request "i686-linux" %derivation #:features '("kvm") #:timeout 1)))
-    (list (let-values (((reply job) (start-job engine (list (away)) request)))
+  (let ((request (make-offload-request "i686-linux" %derivation #:features '("kvm") #:timeout 1)))
+    (list (let-values (((reply job) (offload-start-job engine (list (away)) request)))
             (list reply job))
           (let-values (((reply lease why) (offload-choose engine (list (away)) request)))
             (list reply lease (map condition-message why))))))
 
 (test-equal "requests and engines say what they were given"
   '("i686-linux" ("/a" "/b") ("/c") 5 #f)
-  (let ((request (make-request "i686-linux" %derivation #:inputs '("/a" "/b") #:outputs '("/c"))))
-    (list (request-system request) (request-inputs request) (request-outputs request) (engine-idle-limit engine)
-          (engine-directory engine 'nowhere))))
+  (let ((request (make-offload-request "i686-linux" %derivation #:inputs '("/a" "/b") #:outputs '("/c"))))
+    (list (offload-request-system request) (offload-request-inputs request) (offload-request-outputs request)
+          (offload-engine-idle-limit engine)
+          (offload-engine-directory engine 'nowhere))))
 
 (test-equal "closures and locks want a store"
   '(store store)
-  (let ((request (make-request "i686-linux" %derivation))
-        (engine (make-engine #:database "/nowhere" #:daemon-socket "/nowhere/socket")))
-    (list (guix-offload-error-code (failure (request-add-closure! request engine)))
-          (guix-offload-error-code (failure (request-lock-outputs! request engine))))))
+  (let ((request (make-offload-request "i686-linux" %derivation))
+        (engine (make-offload-engine #:database "/nowhere" #:daemon-socket "/nowhere/socket")))
+    (list (guix-offload-error-code (failure (offload-request-add-closure! request engine)))
+          (guix-offload-error-code (failure (offload-request-lock-outputs! request engine))))))
 
 (test-equal "a request matches machines of its system"
   '(1 0)
   (map (lambda (system)
-         (request-matches (make-request system %derivation) (list (away))))
+         (offload-request-matches (make-offload-request system %derivation) (list (away))))
        '("x86_64-linux" "i686-linux")))
 
 (test-equal "the machines are asked, and one that is misconfigured says so"
   '("misconfigured" #f configuration 0 #f)
-  (match (report->list (machines-status engine (list (away))))
+  (match (offload-report->list (offload-machines-status engine (list (away))))
     ((one)
      (list (offload-machine-report-state one) (offload-machine-report-reachable? one)
            (guix-offload-error-code (offload-machine-report-error one))
            (offload-machine-report-slots-taken one) (offload-machine-report-load one)))))
 
 (test-assert "a report is text, and JSON"
-  (let ((report (test-machines engine (list (away) (away)))))
-    (and (= 1 (report-failures report))           ;the same machine twice is tested once
-         (string-contains (report-text report) "guix offload: error: ")
-         (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (report-json report)))))
+  (let ((report (offload-test-machines engine (list (away) (away)))))
+    (and (= 1 (offload-report-failures report))           ;the same machine twice is tested once
+         (string-contains (offload-report-text report) "guix offload: error: ")
+         (string-prefix? "{\"machines\": [{\"name\": \"127.0.0.1\"" (offload-report-json report)))))
 
 (test-equal "what is cancelled fails"
   '(cancelled cancelled)
-  (let ((cancellation (make-cancellation))
-        (request (make-request "x86_64-linux" %derivation)))
-    (cancel! cancellation)
+  (let ((cancellation (make-offload-cancellation))
+        (request (make-offload-request "x86_64-linux" %derivation)))
+    (offload-cancel! cancellation)
     (list (guix-offload-error-code (failure (offload-connect engine (away) cancellation)))
           (guix-offload-error-code (failure (offload-choose engine (list (away)) request cancellation))))))
 
@@ -376,12 +385,12 @@ both, and a thunk."
 
 (test-equal "a job fails, with events on the way, of which those on machines say what to do"
   '(#t (#t) #t)
-  (let*-values (((reply job) (start-job engine (list (away)) (make-request "x86_64-linux" %derivation)))
-                ((over?) (job-wait job 60000)))
+  (let*-values (((reply job) (offload-start-job engine (list (away)) (make-offload-request "x86_64-linux" %derivation)))
+                ((over?) (offload-job-wait job 60000)))
     (let loop ((hinted '()))
-      (let ((event (job-next-event job)))
+      (let ((event (offload-job-next-event job)))
         (case (offload-event-kind event)
-          ((done) (list over? hinted (guix-offload-error? (failure (job-result job)))))
+          ((done) (list over? hinted (guix-offload-error? (failure (offload-job-result job)))))
           ((passed-over)
            (loop (cons (and (string? (offload-event-hint event)) (string? (offload-event-text event))) hinted)))
           (else (loop hinted)))))))
@@ -394,8 +403,8 @@ both, and a thunk."
     server))
 
 (define (silent)
-  (make-machine "127.0.0.1" "root" %key #:port (sockaddr:port (getsockname silent-server))
-                #:systems '("x86_64-linux") #:private-key (write-private-key)))
+  (make-offload-machine "127.0.0.1" "root" %key #:port (sockaddr:port (getsockname silent-server))
+                        #:systems '("x86_64-linux") #:private-key (write-private-key)))
 
 (define (interrupted thunk)
   "Call THUNK, which blocks, and interrupt it after a second.  Was that noticed soon?"
@@ -410,25 +419,27 @@ both, and a thunk."
 
 (test-equal "who waits for a job notices signals"
   #t
-  (let-values (((reply job) (start-job engine (list (silent)) (make-request "x86_64-linux" %derivation))))
-    (let ((noticed? (interrupted (lambda () (job-wait job)))))
-      (job-cancel! job)
-      (job-wait job)
+  (let-values (((reply job)
+                (offload-start-job engine (list (silent)) (make-offload-request "x86_64-linux" %derivation))))
+    (let ((noticed? (interrupted (lambda () (offload-job-wait job)))))
+      (offload-job-cancel! job)
+      (offload-job-wait job)
       noticed?)))
 
 (test-equal "a call that blocks notices signals, and is cancelled by a handler that does not return"
   '(#t #t #t #t #t #t)
-  (let ((request (make-request "x86_64-linux" %derivation))
+  (let ((request (make-offload-request "x86_64-linux" %derivation))
         (slow (write-file "slow.scm" "(begin (sleep 60) (list))"))
-        (hook (make-build-hook engine))
+        (hook (make-offload-hook engine))
         (ends (pipe)))
     (map interrupted
          (list (lambda () (offload-choose engine (list (silent)) request))
                (lambda () (offload-connect engine (silent)))
-               (lambda () (test-machines engine (list (silent))))
-               (lambda () (machines-status engine (list (silent))))
-               (lambda () (load-machines slow))
-               (lambda () (serve-build-hook hook (fileno (car ends)) (fileno (cdr ends)) 1 (make-cancellation)))))))
+               (lambda () (offload-test-machines engine (list (silent))))
+               (lambda () (offload-machines-status engine (list (silent))))
+               (lambda () (offload-load-machines slow))
+               (lambda ()
+                 (offload-serve-hook hook (fileno (car ends)) (fileno (cdr ends)) 1 (make-offload-cancellation)))))))
 
 (test-equal "a handler that returns lets the call go on"
   '(configuration 1)
@@ -441,9 +452,9 @@ both, and a thunk."
 
 (test-equal "a job is cancelled"
   #t
-  (let-values (((reply job) (start-job engine (list (away)) (make-request "x86_64-linux" %derivation))))
-    (job-cancel! job)
-    (and (integer? (job-descriptor job)) (job-wait job 60000))))
+  (let-values (((reply job) (offload-start-job engine (list (away)) (make-offload-request "x86_64-linux" %derivation))))
+    (offload-job-cancel! job)
+    (and (integer? (offload-job-descriptor job)) (offload-job-wait job 60000))))
 
 (define (ask-hook hook . lines)
   "What HOOK answers to LINES, a list of lines, and the status to exit with."
@@ -451,21 +462,21 @@ both, and a thunk."
     (((input . requests) (answers . output))
      (for-each (lambda (line) (display line requests) (newline requests)) lines)
      (close-port requests)
-     (let ((status (serve-build-hook hook (fileno input) (fileno output) (fileno output))))
+     (let ((status (offload-serve-hook hook (fileno input) (fileno output) (fileno output))))
        (close-port output)
        (list status (string-split (string-trim-right (get-string-all answers)) #\newline))))))
 
 (test-equal "a hook declines what its machines cannot do"
   '(0 ("# decline" "# decline"))
-  (ask-hook (make-build-hook engine #:machine-file (in-directory "none.scm")
-                             #:evaluate (lambda (file) (list (away))))
+  (ask-hook (make-offload-hook engine #:machine-file (in-directory "none.scm")
+                               #:evaluate (lambda (file) (list (away))))
             (string-append "0 i686-linux " %derivation " ")
             (string-append "0 x86_64-linux " %derivation " kvm")))
 
 (test-equal "a hook uses the machines that it was given, as long as the file does not change"
   '((1 #t) (0 ("# decline")))
   (let* ((file (write-file "changing.scm" "(list)"))
-         (hook (make-build-hook engine #:machine-file file #:evaluate (lambda (file) (list (away)))))
+         (hook (make-offload-hook engine #:machine-file file #:evaluate (lambda (file) (list (away)))))
          (request (string-append "0 x86_64-linux " %derivation " "))
          (before (ask-hook hook request)))
     (write-file "changing.scm" "(list )")

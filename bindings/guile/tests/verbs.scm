@@ -14,9 +14,10 @@
              (srfi srfi-34))
 
 (define %fields
-  (list machine-name machine-port machine-user machine-private-key machine-host-key machine-compression
-        machine-compression-level machine-daemon-socket machine-parallel-builds machine-speed
-        machine-overload-threshold machine-systems machine-features))
+  (list offload-machine-name offload-machine-port offload-machine-user offload-machine-private-key
+        offload-machine-host-key offload-machine-compression offload-machine-compression-level
+        offload-machine-daemon-socket offload-machine-parallel-builds offload-machine-speed
+        offload-machine-overload-threshold offload-machine-systems offload-machine-features))
 
 (define (fields machine)
   (map (lambda (field) (field machine)) %fields))
@@ -24,14 +25,14 @@
 (define (same-machines? file)
   "Is what Guile makes of FILE what the library, and so the C program, makes of it?"
   (let ((ours (map fields ((@@ (guix scripts offload) machine-handles) file)))
-        (theirs (map fields (load-machines file))))
+        (theirs (map fields (offload-load-machines file))))
     (or (and (pair? ours) (equal? ours theirs))
         (begin
           (format #t "    Guile:   ~s~%    library: ~s~%" ours theirs)
           #f))))
 
 (define %machine-file "/etc/guix/machines.scm")
-(define %key (machine-host-key (first (load-machines %machine-file))))
+(define %key (offload-machine-host-key (first (offload-load-machines %machine-file))))
 
 (define (same-machines-in? text)
   (let ((file "/tmp/same-machines.scm"))
@@ -60,14 +61,15 @@
 
 (define* (request-for drv #:key (outputs (list (derivation->output-path drv))) cores rounds keep-failed? (verbosity 0))
   (let ((file (derivation-file-name drv)))
-    (make-request "x86_64-linux" file
-                  #:inputs (requisites store (list file))
-                  #:outputs outputs
-                  #:timeout 60
-                  #:cores cores #:rounds rounds #:keep-failed? keep-failed? #:verbosity verbosity #:substitutes? #f)))
+    (make-offload-request "x86_64-linux" file
+                          #:inputs (requisites store (list file))
+                          #:outputs outputs
+                          #:timeout 60
+                          #:cores cores #:rounds rounds #:keep-failed? keep-failed? #:verbosity verbosity
+                          #:substitutes? #f)))
 
-(define engine (make-engine))
-(define machines (load-machines %machine-file))
+(define engine (make-offload-engine))
+(define machines (offload-load-machines %machine-file))
 
 (define-syntax-rule (failure exp ...)
   (guard (c ((guix-offload-error? c) c))
@@ -129,14 +131,14 @@
     (define (progress bytes total)
       (set! moved (cons bytes moved))
       #t)
-    (let-values (((reply lease) (offload-choose engine machines request)))
-      (let* ((connection (lease-connection lease))
+    (let-values (((reply lease why) (offload-choose engine machines request)))
+      (let* ((connection (offload-lease-connection lease))
              (sent (offload-send connection request #:progress progress)))
         (offload-build connection request
                        #:log (lambda (piece)
                                (set! log (cons (utf8->string piece) log))))
         (offload-retrieve connection request #:progress progress)
-        (free! lease)
+        (offload-free! lease)
         (and (eq? reply 'accept)
              (member (derivation-file-name drv) sent)
              (pair? moved)
@@ -172,22 +174,22 @@
 (test-equal "a job tells what happens, and makes the output valid"
   '(#t (chosen sending building retrieving done) #t #t)
   (let* ((drv (derivation-of "echo hello > $out")))
-    (let*-values (((reply job) (start-job engine machines (request-for drv)))
-                  ((over?) (job-wait job 60000)))
+    (let*-values (((reply job) (offload-start-job engine machines (request-for drv)))
+                  ((over?) (offload-job-wait job 60000)))
       (let ((kinds (let loop ((kinds '()))
-                     (match (job-next-event job)
+                     (match (offload-job-next-event job)
                        (#f (reverse kinds))
                        (event (loop (cons (offload-event-kind event) kinds)))))))
         (list over?
               (remove (lambda (kind) (memq kind '(transferred log))) kinds)
-              (job-result job)
+              (offload-job-result job)
               (valid-path? store (derivation->output-path drv)))))))
 
 (define (failure-of-job request)
   "Why REQUEST cannot be built: a symbol and a hint; #f if it can."
-  (let-values (((reply job) (start-job engine machines request)))
-    (job-wait job 60000)
-    (let ((c (failure (job-result job))))
+  (let-values (((reply job) (offload-start-job engine machines request)))
+    (offload-job-wait job 60000)
+    (let ((c (failure (offload-job-result job))))
       (and c (list (guix-offload-error-code c) (guix-offload-error-hint c))))))
 
 (define %another-each-time
@@ -223,16 +225,17 @@
 
 (test-equal "the machine passes the test, and says how it is"
   '(0 "ready" #t "1.5.0" 0)
-  (let ((tested (test-machines engine machines))
-        (status (first (report->list (machines-status engine machines)))))
-    (list (report-failures tested) (offload-machine-report-state status) (> (offload-machine-report-free-space status) 0)
+  (let ((tested (offload-test-machines engine machines))
+        (status (first (offload-report->list (offload-machines-status engine machines)))))
+    (list (offload-report-failures tested) (offload-machine-report-state status)
+          (> (offload-machine-report-free-space status) 0)
           (offload-machine-report-guix-version status) (offload-machine-report-slots-taken status))))
 
 (test-assert "a slot that is taken is counted"
-  (let ((request (make-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0")))))
-    (let-values (((reply lease) (offload-choose engine machines request)))
-      (let ((status (first (report->list (machines-status engine machines)))))
-        (free! lease)
+  (let ((request (make-offload-request "x86_64-linux" (derivation-file-name (derivation-of "exit 0")))))
+    (let-values (((reply lease why) (offload-choose engine machines request)))
+      (let ((status (first (offload-report->list (offload-machines-status engine machines)))))
+        (offload-free! lease)
         (= 1 (offload-machine-report-slots-taken status))))))
 
 (finish)

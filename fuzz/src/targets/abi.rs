@@ -260,7 +260,14 @@ impl World<'_> {
         let done = succeeds(|error| unsafe {
             if explained {
                 guix_offload_choose_explained(
-                    &mut lease, &mut reply, &mut refusals, engine, list, request, cancel, error,
+                    &mut lease,
+                    &mut reply,
+                    &mut refusals,
+                    engine,
+                    list,
+                    request,
+                    cancel,
+                    error,
                 )
             } else {
                 guix_offload_choose(&mut lease, &mut reply, engine, list, request, cancel, error)

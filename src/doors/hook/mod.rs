@@ -85,6 +85,7 @@ pub fn serve(
         let conversation = || hook.converse(&parent, &mut BufReader::new(input), &mut reporter);
         let result = catch_unwind(AssertUnwindSafe(conversation))
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the hook panicked")));
+        let result = result.or_else(|error| hook.cancel.check().and(Err(error)));
         finished.raise();
         if let Err(error) = &result {
             reporter.error(error);

@@ -149,11 +149,11 @@ LEAVE-OUT is called with the condition for each machine that is left out."
     (warning (G_ "~a~%") (condition-message condition))
     (show-hint condition))
   (offer-this-guile!)
-  (load-machines file
-                 #:report (lambda (condition)
-                            (say condition)
-                            (leave-out condition))
-                 #:warn say))
+  (offload-load-machines file
+                         #:report (lambda (condition)
+                                    (say condition)
+                                    (leave-out condition))
+                         #:warn say))
 
 (define (distinct-machine-handles file selected?)
   "The machines in FILE whose names are SELECTED?; those that are listed again, as for another system, only once.  The
@@ -164,24 +164,24 @@ second value is true if a machine that is selected was left out."
       (when (or (not name) (selected? name))
         (set! left-out? #t))))
   (let ((handles (machine-handles file #:leave-out leave-out)))
-    (values (delete-duplicates (filter (compose selected? machine-name) handles) same-machine?)
+    (values (delete-duplicates (filter (compose selected? offload-machine-name) handles) offload-machine=?)
             left-out?)))
 
 (define (handle->machine handle)
   "The record of a machine that the library has."
-  (build-machine (name (machine-name handle))
-                 (port (machine-port handle))
-                 (systems (machine-systems handle))
-                 (user (machine-user handle))
-                 (private-key (machine-private-key handle))
-                 (host-key (machine-host-key handle))
-                 (compression (machine-compression handle))
-                 (compression-level (machine-compression-level handle))
-                 (daemon-socket (machine-daemon-socket handle))
-                 (overload-threshold (machine-overload-threshold handle))
-                 (parallel-builds (machine-parallel-builds handle))
-                 (speed (machine-speed handle))
-                 (features (machine-features handle))
+  (build-machine (name (offload-machine-name handle))
+                 (port (offload-machine-port handle))
+                 (systems (offload-machine-systems handle))
+                 (user (offload-machine-user handle))
+                 (private-key (offload-machine-private-key handle))
+                 (host-key (offload-machine-host-key handle))
+                 (compression (offload-machine-compression handle))
+                 (compression-level (offload-machine-compression-level handle))
+                 (daemon-socket (offload-machine-daemon-socket handle))
+                 (overload-threshold (offload-machine-overload-threshold handle))
+                 (parallel-builds (offload-machine-parallel-builds handle))
+                 (speed (offload-machine-speed handle))
+                 (features (offload-machine-features handle))
                  (location #f)))
 
 (define (show-hint condition)
@@ -224,7 +224,7 @@ second value is true if a machine that is selected was left out."
   "Call PROC with an engine and the machines in FILE whose names are SELECTED?, each once, of which there must be some,
 and return true if none that it returns a report on failed and none was left out.  DOING says to the user what is done
 with them, unless QUIET?."
-  (define engine (make-engine))
+  (define engine (make-offload-engine))
   (define-values (machines left-out?)
     (catch-misuse (lambda () (distinct-machine-handles file selected?))))
   (cond
@@ -233,7 +233,7 @@ with them, unless QUIET?."
       (let ((count (length machines)))
         (info (G_ "~a ~a build machine~a defined in '~a'...~%") doing count (if (= 1 count) "" "s") file)))
     (let ((report (proc engine machines)))
-      (and (zero? (report-failures report))
+      (and (zero? (offload-report-failures report))
            (not left-out?))))
    (left-out?
     (report-error (G_ "no other build machine is selected~%"))
@@ -256,10 +256,10 @@ of it, for people, or if JSON? for programs.  Return true if all are usable."
   (call-with-selected-machines
    machine-file selected? "testing"
    (lambda (engine machines)
-     (let ((report (test-machines engine machines)))
+     (let ((report (offload-test-machines engine machines)))
        (if json?
-           (display (report-json report))
-           (display (report-text report) (current-error-port)))
+           (display (offload-report-json report))
+           (display (offload-report-text report) (current-error-port)))
        report))
    #:pattern pattern #:quiet? json?))
 
@@ -269,8 +269,8 @@ if JSON? for programs.  Return true if all are reachable."
   (call-with-selected-machines
    machine-file selected? "getting status of"
    (lambda (engine machines)
-     (let ((report (machines-status engine machines)))
-       (display (if json? (report-json report) (report-text report)))
+     (let ((report (offload-machines-status engine machines)))
+       (display (if json? (offload-report-json report) (offload-report-text report)))
        report))
    #:pattern pattern #:quiet? json?))
 
@@ -346,12 +346,12 @@ There is NO WARRANTY, to the extent permitted by law.\n"
 (define (serve max-silent-time print-build-trace? build-timeout)
   "Serve the requests of guix-daemon, whose child this process is, and return the status to exit with."
   (offer-this-guile!)
-  (serve-build-hook (make-build-hook (make-engine)
-                                     #:machine-file %machine-file
-                                     #:timeout build-timeout
-                                     #:max-silent-time max-silent-time
-                                     #:print-build-trace? print-build-trace?)
-                    0 1 4))
+  (offload-serve-hook (make-offload-hook (make-offload-engine)
+                                         #:machine-file %machine-file
+                                         #:timeout build-timeout
+                                         #:max-silent-time max-silent-time
+                                         #:print-build-trace? print-build-trace?)
+                      0 1 4))
 
 (define (seconds text)
   (match (string->number text)
