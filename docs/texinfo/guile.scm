@@ -1,6 +1,7 @@
 ;; SPDX-License-Identifier: GPL-3.0-or-later
 ;;
-;; Writes guile.texi, the sections of the manual on the Guile module, of the docstrings there.  tests/manuals.rs compares.
+;; Writes guile.texi, the sections of the manual on the Guile module, of the docstrings there.  tests/manuals.rs
+;; compares.
 (use-modules (guix-offload)
              ((guix-offload foreign) #:select (signatures))
              (ice-9 documentation)
@@ -14,15 +15,15 @@
 
 ;; A section begins with the export that is named first here, in the order of the module's lists of exports.
 (define %sections
-  '((free! "Handles and Errors")
+  '((offload-free! "Handles and Errors")
     (offload-version "Version")
-    (make-machine "Machines")
-    (make-engine "Engine and Requests")
-    (make-cancellation "Cancellation")
+    (make-offload-machine "Machines")
+    (make-offload-engine "Engine and Requests")
+    (make-offload-cancellation "Cancellation")
     (offload-choose "The Verbs")
-    (start-job "Jobs")
-    (make-build-hook "The Hook as a Procedure")
-    (test-machines "All Machines at Once")))
+    (offload-start-job "Jobs")
+    (make-offload-hook "The Hook as a Procedure")
+    (offload-test-machines "All Machines at Once")))
 
 (define %exports
   (match (call-with-input-file "bindings/guile/guix-offload.scm" read)
@@ -32,6 +33,8 @@
 (let ((interface (module-map (lambda (name _) name) (resolve-interface '(guix-offload)))))
   (unless (lset= eq? interface %exports)
     (error "the module exports something else:" (lset-xor eq? interface %exports))))
+(unless (lset<= eq? (map first %sections) %exports)
+  (error "sections begin with what is not exported:" (lset-difference eq? (map first %sections) %exports)))
 
 (define (escape text)
   (regexp-substitute/global #f "[@{}]" text 'pre "@" 0 'post))
