@@ -10,6 +10,7 @@
 #   make quick      some of those that need neither root nor a farm
 #   make farm       the tests on real Guix hosts, or with ONLY=NAME those that have that in their names
 #   make check-packages  builds and installs the Debian packages on a fresh Debian
+#   make check-guix the package for Guix: what can be tried of it without a network
 #   make check-reproducible  builds the same in two directories, and compares
 #   make lint       rustfmt, clippy, rustdoc
 #   make fuzz       ten minutes of each fuzz target (see fuzz/README.md); needs cargo-fuzz
@@ -26,6 +27,7 @@ CC     ?= cc
 CXX    ?= c++
 AR     ?= ar
 OBJCOPY ?= objcopy
+MAKEINFO ?= makeinfo
 CFLAGS ?= -O2 -g -Wall -Wextra
 
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p;/^version/q' Cargo.toml)
@@ -35,14 +37,16 @@ target  := $(or $(CARGO_TARGET_DIR),target)
 release := $(target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
 stage   := $(CURDIR)/target/stage
 lab     := tests/lab/lab
+# Only where there is a makeinfo.
+info_manual := $(if $(shell command -v $(MAKEINFO)),$(release)/guix-offload.info)
 
 # Debian's names: for building, then for the lab.
 packages := gcc g++ libc6-dev make pkg-config libsqlite3-dev libgcrypt20-dev libssl-dev zlib1g-dev \
             mmdebstrap debian-archive-keyring iproute2 nftables openssh-client openssh-server procps \
-            util-linux guile-3.0 python3-minimal valgrind binutils libssh2-1
+            util-linux guile-3.0 python3-minimal valgrind binutils libssh2-1 texinfo
 
 .PHONY: all library setup packages check torture doc demo bench bench-memory fuzz clean lab-clean
-all: library $(release)/guix-offload $(release)/verbs
+all: library $(release)/guix-offload $(release)/verbs $(info_manual)
 
 include install.mk
 
@@ -89,6 +93,11 @@ $(release)/verbs: bindings/c/verbs.c
 $(release)/guix-offload $(release)/verbs: $(built) $(release)/.runpath $(wildcard bindings/c/*.h) include/guix-offload.h
 	$(CC) $(c_flags) -Iinclude -o $@ $(filter %.c,$^) -L$(release) -lguix_offload $(link_runpath) $(LDFLAGS)
 
+$(release)/guix-offload.info: $(wildcard docs/texinfo/*.texi) Cargo.toml
+	mkdir -p $(@D)
+	echo '@set VERSION $(version)' >$(@D)/version.texi
+	$(MAKEINFO) -I docs/texinfo -I $(@D) -o $@ docs/texinfo/guix-offload.texi
+
 cxx_flags := $(CFLAGS) -pedantic -Werror -Iinclude -Ibindings/cxx
 
 # The C++ header, in all the versions of C++ that it is for.
@@ -123,7 +132,7 @@ there := env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=none 
   make -s install DESTDIR= PREFIX=/opt/guix-offload
 
 # Debian packages, into $(target)/deb. DEB_FLAGS=-d does not ask whether what it takes is installed as Debian packages.
-.PHONY: deb check-packages check-reproducible
+.PHONY: deb check-packages check-guix check-reproducible
 deb := $(target)/deb/guix-offload-$(version)
 deb:
 	rm -rf $(target)/deb
@@ -136,6 +145,13 @@ check-packages: packages
 	$(began)
 	$(CARGO) fetch --locked
 	tests/packages
+	$(passed)
+
+# The package for Guix, with Debian's guix and Debian's compilers.
+check-guix: packages
+	$(began)
+	$(CARGO) fetch --locked
+	tests/guix/check build
 	$(passed)
 
 check-reproducible: packages
@@ -160,7 +176,8 @@ packages:
 check: packages
 	$(CARGO) fmt --check
 	$(CARGO) fetch --locked
-	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture
+	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture \
+	  check-guix-package
 	@echo "all steps of make check have passed"
 
 .PHONY: lint quick farm
@@ -191,11 +208,16 @@ in_farm   = LAB_FARM=$(subst -,,$(@:check-%=%)) LAB_INSTALL=$(stage) LAB_INSTALL
 began     = @date '+== $@ began at %T'
 passed    = @date '+== $@ passed at %T'
 
-.PHONY: check-base check-lint check-built check-staged check-unit check-torture check-c $(shards)
+.PHONY: check-base check-lint check-built check-staged check-unit check-torture check-c check-guix-package $(shards)
 staged-old staged-new: | check-base
 check-base:
 	$(began)
 	$(lab) base
+	$(passed)
+
+check-guix-package: | check-base
+	$(began)
+	tests/guix/check
 	$(passed)
 
 check-lint:

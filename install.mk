@@ -26,6 +26,7 @@ datadir      = $(datarootdir)
 mandir       = $(datarootdir)/man
 # A guix in /usr may have a page about `guix offload` by the same name, as Debian's has.
 man1ext      = $(if $(filter /usr,$(prefix)),.1offload,.1)
+infodir      = $(datarootdir)/info
 docdir       = $(datarootdir)/doc/guix-offload
 bashdir      = $(datadir)/bash-completion/completions
 zshdir       = $(datadir)/zsh/site-functions
@@ -98,11 +99,16 @@ endef
 
 manuals   := $(wildcard docs/man/*.[1-8])
 manual    = $(mandir)/man$(subst .,,$(suffix $(1)))/$(patsubst %.1,%$(man1ext),$(notdir $(1)))
-install-documents:
+# A package has its part of the list of all manuals made by whoever installs it.
+list_info := command -v install-info >/dev/null && [ -z "$(DESTDIR)" ] && install-info
+install-documents: $(info_manual)
 	install -d $(DESTDIR)$(docdir)/docs $(DESTDIR)$(bashdir) $(DESTDIR)$(zshdir) $(DESTDIR)$(fishdir)
 	install -m 644 LICENSE README.md CHANGELOG.md $(DESTDIR)$(docdir)/
 	install -m 644 docs/*.md $(DESTDIR)$(docdir)/docs/
 	set -e; $(foreach file,$(manuals),$(call fill_in,644,$(file),$(call manual,$(file)));)
+	$(if $(info_manual),install -d $(DESTDIR)$(infodir))
+	$(if $(info_manual),install -m 644 $(info_manual) $(DESTDIR)$(infodir)/)
+	$(if $(info_manual),$(list_info) --info-dir=$(infodir) $(infodir)/guix-offload.info || true)
 	install -m 644 bindings/c/completion/guix-offload.bash $(DESTDIR)$(bashdir)/guix-offload
 	install -m 644 bindings/c/completion/guix-offload.zsh $(DESTDIR)$(zshdir)/_guix-offload
 	install -m 644 bindings/c/completion/guix-offload.fish $(DESTDIR)$(fishdir)/
@@ -114,11 +120,13 @@ install-strip: install
 # File by file: a directory may hold what others have put there.
 gone := compiled-by guix-offload.go guix-offload/foreign.go
 uninstall:
+	$(list_info) --delete --info-dir=$(infodir) $(infodir)/guix-offload.info || true
 	rm -f $(addprefix $(DESTDIR),$(libdir)/libguix_offload.so.$(version) $(libdir)/$(soname) \
 	  $(libdir)/libguix_offload.so $(libdir)/libguix_offload.a $(includedir)/guix-offload.h \
 	  $(includedir)/guix-offload.hh $(pkgconfigdir)/guix-offload.pc $(libexecdir)/guix-offload \
 	  $(libexecdir)/guix-offload-guile $(bindir)/guix-offload $(extensionsdir)/offload.scm $(bashdir)/guix-offload \
-	  $(zshdir)/_guix-offload $(fishdir)/guix-offload.fish $(foreach file,$(manuals),$(call manual,$(file))) \
+	  $(zshdir)/_guix-offload $(fishdir)/guix-offload.fish \
+	  $(infodir)/guix-offload.info $(foreach file,$(manuals),$(call manual,$(file))) \
 	  $(addprefix $(docdir)/,LICENSE README.md CHANGELOG.md $(wildcard docs/*.md)) \
 	  $(addprefix $(privatedir)/,$(scripts) $(addprefix guile/,$(binding) guix/scripts/offload.scm)))
 	for version in $(GUILE_VERSIONS); do \

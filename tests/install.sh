@@ -30,11 +30,12 @@ rm -rf "$root"
 # As a distribution has it: every directory another one, no static library, no directory in the program.
 directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexecdir=/e/lib64/programs
   includedir=/p/headers datarootdir=/d mandir=/m
-  docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
+  infodir=/i docdir=/doc pkgconfigdir=/pc guilesitedir=/g/site guileccachedir=/g/ccache)
 run install-strip DESTDIR="$root" "${directories[@]}" STATIC=no RUNPATH=no GUILE_VERSIONS=3.0
 for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/programs/guix-offload-guile \
   p/headers/guix-offload.h \
-  d/guix/extensions/offload.scm d/guix-offload/replace.scm m/man1/guix-offload.1 doc/LICENSE pc/guix-offload.pc \
+  d/guix/extensions/offload.scm d/guix-offload/replace.scm m/man1/guix-offload.1 i/guix-offload.info \
+  doc/LICENSE pc/guix-offload.pc \
   g/site/3.0/guix-offload.scm g/ccache/3.0/site-ccache/guix-offload.go \
   e/lib64/guix-offload/guile/3.0/guix-offload.go; do
   [ -e "$root/$file" ] || fail "there is no $file among: $(files)"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! The manual pages and the completions say what the code says: the commands and options of the program's own help, the
-//! fields of the machine file, the functions of the header. `UPDATE_MANUAL=1 cargo test --test manuals` writes the
-//! functions anew.
+//! fields of the machine file, the functions of the header, the exports of the Guile module.
+//! `UPDATE_MANUAL=1 cargo test --test manuals` writes the functions and the exports anew.
 
 #[path = "support/declarations.rs"]
 mod declarations;
@@ -170,6 +170,35 @@ fn the_page_of_the_machine_file_has_its_fields() {
         let said = said.trim().trim_start_matches(".Pa ").trim_start_matches(".Qq ").trim_end_matches("\n.El");
         assert_eq!(said.lines().next().unwrap().trim_end_matches('.').trim_end(), default, "{field}");
     }
+}
+
+#[test]
+fn the_info_manual_has_what_the_guile_module_exports() {
+    let output = std::process::Command::new("guile")
+        .args(["--no-auto-compile", "-L", "bindings/guile", "docs/texinfo/guile.scm"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("guile starts");
+    assert!(output.status.success(), "guile.scm: {}", String::from_utf8_lossy(&output.stderr));
+    let (name, text) = ("docs/texinfo/guile.texi", String::from_utf8(output.stdout).unwrap());
+    if std::env::var_os("UPDATE_MANUAL").is_some() {
+        std::fs::write(file(name), &text).unwrap();
+    }
+    assert_eq!(read(name), text, "{name} is out of date: UPDATE_MANUAL=1 cargo test --test manuals");
+}
+
+#[test]
+fn the_info_manual_has_the_commands_and_variables_of_the_pages() {
+    let (info, page) = (read("docs/texinfo/guix-offload.texi"), read("docs/man/guix-offload.1"));
+    let items: Vec<&str> = info.lines().filter_map(|line| line.strip_prefix("@item ")).collect();
+    let in_info: Vec<String> =
+        items.iter().filter_map(|item| item.strip_prefix("guix-offload ")).map(str::to_string).collect();
+    // `offload` is what guix-daemon says.
+    let in_help: Words = commands(&usage()).into_iter().filter(|command| command != "offload").collect();
+    assert_eq!(commands(&in_info), in_help);
+    let is_variable = |item: &&&str| item.starts_with("GUIX_") && !item.contains('=');
+    let variables: Words = items.iter().filter(is_variable).map(|item| item.to_string()).collect();
+    assert_eq!(variables, entries(&page, "Ev").map(str::to_string).collect::<Words>());
 }
 
 #[test]

@@ -102,7 +102,7 @@
 ;;;
 
 (define-handle-predicate offload-cancellation? 'cancellation
-  "Is OBJECT a offload-cancellation?")
+  "Is OBJECT a cancellation?")
 
 (define-foreign cancellation-new int "guix_offload_cancellation_new" 'out 'out)
 (define-foreign cancellation-free void "guix_offload_cancellation_free" 'pointer)
@@ -135,7 +135,7 @@ it is cancelled."
 ;;;
 
 (define-handle-predicate offload-machine? 'machine
-  "Is OBJECT a build offload-machine?")
+  "Is OBJECT a build machine?")
 
 (define-foreign machine-new int "guix_offload_machine_new" 'out 'string '(maybe string) 'string 'string 'out)
 (define-foreign machine-free void "guix_offload_machine_free" 'pointer)
@@ -293,7 +293,7 @@ same.  The second value is a thunk that tells whether FILE would return the same
 ;;;
 
 (define-handle-predicate offload-engine? 'engine
-  "Is OBJECT an offload-engine?")
+  "Is OBJECT an engine?")
 
 (define-foreign engine-new int "guix_offload_engine_new" 'out 'out)
 (define-foreign engine-connect int "guix_offload_engine_connect" 'out 'out)
@@ -333,7 +333,7 @@ have no threads in this process."
     (and index (pointer->text (%engine-directory engine index)))))
 
 (define-handle-predicate offload-request? 'request
-  "Is OBJECT a offload-request?")
+  "Is OBJECT a request?")
 
 (define-foreign request-new int "guix_offload_request_new" 'out 'string 'string 'out)
 (define-foreign request-free void "guix_offload_request_free" 'pointer)
@@ -435,7 +435,7 @@ over.  Return how many of them are left to build: others may have built some mea
 (define-handle-predicate offload-lease? 'lease
   "Is OBJECT a lease, a machine that was chosen?")
 (define-handle-predicate offload-connection? 'connection
-  "Is OBJECT a offload-connection?")
+  "Is OBJECT a connection?")
 
 (define-foreign choose int "guix_offload_choose_explained"
   'out 'out 'out 'engine 'machines 'request '(maybe cancellation) 'out)
@@ -548,7 +548,7 @@ by `offload-request-lock-outputs!'."
 ;;;
 
 (define-handle-predicate offload-job? 'job
-  "Is OBJECT a offload-job?")
+  "Is OBJECT a job?")
 
 (define-foreign job-start int "guix_offload_job_start" 'out 'out 'engine 'machines 'request 'out)
 (define-foreign job-free void "guix_offload_job_free" 'pointer)
@@ -584,7 +584,7 @@ by `offload-request-lock-outputs!'."
     "The name of the machine that does a job, or was the last to try; #f if none was chosen yet."))
 
 (define-record <offload-event> make-event
-  (offload-event? "Is OBJECT an event of a offload-job?")
+  (offload-event? "Is OBJECT an event of a job?")
   (kind offload-event-kind
     "What happened, a symbol, such as `queued', `passed-over', `chosen', `sending', `building', `log' and `done'.")
   (machine offload-event-machine
@@ -700,7 +700,7 @@ to exit with.  Only with a CANCELLATION are signals handled meanwhile."
 ;;;
 
 (define-handle-predicate offload-report? 'report
-  "Is OBJECT a offload-report?")
+  "Is OBJECT a report?")
 
 (define-foreign farm-test int "guix_offload_farm_test_each"
   'out 'engine 'machines 'callback 'data '(maybe cancellation) 'out)
@@ -845,7 +845,7 @@ two accepts what the other one signs.  If CONFIRMED is such a report, see to tha
   (call-for-handle 'report report-free journal-metrics engine))
 
 (define-record <offload-machine-report> make-machine-report
-  (offload-machine-report? "Is OBJECT the report on one offload-machine?")
+  (offload-machine-report? "Is OBJECT the report on one machine?")
   (machine offload-machine-report-machine
     "The machine.")
   (state offload-machine-report-state

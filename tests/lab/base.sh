@@ -7,7 +7,7 @@
 # library, too, since one that was built on a newer Debian cannot be loaded there. So has Debian 13, which has no Guix
 # here: its rustc is the oldest that is supported, and its OpenSSL knows more key exchanges than this machine's may.
 
-recipe=4 # count up when anything here changes, so that an older base is not taken for this one
+recipe=5 # count up when anything here changes, so that an older base is not taken for this one
 base_dir() { echo "$cache/base-$recipe/$1"; }
 
 base() {
@@ -34,7 +34,7 @@ base_for_packages() {
   exec 8>"$cache/base.lock"
   flock 8
   [ -d "$(base_dir packaging)" ] || make_base packaging sid \
-    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libzstd-dev \
+    build-essential,debhelper,lintian,cargo,rustc,guix,guile-3.0,pkgconf,libzstd-dev,texinfo \
     --include=libssl-dev,libsqlite3-dev,libgcrypt20-dev,zlib1g-dev
   exec 8>&-
 }

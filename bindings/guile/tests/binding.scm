@@ -419,7 +419,8 @@ both, and a thunk."
          (count (lambda () (length (offload-report->list (offload-drained-machines engine machines)))))
          (before (count))
          (resumed (offload-resume-machine! engine machines "127.0.0.1")))
-    (list (offload-machine-report-state (first (offload-report->list drained))) before (offload-report-text resumed) (count)
+    (list (offload-machine-report-state (first (offload-report->list drained)))
+          before (offload-report-text resumed) (count)
           (guard (c ((guix-offload-error? c) (guix-offload-error-code c)))
             (offload-drain-machine! engine machines "nobody")))))
 

@@ -1,0 +1,1 @@
+.guix/modules/guix-offload-package.scm
