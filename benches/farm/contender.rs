@@ -96,8 +96,10 @@ pub enum Contender {
     Together([Host; 2]),
     /// The same: how many builds were under way at once on the machine, at most.
     AtOnce([Host; 2]),
-    /// `guix offload --version` on this head, as the hook of its daemon says it: seconds.
-    Version(Host),
+    /// The first build of this head after its daemon was started, with these variables: seconds. Only for `OURS`.
+    Booted(&'static [&'static str]),
+    /// A command of `guix offload` on this head, as the hook of its daemon does it: seconds.
+    Command(Host, &'static str),
 }
 
 /// What the machine's substitute servers are like.
@@ -195,11 +197,15 @@ impl Contender {
             | Contender::Memory(head)
             | Contender::Inputs(head, _)
             | Contender::NextInputs(head, _)
-            | Contender::Version(head) => {
+            | Contender::Command(head, _) => {
                 has(head);
             }
             Contender::Together(heads) | Contender::AtOnce(heads) => heads.into_iter().for_each(has),
-            Contender::Jobs | Contender::Agent | Contender::Phase(_) | Contender::ReceivedByLoad => has(OURS),
+            Contender::Jobs
+            | Contender::Agent
+            | Contender::Phase(_)
+            | Contender::Booted(_)
+            | Contender::ReceivedByLoad => has(OURS),
             Contender::ImportFromFile | Contender::SshFrom | Contender::SshTo | Contender::FetchThere => {}
             Contender::Accept { .. } | Contender::Decline { .. } => {}
         }
@@ -271,9 +277,19 @@ impl Contender {
             Contender::Together(heads) => together(heads, settings).0,
             Contender::AtOnce(heads) => together(heads, settings).1,
             Contender::FetchThere => fetch_there(settings),
-            Contender::Version(head) => {
-                let guix = if head.0 == GUILE.0 { format!("{PROGRAMS}/guix-offload-guile") } else { "guix".into() };
-                seconds(head, &format!("{guix} offload --version >/dev/null"))
+            Contender::Booted(variables) => {
+                start_ours(variables);
+                let seconds = build(OURS, settings);
+                start_ours(&[]);
+                seconds
+            }
+            Contender::Command(head, command) => {
+                let program = match head.0 {
+                    name if name == GUILE.0 => format!("{PROGRAMS}/guix-offload-guile offload"),
+                    name if name == OURS.0 => PROGRAM.to_string(),
+                    _ => "guix offload".into(),
+                };
+                seconds(head, &format!("{program} {command} >/dev/null 2>&1"))
             }
         }
     }

@@ -74,6 +74,11 @@ const ROWS: &[Row] = &[
         contenders: [("stock", Contender::Daemon(STOCK)), ("Guile", Contender::Daemon(GUILE))],
         ..ROW
     },
+    Row {
+        name: "1 tiny build, the first of a daemon, without keeper",
+        contenders: [("no keeper", Contender::Booted(&["GUIX_OFFLOAD_KEEPER=no"])), ("hook", Contender::Booted(&[]))],
+        ..ROW
+    },
     Row { name: "1 tiny build, 40 ms away", link: NEXT_COUNTRY, ..ROW },
     Row {
         name: "1 tiny build, the first, 40 ms away",
@@ -270,8 +275,23 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "guix offload test, 2 machines",
+        contenders: [("stock", Contender::Command(STOCK, "test")), ("program", Contender::Command(OURS, "test"))],
+        machines: 2,
+        ..ROW
+    },
+    Row {
+        name: "guix offload status, 2 machines",
+        contenders: [("stock", Contender::Command(STOCK, "status")), ("program", Contender::Command(OURS, "status"))],
+        machines: 2,
+        ..ROW
+    },
+    Row {
         name: "guix offload --version",
-        contenders: [("stock", Contender::Version(STOCK)), ("Guile", Contender::Version(GUILE))],
+        contenders: [
+            ("stock", Contender::Command(STOCK, "--version")),
+            ("Guile", Contender::Command(GUILE, "--version")),
+        ],
         ..ROW
     },
     Row {

@@ -2,7 +2,6 @@
 //! The choice among candidates. They are tried in turn, each a moment after the one before it, until one is ready.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::history::{History, SetbackKind};
 use super::order::{self, Ranked};
 use super::queue::Place;
+use super::summary::{ChoiceSummary, Ranking};
 use super::taken_slot::TakenSlot;
 use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled};
 use crate::archive::Acl;
@@ -17,7 +17,6 @@ use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::failpoint;
 use crate::ground::thread;
-use crate::machine::BuildMachine;
 use crate::machine::suitability;
 use crate::remote::{Connecting, Connection, Line};
 use crate::report::{Event, Observer};
@@ -72,85 +71,6 @@ impl Drop for Attempts {
 
 /// The index of a candidate, and its connection or error.
 type Outcome = (usize, Result<Box<dyn Connection>>);
-
-/// What is wrong with the machines that were not chosen.
-#[derive(Default)]
-struct ChoiceSummary {
-    busy: bool,
-    no_room: bool,
-    away: bool,
-    drained: bool,
-    misconfigured: Option<Error>,
-    /// Machines that are in back-off or drained, and why.
-    left_alone: Vec<(usize, Error)>,
-    /// Machines that could not be reached just now.
-    unreached: Vec<usize>,
-    /// Whether a machine is being started or stopped.
-    starts: bool,
-}
-
-impl ChoiceSummary {
-    fn add(&mut self, kind: SetbackKind, reason: &Error) {
-        match kind {
-            SetbackKind::NoRoom => self.no_room = true,
-            SetbackKind::Away => self.away = true,
-            SetbackKind::Drained => self.drained = true,
-            SetbackKind::Misconfigured | SetbackKind::ThisHost => {
-                self.misconfigured.get_or_insert_with(|| reason.clone());
-            }
-        }
-    }
-
-    fn verdict(self) -> Choice {
-        match self {
-            ChoiceSummary { busy: true, .. } => Choice::Busy(None),
-            ChoiceSummary { no_room: true, .. } => Choice::NoRoom,
-            ChoiceSummary { misconfigured: Some(error), away: false, drained: false, .. } => {
-                Choice::Misconfigured(error)
-            }
-            _ => Choice::Away,
-        }
-    }
-}
-
-impl fmt::Display for ChoiceSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ChoiceSummary { busy, no_room, away, drained, misconfigured, .. } = self;
-        let seen = [(*busy, "busy"), (*no_room, "full or overloaded"), (*away, "away"), (*drained, "drained")];
-        let seen = seen.into_iter().chain([(misconfigured.is_some(), "misconfigured")]);
-        let words: Vec<_> = seen.filter(|(seen, _)| *seen).map(|(_, word)| word).collect();
-        f.write_str(&words.join(", "))
-    }
-}
-
-/// Machines in the order in which they are tried, for a message.
-struct Ranking<'a> {
-    order: &'a [Ranked],
-    candidates: &'a Candidates,
-    histories: &'a [History],
-}
-
-impl fmt::Display for Ranking<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, &Ranked { index, .. }) in self.order.iter().enumerate() {
-            let BuildMachine { name, speed, .. } = &self.candidates.machines[index];
-            write!(f, "{}{name} (speed {speed}", if number > 0 { ", then " } else { "" })?;
-            if let Some(load) = self.histories[index].recent_load() {
-                write!(f, ", load {load:.2}")?;
-                let current = self.histories[index].current_load().unwrap_or(load);
-                if (current - load).abs() >= 0.01 {
-                    write!(f, " and now {current:.2}")?;
-                }
-            }
-            let missing = self.candidates.missing_bytes(index);
-            if missing > 0 {
-                write!(f, ", lacks {missing} bytes of inputs")?;
-            }
-            f.write_str(")")?;
-        }
-        if self.order.is_empty() { f.write_str("no machine: all are left alone") } else { Ok(()) }
-    }
-}
 
 /// The result of looking for an idle connection.
 enum Idle {

@@ -14,6 +14,7 @@ mod preference;
 pub mod queue;
 pub mod slot;
 pub mod standing;
+mod summary;
 pub mod taken_slot;
 pub mod turn;
 
