@@ -278,9 +278,9 @@ impl Contender {
             Contender::AtOnce(heads) => together(heads, settings).1,
             Contender::FetchThere => fetch_there(settings),
             Contender::Booted(variables) => {
-                start_ours(variables);
+                start(OURS, variables);
                 let seconds = build(OURS, settings);
-                start_ours(&[]);
+                start(OURS, &[]);
                 seconds
             }
             Contender::Command(head, command) => {

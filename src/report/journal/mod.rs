@@ -2,7 +2,7 @@
 //! The journal of this host's builds: a line for each build that an engine was given, written when the build ends.
 //!
 //! - [`tally`]: follows a build from event to event, and makes its entry
-//! - [`file`]: the file in the state directory
+//! - [`mod@file`]: the file in the state directory
 //! - [`totals`]: what all builds add up to, machine by machine
 //! - [`show`]: journal and totals for people and programs
 
