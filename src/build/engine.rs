@@ -115,16 +115,17 @@ impl Engine {
         &self.common.resources.histories
     }
 
-    /// Begins to stop those of `machines` that were started on demand and have had no build for a while. Returns
-    /// whether one of them is to be stopped, now or later.
-    pub fn stop_idle(&self, machines: &[BuildMachine]) -> bool {
+    /// Begins to stop the machines that were started on demand and have had no build for a while. Returns whether one
+    /// of them is to be stopped, now or later, or is being started.
+    pub fn stop_idle(&self) -> bool {
         let common = Arc::clone(&self.common);
         let tell: Tell = Arc::new(move |error| {
             if let Some(log) = &common.log {
                 log.write(None, error.to_string());
             }
         });
-        self.common.resources.on_demand.stop_idle(machines, &tell)
+        let on_demand = &self.common.resources.on_demand;
+        on_demand.stop_idle(&tell) || on_demand.is_running()
     }
 
     /// Returns how many builds of this host wait for a machine.

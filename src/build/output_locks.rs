@@ -91,6 +91,9 @@ impl OutputLock {
             if is_in_use(held.file()).io_context(ErrorKind::Store, doing)? {
                 return Ok(OutputLock { name, held });
             }
+            drop(held);
+            // A file with contents that nobody removes is never a lock, for guix-daemon either.
+            cancel.sleep(RETRY_PAUSE)?;
         }
     }
 }
@@ -104,10 +107,12 @@ fn is_in_use(file: &File) -> std::io::Result<bool> {
 impl Drop for OutputLock {
     fn drop(&mut self) {
         let mut file = self.held.file();
-        // If any of this fails, the file stays, which does no harm. It is not removed if it is another one by now.
+        // It is not removed if it is another one by now. A file that cannot be removed stays empty, and so a lock.
         let identity = |status: std::fs::Metadata| (status.dev(), status.ino());
         if file.metadata().ok().map(identity) == metadata(&self.name).ok().map(identity) {
-            let _ = std::fs::remove_file(&self.name);
+            if std::fs::remove_file(&self.name).is_err() {
+                return;
+            }
         }
         let _ = file.write_all(b"d");
     }
@@ -154,6 +159,19 @@ mod tests {
         assert!(is_in_use(other.held.file()).unwrap(), "not removed by the holder of another file");
         std::fs::write(&other.name, "d").unwrap();
         assert!(!is_in_use(other.held.file()).unwrap(), "marked");
+    }
+
+    #[test]
+    fn a_file_that_is_marked_and_stays_does_not_hold_up_a_cancellation() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (output, cancel) = (output(&scratch), Cancel::default());
+        std::fs::write(format!("{output}.lock"), "d").unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| OutputLock::take(&output, &cancel).map(|_| ()).unwrap_err());
+            std::thread::sleep(RETRY_PAUSE);
+            cancel.cancel();
+            assert_eq!(waiting.join().unwrap().kind(), ErrorKind::Cancelled);
+        });
     }
 
     #[test]

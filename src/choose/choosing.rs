@@ -158,6 +158,12 @@ impl Candidates {
                     }
                     continue;
                 };
+                // What stops an idle machine looks at its slots before it begins, and may just have done so.
+                if let Some(reason) = on_demand.is_under_way(&self.machines[index]) {
+                    summary.add(SetbackKind::Away, &reason);
+                    summary.left_alone.push((index, reason));
+                    continue;
+                }
                 let since = clock.now();
                 observer.event(&Event::SlotTaken { slot: slot.name() });
                 if let Some(place) = place {

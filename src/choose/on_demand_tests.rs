@@ -4,10 +4,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
 use super::*;
+use crate::choose::slot::LockDirectory;
 use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::tests::below;
 use crate::machine::tests::machine;
@@ -19,7 +21,7 @@ struct Scene {
     on_demand: OnDemand,
     histories: Histories,
     machine: BuildMachine,
-    _listener: TcpListener,
+    listener: Mutex<Option<TcpListener>>,
 }
 
 impl Scene {
@@ -28,12 +30,12 @@ impl Scene {
         let directories = below(root.path());
         let clock = Arc::new(SystemClock) as Arc<dyn Clock>;
         let histories = Histories::new(&directories, &clock);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // A port at which nobody listens.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let machine = BuildMachine { port, ..machine("127.0.0.1") };
         fs::create_dir_all(directories.configuration.join("offload")).unwrap();
         let on_demand = OnDemand::new(&directories, &histories);
-        Scene { root, on_demand, histories, machine, _listener: listener }
+        Scene { root, on_demand, histories, machine, listener: Mutex::default() }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -50,6 +52,27 @@ impl Scene {
 
     fn ran(&self) -> String {
         fs::read_to_string(self.at("ran")).unwrap_or_default()
+    }
+
+    /// Has the machine's port accept connections, once its program runs.
+    fn comes_up(&self) {
+        let begun = Instant::now();
+        while self.ran().is_empty() {
+            assert!(begun.elapsed() < SOON);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.listen();
+    }
+
+    fn listen(&self) {
+        *self.listener.lock() = Some(TcpListener::bind(("127.0.0.1", self.machine.port)).unwrap());
+    }
+
+    /// Starts the machine, which is up a moment later.
+    fn start(&self) {
+        self.on_demand.start(&self.machine).unwrap().unwrap();
+        self.comes_up();
+        self.finish();
     }
 
     /// Waits until no program runs.
@@ -70,16 +93,19 @@ impl Scene {
         self.histories.of(&self.machine).setback().map(|setback| setback.reason.to_string())
     }
 
+    fn mark(&self) -> PathBuf {
+        self.on_demand.directory().path("127.0.0.1")
+    }
+
     fn has_mark(&self) -> bool {
-        self.on_demand.directory(&self.machine).path(MARK).exists()
+        self.mark().exists()
     }
 
     /// Makes the machine's last build as old as that.
     fn grow_old(&self) {
         let then = SystemTime::now() - 2 * STOP_AFTER;
-        for name in [MARK, history::NAME] {
-            let file = fs::File::options().write(true).open(self.on_demand.directory(&self.machine).path(name));
-            file.unwrap().set_modified(then).unwrap();
+        for file in [self.mark(), self.on_demand.state.join(self.machine.label()).join(history::NAME)] {
+            fs::File::options().write(true).open(file).unwrap().set_modified(then).unwrap();
         }
     }
 
@@ -89,7 +115,7 @@ impl Scene {
             let told = Arc::clone(&told);
             move |error| told.lock().push(error.to_string())
         });
-        let any = self.on_demand.stop_idle(std::slice::from_ref(&self.machine), &tell);
+        let any = self.on_demand.stop_idle(&tell);
         self.finish();
         let told = told.lock().clone();
         (any, told)
@@ -106,11 +132,24 @@ fn a_machine_is_started_once_for_all_that_ask_and_is_used_at_once() {
         let told = scene.on_demand.start(&scene.machine).unwrap().unwrap();
         assert!(told.to_string().contains("127.0.0.1.start' starts or stops it"), "{told}");
     }
-    assert!(scene.on_demand.is_under_way(&scene.machine).is_some());
+    assert!(scene.on_demand.is_under_way(&scene.machine).is_some() && scene.on_demand.is_running());
+    scene.comes_up();
     scene.finish();
     assert_eq!(scene.ran(), "start 127.0.0.1\n");
     assert_eq!(scene.setback(), None);
     assert!(scene.has_mark());
+}
+
+#[test]
+fn a_machine_that_is_up_is_not_started_nor_stopped() {
+    let scene = Scene::new();
+    scene.program("start", "");
+    scene.listen();
+    scene.set_back();
+    scene.on_demand.start(&scene.machine).unwrap().unwrap();
+    scene.finish();
+    assert!(scene.ran().is_empty() && !scene.has_mark());
+    assert_eq!(scene.setback().as_deref(), Some("no route"), "what is wrong with it is not forgotten");
 }
 
 #[test]
@@ -133,12 +172,14 @@ fn a_machine_that_was_started_is_stopped_when_it_had_no_build_for_a_while() {
     scene.program("start", "");
     scene.program("stop", "");
     assert_eq!(scene.stop_idle(), (false, vec![]), "it was not started");
-    scene.on_demand.start(&scene.machine).unwrap().unwrap();
-    scene.finish();
+    scene.program("start", "sleep 0.2");
+    scene.start();
     assert_eq!(scene.stop_idle(), (true, vec![]));
     scene.histories.note_build(&scene.machine, SOON);
     scene.grow_old();
-    let mut slots = LockDirectory::slots(&scene.on_demand.state, &scene.machine).unwrap();
+    // Of another port of the same machine.
+    let other = BuildMachine { port: 1, ..scene.machine.clone() };
+    let mut slots = LockDirectory::slots(&scene.on_demand.state, &other).unwrap();
     let slot = slots.try_take().unwrap().unwrap();
     assert_eq!(scene.stop_idle(), (true, vec![]), "it builds");
     drop(slot);
@@ -151,10 +192,9 @@ fn a_machine_that_was_started_is_stopped_when_it_had_no_build_for_a_while() {
 #[test]
 fn a_stop_that_fails_is_told_and_tried_again_as_late() {
     let scene = Scene::new();
-    scene.program("start", "");
+    scene.program("start", "sleep 0.2");
     scene.program("stop", "echo it is needed; exit 1");
-    scene.on_demand.start(&scene.machine).unwrap().unwrap();
-    scene.finish();
+    scene.start();
     scene.set_back();
     scene.grow_old();
     let (any, told) = scene.stop_idle();

@@ -65,6 +65,17 @@ impl Slots {
     }
 }
 
+/// Returns whether a build slot in the directory `label` of `state` is taken, or may be, whatever the number of slots.
+pub fn is_any_taken(state: &Path, label: &str) -> bool {
+    let directory = StateDir::named(state, label);
+    let (Ok(open), Ok(files)) = (directory.open(), std::fs::read_dir(directory.path(""))) else { return true };
+    let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).any(|name| {
+        let file = open.open(&name, OFlags::RDONLY | OFlags::NONBLOCK);
+        file.and_then(|file| lock::is_locked(&file, Range::Whole)).unwrap_or(true)
+    })
+}
+
 /// A directory of interchangeable lock files, named `0` to `count - 1`.
 ///
 /// Its files stay open between attempts, so that each attempt costs one system call a file.

@@ -47,6 +47,8 @@ pub enum FromClient {
     Link,
     /// Not from a hook: asks what the keeper is doing.
     Inspect,
+    /// Not from a hook: tells the keeper to end once the builds that it has accepted are done.
+    Retire,
     /// Not from a hook: asks what would become of a build.
     Explain {
         /// All machines of the machine file.
@@ -56,8 +58,6 @@ pub enum FromClient {
         /// What is to be built, if that is known.
         derivation: Option<StorePath>,
     },
-    /// Not from a hook: tells the keeper to end once the builds that it has accepted are done.
-    Retire,
 }
 
 /// A message from the keeper.
@@ -92,12 +92,12 @@ pub enum FromKeeper {
     Failed(Error),
     /// What the keeper is doing.
     Report(KeeperReport),
-    /// What would become of a build.
-    Explained(Explanation),
     /// The keeper ends soon, and takes no new jobs.
     Retires,
     /// The keeper is in other namespaces than the client, and does not serve it.
     Elsewhere,
+    /// What would become of a build.
+    Explained(Explanation),
 }
 
 /// A message from a process about one of its jobs.
@@ -180,8 +180,19 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doors::keeper::socket::encode;
     use crate::doors::keeper::socket::tests::{item, through};
     use crate::machine::tests::machine;
+
+    /// A keeper of another version is told to end, and says that it is elsewhere: those messages must not change.
+    #[test]
+    fn what_other_versions_understand_has_its_number() {
+        let first = |message: Vec<u8>| message[4];
+        let said = [FromClient::Inspect, FromClient::Retire].map(|message| first(encode(&message).unwrap()));
+        assert_eq!(said, [6, 7]);
+        let said = [FromKeeper::Welcome, FromKeeper::Retires, FromKeeper::Elsewhere];
+        assert_eq!(said.map(|message| first(encode(&message).unwrap())), [0, 12, 13]);
+    }
 
     #[test]
     fn a_machine_arrives_as_it_was() {

@@ -70,8 +70,7 @@ pub fn serve(
     let mut lock = Some(given.lock);
     loop {
         let (idle, is_in_use) = keeper.hooks.lock().are_idle_and_in_use();
-        // Machines that were started on demand are to be stopped.
-        let has_machines = keeper.engine.stop_idle(&keeper.machines.lock());
+        let has_machines = keeper.engine.stop_idle();
         if is_in_use || has_machines {
             idle_since = Instant::now();
         }

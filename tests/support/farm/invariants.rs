@@ -79,6 +79,7 @@ fn no_slot_is_held(head: Host) -> Result<(), String> {
                 Some(".machines") => name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()),
                 Some(".told") => name == "warnings",
                 Some(".keeper") => matches!(name, "lock" | "socket"),
+                Some(".demand") => name.ends_with(".lock"),
                 _ => false,
             };
             if is_kept {
@@ -88,7 +89,7 @@ fn no_slot_is_held(head: Host) -> Result<(), String> {
                 let lock = OpenOptions::new().write(true).open(&file).unwrap();
                 fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive)
                     .map_err(|error| format!("slot {} is held: {error}", file.display()))?;
-            } else if !["demand.lock", "history", "history.lock", "lock", "waiting"].contains(&name) {
+            } else if !["history", "history.lock", "lock", "waiting"].contains(&name) {
                 return Err(format!("{} is left over", file.display()));
             }
         }

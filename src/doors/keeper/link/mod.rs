@@ -174,10 +174,11 @@ impl Link {
         let (mut said, mut gone) = (Vec::new(), Vec::new());
         for connection in &mut state.connections {
             let number = connection.number;
+            let was_welcome = connection.overdue_at().is_none();
             // What a keeper says before it hangs up is read, although nothing can be sent any more.
             let result = connection.receive(|about| said.push((number, about))).and_then(|()| connection.flush());
             gone.extend(result.err().map(|error| (number, error)));
-            if connection.overdue_at().is_none() {
+            if !was_welcome && connection.overdue_at().is_none() {
                 state.refused_since = None;
             }
         }
