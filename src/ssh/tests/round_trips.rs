@@ -37,10 +37,15 @@ fn logging_in_takes_no_more_round_trips_than_it_must() {
     // TCP's own round trip is not among them, as the line begins behind it. Names and lists of methods take one, keys
     // another, and logging in a third, or with an RSA key two more. The command's channel is opened meanwhile; to start
     // the command takes the last one.
-    let counted = thread::scope(|scope| {
-        [["-t", "ed25519"], ["-t", "rsa"]]
-            .map(|key| scope.spawn(move || halves(sshd, &key)))
-            .map(|it| it.join().unwrap())
-    });
-    assert_eq!(counted, [[6, 8], [8, 10]]);
+    let count = || {
+        thread::scope(|scope| {
+            [["-t", "ed25519"], ["-t", "rsa"]]
+                .map(|key| scope.spawn(move || halves(sshd, &key)))
+                .map(|it| it.join().unwrap())
+        })
+    };
+    // Others who use the processor can only add to it.
+    let expected = [[6, 8], [8, 10]];
+    let counted = (0..3).map(|_| count()).find(|counted| *counted == expected);
+    assert!(counted.is_some(), "not {expected:?} in three attempts, the last one {:?}", count());
 }

@@ -74,11 +74,12 @@ fn no_slot_is_held(head: Host) -> Result<(), String> {
         for file in read_dir(machine.path()).unwrap() {
             let file = file.unwrap().path();
             let name = file.file_name().unwrap().to_str().unwrap();
-            // What Guile made of machine files, and warnings that were told.
+            // What Guile made of machine files, warnings that were told, builds that are over.
             let is_kept = match machine.file_name().to_str() {
                 Some(".machines") => name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()),
                 Some(".told") => name == "warnings",
                 Some(".keeper") => matches!(name, "lock" | "socket"),
+                Some(".journal") => matches!(name, "builds" | "builds.old" | "lock"),
                 Some(".demand") => name.ends_with(".lock"),
                 _ => false,
             };
