@@ -283,7 +283,6 @@ if JSON? for programs.  Return true if all are reachable."
        (when (and watch? (not json?) (isatty? (current-output-port)))
          (display "\x1b[H\x1b[2J"))
        (print-report report json?)
-       (force-output)
        report))
    #:pattern pattern #:quiet? (or json? again?)))
 
@@ -295,8 +294,11 @@ if JSON? for programs.  Return true if all are reachable."
     (loop #t)))
 
 (define (print-report report json?)
-  "Print REPORT, for people, or if JSON? for programs."
-  (display (if json? (offload-report-json report) (offload-report-text report))))
+  "Print REPORT, for people, or if JSON? for programs.  Fail here if it cannot be written, not at the end, where nothing
+says so with a status."
+  (leave-on-EPIPE
+   (display (if json? (offload-report-json report) (offload-report-text report)))
+   (force-output)))
 
 (define (scan arguments)
   "Describe a machine for machines.scm, as ARGUMENTS, '(HOST [USER] [OPTION ...]), say.  Return true if that is all."
@@ -516,7 +518,7 @@ return true if it has no failures."
                     (memq (guix-offload-error-code c) '(invalid-argument configuration)))
                (leave-with-hint c 2)))
       (proc (make-offload-engine) machines)))
-  (display (if json? (offload-report-json report) (offload-report-text report)))
+  (print-report report json?)
   (zero? (offload-report-failures report)))
 
 (define (mark-machine mark)
