@@ -5,15 +5,54 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "program.h"
+#include "report.h"
 
-/* Returns the machine of that NAME, NULL if MACHINES has none.  */
+/* Is MACHINE called NAME, or NAME:PORT?  As for 'drain'.  */
+static int is_called(const guix_offload_machine *machine, const char *name)
+{
+    const char *own = guix_offload_machine_name(machine);
+    size_t length = strlen(own);
+    char port[16];
+
+    snprintf(port, sizeof port, ":%u", (unsigned) guix_offload_machine_port(machine));
+    return strncmp(name, own, length) == 0 && (name[length] == '\0' || strcmp(name + length, port) == 0);
+}
+
+/* Is the machine at INDEX in MACHINES listed before, as for another system?  */
+static int is_again(const guix_offload_machines *machines, size_t index)
+{
+    const guix_offload_machine *machine = guix_offload_machines_get(machines, index);
+    for (size_t i = 0; i < index; i++)
+        if (guix_offload_machine_is_same(guix_offload_machines_get(machines, i), machine))
+            return 1;
+    return 0;
+}
+
+/* Returns the machine of MACHINES that is called NAME.  If none or several are, says so, with the names that there are,
+   and returns NULL.  */
 static const guix_offload_machine *find(const guix_offload_machines *machines, const char *name)
 {
-    const guix_offload_machine *machine;
+    const guix_offload_machine *machine, *found = NULL;
+    const char *before = "";
+    size_t count = 0;
+
     for (size_t i = 0; (machine = guix_offload_machines_get(machines, i)) != NULL; i++)
-        if (strcmp(guix_offload_machine_name(machine), name) == 0)
-            return machine;
+        if (is_called(machine, name) && !is_again(machines, i) && count++ == 0)
+            found = machine;
+    if (count == 1)
+        return found;
+    fprintf(stderr, count == 0 ? "guix offload: error: '%s' has no machine '%s'\n"
+                               : "guix offload: error: '%s' has several machines '%s'\n",
+            guix_offload_machines_file(machines), name);
+    fputs(count == 0 ? "hint: it has these: " : "hint: name one with its port: ", stderr);
+    for (size_t i = 0; (machine = guix_offload_machines_get(machines, i)) != NULL; i++) {
+        if (is_again(machines, i) || (count > 0 && !is_called(machine, name)))
+            continue;
+        fprintf(stderr, "%s%s:%u", before, guix_offload_machine_name(machine),
+                (unsigned) guix_offload_machine_port(machine));
+        before = ", ";
+    }
+    fputs(*before == '\0' ? "none\n" : "\n", stderr);
     return NULL;
 }
 
@@ -55,43 +94,24 @@ static int exchange(const guix_offload_engine *engine, const guix_offload_machin
 
 int authorize(int count, char **arguments)
 {
-    guix_offload_engine *engine = NULL;
-    guix_offload_machines *machines = NULL;
-    guix_offload_error *error = NULL;
+    struct options options;
+    struct farm farm;
     const guix_offload_machine *machine;
-    const char *name = NULL, *file = NULL;
-    int yes = 0, json = 0, status = MISUSE;
+    int yes = 0, status;
 
-    for (int i = 0; i < count; i++) {
-        if (is_help(arguments[i]))
-            return help(stdout);
-        if (strcmp(arguments[i], "--yes") == 0)
-            yes = 1;
-        else if (strcmp(arguments[i], "--json") == 0)
-            json = 1;
-        else if (arguments[i][0] == '-')
-            return unknown_option(arguments[i], "authorize");
-        else if (name == NULL)
-            name = arguments[i];
-        else if (file == NULL)
-            file = arguments[i];
-        else
-            return usage();
-    }
-    if (name == NULL) {
+    if (read_options(&options, &yes, "authorize", &count, arguments, &status) != 0)
+        return status;
+    if (count == 0) {
         fputs("guix offload: error: 'authorize' takes a machine; see 'guix-offload --help'\n", stderr);
         return MISUSE;
     }
-    if (guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK) {
-        status = fail(error);
-    } else if (guix_offload_machines_load(&machines, file, &error) != GUIX_OFFLOAD_OK) {
-        fail(error);
-    } else if ((machine = find(machines, name)) == NULL) {
-        fprintf(stderr, "guix offload: error: '%s' has no machine '%s'\n", guix_offload_machines_file(machines), name);
-    } else {
-        status = exchange(engine, machine, yes, json);
+    if (count > 2 || (count == 2 && options.file != NULL))
+        return usage();
+    status = open_farm(&farm, count == 2 ? arguments[1] : options.file, 1);
+    if (status == 0) {
+        machine = find(farm.machines, arguments[0]);
+        status = machine != NULL ? exchange(farm.engine, machine, yes, options.json) : MISUSE;
     }
-    guix_offload_machines_free(machines);
-    guix_offload_engine_free(engine);
+    close_farm(&farm);
     return status;
 }

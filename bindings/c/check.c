@@ -11,7 +11,7 @@ int check(int count, char **arguments)
     guix_offload_error *error = NULL;
     int status;
 
-    if (read_options(&options, &count, arguments, &status) != 0)
+    if (read_options(&options, NULL, "check", &count, arguments, &status) != 0)
         return status;
     if (count > 1 || (count == 1 && options.file != NULL))
         return usage();

@@ -6,8 +6,9 @@
 typedef guix_offload_status marking(guix_offload_report **, const guix_offload_engine *, const guix_offload_machines *,
                                     const char *, guix_offload_error **);
 
-/* Has MARK done to the machine that the COUNT ARGUMENTS name; without MARK, shows which ones are marked.  */
-static int run(marking *mark, int count, char **arguments)
+/* Has MARK, which is COMMAND, done to the machine that the COUNT ARGUMENTS name; without MARK, shows which ones are
+   marked.  */
+static int run(const char *command, marking *mark, int count, char **arguments)
 {
     struct options options;
     struct farm farm;
@@ -15,7 +16,7 @@ static int run(marking *mark, int count, char **arguments)
     guix_offload_error *error = NULL;
     int status;
 
-    if (read_options(&options, &count, arguments, &status) != 0)
+    if (read_options(&options, NULL, command, &count, arguments, &status) != 0)
         return status;
     if (count != (mark != NULL))
         return usage();
@@ -32,15 +33,15 @@ static int run(marking *mark, int count, char **arguments)
 
 int drain(int count, char **arguments)
 {
-    return run(guix_offload_farm_drain, count, arguments);
+    return run("drain", guix_offload_farm_drain, count, arguments);
 }
 
 int resume(int count, char **arguments)
 {
-    return run(guix_offload_farm_resume, count, arguments);
+    return run("resume", guix_offload_farm_resume, count, arguments);
 }
 
 int show_drained(int count, char **arguments)
 {
-    return run(NULL, count, arguments);
+    return run("drained", NULL, count, arguments);
 }

@@ -32,7 +32,7 @@ int explain(int count, char **arguments)
     char *features;
     int status;
 
-    if (read_options(&options, &count, arguments, &status) != 0)
+    if (read_options(&options, NULL, "explain", &count, arguments, &status) != 0)
         return status;
     if (count < 1)
         return usage();

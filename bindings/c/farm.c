@@ -70,8 +70,9 @@ struct selection {
     int again; /* this is not the first time */
 };
 
-/* Reads [FILE [REGEXP]] and options from the COUNT ARGUMENTS.  Returns 0, or MISUSE after having said why.  */
-static int select_machines(struct selection *selection, int count, char **arguments)
+/* Reads [FILE [REGEXP]] and options from the COUNT ARGUMENTS of COMMAND.  Returns 0, or MISUSE after having said
+   why.  */
+static int select_machines(struct selection *selection, const char *command, int count, char **arguments)
 {
     int only_names = 0, names = 0;
 
@@ -91,8 +92,7 @@ static int select_machines(struct selection *selection, int count, char **argume
         } else if (strcmp(argument, "--watch") == 0) {
             selection->watch = 1;
         } else {
-            fprintf(stderr, "guix offload: error: unknown option '%s'; see 'guix-offload --help'\n", argument);
-            return MISUSE;
+            return unknown_option(argument, command);
         }
     }
     return 0;
@@ -112,8 +112,9 @@ static int nothing_to_ask(const char *file, const char *pattern, size_t malforme
     return MISUSE;
 }
 
-/* Asks all machines of SELECTION at once; DOING says so to the user.  The answer goes to OUTPUT.  */
-static int ask_all(const struct selection *selection, question *ask, const char *doing, FILE *output)
+/* Asks all machines of SELECTION at once; DOING says so to the user.  The answer goes to OUTPUT; once that cannot be
+   written, there is nothing left to watch.  */
+static int ask_all(struct selection *selection, question *ask, const char *doing, FILE *output)
 {
     guix_offload_engine *engine = NULL;
     guix_offload_machines *all = NULL, *machines = NULL;
@@ -157,8 +158,9 @@ static int ask_all(const struct selection *selection, question *ask, const char 
                 fputs("\033[H\033[2J", output);
             fputs(selection->json ? guix_offload_report_json(report) : guix_offload_report_text(report), output);
             status = guix_offload_report_failures(report) > 0 || malformed > 0;
-            if (fflush(output) != 0) {
+            if (fflush(output) != 0 || ferror(output)) {
                 perror("guix offload: error: writing");
+                selection->watch = 0;
                 status = 1;
             }
         }
@@ -186,7 +188,7 @@ int test_machines(int count, char **arguments)
     struct selection selection;
     if (wants_help(count, arguments))
         return help(stdout);
-    if (select_machines(&selection, count, arguments) != 0)
+    if (select_machines(&selection, "test", count, arguments) != 0)
         return MISUSE;
     if (selection.watch)
         return unknown_option("--watch", "test");
@@ -199,7 +201,7 @@ int show_status(int count, char **arguments)
     int status;
     if (wants_help(count, arguments))
         return help(stdout);
-    if (select_machines(&selection, count, arguments) != 0)
+    if (select_machines(&selection, "status", count, arguments) != 0)
         return MISUSE;
     while ((status = ask_all(&selection, guix_offload_farm_status_each, "getting status of", stdout)) != MISUSE
            && selection.watch) {

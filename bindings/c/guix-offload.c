@@ -98,7 +98,7 @@ int help(FILE *output)
           "  guix-offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]\n"
           "      Describe a machine for machines.scm.  Log in only if ssh knows its host\n"
           "      key, or --accept names it.\n"
-          "  guix-offload authorize MACHINE [FILE] [--yes] [--json]\n"
+          "  guix-offload authorize MACHINE [--file=FILE] [--yes] [--json]\n"
           "      Have this host and MACHINE accept what the other one signs, once you\n"
           "      agree, and test it.\n"
           "  guix-offload log [COUNT] [--json]\n"

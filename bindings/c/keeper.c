@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* guix-offload keeper serve | status | stop: the process that does the builds of this host's hooks.  */
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,17 +26,10 @@ static int show(const guix_offload_engine *engine, int json)
 {
     guix_offload_report *report = NULL;
     guix_offload_error *error = NULL;
-    int status = 0;
 
     if (guix_offload_keeper_status(&report, engine, &error) != GUIX_OFFLOAD_OK)
         return fail(error);
-    fputs(json ? guix_offload_report_json(report) : guix_offload_report_text(report), stdout);
-    if (fflush(stdout) != 0) {
-        fprintf(stderr, "guix offload: error: writing: %s\n", strerror(errno));
-        status = 1;
-    }
-    guix_offload_report_free(report);
-    return status;
+    return show_report(report, json);
 }
 
 static int stop(const guix_offload_engine *engine)
@@ -67,11 +59,10 @@ int keeper(int count, char **arguments)
         fprintf(stderr, "guix offload: error: unknown command 'keeper %s'; see 'guix-offload --help'\n", command);
         return MISUSE;
     }
-    if (count > 1 && (!json || strcmp(command, "stop") == 0)) {
-        fprintf(stderr, "guix offload: error: unknown option '%s' of 'keeper %s'; see 'guix-offload --help'\n", option,
-                command);
-        return MISUSE;
-    }
+    if (count > 1 && strcmp(command, "stop") == 0)
+        return unknown_option(option, "keeper stop");
+    if (count > 1 && !json)
+        return unknown_option(option, "keeper status");
     if (count != 1 + json)
         return usage();
     if (guix_offload_engine_new(&engine, &error) != GUIX_OFFLOAD_OK)

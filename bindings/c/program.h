@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /* What the files of the C program share.  Functions that return int return the status to exit with.  */
 
+#ifndef GUIX_OFFLOAD_PROGRAM_H
+#define GUIX_OFFLOAD_PROGRAM_H
+
 #include <stdio.h>
 
 #include <guix-offload.h>
@@ -39,6 +42,7 @@ int scan(int count, char **arguments);
 
 /* guix-offload authorize, with the COUNT arguments that follow.  */
 int authorize(int count, char **arguments);
+
 /* guix-offload drain, resume and drained, with the COUNT arguments that follow.  */
 int drain(int count, char **arguments);
 int resume(int count, char **arguments);
@@ -52,3 +56,5 @@ int check(int count, char **arguments);
 
 /* guix-offload keeper, with the COUNT arguments that follow.  */
 int keeper(int count, char **arguments);
+
+#endif

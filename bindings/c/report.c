@@ -9,7 +9,7 @@
 
 #include "report.h"
 
-int read_options(struct options *options, int *count, char **arguments, int *status)
+int read_options(struct options *options, int *yes, const char *command, int *count, char **arguments, int *status)
 {
     int words = 0, only_words = 0;
 
@@ -22,14 +22,15 @@ int read_options(struct options *options, int *count, char **arguments, int *sta
             only_words = 1;
         } else if (strcmp(argument, "--json") == 0) {
             options->json = 1;
+        } else if (yes != NULL && strcmp(argument, "--yes") == 0) {
+            *yes = 1;
         } else if (strncmp(argument, "--file=", 7) == 0) {
             options->file = argument + 7;
         } else if (is_help(argument)) {
             *status = help(stdout);
             return 1;
         } else {
-            fprintf(stderr, "guix offload: error: unknown option '%s'; see 'guix-offload --help'\n", argument);
-            *status = MISUSE;
+            *status = unknown_option(argument, command);
             return 1;
         }
     }
@@ -75,7 +76,7 @@ int show_report(guix_offload_report *report, int json)
 {
     int status = 0;
     fputs(json ? guix_offload_report_json(report) : guix_offload_report_text(report), stdout);
-    if (fflush(stdout) != 0) {
+    if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "guix offload: error: writing: %s\n", strerror(errno));
         status = 1;
     }

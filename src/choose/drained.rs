@@ -9,7 +9,7 @@
 use std::io::{ErrorKind::NotFound, Read};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, statat};
 
 use crate::ground::directories::for_daemons_user;
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -50,7 +50,7 @@ pub fn seconds(state: &Path, machine: &BuildMachine, now: u64) -> Option<u64> {
 }
 
 /// Returns when the machine with this `directory` was drained, in seconds since the epoch; `None`: it is not drained.
-/// With a mark that is damaged, it was drained `now`.
+/// With a mark that is damaged, or cannot be read, it was drained `now`.
 pub(super) fn since(directory: &OpenStateDir, now: u64) -> Option<u64> {
     match directory.open(NAME, OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(file) => {
@@ -59,8 +59,8 @@ pub(super) fn since(directory: &OpenStateDir, now: u64) -> Option<u64> {
             Some(read.ok().and_then(|_| text.trim().parse().ok()).unwrap_or(now))
         }
         Err(error) if error.kind() == NotFound => None,
-        // It is there, whatever it is.
-        Err(_) => Some(now),
+        // It counts if it is there, whatever it is. This process may lack descriptors: that drains no machine.
+        Err(_) => statat(directory, NAME, AtFlags::SYMLINK_NOFOLLOW).ok().map(|_| now),
     }
 }
 
@@ -122,6 +122,34 @@ mod tests {
         std::os::unix::fs::symlink("/nonexistent", &file).unwrap();
         assert_eq!(seconds(state.path(), &m, 2000), Some(0));
         assert!(resume(state.path(), &m).unwrap());
+    }
+
+    /// Marks a process that runs a test alone.
+    const ALONE: &str = "GUIX_OFFLOAD_TEST_ALONE";
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn without_descriptors_only_drained_machines_are_drained() {
+        if std::env::var_os(ALONE).is_none() {
+            let name = "choose::drained::tests::without_descriptors_only_drained_machines_are_drained";
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = command.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+        let state = tempfile::tempdir().unwrap();
+        let machines = [machine("drained"), machine("other")];
+        let directories = machines.each_ref().map(|machine| {
+            drain(state.path(), machine, 1000).unwrap();
+            StateDir::named(state.path(), machine.label()).open().unwrap()
+        });
+        resume(state.path(), &machines[1]).unwrap();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let none = rustix::process::Rlimit { current: Some(0), ..limit };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, none).unwrap();
+        let found = directories.each_ref().map(|directory| since(directory, 2000));
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        assert_eq!(found, [Some(2000), None]);
     }
 
     #[test]

@@ -89,6 +89,9 @@ fn the_status_can_be_watched_and_machines_are_named_as_they_answer() {
         let table = String::from_utf8_lossy(&output.stdout);
         assert!(table.matches("machine  state").count() >= 2 && !table.contains('\x1b'), "{table}");
         assert_eq!(run(program, &["test", "--watch"]).0, 2);
+        // Once it cannot be written, there is nothing to go on for.
+        let full = format!("timeout 60 {} status --watch >/dev/full", program.join(" "));
+        assert_eq!(HEAD.run(&["sh", "-c", &full]).status.code(), Some(1));
     }
     // On a terminal.
     let typed = "TERM=vt100 script -qec 'timeout 5 /opt/guix-offload/bin/guix-offload status --watch' /dev/null";
@@ -175,12 +178,15 @@ fn keys_are_exchanged_once_both_are_confirmed() {
         }
         // Again: there is nothing to do, nor to confirm.
         let lists_now = lists.each_ref().map(|list| std::fs::read(list).unwrap());
-        let (status, printed, said) = run(program, &["authorize", "w1"]);
+        let (status, printed, said) = run(program, &["authorize", "w1:22", "--file=/etc/guix/machines.scm"]);
         assert!(status == 0 && !printed.contains("accepts") && printed.contains("is usable\n"), "{printed}{said}");
         assert_eq!(lists.each_ref().map(|list| std::fs::read(list).unwrap()), lists_now);
         let json = printed_json(program);
         assert!(json.contains("\"authorizedThere\":true,\"authorizedHere\":true,\"tested\":true"), "{json}");
-        assert_eq!(run(program, &["authorize", "nobody"]).0, 2);
+        let (status, _, said) = run(program, &["authorize", "nobody"]);
+        assert!(status == 2 && said.contains("no machine 'nobody'\nhint: it has these: w1:22\n"), "{said}");
+        let (status, _, said) = run(program, &["authorize", "w1", "--file=/srv/none.scm"]);
+        assert!(status == 2 && said.contains("machine file '/srv/none.scm': No such file"), "{said}");
         assert_eq!(run(program, &["authorize"]).0, 2);
         assert_eq!(run(program, &["authorize", "w1", "--watch"]).0, 2);
     }

@@ -26,11 +26,11 @@ _guix_offload()
         '')
             mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current")
             ;;
-        scan | authorize | log | stats) ;;
+        scan | log | stats) ;;
         keeper)
             mapfile -t COMPREPLY < <(compgen -W 'status stop' -- "$current")
             ;;
-        drain | resume)
+        authorize | drain | resume)
             mapfile -t COMPREPLY < <(compgen -W "$(_guix_offload_machines /etc/guix/machines.scm)" -- "$current")
             ;;
         drained) ;;

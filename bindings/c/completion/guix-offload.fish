@@ -34,6 +34,6 @@ complete -c guix-offload -n __fish_use_subcommand -f -a log -d 'Show the last bu
 complete -c guix-offload -n __fish_use_subcommand -f -a stats -d 'Show what its builds add up to'
 complete -c guix-offload -n __fish_use_subcommand -f -a offload -d 'Process build requests, as guix-daemon asks'
 complete -c guix-offload -n '__fish_seen_subcommand_from keeper' -f -a 'status stop'
-complete -c guix-offload -n '__fish_seen_subcommand_from drain resume' -f \
+complete -c guix-offload -n '__fish_seen_subcommand_from authorize drain resume' -f \
     -a '(__guix_offload_names /etc/guix/machines.scm)'
 complete -c guix-offload -n '__fish_seen_subcommand_from test status' -a '(__guix_offload_machines)'

@@ -33,7 +33,7 @@ local -a own_options=(
 _guix_offload_machines()
 {
     local file=${words[2]:-/dev/null}
-    [[ ${words[1]} != (drain|resume) ]] || file=/etc/guix/machines.scm
+    [[ ${words[1]} != (authorize|drain|resume) ]] || file=/etc/guix/machines.scm
     local -a names=(${(f)"$(sed -n 's/.*(name "\([^"]*\)").*/\1/p' $file 2>/dev/null)"})
     compadd -a names
 }
@@ -48,9 +48,9 @@ _guix_offload()
             ;;
         argument)
             case ${words[1]} in
-                scan | authorize | log | stats) _arguments $own_options ;;
+                scan | log | stats) _arguments $own_options ;;
                 keeper) _arguments $own_options '1:command:(status stop)' ;;
-                drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
+                authorize | drain | resume) _arguments $own_options '1:machine:_guix_offload_machines' ;;
                 check) _arguments $own_options '1:machine file:_files' ;;
                 explain) _arguments $own_options '1:derivation or system:' '*:feature:' ;;
                 drained) _arguments $own_options ;;

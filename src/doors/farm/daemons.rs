@@ -9,6 +9,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags, open};
+
 use crate::ground::error::line;
 use crate::report::json::{object, or_null, string};
 
@@ -47,14 +49,15 @@ pub struct Way {
     forbidden: Option<String>,
 }
 
-/// Returns the guix-daemons that run, without the processes that they have for each client. `proc` is `/proc`.
-pub fn find(proc: &Path) -> Vec<Daemon> {
+/// Returns the guix-daemons that run as root or as `owner`, the user that guix-daemon's state belongs to, without the
+/// processes that they have for each client. `proc` is `/proc`. What another user calls guix-daemon says nothing.
+pub fn find(proc: &Path, owner: Option<u32>) -> Vec<Daemon> {
     let mut found: Vec<(u32, Daemon)> = fs::read_dir(proc)
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let process = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            daemon(&proc.join(format!("{process}")), process)
+            daemon(&proc.join(format!("{process}")), process, owner)
         })
         .collect();
     let all: Vec<u32> = found.iter().map(|(_, daemon)| daemon.process).collect();
@@ -64,8 +67,8 @@ pub fn find(proc: &Path) -> Vec<Daemon> {
     daemons
 }
 
-/// Returns the process in `directory` and its parent, if it is a guix-daemon.
-fn daemon(directory: &Path, process: u32) -> Option<(u32, Daemon)> {
+/// Returns the process in `directory` and its parent, if it is a guix-daemon of root's or of `owner`'s.
+fn daemon(directory: &Path, process: u32, owner: Option<u32>) -> Option<(u32, Daemon)> {
     let status = fs::read_to_string(directory.join("status")).ok()?;
     let field = |name: &str| -> Option<Vec<&str>> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -76,7 +79,10 @@ fn daemon(directory: &Path, process: u32) -> Option<(u32, Daemon)> {
     if !matches!(field("Name")?[..], [name] if NAMES.contains(&name)) {
         return None;
     }
-    // Real, effective, saved, file system.
+    // Real, effective, saved, file system: all of them, since who runs a set-user-ID program may give it any name.
+    if numbers("Uid").iter().any(|user| *user != 0 && Some(*user) != owner) {
+        return None;
+    }
     let [user, group] = ["Uid", "Gid"].map(|name| numbers(name).get(1).copied());
     let way = words(&directory.join("environ")).map(|environment| {
         let value = |name: &str| environment.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
@@ -102,11 +108,6 @@ fn words(file: &Path) -> Option<Vec<String>> {
 impl Way {
     /// Returns whether guix-daemon offloads through this library; `None`: a program that is not known decides that.
     pub fn uses_us(&self) -> Option<bool> {
-        let is_ours = |directory: &str| {
-            let mut text = String::new();
-            let file = fs::File::open(Path::new(directory).join("offload.scm")).ok();
-            file.is_some_and(|file| file.take(MAX_SIZE).read_to_string(&mut text).is_ok() && text.contains(MARK))
-        };
         let program = self.guix.as_deref().and_then(|guix| Path::new(guix).file_name()?.to_str());
         if self.forbidden.is_some() {
             return Some(false);
@@ -117,6 +118,18 @@ impl Way {
             Some(_) => None,
         }
     }
+}
+
+/// Returns whether `directory` has our extension. Nothing is waited for, whatever is there instead.
+fn is_ours(directory: &str) -> bool {
+    let mut text = String::new();
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(Path::new(directory).join("offload.scm"), flags, Mode::empty()).is_ok_and(|file| {
+        let file = fs::File::from(file);
+        file.metadata().is_ok_and(|metadata| metadata.is_file())
+            && file.take(MAX_SIZE).read_to_string(&mut text).is_ok()
+            && text.contains(MARK)
+    })
 }
 
 impl Daemon {
@@ -168,10 +181,14 @@ mod tests {
 
     /// Makes the directory of a process.
     fn process(proc: &Path, number: u32, parent: u32, name: &str, words: Option<(&str, &str)>) {
+        process_of("0\t30001\t0\t0", proc, number, parent, name, words);
+    }
+
+    /// Makes the directory of a process of these `users`.
+    fn process_of(users: &str, proc: &Path, number: u32, parent: u32, name: &str, words: Option<(&str, &str)>) {
         let directory = proc.join(number.to_string());
         fs::create_dir(&directory).unwrap();
-        let status =
-            format!("Name:\t{name}\nPPid:\t{parent}\nUid:\t0\t30001\t0\t0\nGid:\t7\t8\t9\t9\nGroups:\t8 33 \n");
+        let status = format!("Name:\t{name}\nPPid:\t{parent}\nUid:\t{users}\nGid:\t7\t8\t9\t9\nGroups:\t8 33 \n");
         fs::write(directory.join("status"), status).unwrap();
         if let Some((environment, arguments)) = words {
             fs::write(directory.join("environ"), environment.replace(' ', "\0")).unwrap();
@@ -197,7 +214,7 @@ mod tests {
         process(&proc, 50, 1, "guix-daemon", Some(("GUIX=/usr/local/bin/wrapper", "guix-daemon")));
         process(&proc, 60, 1, "guix-daemon", Some(("GUIX=/x/guix-offload", "guix-daemon --no-offload")));
         process(&proc, 70, 1, "guix-daemon", None);
-        let daemons = find(&proc);
+        let daemons = find(&proc, Some(30_001));
         let uses: Vec<_> = daemons.iter().map(|daemon| (daemon.process, daemon.uses_us())).collect();
         let expected =
             [(20, Some(true)), (30, Some(true)), (40, Some(false)), (50, None), (60, Some(false)), (70, None)];
@@ -207,6 +224,29 @@ mod tests {
         assert_eq!(daemons[0].text(), said);
         assert!(daemons[4].text().contains("GUIX=/x/guix-offload --no-offload: it does not offload"));
         assert!(daemons[5].text().ends_with("keeps its environment to itself: run this as root"));
-        assert!(find(&root.path().join("missing")).is_empty());
+        assert!(find(&root.path().join("missing"), Some(30_001)).is_empty());
+    }
+
+    #[test]
+    fn what_another_user_runs_is_no_guix_daemon() {
+        let root = tempfile::tempdir().unwrap();
+        let words = Some(("GUIX=/x/guix-offload", "guix-daemon"));
+        let users = ["0\t0\t0\t0", "7\t7\t7\t7", "8\t8\t8\t8", "7\t0\t0\t0"];
+        for (number, users) in (10..).zip(users) {
+            process_of(users, root.path(), number, 1, "guix-daemon", words);
+        }
+        let found = |owner| find(root.path(), owner).iter().map(|daemon| daemon.process).collect::<Vec<_>>();
+        assert_eq!((found(None), found(Some(0)), found(Some(8))), (vec![10], vec![10], vec![10, 12]));
+    }
+
+    #[test]
+    fn an_extension_that_is_no_file_is_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let (pipe, directory) = (root.path().join("pipe"), root.path().join("directory"));
+        fs::create_dir_all(directory.join("offload.scm")).unwrap();
+        fs::create_dir(&pipe).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, pipe.join("offload.scm"), Mode::RUSR).unwrap();
+        let extensions = Some(format!("{}:{}", pipe.display(), directory.display()));
+        assert_eq!(Way { extensions, ..Way::default() }.uses_us(), Some(false));
     }
 }

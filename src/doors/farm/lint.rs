@@ -15,6 +15,7 @@
 
 use std::fmt::Write;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::process::geteuid;
@@ -56,8 +57,8 @@ pub struct Answer {
     pub json: String,
 }
 
-/// Checks the `machines` of `file`, which has the problems `known` from having been read. Looks for guix-daemons in
-/// `proc`.
+/// Checks the `machines` of `file`, which has the problems `known` from having been read. Looks in `proc` for
+/// guix-daemons of root or of the owner of the state directory.
 pub fn check(
     directories: &Directories,
     file: &str,
@@ -65,7 +66,8 @@ pub fn check(
     known: Vec<Problem>,
     proc: &Path,
 ) -> Answer {
-    let daemons = daemons::find(proc);
+    let owner = std::fs::metadata(&directories.state).ok().map(|state| state.uid());
+    let daemons = daemons::find(proc, owner);
     let mut problems = known;
     problems.extend(unreadable_keys(machines, daemons.first()));
     problems.extend(duplicates(machines));

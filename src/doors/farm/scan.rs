@@ -44,6 +44,8 @@ pub struct Scan {
     pub report: Report,
     fingerprint: String,
     verdict: Verdict,
+    /// Whether ssh knows the host key, or the user has confirmed it.
+    confirmed: bool,
 }
 
 /// Scans a machine. Logs in only if ssh knows the host key, or the user has confirmed it.
@@ -52,7 +54,7 @@ pub struct Scan {
 /// the user has confirmed, or is not the one that ssh knows and the user has confirmed none.
 pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
     let mut machine = described(question)?;
-    let known = Known::of(&machine);
+    let known = Known::of(&machine)?;
     machine.host_key = ask_for_key(&machine, &known)?;
     let fingerprint = machine.host_key.fingerprint()?;
     let verdict = known.judge(&machine.host_key);
@@ -60,7 +62,7 @@ pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
     let mut report = Report::new(machine, directories);
     if !confirmed {
         report.failure = Some(unconfirmed(&report.machine, &fingerprint));
-        return Ok(Scan { report, fingerprint, verdict });
+        return Ok(Scan { report, fingerprint, verdict, confirmed });
     }
     match look_at(directories, &mut report.machine, question) {
         Ok(state) => {
@@ -71,7 +73,7 @@ pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
         }
         Err(error) => report.failure = Some(error),
     }
-    Ok(Scan { report, fingerprint, verdict })
+    Ok(Scan { report, fingerprint, verdict, confirmed })
 }
 
 /// Returns the machine as the question describes it, with nobody's host key and no private key.
@@ -187,17 +189,28 @@ fn private_keys(directories: &Directories, question: &Question) -> Result<Vec<Pa
     let options = file::LoadOptions { cache: Some(directories.offload_state()), ..Default::default() };
     // A machine file that cannot be read is no reason not to describe another machine.
     let loaded = file::load(&directories.machine_file(), &options).ok().flatten();
-    let mut keys: Vec<PathBuf> = loaded.into_iter().flat_map(|loaded| loaded.machines).map(|m| m.private_key).collect();
+    let listed = loaded.into_iter().flat_map(|loaded| loaded.machines).map(|machine| machine.private_key).collect();
     let own = default_private_key()?;
-    keys.extend([own.with_file_name("id_ed25519"), own.with_file_name("id_rsa")]);
-    let mut distinct: Vec<PathBuf> = Vec::new();
-    for key in keys.into_iter().filter(|key| key.exists()) {
-        if !distinct.contains(&key) {
-            distinct.push(key);
+    Ok(to_try(listed, &[own.with_file_name("id_ed25519"), own.with_file_name("id_rsa")]))
+}
+
+/// Returns the keys that exist, each once: those that machine files name, and then the user's `own`, for which there is
+/// always room.
+fn to_try(listed: Vec<PathBuf>, own: &[PathBuf]) -> Vec<PathBuf> {
+    let mut keys: Vec<PathBuf> = Vec::new();
+    for key in listed.into_iter().chain(own.iter().cloned()).filter(|key| key.exists()) {
+        if !keys.contains(&key) {
+            keys.push(key);
         }
     }
-    distinct.truncate(MAX_KEYS);
-    Ok(distinct)
+    let mut room = MAX_KEYS.saturating_sub(keys.iter().filter(|key| own.contains(key)).count());
+    keys.retain(|key| {
+        let is_listed = !own.contains(key);
+        let fits = !is_listed || room > 0;
+        room -= usize::from(is_listed && fits);
+        fits
+    });
+    keys
 }
 
 /// Returns the systems that a machine builds for by itself.
@@ -224,10 +237,10 @@ impl Scan {
     pub fn text(&self) -> String {
         let Report { machine, state, failure, .. } = &self.report;
         let mut comments = vec![format!("host key: {} {}", machine.host_key.algorithm(), self.fingerprint)];
-        comments.push(match (self.verdict, failure.as_ref().map(Error::kind)) {
+        comments.push(match (self.verdict, self.confirmed) {
             (Verdict::Known, _) => "ssh knows the machine under this key.".into(),
-            (_, Some(ErrorKind::HostKey)) => "Nobody has confirmed this key yet.".into(),
-            _ => "It was confirmed with --accept.".to_string(),
+            (_, false) => "Nobody has confirmed this key yet.".into(),
+            (_, true) => "It was confirmed with --accept.".to_string(),
         });
         if let Some(MachineState { survey, .. }) = state {
             let version = if survey.guix_version.is_empty() { "not in PATH" } else { &survey.guix_version };
@@ -307,10 +320,7 @@ impl Scan {
             host_key: machine.host_key.to_string(),
             fingerprint: &self.fingerprint,
             known_to_ssh: self.verdict == Verdict::Known,
-            state: match failure.as_ref().map(Error::kind) {
-                Some(ErrorKind::HostKey) => "unconfirmed",
-                _ => text::state(&self.report),
-            },
+            state: if self.confirmed { text::state(&self.report) } else { "unconfirmed" },
             private_key: state.as_ref().map(|_| &*machine.private_key),
             systems: &machine.systems,
             parallel_builds: state.as_ref().map(|_| machine.parallel_builds),

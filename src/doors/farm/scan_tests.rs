@@ -55,7 +55,7 @@ fn the_form_is_what_a_machine_file_takes() {
         parallel_builds: 2,
         ..report.machine
     };
-    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Known };
+    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Known, confirmed: true };
     let text = scan.text();
     assert!(text.contains(";; ssh knows the machine under this key.\n;; Linux 6.1.0, x86_64, 8 cores, Guix: 1.5.0\n"));
     let read = file::read_plain(Path::new("machines.scm"), format!("(list\n{text})").as_bytes()).unwrap();
@@ -70,12 +70,38 @@ fn an_unconfirmed_key_says_what_to_do_next() {
     let mut report = reports().remove(2);
     report.machine = BuildMachine { private_key: "".into(), systems: vec![], ..report.machine };
     report.failure = Some(unconfirmed(&report.machine, "SHA256:abc"));
-    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Unknown };
+    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Unknown, confirmed: false };
     let text = scan.text();
     assert!(text.contains(";; Nobody has confirmed this key yet.\n"), "{text}");
     assert!(text.contains("ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub"), "{text}");
     assert!(text.contains("guix-offload scan away root --accept=SHA256:abc\n"), "{text}");
     assert!(!text.contains("private-key") && !text.contains("parallel-builds"), "{text}");
+}
+
+#[test]
+fn a_confirmed_key_that_changes_afterwards_was_confirmed() {
+    let mut report = reports().remove(2);
+    report.failure = Some(Error::new(ErrorKind::HostKey, "it shows another one"));
+    let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Unknown, confirmed: true };
+    let (text, json) = (scan.text(), scan.json());
+    assert!(text.contains(";; It was confirmed with --accept.\n") && text.contains(";; error: "), "{text}");
+    assert!(json.contains("\"state\":\"host key differs\""), "{json}");
+}
+
+#[test]
+fn there_is_room_for_the_users_own_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = |name: &str| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, "").unwrap();
+        file
+    };
+    let listed: Vec<PathBuf> = (0..9).map(|number| key(&number.to_string())).collect();
+    let own = [key("id_ed25519"), key("id_rsa")];
+    let missing = directory.path().join("missing");
+    assert_eq!(to_try(listed.clone(), &own), [&listed[..3], &own[..]].concat());
+    assert_eq!(to_try(listed.clone(), std::slice::from_ref(&missing)), listed[..5]);
+    assert_eq!(to_try(vec![own[1].clone(), missing, own[1].clone()], &own), [own[1].clone(), own[0].clone()]);
 }
 
 #[test]

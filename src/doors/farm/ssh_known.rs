@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::ground::cancel::Cancel;
-use crate::ground::child;
+use crate::ground::child::{self, Stopped};
+use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::machine::{BuildMachine, HostKey};
 
 /// The file for all users; that of this user is where ssh-keygen looks by itself.
@@ -38,8 +39,8 @@ pub struct Known {
 }
 
 impl Known {
-    /// Asks ssh-keygen. If it cannot be run, no key is known.
-    pub fn of(machine: &BuildMachine) -> Self {
+    /// Asks ssh-keygen. Where there is none, no key is known. Fails if it has not said all: the rest may revoke a key.
+    pub fn of(machine: &BuildMachine) -> Result<Self> {
         let name = match machine.port {
             BuildMachine::DEFAULT_PORT => machine.name.clone(),
             port => format!("[{}]:{port}", machine.name),
@@ -48,10 +49,9 @@ impl Known {
         for file in [None, Some(GLOBAL_FILE)] {
             let mut command = command();
             command.args(["-F", &name]).args(file.iter().flat_map(|file| ["-f", file]));
-            let said = child::run(&command, b"", Instant::now() + TIME_LIMIT, MAX_OUTPUT, &Cancel::default());
-            known.add(&said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default());
+            known.add(&said(&command, &name, TIME_LIMIT)?);
         }
-        known
+        Ok(known)
     }
 
     /// Adds the keys in what ssh-keygen prints: lines of a file of known hosts, and comments.
@@ -86,6 +86,23 @@ impl Known {
     }
 }
 
+/// Returns all that `command` prints about the host `name`, nothing if there is no such program.
+fn said(command: &Command, name: &str, limit: Duration) -> Result<String> {
+    let asking = || format!("asking ssh-keygen which host keys '{name}' has");
+    let said = match child::run(command, b"", Instant::now() + limit, MAX_OUTPUT, &Cancel::default()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        said => said.io_context(ErrorKind::Configuration, asking)?,
+    };
+    let why = match said.stopped {
+        None => return Ok(String::from_utf8_lossy(&said.stdout).into_owned()),
+        Some(Stopped::TookTooLong) => "it takes too long",
+        Some(Stopped::PrintedTooMuch) => "it prints too much",
+        Some(Stopped::Cancelled) => "it was cancelled",
+    };
+    Err(Error::new(ErrorKind::Configuration, format!("{}: {why}", asking()))
+        .hint(format!("see what it does: ssh-keygen -F '{name}'")))
+}
+
 #[allow(clippy::disallowed_methods)] // ground::spawn starts it
 fn command() -> Command {
     let mut command = Command::new("ssh-keygen");
@@ -113,5 +130,16 @@ mod tests {
         assert_eq!(judged(&format!("{line}@revoked w1 {KEY}\n"))[0], Verdict::Revoked);
         assert_eq!(judged(&format!("@cert-authority *.example {KEY}\n")), [Verdict::Unknown; 3]);
         assert_eq!(judged("w1 ssh-ed25519\nw1\n\nw1 ssh-ed25519 !!!\n"), [Verdict::Unknown; 3]);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)] // ground::spawn starts them
+    fn half_of_an_answer_is_none() {
+        let mut slow = Command::new("sleep");
+        slow.arg("60");
+        let error = |command: &Command, limit| said(command, "w1", limit).unwrap_err().to_string();
+        assert!(error(&slow, Duration::from_millis(50)).ends_with("'w1' has: it takes too long"));
+        assert!(error(&Command::new("yes"), TIME_LIMIT).ends_with("'w1' has: it prints too much"));
+        assert_eq!(said(&Command::new("/nonexistent/ssh-keygen"), "w1", TIME_LIMIT).unwrap(), "");
     }
 }

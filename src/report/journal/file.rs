@@ -35,6 +35,8 @@ const MAX_LINE: usize = 4000;
 const MAX_REASON: usize = 1000;
 /// Most that is read of a file, in bytes: more than totals and entries have.
 const MAX_READ: u64 = 8 << 20;
+/// Most tries to open both files while another process replaces them.
+const MAX_TRIES: usize = 10;
 /// How long a build waits for others that write to the journal, before it goes without an entry.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause between two looks at whether another one still writes.
@@ -61,13 +63,19 @@ fn append_within(state: &Path, entry: Entry, max_size: u64, patience: Duration) 
     let line = line(entry)?;
     // Held until the end.
     let _lock = locked(&directory, patience)?;
-    let mut file = match current(&directory)? {
-        Some(file) if fstat(&file)?.st_size as u64 + line.len() as u64 <= max_size => file,
-        Some(_) => {
+    let file = current(&directory)?;
+    let size = file.as_ref().map(fstat).transpose()?.map_or(0, |status| status.st_size as u64);
+    let mut file = match file {
+        Some(file) if size > 0 && size + line.len() as u64 <= max_size => file,
+        // There is none, or the host crashed before the disk had the first line.
+        _ if size == 0 => begin(&directory, before(&directory, since)?)?,
+        file => {
+            let old = opened(&directory, OLD)?.map(parse).transpose()?;
+            let content = file.map(parse).transpose()?.unwrap_or_default();
+            let totals = content.totals(old.as_ref()).ok_or_else(|| unreadable(FILE))?;
             directory.rename(FILE, OLD)?;
-            begin(&directory, since)?
+            begin(&directory, totals)?
         }
-        None => begin(&directory, since)?,
     };
     let before = fstat(&file)?.st_size as u64;
     file.write_all(line.as_bytes()).inspect_err(|_| {
@@ -116,10 +124,21 @@ fn current(directory: &OpenStateDir) -> io::Result<Option<File>> {
     }
 }
 
-/// Begins a file, with the totals of the one before, if there was one.
-fn begin(directory: &OpenStateDir, since: u64) -> io::Result<File> {
-    let before = opened(directory, OLD)?.map(parse).transpose()?.and_then(|kept| kept.totals);
-    let totals = before.unwrap_or(Totals { since, ..Totals::default() });
+/// Returns the totals of the file before; without one, none since `since`.
+fn before(directory: &OpenStateDir, since: u64) -> io::Result<Totals> {
+    match opened(directory, OLD)? {
+        Some(old) => parse(old)?.totals(None).ok_or_else(|| unreadable(OLD)),
+        None => Ok(Totals { since, ..Totals::default() }),
+    }
+}
+
+/// The totals in the file are not lost as long as it is not replaced.
+fn unreadable(name: &str) -> io::Error {
+    io::Error::other(format!("the first line of '{name}' has no totals that can be read: rename it to begin anew"))
+}
+
+/// Begins a file with the totals of those before.
+fn begin(directory: &OpenStateDir, totals: Totals) -> io::Result<File> {
     directory.replace(FILE, (serde_json::to_string(&totals)? + "\n").as_bytes())?;
     current(directory)?.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
@@ -146,7 +165,7 @@ pub fn read(state: &Path) -> Result<Kept> {
 }
 
 fn read_in(directory: &OpenStateDir) -> io::Result<Kept> {
-    loop {
+    for _ in 0..MAX_TRIES {
         let current = opened(directory, FILE)?;
         let old = opened(directory, OLD)?;
         if let (Some(current), Some(old)) = (&current, &old) {
@@ -155,10 +174,14 @@ fn read_in(directory: &OpenStateDir) -> io::Result<Kept> {
                 continue; // it was replaced between the two
             }
         }
-        let old = old.map(parse).transpose()?.unwrap_or_default();
-        let Some(Kept { builds, totals }) = current.map(parse).transpose()? else { return Ok(old) };
-        return Ok(Kept { builds: old.builds.into_iter().chain(builds).collect(), totals });
+        let (old, current) = (old.map(parse).transpose()?, current.map(parse).transpose()?);
+        let (last, before) = if current.is_some() { (current, old) } else { (old, None) };
+        let Some(last) = last else { return Ok(Kept::default()) };
+        let totals = last.totals(before.as_ref()).unwrap_or_else(|| last.counted(Totals::default()));
+        let builds = before.unwrap_or_default().builds.into_iter().chain(last.builds).collect();
+        return Ok(Kept { builds, totals: Some(totals) });
     }
+    Err(io::Error::other(format!("'{FILE}' and '{OLD}' are the same file: remove one of the two")))
 }
 
 /// Opens a file to read it; `None`: it does not exist.
@@ -170,20 +193,42 @@ fn opened(directory: &OpenStateDir, name: &str) -> io::Result<Option<File>> {
     }
 }
 
+/// What one file has.
+#[derive(Default)]
+struct Content {
+    /// The totals in the first line, if that can be read.
+    first: Option<Totals>,
+    builds: Vec<Entry>,
+}
+
+impl Content {
+    /// Returns the totals of all builds up to the last one here. If the first line cannot be read, the file `before`
+    /// still has what was there; `None`: it cannot be made out.
+    fn totals(&self, before: Option<&Content>) -> Option<Totals> {
+        let first = self.first.clone().or_else(|| before?.totals(None))?;
+        Some(self.counted(first))
+    }
+
+    /// Adds the builds here to `totals`.
+    fn counted(&self, mut totals: Totals) -> Totals {
+        if totals.since == 0 {
+            totals.since = self.builds.first().map_or(0, |entry| entry.ended);
+        }
+        self.builds.iter().for_each(|entry| totals.add(entry));
+        totals
+    }
+}
+
 /// Reads a file. Skips damaged lines.
-fn parse(file: File) -> io::Result<Kept> {
+fn parse(file: File) -> io::Result<Content> {
     let mut text = Vec::new();
     file.take(MAX_READ).read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
-    // The first line may be damaged, too: then counting begins anew.
-    let mut totals: Totals = serde_json::from_str(first).unwrap_or_default();
-    let builds: Vec<Entry> = rest.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    if totals.since == 0 {
-        totals.since = builds.first().map_or(0, |entry| entry.ended);
-    }
-    builds.iter().for_each(|entry| totals.add(entry));
-    Ok(Kept { builds, totals: Some(totals) })
+    Ok(Content {
+        first: serde_json::from_str(first).ok(),
+        builds: rest.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+    })
 }
 
 #[cfg(test)]

@@ -116,6 +116,69 @@ fn damage_costs_no_more_than_the_damaged_line() {
 }
 
 #[test]
+fn versions_read_what_others_wrote() {
+    let place = Place::new();
+    place.append(entry(1, "w1", Outcome::Done), MAX_SIZE);
+    let newer = r#"{"since":5,"era":2,"machines":{"w1":{"builds":{"done":7,"paused":2,"skipped":1},"heat":3}}}"#;
+    let builds = r#"{"ended":9,"machine":"w1","outcome":"paused","color":"red"}"#;
+    fs::write(place.file(FILE), format!("{newer}\n{builds}\n{{\"outcome\":\"done\"}}\n")).unwrap();
+    let kept = read(&place.state()).unwrap();
+    assert_eq!(kept.builds.iter().map(|entry| entry.outcome).collect::<Vec<_>>(), [Outcome::Unknown, Outcome::Done]);
+    let totals = kept.totals.unwrap();
+    assert_eq!((totals.since, totals.machines["w1"].count(Outcome::Done)), (5, 7));
+    assert_eq!((totals.machines["w1"].count(Outcome::Unknown), totals.machines[""].count(Outcome::Done)), (4, 1));
+
+    place.append(entry(10, "w1", Outcome::Done), 1); // the next file
+    let text = fs::read_to_string(place.file(FILE)).unwrap();
+    assert!(text.contains(r#""paused":2,"skipped":1"#), "{text}");
+}
+
+#[test]
+fn totals_that_cannot_be_read_are_not_replaced() {
+    let place = Place::new();
+    (1..=3).for_each(|ended| place.append(entry(ended, "w1", Outcome::Done), MAX_SIZE));
+    place.append(entry(4, "w1", Outcome::Done), 1); // the next file
+    let damage = |name: &str| {
+        let text = fs::read_to_string(place.file(name)).unwrap();
+        let damaged = format!("{{\"since\": [\n{}", text.split_once('\n').unwrap().1);
+        fs::write(place.file(name), &damaged).unwrap();
+        damaged
+    };
+    damage(FILE);
+    assert_eq!(place.done(), 4, "the file before has what was in the first line");
+    place.append(entry(5, "w1", Outcome::Done), 1);
+    assert_eq!(place.done(), 5);
+
+    let damaged = [FILE, OLD].map(|name| (name, damage(name)));
+    let error = append_within(&place.state(), entry(6, "w1", Outcome::Done), 1, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("the first line of 'builds'"), "{error}");
+    fs::remove_file(place.file(FILE)).unwrap();
+    let error = append(&place.state(), entry(6, "w1", Outcome::Done)).unwrap_err();
+    assert!(error.to_string().contains("the first line of 'builds.old'"), "{error}");
+    assert_eq!(fs::read_to_string(place.file(OLD)).unwrap(), damaged[1].1);
+}
+
+#[test]
+fn a_file_that_a_crash_emptied_is_begun_anew() {
+    let place = Place::new();
+    (1..=3).for_each(|ended| place.append(entry(ended, "w1", Outcome::Done), MAX_SIZE));
+    fs::rename(place.file(FILE), place.file(OLD)).unwrap();
+    fs::write(place.file(FILE), "").unwrap();
+    assert_eq!(place.done(), 3);
+    (4..=5).for_each(|ended| place.append(entry(ended, "w1", Outcome::Done), MAX_SIZE));
+    assert_eq!(place.done(), 5);
+}
+
+#[test]
+fn one_file_under_both_names_is_an_error() {
+    let place = Place::new();
+    place.append(entry(1, "w1", Outcome::Done), MAX_SIZE);
+    fs::hard_link(place.file(FILE), place.file(OLD)).unwrap();
+    let error = read(&place.state()).unwrap_err();
+    assert!(error.to_string().contains("are the same file"), "{error}");
+}
+
+#[test]
 fn a_long_reason_is_cut() {
     let place = Place::new();
     let reason = |text: &str| Entry { reason: Some(text.repeat(3000)), ..entry(1, "w1", Outcome::HostFailed) };

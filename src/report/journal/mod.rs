@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::ground::error::{Blame, Error, ErrorKind};
 
 /// A build that is over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What an older version did not write has its default, so that each version reads what the other one wrote.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Entry {
     /// When it ended, in seconds since the epoch.
     pub ended: u64,
@@ -40,7 +41,7 @@ pub struct Entry {
 }
 
 /// What came of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Its outputs are valid here.
@@ -55,17 +56,22 @@ pub enum Outcome {
     MachineFailed,
     /// This host failed.
     HostFailed,
+    /// A newer version of this library wrote what; this one does not know the word.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Outcome; 6] = [
+    pub const ALL: [Outcome; 7] = [
         Outcome::Done,
         Outcome::BuildFailed,
         Outcome::TimedOut,
         Outcome::Cancelled,
         Outcome::MachineFailed,
         Outcome::HostFailed,
+        Outcome::Unknown,
     ];
 
     /// Returns the outcome of a build that failed with `error`.
@@ -88,6 +94,7 @@ impl Outcome {
             Outcome::Cancelled => "cancelled",
             Outcome::MachineFailed => "machine-failed",
             Outcome::HostFailed => "host-failed",
+            Outcome::Unknown => "unknown",
         }
     }
 }

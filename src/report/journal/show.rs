@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::file::Kept;
 use super::totals::{MachineTotals, Totals};
 use super::{Entry, Outcome, Phases};
+use crate::ground::error::line;
 use crate::report::table::{size, table};
 
 /// The version of the JSON documents. Keys may be added without a change of it.
@@ -25,33 +26,34 @@ pub fn log_text(kept: &Kept, count: usize) -> String {
     rows.extend(builds.iter().map(row));
     let rows = table(&rows);
     let mut text = String::new();
-    for (at, line) in rows.lines().enumerate() {
-        writeln!(text, "{line}").unwrap_or_default();
+    for (at, row) in rows.lines().enumerate() {
+        writeln!(text, "{row}").unwrap_or_default();
         let Some(build) = at.checked_sub(1).and_then(|at| builds.get(at)) else { continue };
         if !build.failed_before.is_empty() {
-            writeln!(text, "  failed before on: {}", build.failed_before.join(", ")).unwrap_or_default();
+            writeln!(text, "  failed before on: {}", line(build.failed_before.join(", "))).unwrap_or_default();
         }
         if let Some(reason) = &build.reason {
-            writeln!(text, "  {reason}").unwrap_or_default();
+            writeln!(text, "  {}", line(reason.clone())).unwrap_or_default();
         }
     }
     text
 }
 
+/// The file belongs to guix-daemon's user, and root reads it on a terminal: its words stay in their cells.
 fn row(build: &Entry) -> [String; 10] {
     let Phases { choose, query, send, build: builds, inspect, retrieve, register } = build.milliseconds;
     let base_name = build.derivation.rsplit('/').next().unwrap_or_default();
     [
         date(build.ended),
-        build.machine.clone().unwrap_or_else(|| "-".into()),
+        line(build.machine.clone().unwrap_or_else(|| "-".into())),
         build.outcome.word().into(),
-        seconds(choose + query),
+        seconds(choose.saturating_add(query)),
         seconds(send),
         seconds(builds),
-        seconds(inspect + retrieve + register),
+        seconds(inspect.saturating_add(retrieve).saturating_add(register)),
         size(build.sent),
         size(build.received),
-        base_name.into(),
+        line(base_name.into()),
     ]
 }
 
@@ -97,12 +99,12 @@ pub fn stats_text(kept: &Kept) -> String {
     for (name, machine) in &totals.machines {
         let count = |outcome| machine.count(outcome).to_string();
         rows.push([
-            if name.is_empty() { "-".into() } else { name.clone() },
+            if name.is_empty() { "-".into() } else { line(name.clone()) },
             count(Outcome::Done),
             count(Outcome::BuildFailed),
             count(Outcome::TimedOut),
             count(Outcome::Cancelled),
-            (machine.count(Outcome::MachineFailed) + machine.count(Outcome::HostFailed)).to_string(),
+            machine.count(Outcome::MachineFailed).saturating_add(machine.count(Outcome::HostFailed)).to_string(),
             machine.machine_failures.to_string(),
             size(machine.sent),
             size(machine.received),

@@ -51,6 +51,42 @@ w2       0     0       0          0          0       1         0 B       0 B    
 }
 
 #[test]
+fn nothing_in_the_file_leaves_its_line() {
+    let odd = "a\u{1b}]0;title\u{7}\n\u{9b}2J\tb";
+    let build = Entry {
+        derivation: odd.into(),
+        reason: Some(odd.into()),
+        failed_before: vec![odd.into(), odd.into()],
+        ..entry(1_700_000_000, odd, Outcome::HostFailed)
+    };
+    let mut totals = Totals::default();
+    totals.add(&build);
+    let kept = Kept { builds: vec![build], totals: Some(totals) };
+    let (log, stats) = (log_text(&kept, 0), stats_text(&kept));
+    assert_eq!((log.lines().count(), stats.lines().count()), (4, 4), "{log}{stats}");
+    assert!(!(log + &stats).contains(|char: char| char.is_control() && char != '\n'));
+}
+
+#[test]
+fn large_numbers_are_no_panic() {
+    let mut build = entry(u64::MAX, "m", Outcome::MachineFailed);
+    build.milliseconds = Phases { choose: u64::MAX, query: 1, inspect: u64::MAX, register: 1, ..Phases::default() };
+    let mut totals = Totals::default();
+    totals.add(&build);
+    let machine = totals.machines.get_mut("m").unwrap();
+    machine.machine_failures = u64::MAX;
+    machine.builds = Outcome::ALL.map(|outcome| (outcome.word().to_string(), u64::MAX)).into();
+    totals.add(&build);
+    totals.add(&Entry { failed_before: vec!["m".into()], ..build.clone() });
+    assert_eq!(
+        (totals.machines["m"].count(Outcome::MachineFailed), totals.machines["m"].machine_failures),
+        (u64::MAX, u64::MAX)
+    );
+    let kept = Kept { builds: vec![build], totals: Some(totals) };
+    assert!(log_text(&kept, 0).contains("9999-12-31") && stats_text(&kept).contains(&u64::MAX.to_string()));
+}
+
+#[test]
 fn programs_can_read_both() {
     let read = |text: String| -> serde_json::Value { serde_json::from_str(&text).unwrap() };
     let (log, none) = (read(log_json(&kept(), 2)), read(log_json(&Kept::default(), 0)));

@@ -17,6 +17,7 @@ const OTHERS: &str = "(others)";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// When counting began, in seconds since the epoch.
+    #[serde(default)]
     pub since: u64,
     /// The machines, by name. Builds that were given to no machine are under the empty name.
     pub machines: BTreeMap<String, MachineTotals>,
@@ -26,8 +27,8 @@ pub struct Totals {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MachineTotals {
-    /// Builds, by what came of them.
-    pub builds: BTreeMap<Outcome, u64>,
+    /// Builds, by the words for what came of them. Words that only another version knows are kept.
+    pub builds: BTreeMap<String, u64>,
     /// How many times it failed a build that was, or could have been, tried elsewhere.
     pub machine_failures: u64,
     /// Bytes of the archives that were sent, before compression.
@@ -42,13 +43,14 @@ impl Totals {
     /// Counts a build.
     pub fn add(&mut self, entry: &Entry) {
         for machine in &entry.failed_before {
-            self.of(machine).machine_failures += 1;
+            increase(&mut self.of(machine).machine_failures, 1);
         }
         let totals = self.of(entry.machine.as_deref().unwrap_or(""));
-        *totals.builds.entry(entry.outcome).or_default() += 1;
-        totals.machine_failures += u64::from(entry.outcome == Outcome::MachineFailed && entry.machine.is_some());
-        totals.sent = totals.sent.saturating_add(entry.sent);
-        totals.received = totals.received.saturating_add(entry.received);
+        increase(totals.builds.entry(entry.outcome.word().to_string()).or_default(), 1);
+        let fails = entry.outcome == Outcome::MachineFailed && entry.machine.is_some();
+        increase(&mut totals.machine_failures, fails.into());
+        increase(&mut totals.sent, entry.sent);
+        increase(&mut totals.received, entry.received);
         entry.milliseconds.named().iter().for_each(|(phase, time)| totals.milliseconds.add(phase, *time));
     }
 
@@ -61,8 +63,16 @@ impl Totals {
 impl MachineTotals {
     /// Returns how many builds had this outcome.
     pub fn count(&self, outcome: Outcome) -> u64 {
-        self.builds.get(&outcome).copied().unwrap_or(0)
+        let is_known = |word: &str| Outcome::ALL.iter().any(|known| known.word() == word);
+        let unknown = |word: &str| outcome == Outcome::Unknown && !is_known(word);
+        let counts = self.builds.iter().filter(|(word, _)| *word == outcome.word() || unknown(word));
+        counts.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
     }
+}
+
+/// Adds to a number that somebody else may have written to the file.
+fn increase(number: &mut u64, more: u64) {
+    *number = number.saturating_add(more);
 }
 
 #[cfg(test)]

@@ -283,7 +283,6 @@ if JSON? for programs.  Return true if all are reachable."
        (when (and watch? (not json?) (isatty? (current-output-port)))
          (display "\x1b[H\x1b[2J"))
        (print-report report json?)
-       (force-output)
        report))
    #:pattern pattern #:quiet? (or json? again?)))
 
@@ -295,8 +294,11 @@ if JSON? for programs.  Return true if all are reachable."
     (loop #t)))
 
 (define (print-report report json?)
-  "Print REPORT, for people, or if JSON? for programs."
-  (display (if json? (offload-report-json report) (offload-report-text report))))
+  "Print REPORT, for people, or if JSON? for programs.  Fail here if it cannot be written, not at the end, where nothing
+says so with a status."
+  (leave-on-EPIPE
+   (display (if json? (offload-report-json report) (offload-report-text report)))
+   (force-output)))
 
 (define (scan arguments)
   "Describe a machine for machines.scm, as ARGUMENTS, '(HOST [USER] [OPTION ...]), say.  Return true if that is all."
@@ -338,8 +340,8 @@ if JSON? for programs.  Return true if all are reachable."
        (loop rest (cons word words) json? accepted key)))))
 
 (define (authorize arguments)
-  "Exchange signing keys with a machine, as ARGUMENTS, '(MACHINE [FILE] [--yes] [--json]), say.  Return true if it can
-be used."
+  "Exchange signing keys with a machine, as ARGUMENTS, '(MACHINE [--file=FILE] [--yes] [--json]), say.  Return true if
+it can be used.  FILE may also follow MACHINE by itself."
   (define engine (make-offload-engine))
   (define (agreed?)
     (and (isatty? (current-input-port))
@@ -362,33 +364,42 @@ be used."
              (let ((report (offload-authorize-machine engine machine #:confirmed report)))
                (print-report report json?)
                (zero? (offload-report-failures report)))))))
+  (define (label machine)
+    (format #f "~a:~a" (offload-machine-name machine) (offload-machine-port machine)))
+  (define (leave-with-labels hint machines)
+    (format (current-error-port) hint (if (null? machines) "none" (string-join (map label machines) ", ")))
+    (exit 2))
   (define (find-machine name file)
-    (or (find (lambda (machine) (string=? name (offload-machine-name machine)))
-              (catch-misuse (lambda () (machine-handles file))))
-        (misuse "'~a' has no machine '~a'~%" file name)))
-  (let loop ((arguments arguments) (words '()) (yes? #f) (json? #f))
-    (match arguments
+    (define machines
+      (delete-duplicates (catch-misuse (lambda () (machine-handles (existing file)))) offload-machine=?))
+    (match (filter (lambda (machine)
+                     (member name (list (offload-machine-name machine) (label machine))))
+                   machines)
+      ((machine)
+       machine)
       (()
-       (match (reverse words)
-         ((name)
-          (exchange (find-machine name %machine-file) yes? json?))
-         ((name file)
-          (exchange (find-machine name file) yes? json?))
-         (()
-          (misuse "'authorize' takes a machine; see 'guix offload --help'~%"))
-         (_
-          (misuse "wrong number of arguments~%"))))
-      (("--yes" . rest)
-       (loop rest words #t json?))
-      (("--json" . rest)
-       (loop rest words yes? #t))
-      (((or "--help" "-h") . _)
-       (show-help)
-       #t)
-      (((? (lambda (argument) (string-prefix? "-" argument)) option) . _)
-       (misuse "unknown option '~a' of 'authorize'; see 'guix offload --help'~%" option))
-      ((word . rest)
-       (loop rest (cons word words) yes? json?)))))
+       (report-error (G_ "'~a' has no machine '~a'~%") file name)
+       (leave-with-labels (G_ "hint: it has these: ~a~%") machines))
+      (several
+       (report-error (G_ "'~a' has several machines '~a'~%") file name)
+       (leave-with-labels (G_ "hint: name one with its port: ~a~%") several))))
+  ;; As for the other commands, there are no options after "--".
+  (define-values (options words)
+    (break (cut string=? "--" <>) arguments))
+  (call-with-options
+   (append (delete "--yes" options) words)
+   (lambda (words file json?)
+     (define yes?
+       (->bool (member "--yes" options)))
+     (match words
+       ((name)
+        (exchange (find-machine name (or file %machine-file)) yes? json?))
+       ((name (? (lambda _ (not file)) other))
+        (exchange (find-machine name other) yes? json?))
+       (()
+        (misuse "'authorize' takes a machine; see 'guix offload --help'~%"))
+       (_
+        (misuse "wrong number of arguments~%"))))))
 
 (define (show-log arguments)
   "Show the last builds of this host, as ARGUMENTS, '([COUNT] [--json]), say."
@@ -507,7 +518,7 @@ return true if it has no failures."
                     (memq (guix-offload-error-code c) '(invalid-argument configuration)))
                (leave-with-hint c 2)))
       (proc (make-offload-engine) machines)))
-  (display (if json? (offload-report-json report) (offload-report-text report)))
+  (print-report report json?)
   (zero? (offload-report-failures report)))
 
 (define (mark-machine mark)
@@ -574,7 +585,7 @@ This is what guix-daemon runs.  For people there are:
   guix offload scan HOST[:PORT] [USER] [--accept=SHA256:...] [--key=FILE] [--json]
       describe a machine for machines.scm; log in only if ssh knows its host key,
       or --accept names it
-  guix offload authorize MACHINE [FILE] [--yes] [--json]
+  guix offload authorize MACHINE [--file=FILE] [--yes] [--json]
       have this host and MACHINE accept what the other one signs, once you agree,
       and test it
   guix offload log [COUNT] [--json]
