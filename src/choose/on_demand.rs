@@ -168,6 +168,11 @@ impl OnDemand {
         let metadata = std::fs::metadata(&file).ok()?;
         (metadata.is_file() && metadata.mode() & 0o111 != 0).then_some(file)
     }
+
+    /// Returns whether there is a program that starts `machine`.
+    pub fn can_start(&self, machine: &BuildMachine) -> bool {
+        self.program(machine, Action::Start).is_some()
+    }
 }
 
 fn under_way(machine: &BuildMachine, program: &Path) -> Error {
