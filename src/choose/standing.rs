@@ -80,7 +80,7 @@ pub enum Outcome {
 fn left_alone(machine: &BuildMachine, history: &History, resources: &Resources) -> Option<(Reason, LeftAlone)> {
     let on_demand = &resources.on_demand;
     if let Some(error) = on_demand.is_under_way(machine) {
-        let reason = format!("it is being started or stopped: {error}");
+        let reason = "it is being started or stopped".into();
         let left_alone = LeftAlone { reason, hint: None, time: None, is_drained: false, can_be_started: false };
         return Some(((SetbackKind::Away, error), left_alone));
     }

@@ -63,7 +63,7 @@ fn a_machine_that_is_being_started_is_left_alone_and_one_that_can_be_started_is_
     scene.resources.on_demand.start(scene.machine(0)).unwrap().unwrap();
     let (standing, outcome) = foreseen(&mut scene);
     let left_alone = standing.left_alone.expect("it is left alone");
-    assert!(left_alone.reason.starts_with("it is being started or stopped: "), "{left_alone:?}");
+    assert_eq!(left_alone.reason, "it is being started or stopped");
     assert!(left_alone.time.is_none() && !left_alone.is_drained && !left_alone.can_be_started, "{left_alone:?}");
     assert!(matches!(outcome, Outcome::Away), "{outcome:?}");
     std::fs::write(&go_on, "").unwrap();
