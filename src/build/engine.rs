@@ -236,13 +236,23 @@ impl Engine {
         cancel: &Cancel,
         observer: &mut dyn Observer,
     ) {
-        if candidates.count() < 2 || self.common.resources.holdings.is_empty() {
-            return;
+        if let Err(error) = self.set_inputs(candidates, derivation, patience, cancel) {
+            observer.detail(format_args!("what it reads is not known: {error}"));
         }
-        match self.common.inputs_of(derivation, cancel) {
-            Ok(inputs) => candidates.set_inputs(inputs, patience),
-            Err(error) => observer.detail(format_args!("what it reads is not known: {error}")),
+    }
+
+    /// As [`Engine::look_up_inputs`], but fails if it is not known what `derivation` reads.
+    pub(super) fn set_inputs(
+        &self,
+        candidates: &mut Candidates,
+        derivation: &StorePath,
+        patience: Duration,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        if candidates.count() >= 2 && !self.common.resources.holdings.is_empty() {
+            candidates.set_inputs(self.common.inputs_of(derivation, cancel)?, patience);
         }
+        Ok(())
     }
 
     /// Returns what the build of `derivation` needs, and which of its outputs are missing, as the store's database

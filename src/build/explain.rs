@@ -2,6 +2,9 @@
 //! What would become of a build, and why: what [`Engine::ask`] would answer, as far as is known without asking a
 //! machine, and how each machine stands.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, is_candidate, longest_wait, may_wait};
@@ -9,9 +12,36 @@ use super::request::usual_options;
 use crate::choose::standing::{Outcome, Standing, standing_of_other};
 use crate::choose::{Candidates, KnownRoom};
 use crate::ground::cancel::Cancel;
-use crate::ground::error::{Error, Result};
+use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::store_path::StorePath;
+use crate::ground::thread;
 use crate::machine::{BuildMachine, Requirements};
+
+/// How long an explanation waits for a lock on the store's database. Choices wait meanwhile: all of a process use one
+/// connection to it. Less than a client waits for the keeper's answer.
+const DATABASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Does something whose waiting for the store's database ends after `limit`. Fails if no thread can be started.
+fn within<T>(limit: Duration, act: impl FnOnce(&Cancel) -> Result<T>) -> Result<Result<T>> {
+    let cancel = Cancel::default();
+    let (done, wait) = mpsc::channel::<()>();
+    let late = cancel.clone();
+    let watch = thread::spawn("guix-offload-limit", move || {
+        if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            late.cancel();
+        }
+    })?;
+    let result = act(&cancel);
+    drop(done);
+    let _ = watch.join();
+    Ok(result.map_err(|error| match error.kind() {
+        ErrorKind::Cancelled => {
+            let message = format!("the store's database has been locked for {} s", limit.as_secs());
+            Error::new(ErrorKind::Store, message).hint("another process is busy with it: ask again later")
+        }
+        _ => error,
+    }))
+}
 
 /// The answer to be expected.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,11 +97,9 @@ impl Engine {
         let mut candidates = Candidates::new(resources, able.into_iter().cloned().collect())?;
         let patience = longest_wait(&usual_options());
         let mut unknown_inputs = None;
-        if let Some(derivation) = derivation.filter(|_| !resources.holdings.is_empty()) {
-            match self.common.inputs_of(derivation, &Cancel::default()) {
-                Ok(inputs) => candidates.set_inputs(inputs, patience),
-                Err(error) => unknown_inputs = Some(error),
-            }
+        if let Some(derivation) = derivation {
+            let set = |cancel: &Cancel| self.set_inputs(&mut candidates, derivation, patience, cancel);
+            unknown_inputs = within(DATABASE_LIMIT, set)?.err();
         }
         let (mut standings, outcome) = candidates.standings();
         let foreseen = match outcome {
@@ -87,5 +115,20 @@ impl Engine {
         let tried = standings.iter().filter(|standing| standing.left_alone.is_none()).count();
         standings.extend(others);
         Ok(Explanation { standings, tried, unknown_inputs, foreseen })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_the_database_has_an_end() {
+        let minute = Duration::from_secs(60);
+        let late = within(Duration::from_millis(20), |cancel| cancel.sleep(minute)).unwrap().unwrap_err();
+        assert!(late.kind() == ErrorKind::Store && late.to_string().contains("has been locked"), "{late}");
+        assert_eq!(within(minute, |_| Ok(1)).unwrap().unwrap(), 1);
+        let failed = within(minute, |_| Err::<(), _>(Error::new(ErrorKind::Store, "it is damaged"))).unwrap();
+        assert_eq!(failed.unwrap_err().to_string(), "it is damaged");
     }
 }

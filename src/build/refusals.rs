@@ -2,6 +2,7 @@
 //! Why the machines of a list do not get a build.
 
 use crate::ground::error::{Error, ErrorKind, Result};
+use crate::machine::suitability::mismatches;
 use crate::machine::{BuildMachine, Requirements};
 use crate::report::{Event, Observer};
 
@@ -25,7 +26,7 @@ impl Refusals {
     pub fn of(mut self, machines: &[BuildMachine], requirements: &Requirements, is_chosen: bool) -> Vec<Error> {
         for machine in machines {
             let is_told = self.0.iter().any(|known| known.machine() == Some(&machine.name));
-            let reason = mismatch(machine, requirements);
+            let reason = mismatches(machine, requirements).into_iter().next();
             let reason = reason.or_else(|| (!is_chosen).then(|| "all of its build slots are taken".to_string()));
             if let Some(reason) = reason.filter(|_| !is_told) {
                 self.add(&machine.name, &Error::new(ErrorKind::Unavailable, reason));
@@ -33,18 +34,6 @@ impl Refusals {
         }
         self.0
     }
-}
-
-/// Returns why `machine` can never do a build with these requirements; `None` if it can.
-fn mismatch(machine: &BuildMachine, requirements: &Requirements) -> Option<String> {
-    let Requirements { system, features } = requirements;
-    if !machine.systems.contains(system) {
-        return Some(format!("it does not build for '{system}'"));
-    }
-    if let Some(feature) = features.iter().find(|feature| !machine.features.contains(feature)) {
-        return Some(format!("it does not offer the feature '{feature}'"));
-    }
-    (machine.parallel_builds == 0).then(|| "it gets no builds: its 'parallel-builds' is 0".into())
 }
 
 impl Observer for Refusals {
@@ -93,8 +82,8 @@ mod tests {
         };
         let common = [
             "other: it does not build for 'x86_64-linux'",
-            "plain: it does not offer the feature 'kvm'",
-            "off: it gets no builds: its 'parallel-builds' is 0",
+            "plain: it does not offer kvm",
+            "off: it gets no builds: 'parallel-builds' is 0",
         ];
         let told = [&["closed: refused", "busy: all of its build slots are taken"], &common[..]];
         assert_eq!(said(false), told.concat());

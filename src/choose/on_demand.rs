@@ -187,6 +187,11 @@ impl OnDemand {
         let metadata = std::fs::metadata(&file).ok()?;
         (metadata.is_file() && metadata.mode() & 0o111 != 0).then_some(file)
     }
+
+    /// Returns whether there is a program that starts `machine`.
+    pub fn can_start(&self, machine: &BuildMachine) -> bool {
+        self.program(machine, Action::Start).is_some()
+    }
 }
 
 /// A program that this process runs, until dropped.

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::history::{History, SetbackKind};
 use super::order::{self, Ranked};
 use super::slot::LockDirectory;
-use super::{Candidates, Resources};
-use crate::ground::error::Error;
+use super::summary::ChoiceSummary;
+use super::{Candidates, Choice, Resources};
+use crate::ground::error::{Error, ErrorKind};
 use crate::machine::BuildMachine;
-use crate::machine::suitability::{MINIMUM_FREE_SPACE, is_overloaded};
+use crate::machine::suitability::{Probe, check_suitability};
 
 /// A machine as it stands for a build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,12 +23,14 @@ pub struct Standing {
     pub taken: Option<u32>,
     /// How many builds wait for a slot of it.
     pub waiting: usize,
-    /// Its load, normalised by cores, as it was seen in the last minute.
+    /// Its load at present, normalised by cores, as it was seen in the last minute: what the order depends on.
     pub load: Option<f64>,
     /// The free space of its store, in bytes, as the last build saw it whose connection is still open.
     pub free_space: Option<u64>,
     /// Its available memory, likewise.
     pub memory: Option<u64>,
+    /// Why it had no room for another build when it was seen last; `None`: it had, or nothing is known of it.
+    pub unsuitable: Option<String>,
     /// How many bytes of the inputs it is not known to have; `None`: nothing is known of any machine, or of the inputs.
     pub missing: Option<u64>,
     /// The rate at which items were sent to it lately, in bytes of nars a second.
@@ -47,18 +50,16 @@ pub struct LeftAlone {
     pub reason: String,
     /// What to do about it.
     pub hint: Option<String>,
-    /// How much longer; `None`: it is drained, and gets no builds until it is resumed.
+    /// How much longer; `None`: nobody can tell.
     pub time: Option<Duration>,
+    /// Whether it is drained, and gets no builds until it is resumed.
+    pub is_drained: bool,
+    /// Whether it could not be reached, and there is a program that starts it.
+    pub can_be_started: bool,
 }
 
-impl LeftAlone {
-    fn new(history: &History) -> Option<(SetbackKind, Error, Self)> {
-        let setback = history.setback()?;
-        let hint = setback.reason.hint_text().map(str::to_string);
-        let left_alone = LeftAlone { reason: setback.reason.to_string(), hint, time: history.time_left(setback) };
-        Some((setback.kind, setback.reason.clone(), left_alone))
-    }
-}
+/// What kind of reason there is to leave a machine alone, and the reason, an error with its name.
+type Reason = (SetbackKind, Error);
 
 /// What a choice would come to, as far as is known without asking a machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,29 +76,57 @@ pub enum Outcome {
     Misconfigured(Error),
 }
 
+/// Returns why `machine` is left alone, if it is, as a choice sees it.
+fn left_alone(machine: &BuildMachine, history: &History, resources: &Resources) -> Option<(Reason, LeftAlone)> {
+    let on_demand = &resources.on_demand;
+    if let Some(error) = on_demand.is_under_way(machine) {
+        let reason = "it is being started or stopped".into();
+        let left_alone = LeftAlone { reason, hint: None, time: None, is_drained: false, can_be_started: false };
+        return Some(((SetbackKind::Away, error), left_alone));
+    }
+    let setback = history.setback()?;
+    let left_alone = LeftAlone {
+        reason: setback.reason.to_string(),
+        hint: setback.reason.hint_text().map(str::to_string),
+        time: history.time_left(setback),
+        is_drained: setback.kind == SetbackKind::Drained,
+        can_be_started: setback.reason.kind() == ErrorKind::Unavailable
+            && setback.kind == SetbackKind::Away
+            && on_demand.can_start(machine),
+    };
+    Some(((setback.kind, setback.reason.clone().on_machine(&machine.name)), left_alone))
+}
+
 /// Returns how `machine` stands, but for what depends on the inputs.
-fn standing(machine: &BuildMachine, resources: &Resources) -> (Standing, History) {
-    let history = resources.histories.of(machine);
+fn standing(machine: &BuildMachine, history: &History, resources: &Resources) -> (Standing, Option<Reason>) {
     let probe = resources.pool.look(|remote| remote.machine().is_same(machine).then(|| *remote.probe()));
+    // Its load is also known from builds of other processes, whose connections are not in this pool.
+    let seen = match (probe, history.recent_load()) {
+        (Some(probe), load) => Some(Probe { load: load.unwrap_or(probe.load), ..probe }),
+        (None, Some(load)) => Some(Probe { load, free_space: u64::MAX, ..Probe::default() }),
+        (None, None) => None,
+    };
+    let (reason, left_alone) = left_alone(machine, history, resources).unzip();
     let standing = Standing {
         machine: machine.clone(),
         taken: LockDirectory::count_taken(&resources.directories.offload_state(), machine).ok(),
         waiting: resources.queue.ahead_of(None).iter().filter(|waiting| waiting.wants(machine)).count(),
-        load: history.recent_load(),
+        load: history.current_load(),
         free_space: probe.map(|probe| probe.free_space),
         memory: probe.map(|probe| probe.memory).filter(|memory| *memory > 0),
+        unsuitable: seen.and_then(|seen| check_suitability(machine, &seen).err()).map(|why| why.to_string()),
         missing: None,
         rate: history.link_rate().or(history.slow_link()),
         sending: 0.0,
         cost: 0.0,
-        left_alone: LeftAlone::new(&history).map(|(_, _, left_alone)| left_alone),
+        left_alone,
     };
-    (standing, history)
+    (standing, reason)
 }
 
 /// Returns how a machine stands that can not do the build at all.
 pub fn standing_of_other(machine: &BuildMachine, resources: &Resources) -> Standing {
-    standing(machine, resources).0
+    standing(machine, &resources.histories.of(machine), resources).0
 }
 
 impl Candidates {
@@ -105,8 +134,10 @@ impl Candidates {
     /// order, equals in their own order; then those that are left alone. Asks no machine, and takes no slot.
     pub fn standings(&mut self) -> (Vec<Standing>, Outcome) {
         let resources = std::sync::Arc::clone(&self.resources);
-        let (mut standings, histories): (Vec<_>, Vec<_>) =
-            self.machines.iter().map(|machine| standing(machine, &resources)).unzip();
+        let histories: Vec<_> = self.machines.iter().map(|machine| resources.histories.of(machine)).collect();
+        let with_histories = self.machines.iter().zip(&histories);
+        let (mut standings, reasons): (Vec<_>, Vec<_>) =
+            with_histories.map(|(machine, history)| standing(machine, history, &resources)).unzip();
         let outlooks: Vec<_> = (0..histories.len()).map(|index| self.outlook(index, &histories[index])).collect();
         let build_time = Self::usual_build_time(&histories);
         let mut order = order::order(&self.machines, build_time, |index| outlooks[index], &mut self.random);
@@ -119,43 +150,37 @@ impl Candidates {
             (standings[*index].cost, standings[*index].sending) = (*cost, *sending);
             standings[*index].missing = self.knows_inputs().then(|| self.missing_bytes(*index));
         }
-        let outcome = self.outcome(&order, &standings, &histories);
+        let outcome = self.outcome(&order, &standings, &reasons);
         (order.iter().map(|ranked| standings[ranked.index].clone()).collect(), outcome)
     }
 
-    /// Returns what a choice would come to, with an index into `order`.
-    fn outcome(&mut self, order: &[Ranked], standings: &[Standing], histories: &[History]) -> Outcome {
-        let (mut busy, mut no_room, mut away, mut misconfigured) = (false, false, false, None);
-        let mut usable = Vec::new();
-        for (place, ranked) in order.iter().enumerate() {
-            match LeftAlone::new(&histories[ranked.index]) {
-                None => usable.push((place, *ranked)),
-                Some((SetbackKind::NoRoom, ..)) => no_room = true,
-                Some((SetbackKind::Away | SetbackKind::Drained, ..)) => away = true,
-                Some((SetbackKind::Misconfigured | SetbackKind::ThisHost, error, _)) => {
-                    misconfigured.get_or_insert_with(|| error.on_machine(&self.machines[ranked.index].name));
-                }
-            }
+    /// Returns what a choice would come to, with an index into `order`. `reasons`: why machines are left alone.
+    fn outcome(&mut self, order: &[Ranked], standings: &[Standing], reasons: &[Option<Reason>]) -> Outcome {
+        let mut summary = ChoiceSummary::default();
+        for (kind, reason) in order.iter().filter_map(|ranked| reasons[ranked.index].as_ref()) {
+            summary.add(*kind, reason);
         }
-        let mut usable = usable.into_iter().peekable();
+        let usable = order.iter().enumerate().filter(|(_, ranked)| reasons[ranked.index].is_none());
+        let mut usable = usable.peekable();
         while let Some((place, ranked)) = usable.next() {
             let it = &standings[ranked.index];
             if !it.has_free_slot() {
-                busy = true;
-                if usable.peek().is_some_and(|(_, next)| self.awaits(&ranked, next).is_some()) {
+                summary.busy = true;
+                if usable.peek().is_some_and(|(_, next)| self.awaits(ranked, next).is_some()) {
                     return Outcome::Busy(Some(place));
                 }
-            } else if it.lacks_room() {
-                no_room = true;
+            } else if it.unsuitable.is_some() {
+                summary.no_room = true;
             } else {
                 return Outcome::Machine(place);
             }
         }
-        match misconfigured {
-            _ if busy => Outcome::Busy(None),
-            _ if no_room => Outcome::NoRoom,
-            Some(error) if !away => Outcome::Misconfigured(error),
-            _ => Outcome::Away,
+        match summary.verdict() {
+            Choice::Busy(_) => Outcome::Busy(None),
+            Choice::NoRoom => Outcome::NoRoom,
+            Choice::Misconfigured(error) => Outcome::Misconfigured(error),
+            // None was chosen.
+            Choice::Away | Choice::Machine(_) => Outcome::Away,
         }
     }
 }
@@ -165,11 +190,5 @@ impl Standing {
     pub fn has_free_slot(&self) -> bool {
         let free = self.machine.parallel_builds.saturating_sub(self.taken.unwrap_or(0)) as usize;
         free > self.waiting
-    }
-
-    /// Returns whether it was overloaded or full when it was seen last.
-    pub fn lacks_room(&self) -> bool {
-        self.load.is_some_and(|load| is_overloaded(&self.machine, load))
-            || self.free_space.is_some_and(|free| free < MINIMUM_FREE_SPACE)
     }
 }

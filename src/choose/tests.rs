@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 mod inputs;
 mod pressure;
+mod standing;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::BuildMachine;
+use super::{BuildMachine, Requirements};
 use crate::ground::error::{Error, ErrorKind};
 
 /// Space that a machine's store must have free to get a build, in bytes. Guix's `%minimum-disk-space`.
@@ -119,6 +119,20 @@ pub fn is_far_from_unsuitable(machine: &BuildMachine, probe: &Probe) -> bool {
     !is_overloaded(machine, probe.load * 2.0)
         && probe.free_space / 10 >= MINIMUM_FREE_SPACE
         && !probe.lacks_memory(MOST_MEMORY_PRESSURE / 2, LEAST_MEMORY * 2)
+}
+
+/// What is wrong with a machine that has no slots.
+pub const WITHOUT_SLOTS: &str = "it gets no builds: 'parallel-builds' is 0";
+
+/// Returns why `machine` can never do a build with these requirements, each a clause about the machine; nothing if it
+/// can.
+pub fn mismatches(machine: &BuildMachine, requirements: &Requirements) -> Vec<String> {
+    let Requirements { system, features } = requirements;
+    let other = (!machine.systems.contains(system)).then(|| format!("it does not build for '{system}'"));
+    let lacking: Vec<_> = features.iter().filter(|one| !machine.features.contains(one)).map(String::as_str).collect();
+    let lacks = (!lacking.is_empty()).then(|| format!("it does not offer {}", lacking.join(", ")));
+    let off = (machine.parallel_builds == 0).then(|| WITHOUT_SLOTS.to_string());
+    [other, lacks, off].into_iter().flatten().collect()
 }
 
 /// Returns the error for `machine`, which is this host itself.

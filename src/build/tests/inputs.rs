@@ -121,3 +121,18 @@ fn a_job_waits_for_a_slot_of_the_machine_that_has_its_inputs() {
         assert_eq!(on == built_on, freed_after == 1, "on {on}, free after {freed_after} s");
     }
 }
+
+#[test]
+fn an_explanation_does_not_wait_long_for_a_locked_database() {
+    let Chain { host, next, source } = chain();
+    let engine = &host.world.engine;
+    engine.common.resources.holdings.add(&host.machines[0], &[source]);
+    let locks = rusqlite::Connection::open(host.scene.at("db.sqlite")).unwrap();
+    locks.pragma_update(None, "locking_mode", "exclusive").unwrap();
+    locks.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let begun = std::time::Instant::now();
+    let explained = engine.explain(&host.machines, &request(&next).requirements, Some(&next)).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    let error = explained.unknown_inputs.expect("it is locked");
+    assert!(error.kind() == ErrorKind::Store && error.to_string().contains("has been locked for 2 s"), "{error}");
+}

@@ -26,7 +26,7 @@ use crate::doors::hook::is_native;
 use crate::doors::keeper::reach;
 use crate::ground::error::{Error, ErrorKind, Result, line};
 use crate::ground::store_path::{StoreDir, StorePath};
-use crate::machine::suitability::{MINIMUM_FREE_SPACE, is_overloaded};
+use crate::machine::suitability::mismatches;
 use crate::machine::{BuildMachine, Requirements};
 use crate::report::json::{array, document, object, or_null, remark, string};
 use crate::report::lines;
@@ -87,11 +87,32 @@ pub struct Answer {
 pub fn explain(engine: &Engine, machines: &[BuildMachine], subject: &Subject) -> Result<Answer> {
     let (requirements, derivation) = (subject.requirements(), subject.derivation.as_ref());
     let asked = reach::explain(engine.directories(), machines, requirements, derivation);
+    answer(engine, machines, subject, asked)
+}
+
+/// What the keeper contributed.
+enum Keeper {
+    Answered,
+    Absent,
+    /// One runs, but gave no answer that can be used.
+    Failed(Error),
+}
+
+/// Returns the answer of the keeper that was `asked`, or that of this process.
+fn answer(
+    engine: &Engine,
+    machines: &[BuildMachine],
+    subject: &Subject,
+    asked: Result<Option<Explanation>>,
+) -> Result<Answer> {
+    let (requirements, derivation) = (subject.requirements(), subject.derivation.as_ref());
+    let own = || engine.explain(machines, requirements, derivation);
+    let asked = asked.and_then(|asked| asked.map(|explanation| check_machines(explanation, machines)).transpose());
     // The keeper is a side issue: one that does not answer is no reason to fail.
-    let problem = asked.as_ref().err().map(|error| lines::text(&lines::of_warning(error)));
-    let (explanation, by_keeper) = match asked.ok().flatten() {
-        Some(explanation) => (explanation, true),
-        None => (engine.explain(machines, requirements, derivation)?, false),
+    let (explanation, keeper) = match asked {
+        Ok(Some(explanation)) => (explanation, Keeper::Answered),
+        Ok(None) => (own()?, Keeper::Absent),
+        Err(error) => (own()?, Keeper::Failed(error)),
     };
     let (reply, why) = reply(subject, &explanation);
     let report = |standing: &Standing| {
@@ -101,9 +122,29 @@ pub fn explain(engine: &Engine, machines: &[BuildMachine], subject: &Subject) ->
     Ok(Answer {
         reports: explanation.standings.iter().map(report).collect(),
         is_offloaded: reply == "accept",
-        text: text(subject, &explanation, (reply, &why), by_keeper) + &problem.unwrap_or_default(),
-        json: json(subject, &explanation, (reply, &why), by_keeper),
+        text: text(subject, &explanation, (reply, &why), &keeper),
+        json: json(subject, &explanation, (reply, &why), matches!(keeper, Keeper::Answered)),
     })
+}
+
+/// Checks that the keeper's `explanation` is about `machines`: it may be the keeper of another user, and a machine's
+/// name and port become the name of a directory.
+fn check_machines(explanation: Explanation, machines: &[BuildMachine]) -> Result<Explanation> {
+    let named = |message: String| {
+        Err(Error::new(ErrorKind::Protocol, message)
+            .context("the keeper's answer")
+            .hint("it may be of another version: it ends by itself once its builds are done"))
+    };
+    let standings = &explanation.standings;
+    if let Some(other) = standings.iter().find(|standing| !machines.contains(&standing.machine)) {
+        return named(format!("it tells of {:?}, which it was not asked about", other.machine.label()));
+    }
+    let is_told = |machine: &&BuildMachine| standings.iter().any(|standing| standing.machine == **machine);
+    match machines.iter().find(|machine| !is_told(machine)) {
+        Some(machine) => named(format!("it does not tell of '{}'", machine.label())),
+        None if standings.len() != machines.len() => named("it tells of a machine more than once".into()),
+        None => Ok(explanation),
+    }
 }
 
 /// Returns the answer that guix-daemon gets, in a word, and why.
@@ -125,7 +166,9 @@ fn reply(subject: &Subject, explanation: &Explanation) -> (&'static str, String)
         }
         Foreseen::Waits(None) => ("accept", "it waits for a slot: all are taken, and one is free soon".into()),
         Foreseen::Busy => ("postpone", "all slots are taken, and none is known to be free soon".into()),
-        Foreseen::NoRoom => ("postpone", "those machines that work are overloaded or low on disk space".into()),
+        Foreseen::NoRoom => {
+            ("postpone", "those machines that work are overloaded, low on disk space or short of memory".into())
+        }
         Foreseen::Away if native => {
             ("decline", format!("no machine can be used now, so {here}, the answer is to postpone it"))
         }
@@ -143,47 +186,31 @@ fn reply(subject: &Subject, explanation: &Explanation) -> (&'static str, String)
 
 /// Returns what counts against a machine.
 fn against(standing: &Standing, requirements: &Requirements) -> Vec<Note> {
-    let Standing { machine, load, free_space, left_alone, .. } = standing;
-    let mut notes = Vec::new();
+    let Standing { machine, unsuitable, left_alone, .. } = standing;
+    let mut notes: Vec<_> =
+        mismatches(machine, requirements).into_iter().map(|text| Note { text, hint: None }).collect();
     let mut note = |text: String, hint: Option<String>| notes.push(Note { text, hint });
-    if !machine.systems.contains(&requirements.system) {
-        note(format!("it builds for {}, not for {}", words(&machine.systems), requirements.system), None);
-    }
-    let missing: Vec<_> =
-        requirements.features.iter().filter(|feature| !machine.features.contains(feature)).cloned().collect();
-    if !missing.is_empty() {
-        note(format!("it does not offer {}", missing.join(", ")), None);
-    }
-    if machine.parallel_builds == 0 {
-        note("it has no slots: 'parallel-builds' is 0".into(), None);
-    } else if standing.taken.is_some_and(|taken| taken >= machine.parallel_builds) {
+    let has_slots = machine.parallel_builds > 0;
+    if has_slots && standing.taken.is_some_and(|taken| taken >= machine.parallel_builds) {
         note("all its slots are taken".into(), None);
-    } else if !standing.has_free_slot() {
+    } else if has_slots && !standing.has_free_slot() {
         note(format!("{} builds wait for its free slots", standing.waiting), None);
     }
     if let Some(left_alone) = left_alone {
         let time = left_alone.time.map(|time| format!("it is left alone for another {} s: ", time.as_secs()));
         note(time.unwrap_or_default() + &left_alone.reason, left_alone.hint.clone());
+        if left_alone.can_be_started {
+            let name = &machine.name;
+            note(format!("if it still cannot be reached, and no other machine is free, '{name}.start' is run"), None);
+        }
     }
-    if let (Some(load), Some(threshold)) =
-        (load.filter(|load| is_overloaded(machine, *load)), machine.overload_threshold)
-    {
-        note(
-            format!("it was overloaded when it was seen last (normalized load {load:.2}, threshold {threshold:.2})"),
-            None,
-        );
-    }
-    if let Some(free) = free_space.filter(|free| *free < MINIMUM_FREE_SPACE) {
-        note(format!("it was low on disk space when it was seen last ({} free)", size(free)), None);
+    if let Some(unsuitable) = unsuitable {
+        note(format!("as it was seen last: {unsuitable}"), None);
     }
     notes
 }
 
-fn words(list: &[String]) -> String {
-    if list.is_empty() { "nothing".into() } else { list.join(", ") }
-}
-
-fn text(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str), by_keeper: bool) -> String {
+fn text(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str), keeper: &Keeper) -> String {
     let Requirements { system, features } = subject.requirements();
     let needs = [system].into_iter().chain(features).map(String::as_str).collect::<Vec<_>>().join(", ");
     let what = subject.derivation.as_ref().map_or_else(|| "a build".into(), ToString::to_string);
@@ -222,8 +249,15 @@ fn text(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
     }
     if let Some(error) = &explanation.unknown_inputs {
         writeln!(text, "\n{}", line(format!("what it reads is not known: {error}"))).unwrap_or_default();
-    } else if !by_keeper && subject.derivation.is_some() {
-        text += "\nno keeper runs, so it is not known what the machines have\n";
+    } else if subject.derivation.is_some() {
+        text += match keeper {
+            Keeper::Answered => "",
+            Keeper::Absent => "\nno keeper runs, so it is not known what the machines have\n",
+            Keeper::Failed(_) => "\nthe keeper has not told what the machines have\n",
+        };
+    }
+    if let Keeper::Failed(error) = keeper {
+        text += &lines::text(&lines::of_warning(error));
     }
     text
 }
@@ -251,7 +285,7 @@ fn json(subject: &Subject, explanation: &Explanation, (reply, why): (&str, &str)
             ("rate", real(it.rate)),
             ("sendingSeconds", real(it.missing.map(|_| it.sending))),
             ("estimatedSeconds", real(Some(it.cost).filter(|_| is_tried))),
-            ("drained", left_alone.is_some_and(|it| it.time.is_none()).to_string()),
+            ("drained", left_alone.is_some_and(|it| it.is_drained).to_string()),
             ("leftAloneSeconds", number(left_alone.and_then(|it| it.time).map(|time| time.as_secs()))),
             ("against", array(against.iter().map(|note| remark(&note.text, note.hint.as_deref())))),
         ])

@@ -73,11 +73,11 @@ fn what_counts_against_each_machine_is_told() {
     assert_eq!(names, ["full", "loaded", "good", "drained", "away", "none", "other"], "{}", answer.text);
     let expected = [
         ("full", "all its slots are taken"),
-        ("loaded", "it was overloaded when it was seen last (normalized load 0.90, threshold 0.80)"),
+        ("loaded", "as it was seen last: it is overloaded (normalized load 0.90, threshold 0.80)"),
         ("drained", "it was drained 0 s ago"),
         ("away", "it is left alone for another 5 s: it is broken"),
-        ("none", "it has no slots: 'parallel-builds' is 0"),
-        ("other", "it builds for i686-linux, x86_64-linux, not for riscv64-linux"),
+        ("none", "it gets no builds: 'parallel-builds' is 0"),
+        ("other", "it does not build for 'riscv64-linux'"),
     ];
     assert_eq!(notes(&answer), expected.map(|(name, text)| (name.to_string(), text.to_string())));
     assert!(answer.is_offloaded, "{}", answer.text);
@@ -141,6 +141,60 @@ fn programs_can_read_it() {
     ] {
         assert!(json.contains(part), "{part} is missing in {json}");
     }
+}
+
+#[test]
+fn a_keeper_that_gives_no_answer_is_not_one_that_does_not_run() {
+    let scene = scene(vec![foreign("m")]);
+    let requirements = Requirements { system: FOREIGN.into(), features: Vec::new() };
+    let derivation = "/gnu/store/0123456789abcdfghijklmnpqrsvwxyz-x.drv";
+    let derivation = Some(scene.engine.directories().store.parse(derivation).unwrap());
+    let subject = Subject { derivation, needs: Needs { requirements, prefers_local: false } };
+    let text = |asked| answer(&scene.engine, &scene.machines, &subject, asked).unwrap().text;
+    let absent = "\nno keeper runs, so it is not known what the machines have\n";
+    assert!(text(Ok(None)).ends_with(absent));
+    let refused = text(Err(Error::new(ErrorKind::Unavailable, "it refuses")));
+    assert!(!refused.contains("no keeper runs"), "{refused}");
+    assert!(refused.contains("\nthe keeper has not told what the machines have\n"), "{refused}");
+    assert!(refused.contains("warning: it refuses\n"), "{refused}");
+}
+
+#[test]
+fn the_keeper_tells_of_the_machines_that_it_was_asked_about() {
+    let scene = scene(vec![foreign("m"), foreign("n")]);
+    let store = scene.engine.directories().store.clone();
+    let subject = Subject::parse(&store, FOREIGN, "").unwrap();
+    let asked = || scene.engine.explain(&scene.machines, subject.requirements(), None).unwrap();
+    let said = |explanation| answer(&scene.engine, &scene.machines, &subject, Ok(Some(explanation))).unwrap();
+    assert!(said(asked()).json.contains("\"keeper\": true"));
+    let change = |change: &dyn Fn(&mut Explanation)| {
+        let mut explanation = asked();
+        change(&mut explanation);
+        said(explanation)
+    };
+    for (what, answer) in [
+        ("it tells of \"../../x:22\"", change(&|it| it.standings[0].machine.name = "../../x".into())),
+        ("it does not tell of 'm:22'", change(&|it| drop(it.standings.remove(0)))),
+        ("it tells of a machine more than once", change(&|it| it.standings.push(it.standings[0].clone()))),
+    ] {
+        assert!(answer.json.contains("\"keeper\": false") && !answer.json.contains("../x"), "{}", answer.json);
+        assert!(answer.text.contains(&format!("warning: the keeper's answer: {what}")), "{}", answer.text);
+        let names: Vec<_> = answer.reports.iter().map(|report| &*report.machine.name).collect();
+        assert_eq!(names, ["m", "n"]);
+    }
+}
+
+#[test]
+fn a_machine_that_can_be_started_says_so() {
+    let scene = scene(vec![foreign("m")]);
+    let programs = scene.engine.directories().configuration.join("offload");
+    std::fs::create_dir_all(&programs).unwrap();
+    std::fs::write(programs.join("m.start"), "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(programs.join("m.start"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    scene.fails(0, ErrorKind::Unavailable);
+    let notes: Vec<_> = notes(&scene.explain(FOREIGN, "")).into_iter().map(|(_, text)| text).collect();
+    let start = "if it still cannot be reached, and no other machine is free, 'm.start' is run";
+    assert_eq!(notes, ["it is left alone for another 5 s: it is broken", start]);
 }
 
 #[test]
