@@ -190,7 +190,7 @@ impl OnDemand {
 
     /// Returns whether there is a program that starts `machine`.
     pub fn can_start(&self, machine: &BuildMachine) -> bool {
-        self.program(machine, Action::Start).is_some()
+        self.program(&machine.name, "start").is_some()
     }
 }
 
