@@ -109,10 +109,9 @@ impl Drop for OutputLock {
         let mut file = self.held.file();
         // It is not removed if it is another one by now. A file that cannot be removed stays empty, and so a lock.
         let identity = |status: std::fs::Metadata| (status.dev(), status.ino());
-        if file.metadata().ok().map(identity) == metadata(&self.name).ok().map(identity) {
-            if std::fs::remove_file(&self.name).is_err() {
-                return;
-            }
+        let is_ours = file.metadata().ok().map(identity) == metadata(&self.name).ok().map(identity);
+        if is_ours && std::fs::remove_file(&self.name).is_err() {
+            return;
         }
         let _ = file.write_all(b"d");
     }
