@@ -218,24 +218,6 @@ static void bad_arguments_are_rejected(void)
     free_world(&world);
 }
 
-/* A host that refuses connections cannot be scanned.  */
-static void a_host_that_is_down_is_not_described(void)
-{
-    struct world world = new_world(CLOSED);
-    guix_offload_report *report = UNTOUCHED;
-    char host[32];
-
-    snprintf(host, sizeof host, "127.0.0.1:%u", (unsigned) guix_offload_machine_port(machine_of(&world)));
-    FAILS(GUIX_OFFLOAD_UNAVAILABLE, guix_offload_scan, &report, world.engine, host, NULL, NULL, NULL);
-    REJECTS(guix_offload_scan, &report, world.engine, "w1:ssh", NULL, NULL, NULL);
-    REJECTS(guix_offload_scan, &report, world.engine, NULL, "u", NULL, NULL);
-    REJECTS(guix_offload_scan, &report, world.engine, "w1", NOT_UTF8, NULL, NULL);
-    REJECTS(guix_offload_scan, &report, NULL, "w1", NULL, NULL, NULL);
-    REJECTS(guix_offload_scan, NULL, world.engine, "w1", NULL, NULL, NULL);
-    CHECK(report == UNTOUCHED);
-    free_world(&world);
-}
-
 /* Without a signing key here, none can be exchanged.  */
 static void a_host_without_a_key_authorizes_nobody(void)
 {
@@ -293,7 +275,6 @@ int main(void)
     RUN(what_would_become_of_a_build_is_explained);
     RUN(a_machine_is_drained_until_it_is_resumed);
     RUN(bad_arguments_are_rejected);
-    RUN(a_host_that_is_down_is_not_described);
     RUN(a_host_without_a_key_authorizes_nobody);
     RUN(a_journal_without_builds_is_empty);
     await_threads(threads);
