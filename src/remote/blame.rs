@@ -118,7 +118,7 @@ fn is_about_builds(error: &Error) -> bool {
 }
 
 fn is_fixed(derivation: &StorePath) -> bool {
-    std::fs::read_to_string(derivation.as_str()).is_ok_and(|text| store::has_fixed_output(&text))
+    store::text_of(derivation).is_ok_and(|text| store::has_fixed_output(&text))
 }
 
 /// The state of a machine after a build failed, in bytes; `None` if it does not say.

@@ -11,6 +11,21 @@
 //!
 //! In a string, a backslash precedes each quotation mark and each backslash that is part of it.
 
+use std::fs::File;
+use std::io::{self, Read};
+
+use crate::ground::store_path::StorePath;
+
+/// Longest text of a derivation that is read, in bytes. What is cut off is no derivation.
+const MAX_SIZE: u64 = 64 << 20;
+
+/// Reads the text of a derivation.
+pub fn text_of(derivation: &StorePath) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(derivation.as_str())?.take(MAX_SIZE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// The things that a derivation reads.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Inputs {
@@ -28,6 +43,11 @@ pub fn has_fixed_output(text: &str) -> bool {
 
 /// Returns what the derivation with this text reads. Returns `None` for a text that is no derivation.
 pub fn inputs(text: &str) -> Option<Inputs> {
+    inputs_and_rest(text).map(|(inputs, _)| inputs)
+}
+
+/// Returns also the reader of what follows.
+pub(super) fn inputs_and_rest(text: &str) -> Option<(Inputs, Reader<'_>)> {
     let mut reader = Reader(text);
     outputs(&mut reader)?;
     reader.skip(",")?;
@@ -41,7 +61,7 @@ pub fn inputs(text: &str) -> Option<Inputs> {
     })?;
     reader.skip(",")?;
     let sources = reader.list(Reader::string)?;
-    Some(Inputs { derivations, sources })
+    Some((Inputs { derivations, sources }, reader))
 }
 
 /// Reads the beginning of a derivation, and returns the hash of each output, empty unless it is fixed.
@@ -60,16 +80,16 @@ fn outputs(reader: &mut Reader) -> Option<Vec<String>> {
 }
 
 /// The text that has not been read yet.
-struct Reader<'a>(&'a str);
+pub(super) struct Reader<'a>(&'a str);
 
 impl Reader<'_> {
-    fn skip(&mut self, text: &str) -> Option<()> {
+    pub(super) fn skip(&mut self, text: &str) -> Option<()> {
         self.0 = self.0.strip_prefix(text)?;
         Some(())
     }
 
     /// Reads `[ELEMENT,...]`.
-    fn list<T>(&mut self, element: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+    pub(super) fn list<T>(&mut self, element: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         self.skip("[")?;
         let mut elements = Vec::new();
         while self.skip("]").is_none() {
@@ -81,7 +101,7 @@ impl Reader<'_> {
         Some(elements)
     }
 
-    fn string(&mut self) -> Option<String> {
+    pub(super) fn string(&mut self) -> Option<String> {
         self.skip("\"")?;
         let mut string = String::new();
         let mut characters = self.0.chars();

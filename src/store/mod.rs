@@ -17,7 +17,7 @@ pub(crate) use content_address::source_path;
 pub use content_address::{contents, is_source, text_item};
 pub use database::{Closure, Database, ValidPath};
 pub use dedup::Links;
-pub use derivation::has_fixed_output;
+pub use derivation::{has_fixed_output, text_of};
 pub use dump::Dump;
 pub use export::{Export, damaged};
 pub use needs::{Needs, needs_of};

@@ -7,15 +7,10 @@
 //!
 //! Each word is a string in double quotes, with `\n`, `\r`, `\t` and backslashes before other characters.
 
-use std::fs::File;
-use std::io::Read;
-
+use super::derivation::{self, Reader};
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
 use crate::ground::store_path::StorePath;
 use crate::machine::Requirements;
-
-/// Longest derivation that is read, in bytes. The largest in Guix have some hundred KiB.
-const MAX_SIZE: u64 = 64 << 20;
 
 /// What a derivation requires.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,95 +25,31 @@ pub struct Needs {
 pub fn needs_of(derivation: &StorePath) -> Result<Needs> {
     let kind = ErrorKind::InvalidArgument;
     let doing = || format!("reading the derivation '{derivation}'");
-    let mut bytes = Vec::new();
-    let file = File::open(derivation.as_str()).io_context(kind, doing)?;
-    file.take(MAX_SIZE).read_to_end(&mut bytes).io_context(kind, doing)?;
-    parse(&bytes).ok_or_else(|| Error::new(kind, format!("'{derivation}' is no derivation that can be understood")))
+    let text = derivation::text_of(derivation).io_context(kind, doing)?;
+    parse(&text).ok_or_else(|| Error::new(kind, format!("'{derivation}' is no derivation that can be understood")))
 }
 
-fn parse(bytes: &[u8]) -> Option<Needs> {
-    let mut text = Text(bytes);
-    text.skip(b"Derive(")?;
-    // Outputs, derivations and sources: only where they end matters.
-    for _ in 0..3 {
-        text.skip_list()?;
-        text.skip(b",")?;
-    }
-    let system = text.string()?;
-    text.skip(b",")?;
-    text.string()?;
-    text.skip(b",")?;
-    text.skip_list()?;
-    text.skip(b",[")?;
-    let mut needs = Needs { requirements: Requirements { system, features: Vec::new() }, prefers_local: false };
-    while text.skip(b"(").is_some() {
-        let variable = text.string()?;
-        text.skip(b",")?;
-        let value = text.string()?;
-        text.skip(b")")?;
-        match &*variable {
-            "requiredSystemFeatures" => {
-                needs.requirements.features = value.split_ascii_whitespace().map(str::to_string).collect();
-            }
-            "preferLocalBuild" => needs.prefers_local = value == "1",
-            _ => {}
-        }
-        let _ = text.skip(b",");
-    }
-    text.skip(b"])")?;
-    Some(needs)
-}
-
-/// What is left of a text. Each function returns `None` if something else follows.
-struct Text<'a>(&'a [u8]);
-
-impl Text<'_> {
-    fn skip(&mut self, expected: &[u8]) -> Option<()> {
-        self.0 = self.0.strip_prefix(expected)?;
-        Some(())
-    }
-
-    /// Reads a string. What is not UTF-8 in it is replaced: no system or feature of Guix is.
-    fn string(&mut self) -> Option<String> {
-        self.skip(b"\"")?;
-        let mut read = Vec::new();
-        let mut bytes = self.0.iter();
-        loop {
-            match bytes.next()? {
-                b'"' => break,
-                b'\\' => read.push(match bytes.next()? {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    other => *other,
-                }),
-                other => read.push(*other),
-            }
-        }
-        self.0 = bytes.as_slice();
-        Some(String::from_utf8_lossy(&read).into_owned())
-    }
-
-    /// Skips a list, with all lists in it.
-    fn skip_list(&mut self) -> Option<()> {
-        let mut depth = 0usize;
-        loop {
-            match self.0.first()? {
-                b'"' => {
-                    self.string()?;
-                    continue;
-                }
-                b'[' => depth += 1,
-                b']' => depth = depth.checked_sub(1)?,
-                b'(' | b')' | b',' => {}
-                _ => return None,
-            }
-            self.0 = &self.0[1..];
-            if depth == 0 {
-                return Some(());
-            }
-        }
-    }
+fn parse(text: &str) -> Option<Needs> {
+    let (_, mut reader) = derivation::inputs_and_rest(text)?;
+    reader.skip(",")?;
+    let system = reader.string()?;
+    reader.skip(",")?;
+    reader.string()?;
+    reader.skip(",")?;
+    reader.list(Reader::string)?;
+    reader.skip(",")?;
+    let variables = reader.list(|reader| {
+        reader.skip("(")?;
+        let name = reader.string()?;
+        reader.skip(",")?;
+        let value = reader.string()?;
+        reader.skip(")")?;
+        Some((name, value))
+    })?;
+    reader.skip(")")?;
+    let value = |name: &str| variables.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value);
+    let features = value("requiredSystemFeatures").split_ascii_whitespace().map(str::to_string).collect();
+    Some(Needs { requirements: Requirements { system, features }, prefers_local: value("preferLocalBuild") == "1" })
 }
 
 #[cfg(test)]
@@ -130,7 +61,7 @@ mod tests {
 [("out","/gnu/store/a-x"),("requiredSystemFeatures","kvm big-parallel"),("x","a\nb\\\"")])"#;
 
     fn read(text: &str) -> Option<Needs> {
-        parse(text.replace(",\n", ",").as_bytes())
+        parse(&text.replace(",\n", ","))
     }
 
     #[test]
@@ -148,7 +79,7 @@ mod tests {
     fn what_is_no_derivation_is_refused() {
         let whole = DERIVATION.replace(",\n", ",");
         for length in 0..whole.len() {
-            assert_eq!(parse(&whole.as_bytes()[..length]), None, "{}", &whole[..length]);
+            assert_eq!(parse(&whole[..length]), None, "{}", &whole[..length]);
         }
         assert_eq!(read("Derive(]],[],[],\"s\",\"b\",[],[])"), None);
         assert_eq!(read("Derive(x,[],[],\"s\",\"b\",[],[])"), None);

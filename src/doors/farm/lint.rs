@@ -28,6 +28,7 @@ use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result, line};
 use crate::machine::BuildMachine;
+use crate::machine::suitability::WITHOUT_SLOTS;
 use crate::report::json::{array, document, object, or_null, string};
 use crate::report::lines;
 use crate::ssh::read_private_key;
@@ -177,7 +178,7 @@ fn without_builds(machine: &BuildMachine) -> Vec<Problem> {
     if machine.parallel_builds == 0 {
         let hint =
             "to let it have no builds for a while, drain it; else set the number of builds that it may do at once";
-        found.push(warning(machine, "it gets no builds: 'parallel-builds' is 0".into(), Some(hint)));
+        found.push(warning(machine, WITHOUT_SLOTS.into(), Some(hint)));
     }
     if machine.systems.is_empty() {
         found.push(warning(machine, "it gets no builds: 'systems' is empty".into(), Some("name its system types")));

@@ -39,8 +39,8 @@ impl Database {
                 .hint("'guix build --derivations' adds derivations to the store, and says their names"));
         }
         let name = derivation.as_str();
-        let text = std::fs::read(name).io_context(ErrorKind::Store, || format!("reading '{name}'"))?;
-        let inputs = derivation::inputs(&String::from_utf8_lossy(&text))
+        let text = derivation::text_of(derivation).io_context(ErrorKind::Store, || format!("reading '{name}'"))?;
+        let inputs = derivation::inputs(&text)
             .ok_or_else(|| Error::new(ErrorKind::Store, format!("'{name}' is no derivation that can be read")))?;
         let doing = format!("looking up what '{name}' needs");
         let found = self.patiently(&doing, || find_closure(&self.connection, name, &inputs))?;
