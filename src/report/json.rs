@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! Writing JSON (RFC 8259).
 
+use serde::Serialize;
+
 /// The version of what the documents mean. It is raised when a member that existed goes away, or its type or meaning
 /// changes, but not when one is added.
 const SCHEMA: u32 = 1;
@@ -9,6 +11,18 @@ const SCHEMA: u32 = 1;
 pub fn document(members: &[(&str, String)]) -> String {
     let members = [&[("schema", SCHEMA.to_string())], members].concat();
     object(&members) + "\n"
+}
+
+/// Returns a whole document, as [`document`] does, of a value that serializes as an object.
+pub fn document_of(members: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Document<'a, T> {
+        schema: u32,
+        #[serde(flatten)]
+        members: &'a T,
+    }
+    // This fails only for a map whose keys are no words.
+    serde_json::to_string(&Document { schema: SCHEMA, members }).unwrap_or_default() + "\n"
 }
 
 /// Returns `text` as a string of JSON, quotes included. Control characters are escaped.

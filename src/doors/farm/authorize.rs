@@ -15,6 +15,7 @@ use crate::ground::directories::Directories;
 use crate::ground::error::{Context, Error, ErrorKind, IoContext, Result};
 use crate::machine::BuildMachine;
 use crate::remote::Remote;
+use crate::report::json::document_of;
 use crate::report::lines::PREFIX;
 
 /// Time limit for a `guix archive --authorize`, here or there, and for reading a file there.
@@ -237,7 +238,6 @@ impl Outcome {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Document<'a> {
-            schema: u32,
             name: &'a str,
             our_key: String,
             their_key: String,
@@ -248,7 +248,6 @@ impl Outcome {
         }
         let Exchange { machine, keys: Keys { ours, theirs }, accepted_there, accepted_here } = &self.exchange;
         let document = Document {
-            schema: 1,
             name: &machine.name,
             our_key: ours.to_string(),
             their_key: theirs.to_string(),
@@ -257,7 +256,7 @@ impl Outcome {
             tested: self.tested,
             error: self.report.failure.as_ref().map(Error::to_string),
         };
-        serde_json::to_string(&document).unwrap_or_default() + "\n"
+        document_of(&document)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, HostKey, default_private_key, file};
 use crate::remote::{Limits, Remote, Survey};
+use crate::report::json::document_of;
 use crate::ssh::shown_host_key;
 
 /// The types of host key that are asked for, best first.
@@ -294,7 +295,6 @@ impl Scan {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Document<'a> {
-            schema: u32,
             name: &'a str,
             port: u16,
             user: &'a str,
@@ -313,7 +313,6 @@ impl Scan {
         let Report { machine, state, failure, .. } = &self.report;
         let survey = state.as_ref().map(|state| &state.survey);
         let document = Document {
-            schema: 1,
             name: &machine.name,
             port: machine.port,
             user: &machine.user,
@@ -329,7 +328,7 @@ impl Scan {
             form: self.form(),
             error: failure.as_ref().map(|error| Remark { text: error.to_string(), hint: error.hint_text() }),
         };
-        serde_json::to_string(&document).unwrap_or_default() + "\n"
+        document_of(&document)
     }
 }
 

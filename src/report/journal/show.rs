@@ -10,10 +10,8 @@ use super::file::Kept;
 use super::totals::{MachineTotals, Totals};
 use super::{Entry, Outcome, Phases};
 use crate::ground::error::line;
+use crate::report::json::document_of;
 use crate::report::table::{size, table};
-
-/// The version of the JSON documents. Keys may be added without a change of it.
-const SCHEMA: u32 = 1;
 
 /// Returns the last `count` builds, or all if that is 0: one line for each, and one for why it failed.
 pub fn log_text(kept: &Kept, count: usize) -> String {
@@ -80,14 +78,9 @@ fn seconds(milliseconds: u64) -> String {
 pub fn log_json(kept: &Kept, count: usize) -> String {
     #[derive(Serialize)]
     struct Document<'a> {
-        schema: u32,
         builds: &'a [Entry],
     }
-    json(&Document { schema: SCHEMA, builds: last(kept, count) })
-}
-
-fn json(document: &impl Serialize) -> String {
-    serde_json::to_string(document).unwrap_or_default() + "\n"
+    document_of(&Document { builds: last(kept, count) })
 }
 
 /// Returns the totals as a table.
@@ -135,7 +128,6 @@ pub fn stats_json(kept: &Kept) -> String {
     }
     #[derive(Serialize)]
     struct Document<'a> {
-        schema: u32,
         since: Option<u64>,
         machines: Vec<Machine<'a>>,
     }
@@ -151,7 +143,7 @@ pub fn stats_json(kept: &Kept) -> String {
         }
     }
     let machines = kept.totals.iter().flat_map(|totals| totals.machines.iter().map(machine)).collect();
-    json(&Document { schema: SCHEMA, since: kept.totals.as_ref().map(|totals| totals.since), machines })
+    document_of(&Document { since: kept.totals.as_ref().map(|totals| totals.since), machines })
 }
 
 /// Returns the totals as metrics for Prometheus, in its text format, version 0.0.4. No counter goes back, as long as
