@@ -6,6 +6,7 @@
 
 mod blame;
 mod build;
+mod compressed_forms;
 mod compression;
 mod connection;
 mod daemon_link;
@@ -13,6 +14,7 @@ mod daemon_link;
 pub(crate) mod double;
 pub mod fetch;
 mod held;
+mod import_chunks;
 mod import_reply;
 mod limits;
 mod probe;

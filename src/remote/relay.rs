@@ -25,13 +25,13 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::time::Instant;
 
-use zstd::stream::write::Encoder;
-
+use super::compressed_forms::CompressedForms;
 use super::compression::CompressionPolicy;
+use super::import_chunks::ImportChunks;
 use super::import_reply::ImportReply;
 use crate::daemon::Stream;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
-use crate::ground::words::{padding, put_number, read_fully};
+use crate::ground::words::put_number;
 use crate::ssh::Channel;
 
 const PROGRAM: &str = include_str!("relay.scm");
@@ -41,11 +41,8 @@ const MARK: &str = "guix-offload-relay: ";
 /// Most output before the relay's first own line, in bytes.
 const MAX_PREAMBLE: u64 = 64 << 10;
 
-/// Size of the chunks of an import, in bytes: the daemon asks for this much at once.
-const CHUNK: usize = 32 << 10;
-
-/// Number of chunks that are compressed, or handed to the connection, at once.
-const GROUP: usize = 16;
+/// Amount that is handed to the connection at once if it is not compressed, in bytes.
+const GROUP: usize = 512 << 10;
 
 /// The integer that comes before compressed chunks, instead of a length.
 const COMPRESSED: u64 = u64::MAX;
@@ -214,69 +211,30 @@ impl Relay {
     fn feed_chunks(&mut self, archive: &mut dyn Read) -> io::Result<()> {
         let mut channel = self.channel.get_ref().clone();
         let mut policy = self.policy.clone();
-        let mut compressor: Option<Encoder<Fragments>> = None;
-        let mut group = Vec::with_capacity(GROUP * (8 + CHUNK));
+        let forms = CompressedForms::shared();
+        let mut chunks = ImportChunks::new(archive);
+        let mut group = Vec::with_capacity(GROUP);
         let mut more = true;
         while more && !self.is_answered()? {
             group.clear();
-            while more && group.len() < GROUP * (8 + CHUNK) {
-                more = put_chunk(archive, &mut group)?;
-            }
-            match (policy.level(), &mut compressor) {
-                (Some(_), Some(compressor)) => compressor.write_all(&group)?,
-                (Some(level), none) => none.insert(compress(&mut channel, level)?).write_all(&group)?,
-                (None, compressor) => {
-                    end_compressed(compressor.take())?;
-                    channel.write_all(&group)?;
-                }
+            let level = policy.level();
+            more = chunks.take(&mut group, if level.is_some() { usize::MAX } else { GROUP })?;
+            match level {
+                Some(level) => channel.write_all(&compressed(&forms.compress(&group, level)?))?,
+                None => channel.write_all(&group)?,
             }
             policy.note(group.len(), Instant::now());
         }
-        end_compressed(compressor)?;
         channel.write_all(&0u64.to_le_bytes())
     }
 }
 
-/// Begins a sequence of chunks that are compressed as one stream.
-fn compress(channel: &mut Channel, level: i32) -> io::Result<Encoder<'static, Fragments>> {
-    channel.write_all(&COMPRESSED.to_le_bytes())?;
-    Encoder::new(Fragments(channel.clone()), level)
-}
-
-fn end_compressed(compressor: Option<Encoder<Fragments>>) -> io::Result<()> {
-    let Some(compressor) = compressor else { return Ok(()) };
-    let Fragments(mut channel) = compressor.finish()?;
-    channel.write_all(&0u64.to_le_bytes())
-}
-
-/// A writer of FRAGMENTs: one for each write.
-struct Fragments(Channel);
-
-impl Write for Fragments {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !bytes.is_empty() {
-            self.0.write_all(&(bytes.len() as u64).to_le_bytes())?;
-            self.0.write_all(bytes)?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// Appends the next chunk of `archive` to `group`, if there is one; returns whether there may be more.
-fn put_chunk(archive: &mut dyn Read, group: &mut Vec<u8>) -> io::Result<bool> {
-    let start = group.len();
-    group.resize(start + 8 + CHUNK, 0);
-    let length = read_fully(archive, &mut group[start + 8..])?;
-    if length == 0 {
-        group.truncate(start);
-        return Ok(false);
-    }
-    group[start..start + 8].copy_from_slice(&(length as u64).to_le_bytes());
-    group.truncate(start + 8 + length);
-    group.resize(start + 8 + length + padding(length as u64), 0);
-    Ok(length == CHUNK)
+/// Returns the message that has the chunks of which `form` is the compressed form.
+fn compressed(form: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(24 + form.len());
+    put_number(&mut message, COMPRESSED);
+    put_number(&mut message, form.len() as u64);
+    message.extend_from_slice(form);
+    put_number(&mut message, 0);
+    message
 }
