@@ -12,7 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid,
+};
 
 use crate::ground::cancel::Cancel;
 use crate::ground::spawn::spawn;
@@ -67,7 +69,7 @@ pub(crate) enum Stopped {
 
 /// Runs `command`, as [`spawn`] does, with `input` as its standard input, until it closes its standard output. Stops
 /// earlier at `deadline`, once cancelled, or when that output gets longer than `max_output` bytes. Then kills the
-/// program, with its process group.
+/// program, with its process group. If it is not stopped, processes that it leaves behind run on.
 ///
 /// The exit status is not used: a host process may reap all its children in a SIGCHLD handler, as guix-daemon does, or
 /// ignore the signal. So the output has to say by itself that it is complete. Fails if the program cannot be started.
@@ -81,7 +83,7 @@ pub(crate) fn run(
     let (mut stdout, stdout_writer) = pipe()?;
     let (mut stderr, stderr_writer) = pipe()?;
     let number = spawn(command, [file_in_memory(input)?.into(), stdout_writer, stderr_writer])?;
-    let program = Group::led_by(number)?;
+    let mut program = Group::led_by(number)?;
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let mut stderr_is_open = true;
     let stopped = loop {
@@ -105,6 +107,7 @@ pub(crate) fn run(
             break Some(Stopped::PrintedTooMuch);
         }
     };
+    program.runs_on = stopped.is_none();
     drop(program);
     // Reads what the program said before it ended, which fills a pipe at most. A process that it left behind may go on
     // to write; that is not waited for.
@@ -118,7 +121,7 @@ pub(crate) fn run(
     Ok(Finished { stdout: output, stderr: String::from_utf8_lossy(&errors).into_owned(), stopped })
 }
 
-/// A child process and the group that it leads: both end when this is dropped.
+/// A child process and the group that it leads: both end when this is dropped, unless the group is to run on.
 ///
 /// The process ID alone does not do: as soon as the host process has reaped the child, another process may have that
 /// ID.
@@ -126,6 +129,8 @@ struct Group {
     number: Pid,
     /// `None`: the child had ended, and was reaped, before it could be opened.
     leader: Option<OwnedFd>,
+    /// Whether only the leader is to end. A process that it has started may be about to leave the group.
+    runs_on: bool,
 }
 
 impl Group {
@@ -136,7 +141,7 @@ impl Group {
             Err(Errno::SRCH) => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(Group { number, leader })
+        Ok(Group { number, leader, runs_on: false })
     }
 
     /// Returns whether the leader still runs, or is not reaped yet. Then no other process has its ID.
@@ -149,7 +154,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if self.has_its_number() {
-            let _ = kill_process_group(self.number, Signal::KILL); // Fails only if nobody is left.
+            let kill = if self.runs_on { kill_process } else { kill_process_group };
+            let _ = kill(self.number, Signal::KILL); // Fails only if nobody is left.
         }
         if let Some(leader) = &self.leader {
             let _ = waitid(WaitId::PidFd(leader.as_fd()), WaitIdOptions::EXITED); // Fails if it was reaped.
@@ -249,11 +255,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_left_behind_does_not_hold_us() {
+    fn a_process_left_behind_does_not_hold_us_and_runs_on() {
         let started = Instant::now();
-        let finished = shell("sleep 60 >&- & echo done", 30.0, 100);
-        assert_eq!(finished.stdout, b"done\n");
+        let finished = shell("sleep 60 >&- & echo $!", 30.0, 100);
         assert!(started.elapsed() < Duration::from_secs(20));
+        let sleeper = String::from_utf8(finished.stdout).unwrap().trim().parse().unwrap();
+        // Had it been killed, it would soon be gone, or a zombie that nobody has reaped.
+        std::thread::sleep(Duration::from_millis(300));
+        let state = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap();
+        assert!(!state.contains(") Z "), "{state}");
+        kill_process(Pid::from_raw(sleeper).unwrap(), Signal::KILL).unwrap();
     }
 
     /// This test must not reap the children of other tests, so it starts itself in another process.

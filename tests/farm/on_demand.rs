@@ -54,8 +54,8 @@ fn a_machine_is_started_for_a_build_and_stopped_when_there_is_none() {
     built.assert_succeeded();
     assert!(built.log.contains("/etc/guix/offload/127.0.0.1.start' starts or stops it"), "{}", built.log);
     // As if the last build had been some time ago. The keeper may still note how long it took.
-    let age = "cd /var/guix/offload; \
-               [ ! -e .demand/127.0.0.1 ] || touch -d '10 minutes ago' .demand/127.0.0.1 127.0.0.1:2222/history";
+    let age = "cd /var/guix/offload && \
+               touch --no-create -d '10 minutes ago' .demand/127.0.0.1 127.0.0.1:2222/history";
     eventually(|| {
         HEAD.sh(&["sh", "-c", age]);
         match HEAD.file("/var/guix/offload/.demand/127.0.0.1").exists() {
