@@ -19,8 +19,10 @@ assert sorted(name for _, name, _ in functions) == sorted(known), 'the header an
 ABSENT = ('connection', 'lease', 'items')
 # Pointers that may be NULL, by function or for all.
 OPTIONAL = {'progress', 'data', 'sent', 'machine_new.system', 'event_text.length', 'machines_load.file',
-            'machines_load_cancellable.file', 'request_lock_outputs.missing', 'scan.user', 'scan.accepted',
-            'scan.private_key', 'authorize.confirmed'}
+            'machines_load_cancellable.file', 'request_lock_outputs.missing', 'authorize.confirmed',
+            'authorize_cancellable.confirmed'}
+OPTIONAL |= {f'{function}.{name}' for function in ('scan', 'scan_cancellable')
+             for name in ('user', 'accepted', 'private_key')}
 # No function needs a cancellation, but those that are about it.
 OPTIONAL |= {re.sub('guix_offload_', '', name) + '.cancellation' for _, name, parameters in functions
              if 'const guix_offload_cancellation *' in parameters and not name.startswith('guix_offload_cancellation')}

@@ -1768,6 +1768,19 @@ guix_offload_status guix_offload_scan(guix_offload_report **report,
                                       guix_offload_error **error);
 
 /**
+ * Describes a machine as `guix_offload_scan`. `cancellation` may be NULL; otherwise it stops this call, which then
+ * fails with `GUIX_OFFLOAD_CANCELLED`.
+ */
+guix_offload_status guix_offload_scan_cancellable(guix_offload_report **report,
+                                                  const guix_offload_engine *engine,
+                                                  const char *host,
+                                                  const char *user,
+                                                  const char *accepted,
+                                                  const char *private_key,
+                                                  const guix_offload_cancellation *cancellation,
+                                                  guix_offload_error **error);
+
+/**
  * Exchanges signing keys with `machine`, so that each of the two accepts what the other one signs.
  *
  * If `confirmed` is NULL, changes nothing: the report's text shows both keys and who accepts which. The machine
@@ -1787,6 +1800,17 @@ guix_offload_status guix_offload_authorize(guix_offload_report **report,
                                            const guix_offload_machine *machine,
                                            const guix_offload_report *confirmed,
                                            guix_offload_error **error);
+
+/**
+ * Exchanges signing keys as `guix_offload_authorize`. `cancellation` may be NULL; otherwise it stops this call,
+ * which then fails with `GUIX_OFFLOAD_CANCELLED`. One of the two may accept the other one's key by then.
+ */
+guix_offload_status guix_offload_authorize_cancellable(guix_offload_report **report,
+                                                       const guix_offload_engine *engine,
+                                                       const guix_offload_machine *machine,
+                                                       const guix_offload_report *confirmed,
+                                                       const guix_offload_cancellation *cancellation,
+                                                       guix_offload_error **error);
 
 
 /* Journal of builds */

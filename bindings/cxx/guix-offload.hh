@@ -719,22 +719,26 @@ public:
 
     // A machine that no machine file has yet: its text is a form for that; empty strings: not given.
     static report scan(const engine& engine, const std::string& host, const std::string& user = "",
-                       const std::string& accepted = "", const std::string& private_key = "")
+                       const std::string& accepted = "", const std::string& private_key = "",
+                       const cancellation* cancellation = nullptr)
     {
         auto given = [](const std::string& text) { return text.empty() ? nullptr : detail::c(text); };
-        return report(detail::make<owner>(guix_offload_scan, engine.get(), detail::c(host), given(user),
-                                          given(accepted), given(private_key)));
+        return report(detail::make<owner>(guix_offload_scan_cancellable, engine.get(), detail::c(host), given(user),
+                                          given(accepted), given(private_key), detail::get(cancellation)));
     }
 
     // The signing keys of this host and of the machine, ...
-    static report authorize(const engine& engine, machine_view machine)
+    static report authorize(const engine& engine, machine_view machine, const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), nullptr));
+        return report(detail::make<owner>(guix_offload_authorize_cancellable, engine.get(), machine.get(), nullptr,
+                                          detail::get(cancellation)));
     }
     // ... and once the user has confirmed those that a report shows, their exchange, and a test of the machine.
-    static report authorize(const engine& engine, machine_view machine, const report& confirmed)
+    static report authorize(const engine& engine, machine_view machine, const report& confirmed,
+                            const cancellation* cancellation = nullptr)
     {
-        return report(detail::make<owner>(guix_offload_authorize, engine.get(), machine.get(), confirmed.get()));
+        return report(detail::make<owner>(guix_offload_authorize_cancellable, engine.get(), machine.get(),
+                                          confirmed.get(), detail::get(cancellation)));
     }
 
     // The last builds of this host that are over; 0: all that its journal has.

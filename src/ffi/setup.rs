@@ -2,7 +2,9 @@
 //! Machines that are new: described, and made to exchange keys with this host.
 
 use std::ffi::c_char;
+use std::ptr::null;
 
+use super::cancellation::{cancel_of, guix_offload_cancellation};
 use super::engine::guix_offload_engine;
 use super::error::guix_offload_error;
 use super::export;
@@ -12,7 +14,7 @@ use super::machine::guix_offload_machine;
 use super::string;
 use crate::doors::farm::authorize;
 use crate::doors::farm::scan::{self, Question};
-use crate::ground::error::{Error, ErrorKind};
+use crate::ground::error::{Error, ErrorKind, Result};
 
 export! {
     /// Connects to a machine that no machine file has yet, and makes a form for the machine file of what it finds. The
@@ -38,19 +40,45 @@ export! {
         private_key: *const c_char,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let out = Out::new(report, "report")?;
-        let engine = handle::borrow(engine, "engine")?.share();
-        let question = Question {
-            host: string::required(host, "host")?.into(),
-            user: string::optional(user, "user")?.map(Into::into),
-            accepted: string::optional(accepted, "accepted")?.map(Into::into),
-            private_key: string::optional(private_key, "private_key")?.map(Into::into),
-        };
-        let scan = scan::scan(engine.directories(), &question)?;
-        let (text, json) = (scan.text(), scan.json());
-        out.give(guix_offload_report::with_texts(vec![scan.report], &text, &json));
-        Ok(())
+        scan_machine(report, engine, [host, user, accepted, private_key], null())
     }
+}
+
+export! {
+    /// Describes a machine as `guix_offload_scan`. `cancellation` may be NULL; otherwise it stops this call, which then
+    /// fails with `GUIX_OFFLOAD_CANCELLED`.
+    pub fn guix_offload_scan_cancellable(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        host: *const c_char,
+        user: *const c_char,
+        accepted: *const c_char,
+        private_key: *const c_char,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        scan_machine(report, engine, [host, user, accepted, private_key], cancellation)
+    }
+}
+
+fn scan_machine(
+    report: *mut *mut guix_offload_report,
+    engine: *const guix_offload_engine,
+    [host, user, accepted, private_key]: [*const c_char; 4],
+    cancellation: *const guix_offload_cancellation,
+) -> Result<()> {
+    let out = Out::new(report, "report")?;
+    let engine = handle::borrow(engine, "engine")?.share();
+    let question = Question {
+        host: string::required(host, "host")?.into(),
+        user: string::optional(user, "user")?.map(Into::into),
+        accepted: string::optional(accepted, "accepted")?.map(Into::into),
+        private_key: string::optional(private_key, "private_key")?.map(Into::into),
+    };
+    let scan = scan::scan(engine.directories(), &question, &cancel_of(cancellation))?;
+    let (text, json) = (scan.text(), scan.json());
+    out.give(guix_offload_report::with_texts(vec![scan.report], &text, &json));
+    Ok(())
 }
 
 export! {
@@ -74,21 +102,47 @@ export! {
         confirmed: *const guix_offload_report,
         error: *mut *mut guix_offload_error,
     ) -> guix_offload_status {
-        let out = Out::new(report, "report")?;
-        let engine = handle::borrow(engine, "engine")?.share();
-        let machine = handle::borrow(machine, "machine")?.description();
-        let no_keys = || Error::new(ErrorKind::InvalidArgument, "argument 'confirmed' shows no keys");
-        let outcome = match handle::look(confirmed, None, Some) {
-            None => authorize::look(engine.directories(), machine)?,
-            Some(confirmed) => {
-                let keys = confirmed.keys.as_ref().ok_or_else(no_keys)?;
-                authorize::authorize(engine.directories(), machine, keys)?
-            }
-        };
-        let (text, json, keys) = (outcome.text(), outcome.json(), outcome.keys().clone());
-        let mut report = guix_offload_report::with_texts(vec![outcome.report], &text, &json);
-        report.keys = Some(keys);
-        out.give(report);
-        Ok(())
+        authorize_each_other(report, engine, machine, confirmed, null())
     }
+}
+
+export! {
+    /// Exchanges signing keys as `guix_offload_authorize`. `cancellation` may be NULL; otherwise it stops this call,
+    /// which then fails with `GUIX_OFFLOAD_CANCELLED`. One of the two may accept the other one's key by then.
+    pub fn guix_offload_authorize_cancellable(
+        report: *mut *mut guix_offload_report,
+        engine: *const guix_offload_engine,
+        machine: *const guix_offload_machine,
+        confirmed: *const guix_offload_report,
+        cancellation: *const guix_offload_cancellation,
+        error: *mut *mut guix_offload_error,
+    ) -> guix_offload_status {
+        authorize_each_other(report, engine, machine, confirmed, cancellation)
+    }
+}
+
+fn authorize_each_other(
+    report: *mut *mut guix_offload_report,
+    engine: *const guix_offload_engine,
+    machine: *const guix_offload_machine,
+    confirmed: *const guix_offload_report,
+    cancellation: *const guix_offload_cancellation,
+) -> Result<()> {
+    let out = Out::new(report, "report")?;
+    let engine = handle::borrow(engine, "engine")?.share();
+    let machine = handle::borrow(machine, "machine")?.description();
+    let cancel = cancel_of(cancellation);
+    let no_keys = || Error::new(ErrorKind::InvalidArgument, "argument 'confirmed' shows no keys");
+    let outcome = match handle::look(confirmed, None, Some) {
+        None => authorize::look(engine.directories(), machine, &cancel)?,
+        Some(confirmed) => {
+            let keys = confirmed.keys.as_ref().ok_or_else(no_keys)?;
+            authorize::authorize(engine.directories(), machine, keys, &cancel)?
+        }
+    };
+    let (text, json, keys) = (outcome.text(), outcome.json(), outcome.keys().clone());
+    let mut report = guix_offload_report::with_texts(vec![outcome.report], &text, &json);
+    report.keys = Some(keys);
+    out.give(report);
+    Ok(())
 }

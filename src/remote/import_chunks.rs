@@ -20,7 +20,7 @@ const LEAST: usize = 128 << 10;
 /// contents of a file look like it, a segment ends there, too.
 const START: [u8; 32] = *b"\x01\0\0\0\0\0\0\0\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0";
 
-/// All that an item consists of has this many bytes, or a multiple.
+/// Size of the words of a bundle, in bytes: an item begins at a multiple of it.
 const WORD: usize = 8;
 
 /// The chunks of an import. Each is a length, the bytes, and zero bytes up to a multiple of 8, as the daemon wants it.

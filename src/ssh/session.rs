@@ -13,6 +13,7 @@ use super::connect::{self, ConnectLimits, check_wanted};
 use super::driver::{self, Keepalive};
 use super::raw_channel::{RawChannel, Stop, encode_string};
 use super::raw_session::RawSession;
+use crate::ground::cancel::Cancel;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::ground::event_fd::EventFd;
 use crate::ground::thread;
@@ -225,12 +226,15 @@ impl Session {
 
 /// Returns the host key that the SSH server of `machine` shows: of the type of the pinned one, whichever key that is.
 /// Does not log in. Each of the machine's answers may take `step`, and all of them together [`STEPS`] times that.
+/// `cancel` ends it.
 ///
 /// Fails with [`ErrorKind::HostKey`] if the server has no key of that type, and else as [`Session::wait_ready`] does.
-pub fn shown_host_key(machine: &BuildMachine, step: Duration) -> Result<HostKey> {
+pub fn shown_host_key(machine: &BuildMachine, step: Duration, cancel: &Cancel) -> Result<HostKey> {
     super::prepare();
     let limits = ConnectLimits { step, until: after(step.saturating_mul(STEPS)) };
-    let link = SharedSession::new(machine, None)?;
+    let link = Arc::new(SharedSession::new(machine, None)?);
+    let cut_off = Arc::clone(&link);
+    let _guard = cancel.guard(move |error| cut_off.end(error, ChannelEnd::abort));
     connect::shown_host_key(&link, limits).map_err(|error| error.on_machine(&machine.name))
 }
 

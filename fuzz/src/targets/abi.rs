@@ -453,11 +453,14 @@ impl World<'_> {
         assert_eq!(given, !report.is_null());
         self.reports.keep(report);
         let machine = self.machines.pick(&mut self.input);
+        let cancel = self.cancellations.pick(&mut self.input);
         // This host has no key.
-        assert!(!succeeds(|error| unsafe { guix_offload_authorize(&mut null_mut(), engine, machine, report, error) }));
+        assert!(!succeeds(|error| unsafe {
+            guix_offload_authorize_cancellable(&mut null_mut(), engine, machine, report, cancel, error)
+        }));
         // No host is asked: the fuzzer would choose which.
         assert!(!succeeds(|error| unsafe {
-            guix_offload_scan(&mut null_mut(), engine, null(), null(), null(), null(), error)
+            guix_offload_scan_cancellable(&mut null_mut(), engine, null(), null(), null(), null(), cancel, error)
         }));
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Report, TIME_LIMIT, check, examine, text};
+use super::{Report, TIME_LIMIT, check, connect, examine, text};
 use crate::archive::{Acl, PublicKey};
 use crate::ground::cancel::Cancel;
 use crate::ground::child;
@@ -57,8 +57,8 @@ pub struct Outcome {
 }
 
 /// Reads both keys and who accepts which. Changes nothing.
-pub fn look(directories: &Directories, machine: &BuildMachine) -> Result<Outcome> {
-    let exchange = Exchange::of(directories, machine)?;
+pub fn look(directories: &Directories, machine: &BuildMachine, cancel: &Cancel) -> Result<Outcome> {
+    let exchange = Exchange::of(directories, machine, cancel)?;
     let mut report = Report::new(machine.clone(), directories);
     if !(exchange.accepted_here && exchange.accepted_there) {
         let error = Error::new(ErrorKind::Untrusted, "the keys are not exchanged yet").on_machine(&machine.name);
@@ -69,8 +69,14 @@ pub fn look(directories: &Directories, machine: &BuildMachine) -> Result<Outcome
 
 /// Has each of the two accept the other one's key, unless it does already, and then tests the machine. What could not
 /// be done is said in the text, with the command that does it. Fails if the keys are not those that were `confirmed`.
-pub fn authorize(directories: &Directories, machine: &BuildMachine, confirmed: &Keys) -> Result<Outcome> {
-    let mut exchange = Exchange::of(directories, machine)?;
+/// If it is cancelled, one of the two may accept the other one's key already.
+pub fn authorize(
+    directories: &Directories,
+    machine: &BuildMachine,
+    confirmed: &Keys,
+    cancel: &Cancel,
+) -> Result<Outcome> {
+    let mut exchange = Exchange::of(directories, machine, cancel)?;
     if exchange.keys != *confirmed {
         let message = format!("the keys of this host and '{}' are not those that were confirmed", machine.name);
         return Err(Error::new(ErrorKind::Untrusted, message).on_machine(&machine.name));
@@ -78,21 +84,19 @@ pub fn authorize(directories: &Directories, machine: &BuildMachine, confirmed: &
     let mut said = String::new();
     let name = &machine.name;
     if !exchange.accepted_there {
-        match exchange.authorize_there(directories) {
+        match exchange.authorize_there(directories, cancel) {
             Ok(()) => tell(&mut said, &format!("'{name}' accepts what this host signs"), None),
             Err(error) => tell(&mut said, &format!("error: {error}"), error.hint_text()),
         }
     }
     if !exchange.accepted_here {
-        match exchange.authorize_here(directories) {
+        match exchange.authorize_here(directories, cancel) {
             Ok(()) => tell(&mut said, &format!("this host accepts what '{name}' signs"), None),
             Err(error) => tell(&mut said, &format!("error: {error}"), error.hint_text()),
         }
     }
     let reports =
-        examine(directories, std::slice::from_ref(machine), TIME_LIMIT, check::test, &Cancel::default(), &mut |_| {
-            Ok(())
-        })?;
+        examine(directories, std::slice::from_ref(machine), TIME_LIMIT, check::test, cancel, &mut |_| Ok(()))?;
     said += &text::test(&reports);
     let report = reports.into_iter().next();
     let report = report.ok_or_else(|| Error::new(ErrorKind::Internal, "a machine was not tested"))?;
@@ -105,9 +109,9 @@ fn tell(said: &mut String, message: &str, hint: Option<&str>) {
 }
 
 impl Exchange {
-    fn of(directories: &Directories, machine: &BuildMachine) -> Result<Self> {
+    fn of(directories: &Directories, machine: &BuildMachine, cancel: &Cancel) -> Result<Self> {
         let ours = our_key(directories)?;
-        let remote = connect(directories, machine)?;
+        let (remote, _guard) = connect(directories, machine, cancel)?;
         let reading = || format!("reading the signing key of '{}', /etc/guix/signing-key.pub", machine.name);
         let theirs = remote.run("cat /etc/guix/signing-key.pub", COMMAND_LIMIT)?;
         let theirs = PublicKey::parse(theirs.as_bytes()).context(reading).map_err(|error| {
@@ -125,8 +129,8 @@ impl Exchange {
         Ok(Exchange { machine: machine.clone(), keys: Keys { ours, theirs }, accepted_there, accepted_here })
     }
 
-    fn authorize_there(&mut self, directories: &Directories) -> Result<()> {
-        let remote = connect(directories, &self.machine)?;
+    fn authorize_there(&mut self, directories: &Directories, cancel: &Cancel) -> Result<()> {
+        let (remote, _guard) = connect(directories, &self.machine, cancel)?;
         // A key is printed without anything that a shell could take for something else.
         let program = format!(
             "PATH=$PATH:{GUIX_PLACES}\nguix archive --authorize 2>&1 <<'END-OF-KEY'\n{}\nEND-OF-KEY\n",
@@ -147,15 +151,10 @@ impl Exchange {
         )))
     }
 
-    fn authorize_here(&mut self, directories: &Directories) -> Result<()> {
+    fn authorize_here(&mut self, directories: &Directories, cancel: &Cancel) -> Result<()> {
         let key = format!("{}\n", self.keys.theirs);
-        let finished = child::run(
-            &command(directories),
-            key.as_bytes(),
-            Instant::now() + COMMAND_LIMIT,
-            MAX_OUTPUT,
-            &Cancel::default(),
-        );
+        let finished =
+            child::run(&command(directories), key.as_bytes(), Instant::now() + COMMAND_LIMIT, MAX_OUTPUT, cancel);
         let said = match finished {
             Ok(finished) => String::from_utf8_lossy(&finished.stdout).into_owned() + &finished.stderr,
             Err(error) => format!("running guix: {error}"),
@@ -174,10 +173,6 @@ impl Exchange {
         let message = last.map(|last| format!("{message}: {last}")).unwrap_or(message);
         Error::new(ErrorKind::Untrusted, message).on_machine(&self.machine.name)
     }
-}
-
-fn connect(directories: &Directories, machine: &BuildMachine) -> Result<Remote> {
-    Remote::start(machine).and_then(|session| Remote::establish(session, machine, &directories.store))
 }
 
 fn our_key(directories: &Directories) -> Result<PublicKey> {
@@ -301,7 +296,7 @@ mod tests {
     fn without_a_key_here_the_machine_is_not_even_asked() {
         let scratch = tempfile::tempdir().unwrap();
         let directories = crate::ground::directories::tests::below(scratch.path());
-        let error = look(&directories, &machine("w1")).err().unwrap();
+        let error = look(&directories, &machine("w1"), &Cancel::default()).err().unwrap();
         assert!(error.hint_text().unwrap().contains("guix archive --generate-key"), "{error}");
     }
 }

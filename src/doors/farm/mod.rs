@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::choose::drained;
 use crate::choose::slot::LockDirectory;
-use crate::ground::cancel::Cancel;
+use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
@@ -196,6 +196,14 @@ fn distinct(machines: &[BuildMachine]) -> Vec<&BuildMachine> {
         }
     }
     distinct
+}
+
+/// Connects to a machine, until it is cancelled while the guard lives.
+fn connect(directories: &Directories, machine: &BuildMachine, cancel: &Cancel) -> Result<(Remote, Guard)> {
+    let session = Remote::start(machine)?;
+    let cut_off = session.clone();
+    let guard = cancel.guard(move |error| cut_off.abort(error));
+    Ok((Remote::establish(session, machine, &directories.store)?, guard))
 }
 
 fn examine_one(machine: BuildMachine, session: Session, directories: &Directories, check: Check) -> Report {

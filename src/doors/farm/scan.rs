@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ssh_known::{Known, Verdict};
-use super::{MachineState, Report, text};
+use super::{MachineState, Report, connect, text};
+use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, HostKey, default_private_key, file};
-use crate::remote::{Limits, Remote, Survey};
+use crate::remote::{Limits, Survey};
 use crate::report::json::document_of;
 use crate::ssh::shown_host_key;
 
@@ -51,12 +52,12 @@ pub struct Scan {
 
 /// Scans a machine. Logs in only if ssh knows the host key, or the user has confirmed it.
 ///
-/// Fails if the server cannot be reached, and with [`ErrorKind::HostKey`] if the key is revoked, is not the one that
-/// the user has confirmed, or is not the one that ssh knows and the user has confirmed none.
-pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
+/// Fails if it is cancelled, if the server cannot be reached, and with [`ErrorKind::HostKey`] if the key is revoked, is
+/// not the one that the user has confirmed, or is not the one that ssh knows and the user has confirmed none.
+pub fn scan(directories: &Directories, question: &Question, cancel: &Cancel) -> Result<Scan> {
     let mut machine = described(question)?;
-    let known = Known::of(&machine)?;
-    machine.host_key = ask_for_key(&machine, &known)?;
+    let known = Known::of(&machine, cancel)?;
+    machine.host_key = ask_for_key(&machine, &known, cancel)?;
     let fingerprint = machine.host_key.fingerprint()?;
     let verdict = known.judge(&machine.host_key);
     let confirmed = is_confirmed(&machine, question, &fingerprint, verdict)?;
@@ -65,7 +66,7 @@ pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
         report.failure = Some(unconfirmed(&report.machine, &fingerprint));
         return Ok(Scan { report, fingerprint, verdict, confirmed });
     }
-    match look_at(directories, &mut report.machine, question) {
+    match look_at(directories, &mut report.machine, question, cancel) {
         Ok(state) => {
             let cores = state.survey.cores.max(1);
             report.machine.systems = systems_of(&state.survey);
@@ -74,6 +75,7 @@ pub fn scan(directories: &Directories, question: &Question) -> Result<Scan> {
         }
         Err(error) => report.failure = Some(error),
     }
+    cancel.check()?;
     Ok(Scan { report, fingerprint, verdict, confirmed })
 }
 
@@ -101,13 +103,13 @@ fn described(question: &Question) -> Result<BuildMachine> {
 }
 
 /// Returns the host key that the server shows: of a type that ssh knows for it, if it has one.
-fn ask_for_key(machine: &BuildMachine, known: &Known) -> Result<HostKey> {
+fn ask_for_key(machine: &BuildMachine, known: &Known, cancel: &Cancel) -> Result<HostKey> {
     let mut types: Vec<&str> = TYPES.into_iter().filter(|one| known.types().any(|known| known == *one)).collect();
     types.extend(TYPES.iter().filter(|one| !known.types().any(|known| known == **one)));
     let mut failure = None;
     for algorithm in types {
         let asked = BuildMachine { host_key: HostKey::of_nobody(algorithm), ..machine.clone() };
-        match shown_host_key(&asked, Limits::DEFAULT.step) {
+        match shown_host_key(&asked, Limits::DEFAULT.step, cancel) {
             Ok(key) => return Ok(key),
             // It has no key of this type.
             Err(error) if error.kind() == ErrorKind::HostKey => failure = Some(error),
@@ -158,13 +160,17 @@ fn unconfirmed(machine: &BuildMachine, fingerprint: &str) -> Error {
 }
 
 /// Logs in and looks at the machine. Sets its private key to the one that logs in.
-fn look_at(directories: &Directories, machine: &mut BuildMachine, question: &Question) -> Result<MachineState> {
+fn look_at(
+    directories: &Directories,
+    machine: &mut BuildMachine,
+    question: &Question,
+    cancel: &Cancel,
+) -> Result<MachineState> {
     let mut refusal = None;
-    for key in private_keys(directories, question)? {
+    for key in private_keys(directories, question, cancel)? {
         machine.private_key = key;
-        let connected = Remote::start(machine)
-            .and_then(|session| Remote::establish(session, machine, &directories.store))
-            .and_then(|remote| Ok(MachineState { probe: *remote.probe(), survey: remote.survey()? }));
+        let connected = connect(directories, machine, cancel)
+            .and_then(|(remote, _guard)| Ok(MachineState { probe: *remote.probe(), survey: remote.survey()? }));
         match connected {
             Ok(state) => return Ok(state),
             // Another key may do. If none does, the first one that the server refused says most.
@@ -183,11 +189,12 @@ fn look_at(directories: &Directories, machine: &mut BuildMachine, question: &Que
 }
 
 /// Returns the private keys to try: the one that is named, or those of the machine file and the user's that exist.
-fn private_keys(directories: &Directories, question: &Question) -> Result<Vec<PathBuf>> {
+fn private_keys(directories: &Directories, question: &Question, cancel: &Cancel) -> Result<Vec<PathBuf>> {
     if let Some(key) = &question.private_key {
         return Ok(vec![key.clone()]);
     }
-    let options = file::LoadOptions { cache: Some(directories.offload_state()), ..Default::default() };
+    let (cache, cancel) = (Some(directories.offload_state()), cancel.clone());
+    let options = file::LoadOptions { cache, cancel, ..Default::default() };
     // A machine file that cannot be read is no reason not to describe another machine.
     let loaded = file::load(&directories.machine_file(), &options).ok().flatten();
     let listed = loaded.into_iter().flat_map(|loaded| loaded.machines).map(|machine| machine.private_key).collect();

@@ -40,7 +40,7 @@ pub struct Known {
 
 impl Known {
     /// Asks ssh-keygen. Where there is none, no key is known. Fails if it has not said all: the rest may revoke a key.
-    pub fn of(machine: &BuildMachine) -> Result<Self> {
+    pub fn of(machine: &BuildMachine, cancel: &Cancel) -> Result<Self> {
         let name = match machine.port {
             BuildMachine::DEFAULT_PORT => machine.name.clone(),
             port => format!("[{}]:{port}", machine.name),
@@ -49,7 +49,7 @@ impl Known {
         for file in [None, Some(GLOBAL_FILE)] {
             let mut command = command();
             command.args(["-F", &name]).args(file.iter().flat_map(|file| ["-f", file]));
-            known.add(&said(&command, &name, TIME_LIMIT)?);
+            known.add(&said(&command, &name, TIME_LIMIT, cancel)?);
         }
         Ok(known)
     }
@@ -87,12 +87,13 @@ impl Known {
 }
 
 /// Returns all that `command` prints about the host `name`, nothing if there is no such program.
-fn said(command: &Command, name: &str, limit: Duration) -> Result<String> {
+fn said(command: &Command, name: &str, limit: Duration, cancel: &Cancel) -> Result<String> {
     let asking = || format!("asking ssh-keygen which host keys '{name}' has");
-    let said = match child::run(command, b"", Instant::now() + limit, MAX_OUTPUT, &Cancel::default()) {
+    let said = match child::run(command, b"", Instant::now() + limit, MAX_OUTPUT, cancel) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
         said => said.io_context(ErrorKind::Configuration, asking)?,
     };
+    cancel.check()?;
     let why = match said.stopped {
         None => return Ok(String::from_utf8_lossy(&said.stdout).into_owned()),
         Some(Stopped::TookTooLong) => "it takes too long",
@@ -137,9 +138,9 @@ mod tests {
     fn half_of_an_answer_is_none() {
         let mut slow = Command::new("sleep");
         slow.arg("60");
-        let error = |command: &Command, limit| said(command, "w1", limit).unwrap_err().to_string();
+        let error = |command: &Command, limit| said(command, "w1", limit, &Cancel::default()).unwrap_err().to_string();
         assert!(error(&slow, Duration::from_millis(50)).ends_with("'w1' has: it takes too long"));
         assert!(error(&Command::new("yes"), TIME_LIMIT).ends_with("'w1' has: it prints too much"));
-        assert_eq!(said(&Command::new("/nonexistent/ssh-keygen"), "w1", TIME_LIMIT).unwrap(), "");
+        assert_eq!(said(&Command::new("/nonexistent/ssh-keygen"), "w1", TIME_LIMIT, &Cancel::default()).unwrap(), "");
     }
 }
