@@ -49,9 +49,14 @@ impl CompressedForms {
         })
     }
 
-    /// Compresses `bytes` at `level`, unless that was done a moment ago. If another thread is at it, waits for it.
-    pub fn compress(&self, bytes: &[u8], level: i32) -> io::Result<Arc<[u8]>> {
-        self.make((sha256(bytes)?, level), || zstd::bulk::compress(bytes, level))
+    /// Compresses `bytes` at `level`, unless that was done a moment ago. If another thread is at it, waits for it. As
+    /// long as there is one import, nothing is kept.
+    pub fn compress(self: &Arc<Self>, bytes: &[u8], level: i32) -> io::Result<Arc<[u8]>> {
+        let compress = || zstd::bulk::compress(bytes, level);
+        match Arc::strong_count(self) {
+            1 => Ok(compress()?.into()),
+            _ => self.make((sha256(bytes)?, level), compress),
+        }
     }
 
     fn make(&self, key: Key, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<Arc<[u8]>> {
@@ -117,10 +122,15 @@ mod tests {
     #[test]
     fn a_form_can_be_decompressed() {
         let bytes = vec![7; 1 << 20];
-        let forms = CompressedForms::default();
+        let forms = Arc::new(CompressedForms::default());
+        let again = |form| Arc::ptr_eq(form, &forms.compress(&bytes, 3).unwrap());
         let form = forms.compress(&bytes, 3).unwrap();
         assert!(zstd::bulk::decompress(&form, bytes.len()).unwrap() == bytes);
-        assert!(Arc::ptr_eq(&form, &forms.compress(&bytes, 3).unwrap()));
+        assert!(!again(&form), "one import keeps nothing");
+        let other_import = Arc::clone(&forms);
+        let form = other_import.compress(&bytes, 3).unwrap();
+        assert!(zstd::bulk::decompress(&form, bytes.len()).unwrap() == bytes);
+        assert!(again(&form));
         assert!(!Arc::ptr_eq(&form, &forms.compress(&bytes, 5).unwrap()));
     }
 

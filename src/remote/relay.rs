@@ -220,7 +220,7 @@ impl Relay {
             let level = policy.level();
             more = chunks.take(&mut group, if level.is_some() { usize::MAX } else { GROUP })?;
             match level {
-                Some(level) => channel.write_all(&compressed(&forms.compress(&group, level)?))?,
+                Some(level) => write_compressed(&mut channel, &forms.compress(&group, level)?)?,
                 None => channel.write_all(&group)?,
             }
             policy.note(group.len(), Instant::now());
@@ -229,12 +229,12 @@ impl Relay {
     }
 }
 
-/// Returns the message that has the chunks of which `form` is the compressed form.
-fn compressed(form: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(24 + form.len());
-    put_number(&mut message, COMPRESSED);
-    put_number(&mut message, form.len() as u64);
-    message.extend_from_slice(form);
-    put_number(&mut message, 0);
-    message
+/// Writes the chunks of which `form` is the compressed form.
+fn write_compressed(channel: &mut Channel, form: &[u8]) -> io::Result<()> {
+    let mut head = Vec::with_capacity(16);
+    put_number(&mut head, COMPRESSED);
+    put_number(&mut head, form.len() as u64);
+    channel.write_all(&head)?;
+    channel.write_all(form)?;
+    channel.write_all(&0u64.to_le_bytes())
 }
