@@ -28,7 +28,7 @@ pub struct CompressedForms {
 #[derive(Default)]
 struct Forms {
     /// `None`: it is being made.
-    by_key: HashMap<Key, Option<Arc<[u8]>>>,
+    by_key: HashMap<Key, Option<Arc<Vec<u8>>>>,
     /// Those that are made, the oldest first.
     made: VecDeque<Key>,
     bytes: usize,
@@ -49,17 +49,17 @@ impl CompressedForms {
         })
     }
 
-    /// Compresses `bytes` at `level`, unless that was done a moment ago. If another thread is at it, waits for it. As
-    /// long as there is one import, nothing is kept.
-    pub fn compress(self: &Arc<Self>, bytes: &[u8], level: i32) -> io::Result<Arc<[u8]>> {
-        let compress = || zstd::bulk::compress(bytes, level);
-        match Arc::strong_count(self) {
-            1 => Ok(compress()?.into()),
-            _ => self.make((sha256(bytes)?, level), compress),
-        }
+    /// Returns whether there is another import that may want the same.
+    pub fn are_shared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
     }
 
-    fn make(&self, key: Key, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<Arc<[u8]>> {
+    /// Compresses `bytes` at `level`, unless that was done a moment ago. If another thread is at it, waits for it.
+    pub fn compress(&self, bytes: &[u8], level: i32) -> io::Result<Arc<Vec<u8>>> {
+        self.make((sha256(bytes)?, level), || zstd::bulk::compress(bytes, level))
+    }
+
+    fn make(&self, key: Key, make: impl FnOnce() -> io::Result<Vec<u8>>) -> io::Result<Arc<Vec<u8>>> {
         let mut forms = self.forms.lock();
         loop {
             match forms.by_key.get(&key) {
@@ -71,7 +71,7 @@ impl CompressedForms {
         forms.by_key.insert(key, None);
         drop(forms);
         let mut making = Making { forms: self, key, form: None };
-        let form: Arc<[u8]> = make()?.into();
+        let form = Arc::new(make()?);
         making.form = Some(Arc::clone(&form));
         Ok(form)
     }
@@ -81,7 +81,7 @@ impl CompressedForms {
 struct Making<'a> {
     forms: &'a CompressedForms,
     key: Key,
-    form: Option<Arc<[u8]>>,
+    form: Option<Arc<Vec<u8>>>,
 }
 
 impl Drop for Making<'_> {
@@ -96,7 +96,7 @@ impl Drop for Making<'_> {
 }
 
 impl Forms {
-    fn keep(&mut self, key: Key, form: Arc<[u8]>) {
+    fn keep(&mut self, key: Key, form: Arc<Vec<u8>>) {
         self.bytes += form.len();
         self.by_key.insert(key, Some(form));
         self.made.push_back(key);
@@ -122,15 +122,10 @@ mod tests {
     #[test]
     fn a_form_can_be_decompressed() {
         let bytes = vec![7; 1 << 20];
-        let forms = Arc::new(CompressedForms::default());
-        let again = |form| Arc::ptr_eq(form, &forms.compress(&bytes, 3).unwrap());
+        let forms = CompressedForms::default();
         let form = forms.compress(&bytes, 3).unwrap();
         assert!(zstd::bulk::decompress(&form, bytes.len()).unwrap() == bytes);
-        assert!(!again(&form), "one import keeps nothing");
-        let other_import = Arc::clone(&forms);
-        let form = other_import.compress(&bytes, 3).unwrap();
-        assert!(zstd::bulk::decompress(&form, bytes.len()).unwrap() == bytes);
-        assert!(again(&form));
+        assert!(Arc::ptr_eq(&form, &forms.compress(&bytes, 3).unwrap()));
         assert!(!Arc::ptr_eq(&form, &forms.compress(&bytes, 5).unwrap()));
     }
 
@@ -174,7 +169,9 @@ mod tests {
 
         let imports = Mutex::default();
         let first = CompressedForms::of_those_who_hold(&imports);
+        assert!(!first.are_shared());
         let second = CompressedForms::of_those_who_hold(&imports);
+        assert!(first.are_shared() && second.are_shared());
         first.make(key(1), || Ok(vec![1])).unwrap();
         drop(first);
         second.make(key(1), || panic!("it is kept")).unwrap();

@@ -23,7 +23,10 @@
 //! has the request. So the relay gets the request in the message that announces the import, not before.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::Arc;
 use std::time::Instant;
+
+use zstd::stream::copy_encode;
 
 use super::compressed_forms::CompressedForms;
 use super::compression::CompressionPolicy;
@@ -220,7 +223,7 @@ impl Relay {
             let level = policy.level();
             more = chunks.take(&mut group, if level.is_some() { usize::MAX } else { GROUP })?;
             match level {
-                Some(level) => write_compressed(&mut channel, &forms.compress(&group, level)?)?,
+                Some(level) => write_compressed(&mut channel, &forms, &group, level)?,
                 None => channel.write_all(&group)?,
             }
             policy.note(group.len(), Instant::now());
@@ -229,12 +232,30 @@ impl Relay {
     }
 }
 
-/// Writes the chunks of which `form` is the compressed form.
-fn write_compressed(channel: &mut Channel, form: &[u8]) -> io::Result<()> {
-    let mut head = Vec::with_capacity(16);
-    put_number(&mut head, COMPRESSED);
-    put_number(&mut head, form.len() as u64);
-    channel.write_all(&head)?;
-    channel.write_all(form)?;
+/// Writes `chunks`, compressed at `level`. Takes the form that another import has made of them, if there is one.
+fn write_compressed(channel: &mut Channel, forms: &Arc<CompressedForms>, chunks: &[u8], level: i32) -> io::Result<()> {
+    channel.write_all(&COMPRESSED.to_le_bytes())?;
+    let mut fragments = Fragments(channel);
+    match forms.are_shared() {
+        true => fragments.write_all(&forms.compress(chunks, level)?)?,
+        false => copy_encode(chunks, &mut fragments, level)?,
+    }
     channel.write_all(&0u64.to_le_bytes())
+}
+
+/// A writer of FRAGMENTs: one for each write.
+struct Fragments<'a>(&'a mut Channel);
+
+impl Write for Fragments<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !bytes.is_empty() {
+            self.0.write_all(&(bytes.len() as u64).to_le_bytes())?;
+            self.0.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
