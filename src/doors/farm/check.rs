@@ -16,7 +16,8 @@ use crate::machine::suitability::Unsuitable;
 use crate::remote::{Remote, explain_untrusted};
 use crate::report::NullObserver;
 
-/// Asks the machine how it is doing. Changes nothing anywhere.
+/// Asks the machine how it is doing. Changes nothing, but that a machine's first connection leaves a text in its store
+/// (`src/remote/trust.rs`).
 pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
     look(report, remote)?;
     note_lack_of_space(report);
