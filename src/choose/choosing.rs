@@ -346,7 +346,7 @@ impl Candidates {
         let Err(unsuitable) = suitability::check_suitability(machine, probe) else {
             return Ok(());
         };
-        let reason = Error::new(ErrorKind::Unavailable, unsuitable.to_string()).on_machine(&machine.name);
+        let reason = unsuitable.error(machine);
         observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
         self.resources.histories.note_setback(machine, SetbackKind::NoRoom, &reason);
         Err(reason)

@@ -143,6 +143,19 @@ pub fn this_host(machine: &BuildMachine) -> Error {
         .on_machine(name)
 }
 
+impl Unsuitable {
+    /// Returns the error for `machine`, which gets no build for this reason.
+    pub fn error(self, machine: &BuildMachine) -> Error {
+        let error = Error::new(ErrorKind::Unavailable, self.to_string()).on_machine(&machine.name);
+        match self {
+            Unsuitable::LowOnSpace { .. } => {
+                error.hint(format!("free some space there: {} guix gc -F 1G", machine.shell(&machine.user)))
+            }
+            Unsuitable::Overloaded { .. } | Unsuitable::ShortOfMemory { .. } => error,
+        }
+    }
+}
+
 impl fmt::Display for Unsuitable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

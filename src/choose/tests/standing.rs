@@ -28,6 +28,17 @@ fn a_machine_that_was_short_of_memory_has_no_room() {
 }
 
 #[test]
+fn a_machine_that_is_left_alone_for_lack_of_space_says_what_to_do() {
+    let mut scene = scene_of(&[machine("m")]);
+    scene.doubles.set_probe("m", Probe { free_space: 1 << 20, ..IDLE });
+    assert!(matches!(choose(&mut scene).0, Ok(Choice::NoRoom)));
+    let left_alone = foreseen(&mut scene).0.left_alone.expect("it is left alone");
+    assert_eq!(left_alone.reason, "it is low on disk space (1.0 MiB free)");
+    let hint = left_alone.hint.expect("a hint");
+    assert!(hint.starts_with("free some space there: ssh ") && hint.ends_with("@m guix gc -F 1G"), "{hint}");
+}
+
+#[test]
 fn the_load_that_is_told_is_the_one_that_the_order_depends_on() {
     let mut scene = scene_of(&[machine("m")]);
     scene.resources.histories.note_answer(scene.machine(0), 0.5, Some(0.25), None);

@@ -16,20 +16,35 @@ use crate::machine::suitability::Unsuitable;
 use crate::remote::{Remote, explain_untrusted};
 use crate::report::NullObserver;
 
-/// Asks the machine how it is doing. Changes nothing anywhere.
+/// Asks the machine how it is doing. Changes nothing, but that a machine's first connection leaves a text in its store
+/// (`src/remote/trust.rs`).
 pub fn status(report: &mut Report, remote: &mut Remote, _: &Directories) -> Result<()> {
+    look(report, remote)?;
+    note_lack_of_space(report);
+    Ok(())
+}
+
+fn look(report: &mut Report, remote: &mut Remote) -> Result<()> {
     report.state = Some(MachineState { probe: *remote.probe(), survey: remote.survey()? });
     note_oddities(report, remote);
     Ok(())
 }
 
+/// Notes that the store of the machine is almost full, which is no failure of what only looks.
+fn note_lack_of_space(report: &mut Report) {
+    if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
+        let text = format!("machine '{}' gets no builds now: {full}", report.machine.name);
+        let hint = full.error(&report.machine).hint_text().map(str::to_string);
+        report.notes.push(Note { text, hint });
+    }
+}
+
 /// Checks that the machine has a usable Guix: sends it a small item, and retrieves another one from it. Leaves both, as
 /// garbage, in the local store and in that of the machine.
 pub fn test(report: &mut Report, remote: &mut Remote, directories: &Directories) -> Result<()> {
-    status(report, remote, directories)?;
+    look(report, remote)?;
     if let Some(full @ Unsuitable::LowOnSpace { .. }) = report.unsuitable() {
-        return Err(Error::new(ErrorKind::Unavailable, full.to_string())
-            .hint(format!("free some space there: {} guix gc -F 1G", report.machine.shell(&report.machine.user))));
+        return Err(full.error(&report.machine));
     }
     let name = report.machine.name.clone();
     let theirs = remote.add_text("import-test", &nonce(&name)?)?;
@@ -124,6 +139,17 @@ fn nonce(name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_is_almost_full_is_noted_with_what_to_do() {
+        let mut reports = crate::doors::farm::tests::reports();
+        reports.iter_mut().for_each(super::note_lack_of_space);
+        let [_, full, away] = &reports[..] else { panic!("three machines") };
+        let note = full.notes.last().expect("a note");
+        assert_eq!(note.text, "machine 'full' gets no builds now: it is low on disk space (1.0 MiB free)");
+        assert!(note.hint.as_ref().is_some_and(|hint| hint.ends_with("@full guix gc -F 1G")), "{:?}", note.hint);
+        assert!(full.failure.is_none() && away.notes.is_empty());
+    }
 
     #[test]
     fn no_two_nonces_are_the_same() {

@@ -204,7 +204,8 @@ fn against(standing: &Standing, requirements: &Requirements) -> Vec<Note> {
             note(format!("if it still cannot be reached, and no other machine is free, '{name}.start' is run"), None);
         }
     }
-    if let Some(unsuitable) = unsuitable {
+    let is_said = |unsuitable: &&String| left_alone.as_ref().is_some_and(|it| it.reason == **unsuitable);
+    if let Some(unsuitable) = unsuitable.as_ref().filter(|unsuitable| !is_said(unsuitable)) {
         note(format!("as it was seen last: {unsuitable}"), None);
     }
     notes

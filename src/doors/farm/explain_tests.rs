@@ -55,6 +55,18 @@ fn foreign(name: &str) -> BuildMachine {
 }
 
 #[test]
+fn why_a_machine_has_no_room_is_told_once() {
+    let scene = scene(vec![machine("full")]);
+    scene.engine.histories().note_answer(&scene.machines[0], 0.9, None, None);
+    let overloaded = "it is overloaded (normalized load 0.90, threshold 0.80)";
+    let reason = Error::new(ErrorKind::Unavailable, overloaded);
+    scene.engine.histories().note_setback(&scene.machines[0], SetbackKind::NoRoom, &reason);
+    let text = scene.explain("x86_64-linux", "").text;
+    assert_eq!(text.matches(overloaded).count(), 1, "{text}");
+    assert!(text.contains("it is left alone for another "), "{text}");
+}
+
+#[test]
 fn what_counts_against_each_machine_is_told() {
     let mut machines: Vec<_> = ["drained", "away", "full", "loaded", "good", "none", "other"].map(foreign).into();
     machines[5].parallel_builds = 0;

@@ -255,6 +255,12 @@ impl Scan {
             let Survey { kernel, architecture, cores, .. } = survey;
             comments.push(format!("{kernel}, {architecture}, {cores} cores, Guix: {version}"));
         }
+        // The form is right, but for now the machine gets no builds.
+        if let Some(unsuitable) = self.report.unsuitable() {
+            let error = unsuitable.error(machine);
+            comments.push(format!("warning: {error}"));
+            comments.extend(error.hint_text().map(|hint| format!("hint: {hint}")));
+        }
         if let Some(error) = failure {
             comments.push(format!("error: {error}"));
             comments.extend(error.hint_text().map(|hint| format!("hint: {hint}")));

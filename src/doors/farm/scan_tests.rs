@@ -79,6 +79,14 @@ fn an_unconfirmed_key_says_what_to_do_next() {
 }
 
 #[test]
+fn a_machine_without_space_is_described_and_told() {
+    let report = reports().remove(1);
+    let text = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Known, confirmed: true }.text();
+    let warning = ";; warning: it is low on disk space (1.0 MiB free)\n;; hint: free some space there: ssh ";
+    assert!(text.contains(warning) && text.contains("(parallel-builds 4)"), "{text}");
+}
+
+#[test]
 fn a_confirmed_key_that_changes_afterwards_was_confirmed() {
     let mut report = reports().remove(2);
     report.failure = Some(Error::new(ErrorKind::HostKey, "it shows another one"));
