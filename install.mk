@@ -41,7 +41,9 @@ privatedir       = $(datadir)/guix-offload
 privateccachedir = $(libdir)/guix-offload/guile
 extensionsdir    = $(datadir)/guix/extensions
 
-binding := guix-offload.scm guix-offload/foreign.scm
+# Each module after those that it uses.
+topics  := conditions handles arguments foreign cancellation machines engine request verbs jobs hook reports farm
+binding := $(topics:%=guix-offload/%.scm) guix-offload.scm
 scripts := compile.scm replace.scm run.scm
 
 # A file names another by a path relative to its own directory, so the whole can be moved.
@@ -54,6 +56,7 @@ fill = sed \
   -e 's|@TO_LIBDIR@|$(call relative,$(libdir),$(1))|g' \
   -e 's|@TO_PRIVATE@|$(call relative,$(privatedir),$(1))|g' \
   -e 's|@TO_PRIVATE_CCACHE@|$(call relative,$(privateccachedir),$(1))|g' \
+  -e 's|@BINDING@|$(binding:.scm=)|g' \
   -e 's|@TO_SITE@|$(call relative,$(guilesitedir),$(1))|g' \
   -e 's|@TO_CCACHE@|$(call relative,$(guileccachedir),$(1))|g'
 
@@ -118,7 +121,7 @@ install-strip: install
 	$(if $(filter yes,$(STATIC)),strip --strip-debug $(DESTDIR)$(libdir)/libguix_offload.a)
 
 # File by file: a directory may hold what others have put there.
-gone := compiled-by guix-offload.go guix-offload/foreign.go
+gone := compiled-by $(binding:.scm=.go)
 uninstall:
 	$(list_info) --delete --info-dir=$(infodir) $(infodir)/guix-offload.info || true
 	rm -f $(addprefix $(DESTDIR),$(libdir)/libguix_offload.so.$(version) $(libdir)/$(soname) \

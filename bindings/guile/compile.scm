@@ -15,6 +15,10 @@
 (define site (string-append here "/@TO_SITE@/" (effective-version)))
 (define site-compiled (string-append here "/@TO_CCACHE@/" (effective-version) "/site-ccache"))
 
+;; The modules of the binding, each after those that it uses.  `make install` writes them in.
+(define %binding
+  (map symbol->string '(@BINDING@)))
+
 (define (make-directories name)
   (unless (file-exists? name)
     (make-directories (dirname name))
@@ -40,7 +44,7 @@
 (define (changed)
   "When one of the modules changed: each has macros of others in it."
   (apply max (map (lambda (name) (time-of (source name)))
-                  '("guix-offload/foreign" "guix-offload" "guix/scripts/offload"))))
+                  (cons "guix/scripts/offload" %binding))))
 
 ;; A module does not work with what another Guile compiled of a module whose macros it uses.
 (define compiler (string-append compiled "/compiled-by"))
@@ -48,7 +52,7 @@
   (and (file-exists? compiler)
        (string=? (version) (call-with-input-file compiler get-string-all))))
 
-(define (compile name output)
+(define* (compile name #:optional (output name))
   (let ((output (string-append compiled "/" output ".go")))
     (unless (and same-compiler? (file-exists? output) (> (time-of output) (changed)))
       (make-directories (dirname output))
@@ -65,12 +69,10 @@
 (unless same-compiler?
   (make-directories compiled)
   (call-with-output-file compiler (lambda (port) (display (version) port))))
-(compile "guix-offload/foreign" "guix-offload/foreign")
 (set! %load-compiled-path (cons compiled %load-compiled-path))
-(compile "guix-offload" "guix-offload")
+(for-each compile %binding)
 (when (file-exists? (string-append site "/guix-offload.scm"))
-  (publish "guix-offload/foreign")
-  (publish "guix-offload"))
+  (for-each publish %binding))
 (let ((version (false-if-exception (module-ref (resolve-interface '(guix config)) '%guix-version))))
   (when version
     (compile "guix/scripts/offload" (string-append "for-guix-" version))))
