@@ -58,7 +58,9 @@
   (let ((output (string-append directory "/" name ".go")))
     (unless (and same-compiler? (file-exists? output) (> (time-of output) (changed)))
       (make-directories (dirname output))
-      (apply compile-file (source name) #:output-file output %optimizations))))
+      (apply compile-file (source name) #:output-file output %optimizations)
+      ;; Else the module has no variables yet, and Guile 2.2 would look in others for those that its macros refer to.
+      (save-module-excursion (lambda () (load-compiled output))))))
 
 (define (compile-all names directory)
   (set! %load-compiled-path (cons directory %load-compiled-path))
