@@ -187,8 +187,7 @@ fn what_was_compiled_for_this_guix_is_what_runs() {
            (primitive-load \"{INSTALLED}/share/guix-offload/replace.scm\"))
          (display (call-with-input-file \"/proc/self/maps\" (@ (ice-9 textual-ports) get-string-all)))"
     );
-    for (head, guile, compiled) in
-        [(HEAD, "guile", "3.0/for-guix-1.5.0"), (OLDHEAD, "guile-2.2", "2.2/for-guix-1.2.0")]
+    for (head, guile, compiled) in [(HEAD, "guile", "3.0/for-guix-1.5.0"), (OLDHEAD, "guile-2.2", "2.2/for-guix-1.2.0")]
     {
         let mapped = head.sh(&[guile, "--no-auto-compile", "-c", &script]);
         for name in ["offload", "offload/records", "offload/survey"] {
