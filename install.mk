@@ -41,7 +41,11 @@ privatedir       = $(datadir)/guix-offload
 privateccachedir = $(libdir)/guix-offload/guile
 extensionsdir    = $(datadir)/guix/extensions
 
-binding := guix-offload.scm guix-offload/foreign.scm
+# Each module after those that it uses.
+topics  := conditions handles arguments foreign cancellation machines engine request verbs jobs hook reports farm
+binding := $(topics:%=guix-offload/%.scm) guix-offload.scm
+parts   := records endings machine-file help arguments survey setup journal local
+command := $(parts:%=guix/scripts/offload/%.scm) guix/scripts/offload.scm
 scripts := compile.scm replace.scm run.scm
 
 # A file names another by a path relative to its own directory, so the whole can be moved.
@@ -54,6 +58,7 @@ fill = sed \
   -e 's|@TO_LIBDIR@|$(call relative,$(libdir),$(1))|g' \
   -e 's|@TO_PRIVATE@|$(call relative,$(privatedir),$(1))|g' \
   -e 's|@TO_PRIVATE_CCACHE@|$(call relative,$(privateccachedir),$(1))|g' \
+  -e 's|@BINDING@|$(binding:.scm=)|g' -e 's|@COMMAND@|$(command:.scm=)|g' \
   -e 's|@TO_SITE@|$(call relative,$(guilesitedir),$(1))|g' \
   -e 's|@TO_CCACHE@|$(call relative,$(guileccachedir),$(1))|g'
 
@@ -88,7 +93,7 @@ install-guile: install-library
 	$(if $(strip $(GUILE_VERSIONS)),$(install_replacement))
 
 define install_replacement
-set -e; $(foreach file,$(binding) guix/scripts/offload.scm, \
+set -e; $(foreach file,$(binding) $(command), \
   $(call fill_in,644,bindings/guile/$(file),$(privatedir)/guile/$(file));)
 set -e; $(foreach file,$(scripts),$(call fill_in,644,bindings/guile/$(file),$(privatedir)/$(file));)
 $(call fill_in,644,bindings/guile/extension.scm,$(extensionsdir)/offload.scm)
@@ -117,8 +122,8 @@ install-strip: install
 	strip --strip-unneeded $(DESTDIR)$(libdir)/libguix_offload.so.$(version) $(DESTDIR)$(libexecdir)/guix-offload
 	$(if $(filter yes,$(STATIC)),strip --strip-debug $(DESTDIR)$(libdir)/libguix_offload.a)
 
-# File by file: a directory may hold what others have put there.
-gone := compiled-by guix-offload.go guix-offload/foreign.go
+# File by file: a directory may hold what others have put there, unless it is for one version of Guix.
+gone := compiled-by $(binding:.scm=.go)
 uninstall:
 	$(list_info) --delete --info-dir=$(infodir) $(infodir)/guix-offload.info || true
 	rm -f $(addprefix $(DESTDIR),$(libdir)/libguix_offload.so.$(version) $(libdir)/$(soname) \
@@ -128,16 +133,18 @@ uninstall:
 	  $(zshdir)/_guix-offload $(fishdir)/guix-offload.fish \
 	  $(infodir)/guix-offload.info $(foreach file,$(manuals),$(call manual,$(file))) \
 	  $(addprefix $(docdir)/,LICENSE README.md CHANGELOG.md $(wildcard docs/*.md)) \
-	  $(addprefix $(privatedir)/,$(scripts) $(addprefix guile/,$(binding) guix/scripts/offload.scm)))
+	  $(addprefix $(privatedir)/,$(scripts) $(addprefix guile/,$(binding) $(command))))
 	for version in $(GUILE_VERSIONS); do \
 	  rm -f $(addprefix $(DESTDIR)$(guilesitedir)/$$version/,$(binding)); \
+	  rm -rf $(DESTDIR)$(privateccachedir)/$$version/for-guix-*; \
 	  for directory in $(DESTDIR)$(privateccachedir)/$$version \
 	    $(DESTDIR)$(guileccachedir)/$$version/site-ccache; do \
-	    rm -f $(addprefix $$directory/,$(gone)) $$directory/guix-offload/for-guix-*.go; \
+	    rm -f $(addprefix $$directory/,$(gone)); \
 	    ! [ -d $$directory/guix-offload ] || rmdir --ignore-fail-on-non-empty $$directory/guix-offload; done; \
 	  ! [ -d $(DESTDIR)$(guilesitedir)/$$version/guix-offload ] || \
 	    rmdir --ignore-fail-on-non-empty $(DESTDIR)$(guilesitedir)/$$version/guix-offload; done
-	for directory in $(docdir)/docs $(docdir) $(privatedir)/guile/guix/scripts $(privatedir)/guile/guix \
+	for directory in $(docdir)/docs $(docdir) $(privatedir)/guile/guix/scripts/offload \
+	  $(privatedir)/guile/guix/scripts $(privatedir)/guile/guix \
 	  $(privatedir)/guile/guix-offload $(privatedir)/guile $(privatedir) \
 	  $(addprefix $(privateccachedir)/,$(GUILE_VERSIONS)) $(privateccachedir); do \
 	  ! [ -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; done

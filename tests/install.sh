@@ -18,11 +18,20 @@ closed=$(find "$root" -mindepth 1 ! -type l \( ! -perm -444 -o -type d ! -perm -
 grep -rqF "$PWD" "$root/usr/local" --include='*.so*' --include='*.a' --include=guix-offload --exclude-dir=share &&
   fail "the directory of the checkout is in: $(grep -rlF "$PWD" "$root/usr/local")"
 
+# What is compiled does what its source does: a name that one module keeps from another is missed only here.
+! grep -i warning "$root.log" || fail "Guile warns of the modules"
+GUILE_LOAD_COMPILED_PATH=$root/usr/local/lib/guix-offload/guile/3.0 guile --no-auto-compile \
+  -L "$root/usr/local/share/guix-offload/guile" "$PWD/bindings/guile/tests/compiled.scm" ||
+  fail "the compiled modules do not work"
+
 # Once more changes nothing, and uninstall leaves nothing.
 compiled() { (cd "$root" && find . -name '*.go' -printf '%p %T@\n' | sort); }
 before=$(compiled)
 run install CARGO=false CC=false DESTDIR="$root" PREFIX=/usr/local
 [ "$before" = "$(compiled)" ] || fail "modules were compiled again"
+# What is compiled where Guix is.
+for_guix=$root/usr/local/lib/guix-offload/guile/3.0/for-guix-1.5.0/guix/scripts
+mkdir -p "$for_guix" && echo >"$for_guix/offload.go"
 run uninstall DESTDIR="$root" PREFIX=/usr/local
 [ -z "$(files)" ] || fail "uninstall leaves: $(files)"
 rm -rf "$root"
@@ -34,7 +43,8 @@ directories=(prefix=/p exec_prefix=/e bindir=/e/commands libdir=/e/lib64 libexec
 run install-strip DESTDIR="$root" "${directories[@]}" STATIC=no RUNPATH=no GUILE_VERSIONS=3.0
 for file in e/commands/guix-offload e/lib64/libguix_offload.so e/lib64/programs/guix-offload-guile \
   p/headers/guix-offload.h \
-  d/guix/extensions/offload.scm d/guix-offload/replace.scm m/man1/guix-offload.1 i/guix-offload.info \
+  d/guix/extensions/offload.scm d/guix-offload/replace.scm d/guix-offload/guile/guix/scripts/offload/records.scm \
+  m/man1/guix-offload.1 i/guix-offload.info \
   doc/LICENSE pc/guix-offload.pc \
   g/site/3.0/guix-offload.scm g/ccache/3.0/site-ccache/guix-offload.go \
   e/lib64/guix-offload/guile/3.0/guix-offload.go; do

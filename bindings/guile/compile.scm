@@ -2,8 +2,8 @@
 ;;
 ;; Compiles the installed modules for the Guile that runs this, the installed file.
 ;;
-;; (guix scripts offload) is full of what macros of Guix expand to, so it is compiled only where Guix is, and for that
-;; version of Guix: see replace.scm.
+;; (guix scripts offload) and its parts are full of what macros of Guix expand to, so they are compiled only where Guix
+;; is, and for that version of Guix: see replace.scm.
 (use-modules (system base compile)
              (ice-9 match)
              ((ice-9 textual-ports) #:select (get-string-all)))
@@ -14,6 +14,12 @@
 ;; For whoever uses the binding.
 (define site (string-append here "/@TO_SITE@/" (effective-version)))
 (define site-compiled (string-append here "/@TO_CCACHE@/" (effective-version) "/site-ccache"))
+
+;; Modules, each after those that it uses.  `make install` writes them in.
+(define %binding
+  (map symbol->string '(@BINDING@)))
+(define %command
+  (map symbol->string '(@COMMAND@)))
 
 (define (make-directories name)
   (unless (file-exists? name)
@@ -40,7 +46,7 @@
 (define (changed)
   "When one of the modules changed: each has macros of others in it."
   (apply max (map (lambda (name) (time-of (source name)))
-                  '("guix-offload/foreign" "guix-offload" "guix/scripts/offload"))))
+                  (append %binding %command))))
 
 ;; A module does not work with what another Guile compiled of a module whose macros it uses.
 (define compiler (string-append compiled "/compiled-by"))
@@ -48,11 +54,17 @@
   (and (file-exists? compiler)
        (string=? (version) (call-with-input-file compiler get-string-all))))
 
-(define (compile name output)
-  (let ((output (string-append compiled "/" output ".go")))
+(define (compile name directory)
+  (let ((output (string-append directory "/" name ".go")))
     (unless (and same-compiler? (file-exists? output) (> (time-of output) (changed)))
       (make-directories (dirname output))
-      (apply compile-file (source name) #:output-file output %optimizations))))
+      (apply compile-file (source name) #:output-file output %optimizations)
+      ;; Else the module has no variables yet, and Guile 2.2 would look in others for those that its macros refer to.
+      (save-module-excursion (lambda () (load-compiled output))))))
+
+(define (compile-all names directory)
+  (set! %load-compiled-path (cons directory %load-compiled-path))
+  (for-each (lambda (name) (compile name directory)) names))
 
 (define (publish name)
   (let ((output (string-append site-compiled "/" name ".go"))
@@ -65,12 +77,9 @@
 (unless same-compiler?
   (make-directories compiled)
   (call-with-output-file compiler (lambda (port) (display (version) port))))
-(compile "guix-offload/foreign" "guix-offload/foreign")
-(set! %load-compiled-path (cons compiled %load-compiled-path))
-(compile "guix-offload" "guix-offload")
+(compile-all %binding compiled)
 (when (file-exists? (string-append site "/guix-offload.scm"))
-  (publish "guix-offload/foreign")
-  (publish "guix-offload"))
+  (for-each publish %binding))
 (let ((version (false-if-exception (module-ref (resolve-interface '(guix config)) '%guix-version))))
   (when version
-    (compile "guix/scripts/offload" (string-append "for-guix-" version))))
+    (compile-all %command (string-append compiled "/for-guix-" version))))

@@ -3,7 +3,7 @@
 ;; Writes guile.texi, the sections of the manual on the Guile module, of the docstrings there.  tests/manuals.rs
 ;; compares.
 (use-modules (guix-offload)
-             ((guix-offload foreign) #:select (signatures))
+             ((guix-offload arguments) #:select (signatures))
              (ice-9 documentation)
              (ice-9 format)
              (ice-9 match)
@@ -13,7 +13,7 @@
              (srfi srfi-11)
              (texinfo string-utils))
 
-;; A section begins with the export that is named first here, in the order of the module's lists of exports.
+;; A section begins with the export that is named first here, in the order of the module's list of exports.
 (define %sections
   '((offload-free! "Handles and Errors")
     (offload-version "Version")
@@ -28,7 +28,7 @@
 (define %exports
   (match (call-with-input-file "bindings/guile/guix-offload.scm" read)
     (('define-module _ options ...)
-     (append (second (memq #:re-export options)) (second (memq #:export options))))))
+     (second (memq #:re-export options)))))
 
 (let ((interface (module-map (lambda (name _) name) (resolve-interface '(guix-offload)))))
   (unless (lset= eq? interface %exports)

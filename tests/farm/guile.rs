@@ -179,6 +179,24 @@ fn the_module_has_what_the_one_of_guix_has() {
     }
 }
 
+/// The rest would work too, interpreted, but take longer to start for each build.
+#[test]
+fn what_was_compiled_for_this_guix_is_what_runs() {
+    let script = format!(
+        "(with-fluids ((%file-port-name-canonicalization 'absolute))
+           (primitive-load \"{INSTALLED}/share/guix-offload/replace.scm\"))
+         (display (call-with-input-file \"/proc/self/maps\" (@ (ice-9 textual-ports) get-string-all)))"
+    );
+    for (head, guile, compiled) in [(HEAD, "guile", "3.0/for-guix-1.5.0"), (OLDHEAD, "guile-2.2", "2.2/for-guix-1.2.0")]
+    {
+        let mapped = head.sh(&[guile, "--no-auto-compile", "-c", &script]);
+        for name in ["offload", "offload/records", "offload/survey"] {
+            let file = format!("{INSTALLED}/lib/guix-offload/guile/{compiled}/guix/scripts/{name}.go");
+            assert!(mapped.contains(&file), "{file} is not in\n{mapped}");
+        }
+    }
+}
+
 /// Whoever loads the binding keeps Guix's own command.
 #[test]
 fn the_binding_replaces_nothing() {

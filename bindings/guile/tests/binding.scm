@@ -4,8 +4,12 @@
 ;; load path, GUIX_OFFLOAD_LIBRARY set, and the header's name as argument: guile binding.scm HEADER
 (load "runner.scm")
 (use-modules (guix-offload)
-             ((guix-offload foreign) #:select (make-handle signatures name-of))
+             ((guix-offload arguments) #:select (signatures))
+             ((guix-offload foreign) #:select (name-of))
+             ((guix-offload handles) #:select (make-handle))
+             ((guix-offload verbs) #:select (reply-name))
              ((system foreign) #:select (make-pointer))
+             (ice-9 ftw)
              (ice-9 match)
              (ice-9 rdelim)
              (ice-9 regex)
@@ -51,6 +55,13 @@
       (system* "ssh-keygen" "-q" "-t" "ed25519" "-N" "" "-f" file))
     file))
 
+(define (with-signing-key thunk)
+  "Call THUNK while this host has a signing key."
+  (dynamic-wind
+    (lambda () (write-file "signing-key.pub" "(public-key (ecc (curve Ed25519) (q #AB#)))"))
+    thunk
+    (lambda () (delete-file (in-directory "signing-key.pub")))))
+
 (define engine
   (make-offload-engine #:state %directory #:configuration %directory #:daemon-socket (in-directory "socket")
                        #:idle-limit 5))
@@ -58,10 +69,11 @@
 (test-begin "binding")
 
 (test-assert "every function of the header is bound"
-  (let* ((directory (dirname (search-path %load-path "guix-offload.scm")))
+  (let* ((directory (dirname (search-path %load-path "guix-offload/foreign.scm")))
          (text (lambda (file) (call-with-input-file file get-string-all)))
-         (bound (string-append (text (string-append directory "/guix-offload.scm"))
-                               (text (string-append directory "/guix-offload/foreign.scm"))))
+         (bound (string-concatenate
+                 (map (lambda (name) (text (string-append directory "/" name)))
+                      (scandir directory (lambda (name) (string-suffix? ".scm" name))))))
          (functions (map (lambda (match) (match:substring match 1))
                          (list-matches "(guix_offload_[a-z_]+)\\(" (text (second (command-line))))))
          (unbound (remove (lambda (name)
@@ -266,7 +278,7 @@ both, and a thunk."
 
 (test-equal "a value that a newer library may add to an enum is unknown"
   '(accept unknown unknown)
-  (map (lambda (number) (name-of (@@ (guix-offload) reply-name) number)) '(2 -1 1000)))
+  (map (lambda (number) (name-of reply-name number)) '(2 -1 1000)))
 
 (test-equal "everything that is exported has a docstring"
   '()
@@ -425,12 +437,17 @@ both, and a thunk."
             (offload-drain-machine! engine machines "nobody")))))
 
 (test-equal "what is cancelled fails"
-  '(cancelled cancelled)
+  '(cancelled cancelled cancelled cancelled)
   (let ((cancellation (make-offload-cancellation))
         (request (make-offload-request "x86_64-linux" %derivation)))
     (offload-cancel! cancellation)
     (list (guix-offload-error-code (failure (offload-connect engine (away) cancellation)))
-          (guix-offload-error-code (failure (offload-choose engine (list (away)) request cancellation))))))
+          (guix-offload-error-code (failure (offload-choose engine (list (away)) request cancellation)))
+          (guix-offload-error-code (failure (offload-scan-machine engine "127.0.0.1:1" #:cancellation cancellation)))
+          (with-signing-key
+           (lambda ()
+             (guix-offload-error-code
+              (failure (offload-authorize-machine engine (away) #:cancellation cancellation))))))))
 
 (test-equal "connecting to a machine that is away fails"
   'configuration
@@ -455,8 +472,14 @@ both, and a thunk."
     (listen server 50)
     server))
 
+(define silent-port
+  (sockaddr:port (getsockname silent-server)))
+
+(define silent-host
+  (string-append "127.0.0.1:" (number->string silent-port)))
+
 (define (silent)
-  (make-offload-machine "127.0.0.1" "root" %key #:port (sockaddr:port (getsockname silent-server))
+  (make-offload-machine "127.0.0.1" "root" %key #:port silent-port
                         #:systems '("x86_64-linux") #:private-key (write-private-key)))
 
 (define (interrupted thunk)
@@ -480,7 +503,7 @@ both, and a thunk."
       noticed?)))
 
 (test-equal "a call that blocks notices signals, and is cancelled by a handler that does not return"
-  '(#t #t #t #t #t #t)
+  '(#t #t #t #t #t #t #t #t)
   (let ((request (make-offload-request "x86_64-linux" %derivation))
         (slow (write-file "slow.scm" "(begin (sleep 60) (list))"))
         (hook (make-offload-hook engine))
@@ -491,6 +514,9 @@ both, and a thunk."
                (lambda () (offload-test-machines engine (list (silent))))
                (lambda () (offload-machines-status engine (list (silent))))
                (lambda () (offload-load-machines slow))
+               (lambda () (offload-scan-machine engine silent-host))
+               (lambda ()
+                 (with-signing-key (lambda () (offload-authorize-machine engine (silent)))))
                (lambda ()
                  (offload-serve-hook hook (fileno (car ends)) (fileno (cdr ends)) 1 (make-offload-cancellation)))))))
 
