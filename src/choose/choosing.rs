@@ -264,6 +264,8 @@ impl Candidates {
                 let message = format!("it has not answered for {ms} ms, and another machine has");
                 let reason = Error::new(ErrorKind::Unavailable, message).on_machine(&machine.name);
                 observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+                // Nobody has waited to see whether it is slow or away: builds need not, an administrator can.
+                let reason = reason.hint("if it goes on, see what is wrong with it: guix-offload test");
                 self.resources.histories.note_unanswered(machine, waited, &reason);
             }
         }

@@ -320,6 +320,11 @@ fn a_machine_that_does_not_answer_holds_nobody_up_and_is_remembered_for_it() {
     assert_eq!(scene.doubles.take_machines(Step::Start), ["a", "b", "a", "b"]);
     chosen(&mut scene);
     assert_eq!(scene.doubles.take_machines(Step::Start), ["b"], "twice in a row is enough");
+    let (standings, _) = scene.candidates.standings();
+    let left_alone = standings.iter().find_map(|standing| standing.left_alone.as_ref()).expect("one is left alone");
+    assert!(left_alone.reason.starts_with("it has not answered for "), "{}", left_alone.reason);
+    let hint = "if it goes on, see what is wrong with it: guix-offload test";
+    assert_eq!(left_alone.hint.as_deref(), Some(hint));
 }
 
 fn state(scene: &Scene) -> std::path::PathBuf {

@@ -50,6 +50,7 @@ pub use held::Held;
 pub use limits::Limits;
 pub use probe::Answer;
 pub use rounds::build_all_rounds;
+pub use shell::quoted;
 pub use survey::Survey;
 pub use trust::{TEXT as TRUST_TEXT, explain_untrusted};
 

@@ -101,7 +101,7 @@ fn no_answer(text: &str, said: &str, machine: &BuildMachine, store: &StoreDir) -
     let (name, user, store) = (&machine.name, &machine.user, store.as_str());
     if value(text, "storeless").is_some() {
         return Error::new(ErrorKind::NoGuix, format!("Guix is not installed on '{name}': there is no {store}"))
-            .hint(format!("install Guix on '{name}', or take that machine out of the machine file"));
+            .hint(format!("install Guix on '{name}', or leave it out of the machine file"));
     }
     Error::new(
         ErrorKind::Unavailable,

@@ -10,6 +10,7 @@ use guix_offload::ground::cancel::Cancel;
 use guix_offload::ground::directories::Directories;
 use guix_offload::machine::file;
 
+use crate::broken;
 use crate::hosts::configure_ssh;
 use crate::lab::{Host, Undo, lab};
 use crate::machines::{Machine, quoted};
@@ -94,6 +95,8 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
     );
     std::fs::write(&file, text).unwrap();
 
+    // The first connection leaves a text that the database lists (src/remote/trust.rs): in the store that comes back.
+    run(C, &["status", "/etc/guix/machines.scm", "^w1$"]);
     // w1 has a full store, w2 does not know our key, w3 drops all packets.
     W1.sh(&["mount", "-t", "tmpfs", "-o", "size=50m", "full", "/mnt"]);
     W1.sh(&["mount", "--bind", "/mnt", "/gnu/store"]);
@@ -124,7 +127,17 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
             [C, GUILE].map(|program| scope.spawn(ask(program, arguments))).map(|asked| asked.join().unwrap())
         })
     };
-    let (tests, tables, reports) = (both(&["test"]), both(&["status"]), both(&["status", "--json"]));
+    // What else waits for w3 does so meanwhile.
+    let (tests, tables) = std::thread::scope(|scope| {
+        let explained = scope.spawn(|| broken::a_build_that_no_machine_takes_is_explained(&address));
+        let tests = both(&["test"]);
+        explained.join().unwrap();
+        let described = ["scan", "authorize"].map(|command| scope.spawn(|| broken::is_away(&[command, "w3"])));
+        let tables = both(&["status"]);
+        described.into_iter().for_each(|thread| thread.join().unwrap());
+        (tests, tables)
+    });
+    let reports = both(&["status", "--json"]);
 
     for (passed, _, said) in tests {
         assert!(!passed, "{said}");
@@ -148,7 +161,7 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         );
     }
 
-    commands_that_wait_for_no_machine_go_on(&address);
+    broken::commands_that_wait_for_no_machine_go_on(&address);
     for (all_reached, table, said) in tables {
         assert!(!all_reached && said.contains("getting status of 6 build machines"), "{said}");
         let line = |name: &str| {
@@ -182,51 +195,11 @@ fn every_machine_says_what_is_wrong_with_it_while_others_go_on() {
         assert!(!all_reached && said.is_empty() && report.lines().count() == 1, "{report}{said}");
         assert!(serde_json::from_str::<serde_json::Value>(&report).is_ok(), "{report}");
         assert_eq!(report.matches("\"reachable\": false").count(), 3, "{report}");
-        // 50 MiB, less a page if this is the first connection to w1 that leaves its text there (src/remote/trust.rs).
         assert_says(
             &report,
-            &["\"name\": \"w1\"", "\"state\": \"low on space\"", "\"freeSpace\": 5242", "\"state\": \"ready\""],
+            &["\"name\": \"w1\"", "\"state\": \"low on space\"", "\"freeSpace\": 52428800,", "\"state\": \"ready\""],
         );
     }
-}
-
-/// `docs/broken-machines.md` shows this. Nothing here waits for w3, which drops all packets.
-#[track_caller]
-fn commands_that_wait_for_no_machine_go_on(address: &str) {
-    let begun = Instant::now();
-    let bin: &[&str] = &["/opt/guix-offload/bin/guix-offload"];
-    let says = |arguments: &[&str], status: i32, expected: &[&str]| {
-        let output = HEAD.run(&[bin, arguments].concat());
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
-        assert_says(&said, expected);
-        if arguments.contains(&"--json") {
-            assert!(serde_json::from_str::<serde_json::Value>(&said).is_ok(), "{arguments:?}: {said}");
-        }
-    };
-    // No machine is asked, so nothing is wrong with the file.
-    says(&["check"], 0, &["/etc/guix/machines.scm: 6 machines, 0 errors, 0 warnings\n"]);
-    says(&["explain", "x86_64-linux"], 0, &["answer: accept: ", "\n1 ", "w3:22 ", "127.0.0.1:1 "]);
-    says(&["explain", "x86_64-linux", "--json"], 0, &["\"reply\": \"accept\""]);
-    says(&["drain", "w3"], 0, &["'w3' gets no new builds; it has none now\n"]);
-    says(&["drained", "--json"], 0, &["\"name\": \"w3\""]);
-    says(&["resume", "w3"], 0, &["'w3' gets builds again\n"]);
-
-    // ssh knows their keys: these machines are logged in to.
-    let hosts = [W1, W2].map(|host| format!("{} {}", host.0, host.sh(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"])));
-    let known_hosts = HEAD.file("/root/.ssh/known_hosts");
-    std::fs::create_dir_all(known_hosts.parent().unwrap()).unwrap();
-    std::fs::write(&known_hosts, hosts.concat()).unwrap();
-    let _undo = Undo(|| drop(std::fs::remove_file(&known_hosts)));
-    let full = ";; warning: it is low on disk space (50.0 MiB free)\n;; hint: free some space there: ssh root@w1 ";
-    says(&["scan", "w1", "--key=/etc/guix/offload_key"], 0, &[full, "(parallel-builds "]);
-    says(&["scan", "w1", "--key=/etc/guix/offload_key", "--json"], 0, &["\"state\":\"low on space\""]);
-    says(&["scan", "127.0.0.1:1"], 1, &["error: cannot connect to '127.0.0.1', port 1: Connection refused\nhint: "]);
-    says(&["scan", address], 1, &[";; Nobody has confirmed this key yet.\n", "--accept=SHA256:"]);
-    says(&["authorize", "w2"], 1, &["key of this host, not authorized yet on 'w2':\n", "say --yes\n"]);
-    says(&["authorize", "127.0.0.1"], 1, &["Connection refused\nhint: check that "]);
-    says(&["authorize", address], 1, &["but the machine file says SHA256:", "hint: if the machine was installed anew"]);
-    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -403,5 +376,8 @@ fn a_machine_without_guix_is_told_as_that() {
                 "  error: Guix is not installed on 'w1': there is no /gnu/store\n  hint: install Guix on 'w1', or ",
             ],
         );
+        let (passed, printed, said) = run(program, &["authorize", "w1", "--yes"]);
+        assert!(!passed && printed.is_empty(), "{printed}{said}");
+        assert_says(&said, &["error: Guix is not installed on 'w1': there is no /gnu/store\nhint: install Guix "]);
     }
 }

@@ -5,6 +5,7 @@
 
 mod abi;
 mod administration;
+mod broken;
 mod builds;
 mod collected;
 mod commands;

@@ -227,7 +227,7 @@ impl Outcome {
     ///
     /// ```text
     /// {"schema": 1, "name": ..., "ourKey": ..., "theirKey": ..., "authorizedThere": ..., "authorizedHere": ...,
-    ///  "tested": ..., "error": ...}
+    ///  "tested": ..., "error": ..., "hint": ...}
     /// ```
     pub fn json(&self) -> String {
         #[derive(Serialize)]
@@ -240,6 +240,7 @@ impl Outcome {
             authorized_here: bool,
             tested: bool,
             error: Option<String>,
+            hint: Option<&'a str>,
         }
         let Exchange { machine, keys: Keys { ours, theirs }, accepted_there, accepted_here } = &self.exchange;
         let document = Document {
@@ -250,6 +251,7 @@ impl Outcome {
             authorized_here: *accepted_here,
             tested: self.tested,
             error: self.report.failure.as_ref().map(Error::to_string),
+            hint: self.report.failure.as_ref().and_then(Error::hint_text),
         };
         document_of(&document)
     }
@@ -283,6 +285,21 @@ mod tests {
         );
         assert!(json["theirKey"].as_str().unwrap().contains("Ours") && json["error"].is_string());
         assert_eq!(Outcome { tested: true, ..outcome(true, true) }.text(), "said\n");
+    }
+
+    #[test]
+    fn what_is_to_be_done_about_the_error_is_in_the_json_too() {
+        let mut outcome = outcome(true, true);
+        let full = Error::new(ErrorKind::Unavailable, "it is low on disk space").hint("free some space there");
+        outcome.report.failure = Some(full);
+        let json: serde_json::Value = serde_json::from_str(&outcome.json()).unwrap();
+        assert_eq!(
+            (&json["error"], &json["hint"]),
+            (&"it is low on disk space".into(), &"free some space there".into())
+        );
+        outcome.report.failure = None;
+        let json: serde_json::Value = serde_json::from_str(&outcome.json()).unwrap();
+        assert!(json["error"].is_null() && json.get("hint").is_some_and(|hint| hint.is_null()), "{json}");
     }
 
     #[test]

@@ -67,6 +67,33 @@ fn why_a_machine_has_no_room_is_told_once() {
 }
 
 #[test]
+fn a_machine_that_was_full_when_it_was_seen_last_says_what_to_do() {
+    let seen = |free, unsuitable: &str| {
+        let standing = Standing {
+            machine: machine("full"),
+            taken: Some(0),
+            waiting: 0,
+            load: None,
+            free_space: Some(free),
+            memory: None,
+            unsuitable: Some(unsuitable.into()),
+            missing: None,
+            rate: None,
+            sending: 0.0,
+            cost: 1.0,
+            left_alone: None,
+        };
+        let notes = against(&standing, &Requirements { system: "x86_64-linux".into(), features: Vec::new() });
+        let note = notes.last().expect("a note");
+        assert_eq!(note.text, format!("as it was seen last: {unsuitable}"));
+        note.hint.clone()
+    };
+    let hint = seen(1 << 20, "it is low on disk space (1.0 MiB free)").expect("a hint");
+    assert!(hint.starts_with("free some space there: ssh ") && hint.ends_with("@full guix gc -F 1G"), "{hint}");
+    assert_eq!(seen(1 << 40, "it is overloaded (normalized load 0.90, threshold 0.80)"), None);
+}
+
+#[test]
 fn what_counts_against_each_machine_is_told() {
     let mut machines: Vec<_> = ["drained", "away", "full", "loaded", "good", "none", "other"].map(foreign).into();
     machines[5].parallel_builds = 0;

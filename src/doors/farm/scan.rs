@@ -13,7 +13,7 @@ use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
 use crate::ground::error::{Error, ErrorKind, Result};
 use crate::machine::{BuildMachine, HostKey, default_private_key, file};
-use crate::remote::{Limits, Survey};
+use crate::remote::{Limits, Survey, quoted};
 use crate::report::json::document_of;
 use crate::ssh::shown_host_key;
 
@@ -63,7 +63,7 @@ pub fn scan(directories: &Directories, question: &Question, cancel: &Cancel) -> 
     let confirmed = is_confirmed(&machine, question, &fingerprint, verdict)?;
     let mut report = Report::new(machine, directories);
     if !confirmed {
-        report.failure = Some(unconfirmed(&report.machine, &fingerprint));
+        report.failure = Some(unconfirmed(&report.machine, question, &fingerprint));
         return Ok(Scan { report, fingerprint, verdict, confirmed });
     }
     match look_at(directories, &mut report.machine, question, cancel) {
@@ -133,8 +133,16 @@ fn is_confirmed(machine: &BuildMachine, question: &Question, shown: &str, verdic
         (Verdict::Known, None) => Ok(true),
         (Verdict::Unknown, None) => Ok(false),
         (Verdict::Differs, None) => {
-            Err(refuse(format!("the host key of '{name}' is {shown}, but ssh knows '{name}' under another one"))
-                .hint("if the machine was installed anew, see ssh-keygen -R; if not, somebody may be in between"))
+            let entry = match machine.port {
+                BuildMachine::DEFAULT_PORT => name.clone(),
+                port => quoted(&format!("[{name}]:{port}")),
+            };
+            Err(refuse(format!("the host key of '{name}' is {shown}, but ssh knows '{name}' under another one")).hint(
+                format!(
+                    "if the machine was installed anew, run: ssh-keygen -R {entry}, and scan it again; if not, \
+                     somebody may be in between"
+                ),
+            ))
         }
     }
 }
@@ -149,11 +157,13 @@ fn listing(machine: &BuildMachine) -> String {
     format!("ssh-keygen -l -f /etc/ssh/ssh_host_{name}_key.pub")
 }
 
-fn unconfirmed(machine: &BuildMachine, fingerprint: &str) -> Error {
+fn unconfirmed(machine: &BuildMachine, question: &Question, fingerprint: &str) -> Error {
     let name = &machine.name;
     let port = if machine.port == BuildMachine::DEFAULT_PORT { String::new() } else { format!(":{}", machine.port) };
     let host = if name.contains(':') { format!("[{name}]{port}") } else { format!("{name}{port}") };
-    let command = format!("guix-offload scan {host} {} --accept={fingerprint}", machine.user);
+    let key = question.private_key.as_ref().map(|file| format!(" --key={}", quoted(&file.to_string_lossy())));
+    let key = key.unwrap_or_default();
+    let command = format!("guix-offload scan {host} {} --accept={fingerprint}{key}", machine.user);
     Error::new(ErrorKind::HostKey, format!("ssh does not know '{name}', so nobody has confirmed its host key"))
         .on_machine(name)
         .hint(format!("if '{}' prints the same fingerprint on '{name}' itself, run: {command}", listing(machine)))

@@ -69,13 +69,28 @@ fn the_form_is_what_a_machine_file_takes() {
 fn an_unconfirmed_key_says_what_to_do_next() {
     let mut report = reports().remove(2);
     report.machine = BuildMachine { private_key: "".into(), systems: vec![], ..report.machine };
-    report.failure = Some(unconfirmed(&report.machine, "SHA256:abc"));
+    report.failure = Some(unconfirmed(&report.machine, &question("away"), "SHA256:abc"));
     let scan = Scan { report, fingerprint: "SHA256:abc".into(), verdict: Verdict::Unknown, confirmed: false };
     let text = scan.text();
     assert!(text.contains(";; Nobody has confirmed this key yet.\n"), "{text}");
     assert!(text.contains("ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub"), "{text}");
     assert!(text.contains("guix-offload scan away root --accept=SHA256:abc\n"), "{text}");
     assert!(!text.contains("private-key") && !text.contains("parallel-builds"), "{text}");
+    // The key that was named is still needed then.
+    let asked = Question { private_key: Some("/a b/key".into()), ..question("away") };
+    let error = unconfirmed(&scan.report.machine, &asked, "SHA256:abc");
+    let command = "guix-offload scan away root --accept=SHA256:abc --key='/a b/key'";
+    assert!(error.hint_text().unwrap().ends_with(command), "{:?}", error.hint_text());
+}
+
+#[test]
+fn a_key_that_ssh_knows_otherwise_says_how_to_forget_it() {
+    for (host, entry) in [("w1", "w1"), ("w1:2222", "'[w1]:2222'"), ("2001:db8::1", "2001:db8::1")] {
+        let machine = BuildMachine { host_key: key(), ..described(&question(host)).unwrap() };
+        let error = is_confirmed(&machine, &question(host), "SHA256:abc", Verdict::Differs).unwrap_err();
+        let hint = error.hint_text().unwrap();
+        assert!(hint.contains(&format!("run: ssh-keygen -R {entry}, and scan it again;")), "{hint}");
+    }
 }
 
 #[test]
