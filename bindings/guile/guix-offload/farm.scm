@@ -42,6 +42,7 @@
 (define-foreign journal-log int "guix_offload_journal_log" 'out 'engine size_t 'out)
 (define-foreign journal-stats int "guix_offload_journal_stats" 'out 'engine 'out)
 (define-foreign journal-metrics int "guix_offload_journal_metrics" 'out 'engine 'out)
+
 (define (call-for-report procedure engine machines answered cancellation)
   (define (ask answered)
     (call-with-machines machines
