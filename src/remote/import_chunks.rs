@@ -9,8 +9,8 @@ use crate::ground::words::{put_string, read_fully};
 /// Size of the chunks, in bytes: the daemon asks for this much at once.
 pub const CHUNK: usize = 32 << 10;
 
-/// Largest part of an item in a segment, in bytes. With 4 MiB, what is compressed by itself is at most 2 % larger than
-/// as a part of the whole; with 1 MiB, up to 8 %.
+/// Largest part of an item in a segment, in bytes. With 4 MiB, text that is compressed by itself was 2 % larger than as
+/// a part of the whole, and programs less; with 1 MiB, 8 %.
 const SEGMENT: usize = 4 << 20;
 
 /// Least size of a segment that ends before an item, in bytes: small items have one together.

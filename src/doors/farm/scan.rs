@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::ssh_known::{Known, Verdict};
+use super::ssh_known::{Known, Verdict, name_of};
 use super::{MachineState, Report, connect, text};
 use crate::ground::cancel::Cancel;
 use crate::ground::directories::Directories;
@@ -133,10 +133,8 @@ fn is_confirmed(machine: &BuildMachine, question: &Question, shown: &str, verdic
         (Verdict::Known, None) => Ok(true),
         (Verdict::Unknown, None) => Ok(false),
         (Verdict::Differs, None) => {
-            let entry = match machine.port {
-                BuildMachine::DEFAULT_PORT => name.clone(),
-                port => quoted(&format!("[{name}]:{port}")),
-            };
+            let known = name_of(machine);
+            let entry = if known == *name { known } else { quoted(&known) };
             Err(refuse(format!("the host key of '{name}' is {shown}, but ssh knows '{name}' under another one")).hint(
                 format!(
                     "if the machine was installed anew, run: ssh-keygen -R {entry}, and scan it again; if not, \

@@ -41,10 +41,7 @@ pub struct Known {
 impl Known {
     /// Asks ssh-keygen. Where there is none, no key is known. Fails if it has not said all: the rest may revoke a key.
     pub fn of(machine: &BuildMachine, cancel: &Cancel) -> Result<Self> {
-        let name = match machine.port {
-            BuildMachine::DEFAULT_PORT => machine.name.clone(),
-            port => format!("[{}]:{port}", machine.name),
-        };
+        let name = name_of(machine);
         let mut known = Known::default();
         for file in [None, Some(GLOBAL_FILE)] {
             let mut command = command();
@@ -83,6 +80,14 @@ impl Known {
             () if self.types().any(|known| known == key.algorithm()) => Verdict::Differs,
             () => Verdict::Unknown,
         }
+    }
+}
+
+/// Returns the name under which ssh knows `machine`.
+pub fn name_of(machine: &BuildMachine) -> String {
+    match machine.port {
+        BuildMachine::DEFAULT_PORT => machine.name.clone(),
+        port => format!("[{}]:{port}", machine.name),
     }
 }
 
