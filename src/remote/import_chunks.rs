@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use crate::ground::words::{put_string, read_fully};
 
 /// Size of the chunks, in bytes: the daemon asks for this much at once.
-pub const CHUNK: usize = 32 << 10;
+const CHUNK: usize = 32 << 10;
 
 /// Largest part of an item in a segment, in bytes. With 4 MiB, text that is compressed by itself was 2 % larger than as
 /// a part of the whole, and programs less; with 1 MiB, 8 %.
@@ -73,7 +73,9 @@ impl<'a> ImportChunks<'a> {
             }
             if self.in_item == SEGMENT {
                 self.in_item = 0;
-                return (length, true);
+                if taken + length > 0 {
+                    return (length, true);
+                }
             }
             let word = WORD.min(most - length);
             length += word;
@@ -149,7 +151,16 @@ mod tests {
         assert_eq!(contents(&taken), [7; 2 * CHUNK]);
         assert!(!chunks.take(&mut taken, 2 * CHUNK).unwrap());
         assert_eq!(contents(&taken), [7; 3 * CHUNK + 5]);
-        let mut nothing = Vec::new();
+        // What ends with the segment leaves nothing of it for the next call.
+        let mut archive = io::repeat(7).take(SEGMENT as u64 + 5);
+        let (mut chunks, mut taken) = (ImportChunks::new(&mut archive), Vec::new());
+        assert!(chunks.take(&mut taken, SEGMENT).unwrap());
+        taken.clear();
+        assert!(!chunks.take(&mut taken, SEGMENT).unwrap());
+        assert_eq!(contents(&taken), [7; 5]);
+
+        let mut archive = io::empty();
+        let (mut chunks, mut nothing) = (ImportChunks::new(&mut archive), Vec::new());
         assert!(!chunks.take(&mut nothing, CHUNK).unwrap() && nothing.is_empty());
     }
 }
