@@ -23,6 +23,17 @@ const START: [u8; 32] = *b"\x01\0\0\0\0\0\0\0\x0d\0\0\0\0\0\0\0nix-archive-1\0\0
 /// Size of the words of a bundle, in bytes: an item begins at a multiple of it.
 const WORD: usize = 8;
 
+/// What comes after the chunks that were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// More of the segment.
+    Chunk,
+    /// Another segment.
+    Segment,
+    /// Nothing.
+    End,
+}
+
 /// The chunks of an import. Each is a length, the bytes, and zero bytes up to a multiple of 8, as the daemon wants it.
 pub struct ImportChunks<'a> {
     archive: &'a mut dyn Read,
@@ -30,58 +41,67 @@ pub struct ImportChunks<'a> {
     ahead: Vec<u8>,
     /// How many bytes were taken since an item began, or since the last segment within it ended.
     in_item: usize,
+    /// How many bytes of the segment were taken.
+    in_segment: usize,
 }
 
 impl<'a> ImportChunks<'a> {
     /// Returns the chunks of `archive`.
     pub fn new(archive: &'a mut dyn Read) -> Self {
-        ImportChunks { archive, ahead: Vec::new(), in_item: 0 }
+        ImportChunks { archive, ahead: Vec::new(), in_item: 0, in_segment: 0 }
     }
 
-    /// Appends chunks with at least `most` bytes to `chunks`, or those up to the end of the segment. Returns whether
-    /// there are more.
-    pub fn take(&mut self, chunks: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+    /// Appends chunks with at least `most` bytes to `chunks`, or those up to the end of the segment.
+    pub fn take(&mut self, chunks: &mut Vec<u8>, most: usize) -> io::Result<Next> {
         let mut taken = 0;
         loop {
             let old = self.ahead.len();
             self.ahead.resize(CHUNK + START.len(), 0);
             let read = read_fully(self.archive, &mut self.ahead[old..])?;
             self.ahead.truncate(old + read);
-            let (length, is_last) = self.next(taken);
-            if length > 0 {
-                put_string(chunks, &self.ahead[..length]);
-                self.ahead.drain(..length);
-                taken += length;
+            if self.ahead.is_empty() {
+                return Ok(Next::End);
             }
-            if is_last || taken >= most || self.ahead.is_empty() {
-                return Ok(!self.ahead.is_empty());
+            if self.segment_ends(0) {
+                (self.in_item, self.in_segment) = (0, 0);
+                return Ok(Next::Segment);
             }
+            if taken >= most {
+                return Ok(Next::Chunk);
+            }
+            let length = self.next_chunk();
+            put_string(chunks, &self.ahead[..length]);
+            self.ahead.drain(..length);
+            taken += length;
         }
     }
 
-    /// Returns the length of the next chunk of a segment of which `taken` bytes were taken, and whether the segment
-    /// ends there.
-    fn next(&mut self, taken: usize) -> (usize, bool) {
+    /// Returns the length of the next chunk, and counts its bytes.
+    fn next_chunk(&mut self) -> usize {
         let most = self.ahead.len().min(CHUNK);
         let mut length = 0;
-        while length < most {
-            if self.ahead[length..].starts_with(&START) {
+        while length < most && !self.segment_ends(length) {
+            if self.item_begins(length) {
                 self.in_item = 0;
-                if taken + length >= LEAST {
-                    return (length, true);
-                }
-            }
-            if self.in_item == SEGMENT {
-                self.in_item = 0;
-                if taken + length > 0 {
-                    return (length, true);
-                }
             }
             let word = WORD.min(most - length);
             length += word;
             self.in_item += word;
+            self.in_segment += word;
         }
-        (length, false)
+        length
+    }
+
+    /// Returns whether the segment ends before the byte `at` of what was read ahead. All before it are counted.
+    fn segment_ends(&self, at: usize) -> bool {
+        match self.item_begins(at) {
+            true => self.in_segment >= LEAST,
+            false => self.in_item >= SEGMENT,
+        }
+    }
+
+    fn item_begins(&self, at: usize) -> bool {
+        self.ahead[at..].starts_with(&START)
     }
 }
 
@@ -102,11 +122,12 @@ mod tests {
         let (mut chunks, mut segments) = (ImportChunks::new(&mut archive), Vec::new());
         loop {
             let mut segment = Vec::new();
-            let more = chunks.take(&mut segment, usize::MAX).unwrap();
+            let next = chunks.take(&mut segment, usize::MAX).unwrap();
             segments.push(contents(&segment));
-            if !more {
+            if next == Next::End {
                 break;
             }
+            assert_eq!(next, Next::Segment);
         }
         assert!(segments.concat() == bundle, "{items:?}");
         segments
@@ -147,20 +168,37 @@ mod tests {
     fn as_many_chunks_are_taken_as_are_wanted() {
         let mut archive = io::repeat(7).take(3 * CHUNK as u64 + 5);
         let (mut chunks, mut taken) = (ImportChunks::new(&mut archive), Vec::new());
-        assert!(chunks.take(&mut taken, 2 * CHUNK).unwrap());
+        assert_eq!(chunks.take(&mut taken, 2 * CHUNK).unwrap(), Next::Chunk);
         assert_eq!(contents(&taken), [7; 2 * CHUNK]);
-        assert!(!chunks.take(&mut taken, 2 * CHUNK).unwrap());
+        assert_eq!(chunks.take(&mut taken, 2 * CHUNK).unwrap(), Next::End);
         assert_eq!(contents(&taken), [7; 3 * CHUNK + 5]);
-        // What ends with the segment leaves nothing of it for the next call.
-        let mut archive = io::repeat(7).take(SEGMENT as u64 + 5);
-        let (mut chunks, mut taken) = (ImportChunks::new(&mut archive), Vec::new());
-        assert!(chunks.take(&mut taken, SEGMENT).unwrap());
-        taken.clear();
-        assert!(!chunks.take(&mut taken, SEGMENT).unwrap());
-        assert_eq!(contents(&taken), [7; 5]);
 
         let mut archive = io::empty();
         let (mut chunks, mut nothing) = (ImportChunks::new(&mut archive), Vec::new());
-        assert!(!chunks.take(&mut nothing, CHUNK).unwrap() && nothing.is_empty());
+        assert_eq!(chunks.take(&mut nothing, CHUNK).unwrap(), Next::End);
+        assert!(nothing.is_empty());
+    }
+
+    #[test]
+    fn a_segment_ends_where_it_ends_however_it_is_taken() {
+        for size in [SEGMENT / 2, SEGMENT, 3 * SEGMENT + 1] {
+            for most in [1, CHUNK, 5 * CHUNK, SEGMENT, usize::MAX] {
+                let mut archive = io::repeat(7).take(size as u64);
+                let (mut chunks, mut segments) = (ImportChunks::new(&mut archive), vec![0]);
+                loop {
+                    let mut taken = Vec::new();
+                    let next = chunks.take(&mut taken, most).unwrap();
+                    assert!(!taken.is_empty());
+                    *segments.last_mut().unwrap() += contents(&taken).len();
+                    match next {
+                        Next::Chunk => {}
+                        Next::Segment => segments.push(0),
+                        Next::End => break,
+                    }
+                }
+                assert_eq!(segments.pop(), Some((size - 1) % SEGMENT + 1), "{most} of {size}");
+                assert!(segments.iter().all(|size| *size == SEGMENT), "{segments:?}");
+            }
+        }
     }
 }

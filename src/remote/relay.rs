@@ -26,11 +26,11 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use zstd::stream::copy_encode;
+use zstd::stream::write::Encoder;
 
 use super::compressed_forms::CompressedForms;
 use super::compression::CompressionPolicy;
-use super::import_chunks::ImportChunks;
+use super::import_chunks::{ImportChunks, Next};
 use super::import_reply::ImportReply;
 use crate::daemon::Stream;
 use crate::ground::error::{Error, ErrorKind, IoContext, Result};
@@ -44,7 +44,7 @@ const MARK: &str = "guix-offload-relay: ";
 /// Most output before the relay's first own line, in bytes.
 const MAX_PREAMBLE: u64 = 64 << 10;
 
-/// Amount that is handed to the connection at once if it is not compressed, in bytes.
+/// Amount that is handed to the connection or the compressor at once, in bytes.
 const GROUP: usize = 512 << 10;
 
 /// The integer that comes before compressed chunks, instead of a length.
@@ -217,30 +217,57 @@ impl Relay {
         let forms = CompressedForms::shared();
         let mut chunks = ImportChunks::new(archive);
         let mut group = Vec::with_capacity(GROUP);
-        let mut more = true;
-        while more && !self.is_answered()? {
+        let mut next = Next::Segment;
+        while next != Next::End && !self.is_answered()? {
             group.clear();
-            let level = policy.level();
-            more = chunks.take(&mut group, if level.is_some() { usize::MAX } else { GROUP })?;
-            match level {
-                Some(level) => write_compressed(&mut channel, &forms, &group, level)?,
-                None => channel.write_all(&group)?,
-            }
-            policy.note(group.len(), Instant::now());
+            let sent;
+            (next, sent) = match policy.level() {
+                Some(level) => send_compressed(&mut channel, &forms, &mut chunks, &mut group, level)?,
+                None => {
+                    let next = chunks.take(&mut group, GROUP)?;
+                    channel.write_all(&group)?;
+                    (next, group.len())
+                }
+            };
+            policy.note(sent, Instant::now());
         }
         channel.write_all(&0u64.to_le_bytes())
     }
 }
 
-/// Writes `chunks`, compressed at `level`. Takes the form that another import has made of them, if there is one.
-fn write_compressed(channel: &mut Channel, forms: &Arc<CompressedForms>, chunks: &[u8], level: i32) -> io::Result<()> {
+/// Sends what remains of a segment of `chunks`, compressed at `level`. Takes the form that another import has made of
+/// it, if there is one. Returns what comes after it, and its length before it was compressed. `group` is an empty
+/// buffer.
+fn send_compressed(
+    channel: &mut Channel,
+    forms: &Arc<CompressedForms>,
+    chunks: &mut ImportChunks,
+    group: &mut Vec<u8>,
+    level: i32,
+) -> io::Result<(Next, usize)> {
     channel.write_all(&COMPRESSED.to_le_bytes())?;
     let mut fragments = Fragments(channel);
-    match forms.are_shared() {
-        true => fragments.write_all(&forms.compress(chunks, level)?)?,
-        false => copy_encode(chunks, &mut fragments, level)?,
-    }
-    channel.write_all(&0u64.to_le_bytes())
+    let result = if forms.are_shared() {
+        let next = chunks.take(group, usize::MAX)?;
+        fragments.write_all(&forms.compress(group, level)?)?;
+        (next, group.len())
+    } else {
+        let mut encoder = Encoder::new(&mut fragments, level)?;
+        let mut length = 0;
+        let next = loop {
+            group.clear();
+            let next = chunks.take(group, GROUP)?;
+            encoder.write_all(group)?;
+            length += group.len();
+            if next != Next::Chunk {
+                break next;
+            }
+        };
+        encoder.finish()?;
+        (next, length)
+    };
+    channel.write_all(&0u64.to_le_bytes())?;
+    Ok(result)
 }
 
 /// A writer of FRAGMENTs: one for each write.
