@@ -176,8 +176,9 @@ packages:
 check: packages
 	$(CARGO) fmt --check
 	$(CARGO) fetch --locked
+	rm -f $(programs)/failures
 	$(MAKE) --no-print-directory -j4 --output-sync=target check-base $(shards) check-unit check-c check-torture \
-	  check-guix-package
+	  check-guix-package || { cat $(programs)/failures 2>/dev/null; exit 1; }
 	@echo "all steps of make check have passed"
 
 .PHONY: lint quick farm
@@ -245,7 +246,7 @@ check-staged:
 
 $(shards): check-farm-%: check-built check-staged staged-old staged-new
 	$(began)
-	$(in_farm) -- tests/lab/shard $(programs)/queue $(programs)/farm
+	$(in_farm) -- tests/lab/shard $(programs)/queue $(programs)/failures $(programs)/farm
 	$(passed)
 
 check-torture: check-built check-staged
