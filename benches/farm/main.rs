@@ -140,6 +140,15 @@ const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "diamond of 8 builds of 64 MiB, 100 Mbit/s, sent",
+        settings: DIAMOND,
+        contenders: [("by load alone", Contender::ReceivedByLoad), ("hook", Contender::Received(OURS))],
+        machines: 2,
+        link: &["rate", "100"],
+        large: true, // minutes
+        ..ROW
+    },
+    Row {
         name: "512 MiB of input that servers have, 40 Mbit/s",
         settings: &["built-input=1", "built-kib=524288"],
         contenders: [

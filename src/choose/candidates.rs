@@ -115,6 +115,8 @@ impl Candidates {
             let history = self.resources.histories.of(machine);
             let load = history.fresh_load(ANSWER_LIFETIME).filter(|load| !is_overloaded(machine, *load));
             let taken = load.and_then(|_| LockDirectory::count_taken(&state, machine).ok());
+            let memory = history.memory_use();
+            let taken = taken.filter(|taken| memory.check(u64::MAX, *taken).is_ok());
             let free = taken.map_or(0, |taken| machine.parallel_builds.saturating_sub(taken) as usize);
             likely += free;
             if history.fresh_load(SHORT_ANSWER_LIFETIME).is_some() {

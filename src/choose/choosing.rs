@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::history::{History, SetbackKind};
 use super::order::{self, Ranked};
 use super::queue::Place;
+use super::slot::LockDirectory;
 use super::summary::{ChoiceSummary, Ranking};
 use super::taken_slot::TakenSlot;
 use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled};
@@ -345,7 +346,15 @@ impl Candidates {
         if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
             observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });
         }
-        let Err(unsuitable) = suitability::check_suitability(machine, probe) else {
+        // One of the taken slots is that of this build.
+        let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine);
+        let others = taken.map_or(0, |taken| taken.saturating_sub(1));
+        let memory = match asked && probe.memory > 0 {
+            true => self.resources.histories.note_memory(machine, probe.memory, others),
+            false => self.resources.histories.of(machine).memory_use(),
+        };
+        let suitable = suitability::check_suitability(machine, probe);
+        let Err(unsuitable) = suitable.and_then(|()| memory.check(probe.memory, others)) else {
             return Ok(());
         };
         let reason = unsuitable.error(machine);

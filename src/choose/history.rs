@@ -17,6 +17,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use crate::choose::drained;
+use crate::choose::memory_use::MemoryUse;
 use crate::choose::slot::lock::Held;
 use crate::ground::clock::Clock;
 use crate::ground::directories::Directories;
@@ -35,7 +36,7 @@ pub(super) const ANSWER_LIFETIME: u64 = 10;
 const LINK_LIFETIME: u64 = 60 * 60;
 /// How long the measured rate of a link counts, in seconds.
 const RATE_LIFETIME: u64 = 24 * 60 * 60;
-/// How long the times of the last builds count for the next ones, in seconds.
+/// How long the times and the memory of the last builds count for the next ones, in seconds.
 const BUILDS_LIFETIME: u64 = 24 * 60 * 60;
 /// Most builds whose time is remembered.
 const BUILDS: usize = 8;
@@ -156,6 +157,7 @@ pub struct History {
     rate: Option<(f64, u64)>,
     took: VecDeque<Duration>,
     took_until: u64,
+    memory: Option<(MemoryUse, u64)>,
 }
 
 impl Histories {
@@ -250,6 +252,18 @@ impl Histories {
     /// Remembers which address of `machine` answered; `None`: the one that the resolver returns first.
     pub fn note_address(&self, machine: &BuildMachine, address: Option<IpAddr>) {
         self.change(machine, |history| history.address = address);
+    }
+
+    /// Remembers that `machine` has so much `available` memory, in bytes, while this host has so many `builds` there.
+    /// Returns what is known of its memory now.
+    pub fn note_memory(&self, machine: &BuildMachine, available: u64, builds: u32) -> MemoryUse {
+        let mut memory = MemoryUse::default();
+        self.change(machine, |history| {
+            memory = history.memory_use();
+            memory.note(available, builds);
+            history.memory = Some((memory, history.now));
+        });
+        memory
     }
 
     /// Remembers for how long a build held a slot of `machine`.
@@ -353,6 +367,12 @@ impl History {
     pub fn build_time(&self) -> Option<Duration> {
         let recent = !self.took.is_empty() && self.within(self.took_until, BUILDS_LIFETIME);
         recent.then(|| self.took.iter().sum::<Duration>() / self.took.len() as u32)
+    }
+
+    /// Returns what is known of the machine's memory from the builds of the last day.
+    pub fn memory_use(&self) -> MemoryUse {
+        let seen = self.memory.filter(|(_, at)| self.within(*at, BUILDS_LIFETIME));
+        seen.map_or_else(MemoryUse::default, |(memory, at)| memory.after(self.now.abs_diff(at)))
     }
 
     fn set_back(&mut self, kind: SetbackKind, reason: &Error) {

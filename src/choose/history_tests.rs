@@ -48,6 +48,22 @@ fn failure(text: &str) -> Error {
 }
 
 #[test]
+fn what_builds_take_is_forgotten_slowly() {
+    let (scene, machine) = scene();
+    assert_eq!(scene.histories.note_memory(&machine, 16, 0), MemoryUse { idle: 16, build: 0 });
+    let known = MemoryUse { idle: 16, build: 5 };
+    assert_eq!(scene.histories.note_memory(&machine, 6, 2), known);
+    assert_eq!(scene.histories.of(&machine).memory_use(), known);
+    scene.later(600);
+    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse { build: 2, ..known });
+    assert_eq!(scene.histories.note_memory(&machine, 16, 1), MemoryUse { build: 2, ..known });
+    scene.later(BUILDS_LIFETIME - 1);
+    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse { build: 0, ..known });
+    scene.later(2);
+    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse::default());
+}
+
+#[test]
 fn a_load_is_forgotten_after_a_minute() {
     let (scene, machine) = scene();
     scene.histories.note_answer(&machine, 0.25, None, None);

@@ -7,6 +7,7 @@ pub mod drained;
 pub mod forecast;
 pub mod history;
 pub mod holdings;
+pub mod memory_use;
 pub mod on_demand;
 pub mod order;
 pub mod pool;

@@ -107,14 +107,19 @@ fn standing(machine: &BuildMachine, history: &History, resources: &Resources) ->
         (None, None) => None,
     };
     let (reason, left_alone) = left_alone(machine, history, resources).unzip();
+    let taken = LockDirectory::count_taken(&resources.directories.offload_state(), machine).ok();
+    let room = |probe: Probe| {
+        let memory = history.memory_use();
+        check_suitability(machine, &probe).and_then(|()| memory.check(probe.memory, taken.unwrap_or(0))).err()
+    };
     let standing = Standing {
         machine: machine.clone(),
-        taken: LockDirectory::count_taken(&resources.directories.offload_state(), machine).ok(),
+        taken,
         waiting: resources.queue.ahead_of(None).iter().filter(|waiting| waiting.wants(machine)).count(),
         load: history.current_load(),
         free_space: probe.map(|probe| probe.free_space),
         memory: probe.map(|probe| probe.memory).filter(|memory| *memory > 0),
-        unsuitable: seen.and_then(|seen| check_suitability(machine, &seen).err()).map(|why| why.to_string()),
+        unsuitable: seen.and_then(room).map(|why| why.to_string()),
         missing: None,
         rate: history.link_rate().or(history.slow_link()),
         sending: 0.0,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 mod inputs;
+mod memory;
 mod pressure;
 mod standing;
 

@@ -48,8 +48,8 @@ fn library() -> Option<PathBuf> {
 /// Size, in bytes, from which what this process frees goes back to the kernel at once.
 const LARGE_BUFFER: c_int = 256 << 10;
 
-/// Makes the C library give large buffers back when they are freed. Left alone, it raises the size from which it does so
-/// to that of the largest buffer so far, and each thread's part of the memory keeps up to twice as much.
+/// Makes the C library give large buffers back to the kernel when they are freed. Otherwise it raises the size from
+/// which it does so to that of the largest buffer so far, and each thread's part of the memory keeps what is smaller.
 fn return_large_buffers() {
     // SAFETY: the call changes a setting of the allocator. No other thread runs yet.
     #[cfg(target_env = "gnu")]

@@ -66,6 +66,13 @@ pub enum Unsuitable {
         /// As in [`Probe::memory`].
         available: u64,
     },
+    /// Another build would not find as much memory as builds of this host took there lately.
+    TooLittleMemory {
+        /// What is left for another build, in bytes.
+        left: u64,
+        /// What a build took lately, in bytes.
+        build: u64,
+    },
 }
 
 impl Probe {
@@ -151,7 +158,7 @@ impl Unsuitable {
             Unsuitable::LowOnSpace { .. } => {
                 error.hint(format!("free some space there: {} guix gc -F 1G", machine.shell(&machine.user)))
             }
-            Unsuitable::Overloaded { .. } | Unsuitable::ShortOfMemory { .. } => error,
+            _ => error,
         }
     }
 }
@@ -170,6 +177,12 @@ impl fmt::Display for Unsuitable {
                 "it is short of memory (processes wait for memory {:.0}% of the time, {:.1} MiB available)",
                 pressure * 100.0,
                 available as f64 / f64::from(1 << 20)
+            ),
+            Unsuitable::TooLittleMemory { left, build } => write!(
+                f,
+                "its memory is too little for another build ({:.1} GiB left, one took {:.1} GiB lately)",
+                left as f64 / f64::from(1 << 30),
+                build as f64 / f64::from(1 << 30)
             ),
         }
     }

@@ -23,6 +23,7 @@
 ;;;        inputs=0 inputs-kib=0 (number and size of small inputs; size 0: a line)
 ;;;        built-input=0 (1: an input of BUILT-KIB that is built here first) built-kib= (by default KIB)
 ;;;        seed=1 log-mib=0 files=1 fill=urandom (or zero) seconds=1 turns=0 chatty=0 jobs=0 (local builds allowed)
+;;;        held-mib=0 (memory that a stamp holds while it takes SECONDS)
 ;;;        timeout= silent= (limits in seconds)
 ;;;        print=0 (1: build nothing, but print what a hook would be told: `derivation SYSTEM FILE`, `input ITEM`...,
 ;;;        `output ITEM`..., `end` for each build)
@@ -144,6 +145,7 @@
                              ("fill" . ,(setting "fill" "urandom"))
                              ("seconds" . ,(setting "seconds" "1"))
                              ("turns" . ,(setting "turns" "0"))
+                             ("held" . ,(setting "held-mib" "0"))
                              ("logmib" . ,(setting "log-mib" "0"))
                              ("files" . ,(setting "files" "1"))
                              ,@(map cons input-variables (input-groups inputs))
@@ -197,7 +199,7 @@
      (map (lambda (i)
             (build (format #f "stamp-~a" i)
                    (string-append "read begin rest </proc/uptime; i=0; while [ $i -lt $turns ]; do i=$((i + 1)); done; "
-                                  "sleep $seconds; "
+                                  "dd if=/dev/zero of=/dev/shm/held bs=1M count=$held 2>/dev/null; sleep $seconds; "
                                   "read end rest </proc/uptime; echo $begin $end >$out")))
           (iota (number "count" 1))))
     ('another

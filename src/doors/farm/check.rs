@@ -101,7 +101,7 @@ fn note_oddities(report: &mut Report, remote: &Remote) {
              there",
         );
     }
-    if let Some(busy @ (Unsuitable::Overloaded { .. } | Unsuitable::ShortOfMemory { .. })) = unsuitable {
+    if let Some(busy) = unsuitable.filter(|unsuitable| !matches!(unsuitable, Unsuitable::LowOnSpace { .. })) {
         note(format!("machine '{name}' gets no builds now: {busy}"), "");
     }
 }

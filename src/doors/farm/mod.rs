@@ -25,10 +25,13 @@ mod ssh_known;
 pub mod text;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::choose::drained;
+use crate::choose::history::Histories;
+use crate::choose::memory_use::MemoryUse;
 use crate::choose::slot::LockDirectory;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::clock::{Clock, SystemClock};
@@ -57,6 +60,8 @@ pub struct Report {
     pub state: Option<MachineState>,
     /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
     pub slots_taken: Option<u32>,
+    /// What is known of its memory from the builds of this host.
+    pub memory_use: MemoryUse,
     /// For how many seconds it has been drained; `None`: it is not.
     pub drained: Option<u64>,
     /// The checks that it passed, in sentences without a full stop.
@@ -96,12 +101,17 @@ impl Report {
             Note { text, hint: reason.hint_text().map(str::to_string) }
         };
         let notes = drained.map(note).into_iter().collect();
-        Report { machine, state: None, slots_taken, drained, checks_passed: Vec::new(), notes, failure: None }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let memory_use = Histories::new(directories, &clock).of(&machine).memory_use();
+        let (state, checks_passed, failure) = (None, Vec::new(), None);
+        Report { machine, state, slots_taken, memory_use, drained, checks_passed, notes, failure }
     }
 
     /// Returns why a machine that was reached gets no builds now; `None`: it does get builds, or was not reached.
     pub fn unsuitable(&self) -> Option<Unsuitable> {
-        self.state.as_ref().and_then(|state| check_suitability(&self.machine, &state.probe).err())
+        let probe = self.state.as_ref().map(|state| state.probe)?;
+        let room = self.memory_use.check(probe.memory, self.slots_taken.unwrap_or(0));
+        check_suitability(&self.machine, &probe).and(room).err()
     }
 }
 
@@ -231,7 +241,8 @@ pub(crate) mod tests {
     pub fn reports() -> Vec<Report> {
         let report = |name: &str, state, slots_taken, failure| {
             let machine = BuildMachine { parallel_builds: 4, ..machine(name) };
-            Report { machine, state, slots_taken, drained: None, checks_passed: vec![], notes: vec![], failure }
+            let (memory_use, drained, notes) = (MemoryUse::default(), None, vec![]);
+            Report { machine, state, slots_taken, memory_use, drained, checks_passed: vec![], notes, failure }
         };
         let state = |free_space| MachineState {
             probe: Probe {

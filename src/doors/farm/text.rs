@@ -82,7 +82,7 @@ pub fn state(report: &Report) -> &'static str {
         },
         (_, Some(Unsuitable::Overloaded { .. })) => "overloaded",
         (_, Some(Unsuitable::LowOnSpace { .. })) => "low on space",
-        (_, Some(Unsuitable::ShortOfMemory { .. })) => "short of memory",
+        (_, Some(Unsuitable::ShortOfMemory { .. } | Unsuitable::TooLittleMemory { .. })) => "short of memory",
         (_, None) if report.failure.is_some() => "failed",
         (_, None) => "ready",
     }
@@ -241,6 +241,7 @@ good
             ("passing", "overloaded"),
             ("passing", "low on space"),
             ("passing", "short of memory"),
+            ("passing", "short of memory"), // for another build
             ("away", "drained"),
             ("away", "unreachable"), // it is being started or stopped
         ];
