@@ -49,8 +49,8 @@ impl Publisher {
             "sh",
             "-c",
             &format!(
-                "setsid guix publish --port={PORT} --listen=0.0.0.0 --compression=gzip:1 --user=nobody \
-                 >/var/log/publish.log 2>&1 </dev/null & \
+                "setsid guix publish --port={PORT} --listen=0.0.0.0 --compression=zstd:3 --compression=gzip:1 \
+                 --user=nobody >/var/log/publish.log 2>&1 </dev/null & \
                  until ss -Hltn 'sport = :{PORT}' | grep -q .; do sleep 0.05; done"
             ),
         ]);
