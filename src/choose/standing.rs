@@ -15,7 +15,7 @@ use crate::machine::BuildMachine;
 use crate::machine::suitability::{Probe, check_suitability};
 
 /// A machine as it stands for a build.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Standing {
     /// The machine.
     pub machine: BuildMachine,
@@ -30,7 +30,7 @@ pub struct Standing {
     /// Its available memory, likewise.
     pub memory: Option<u64>,
     /// Why it had no room for another build when it was seen last; `None`: it had, or nothing is known of it.
-    pub unsuitable: Option<String>,
+    pub unsuitable: Option<Error>,
     /// How many bytes of the inputs it is not known to have; `None`: nothing is known of any machine, or of the inputs.
     pub missing: Option<u64>,
     /// The rate at which items were sent to it lately, in bytes of nars a second.
@@ -119,7 +119,7 @@ fn standing(machine: &BuildMachine, history: &History, resources: &Resources) ->
         load: history.current_load(),
         free_space: probe.map(|probe| probe.free_space),
         memory: probe.map(|probe| probe.memory).filter(|memory| *memory > 0),
-        unsuitable: seen.and_then(room).map(|why| why.to_string()),
+        unsuitable: seen.and_then(room).map(|why| why.error(machine)),
         missing: None,
         rate: history.link_rate().or(history.slow_link()),
         sending: 0.0,

@@ -35,7 +35,7 @@ fn builds_that_take_much_memory_are_not_begun_where_it_is_taken() {
     scene.clock.turn(Duration::from_secs(6)); // its back-off is over
     let (standings, outcome) = scene.candidates.standings();
     assert!(matches!(outcome, Outcome::NoRoom), "{outcome:?}");
-    let unsuitable = standings[0].unsuitable.as_deref().expect("a reason");
+    let unsuitable = standings[0].unsuitable.as_ref().expect("a reason").to_string();
     assert!(unsuitable.starts_with("its memory is too little for another build"), "{unsuitable}");
     drop(builds);
     lease_with(&mut scene, 1); // something else takes it, and this host has no other build there

@@ -26,7 +26,7 @@ use crate::doors::hook::is_native;
 use crate::doors::keeper::reach;
 use crate::ground::error::{Error, ErrorKind, Result, line};
 use crate::ground::store_path::{StoreDir, StorePath};
-use crate::machine::suitability::{Unsuitable, mismatches};
+use crate::machine::suitability::mismatches;
 use crate::machine::{BuildMachine, Requirements};
 use crate::report::json::{array, document, object, or_null, remark, string};
 use crate::report::lines;
@@ -204,12 +204,9 @@ fn against(standing: &Standing, requirements: &Requirements) -> Vec<Note> {
             note(format!("if it still cannot be reached, and no other machine is free, '{name}.start' is run"), None);
         }
     }
-    let is_said = |unsuitable: &&String| left_alone.as_ref().is_some_and(|it| it.reason == **unsuitable);
+    let is_said = |unsuitable: &&Error| left_alone.as_ref().is_some_and(|it| it.reason == unsuitable.to_string());
     if let Some(unsuitable) = unsuitable.as_ref().filter(|unsuitable| !is_said(unsuitable)) {
-        let full = standing.free_space.map(|free| Unsuitable::LowOnSpace { free });
-        let full = full.filter(|full| full.to_string() == *unsuitable).map(|full| full.error(machine));
-        let hint = full.and_then(|error| error.hint_text().map(str::to_string));
-        note(format!("as it was seen last: {unsuitable}"), hint);
+        note(format!("as it was seen last: {unsuitable}"), unsuitable.hint_text().map(str::to_string));
     }
     notes
 }

@@ -7,6 +7,7 @@ use crate::choose::history::SetbackKind;
 use crate::choose::slot::LockDirectory;
 use crate::ground::clock::{Clock, SystemClock};
 use crate::ground::directories::tests::below;
+use crate::machine::suitability::Unsuitable;
 use crate::machine::tests::machine;
 
 /// A host with machines of which nothing is known yet.
@@ -68,15 +69,16 @@ fn why_a_machine_has_no_room_is_told_once() {
 
 #[test]
 fn a_machine_that_was_full_when_it_was_seen_last_says_what_to_do() {
-    let seen = |free, unsuitable: &str| {
+    let seen = |unsuitable: Unsuitable| {
+        let machine = machine("full");
         let standing = Standing {
-            machine: machine("full"),
+            unsuitable: Some(unsuitable.error(&machine)),
+            machine,
             taken: Some(0),
             waiting: 0,
             load: None,
-            free_space: Some(free),
+            free_space: None,
             memory: None,
-            unsuitable: Some(unsuitable.into()),
             missing: None,
             rate: None,
             sending: 0.0,
@@ -88,9 +90,9 @@ fn a_machine_that_was_full_when_it_was_seen_last_says_what_to_do() {
         assert_eq!(note.text, format!("as it was seen last: {unsuitable}"));
         note.hint.clone()
     };
-    let hint = seen(1 << 20, "it is low on disk space (1.0 MiB free)").expect("a hint");
+    let hint = seen(Unsuitable::LowOnSpace { free: 1 << 20 }).expect("a hint");
     assert!(hint.starts_with("free some space there: ssh ") && hint.ends_with("@full guix gc -F 1G"), "{hint}");
-    assert_eq!(seen(1 << 40, "it is overloaded (normalized load 0.90, threshold 0.80)"), None);
+    assert_eq!(seen(Unsuitable::Overloaded { load: 0.9, threshold: 0.8 }), None);
 }
 
 #[test]
