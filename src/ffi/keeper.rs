@@ -46,6 +46,7 @@ fn library() -> Option<PathBuf> {
 }
 
 /// Size, in bytes, from which what this process frees goes back to the kernel at once.
+#[cfg(target_env = "gnu")]
 const LARGE_BUFFER: c_int = 256 << 10;
 
 /// Makes the C library give large buffers back to the kernel when they are freed. Otherwise it raises the size from

@@ -158,7 +158,9 @@ impl Unsuitable {
             Unsuitable::LowOnSpace { .. } => {
                 error.hint(format!("free some space there: {} guix gc -F 1G", machine.shell(&machine.user)))
             }
-            _ => error,
+            Unsuitable::Overloaded { .. } | Unsuitable::ShortOfMemory { .. } | Unsuitable::TooLittleMemory { .. } => {
+                error
+            }
         }
     }
 }
