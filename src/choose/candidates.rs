@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::history::ANSWER_LIFETIME;
+use super::history::{ANSWER_LIFETIME, History};
 use super::preference::Preference;
 use super::queue::{Place, Waiting};
 use super::slot::{LockDirectory, SharedSlots};
@@ -31,6 +31,12 @@ pub enum KnownRoom {
     Likely,
     /// Nobody knows of a slot.
     Unknown,
+}
+
+/// Returns how many slots of `machine` are free for builds that find enough memory there, where those that are taken
+/// have been for these times.
+pub(super) fn free_slots(machine: &BuildMachine, taken_for: &[Duration], history: &History) -> u32 {
+    machine.parallel_builds.saturating_sub(taken_for.len() as u32).min(history.more_builds(taken_for))
 }
 
 /// The machines that can do a build, and their slots.
@@ -114,10 +120,8 @@ impl Candidates {
         for machine in &self.machines {
             let history = self.resources.histories.of(machine);
             let load = history.fresh_load(ANSWER_LIFETIME).filter(|load| !is_overloaded(machine, *load));
-            let taken = load.and_then(|_| LockDirectory::count_taken(&state, machine).ok());
-            let memory = history.memory_use();
-            let taken = taken.filter(|taken| memory.check(u64::MAX, *taken).is_ok());
-            let free = taken.map_or(0, |taken| machine.parallel_builds.saturating_sub(taken) as usize);
+            let taken_for = load.and_then(|_| LockDirectory::taken_for(&state, machine).ok());
+            let free = taken_for.map_or(0, |taken_for| free_slots(machine, &taken_for, &history) as usize);
             likely += free;
             if history.fresh_load(SHORT_ANSWER_LIFETIME).is_some() {
                 sure += free;

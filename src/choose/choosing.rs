@@ -43,6 +43,9 @@ const PROBE_LIFETIME: Duration = Duration::from_secs(30);
 /// overloaded or full.
 const SAFE_PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
+/// How old the last probe of a machine may be if its memory may be too little for another build.
+const MEMORY_LIFETIME: Duration = Duration::from_secs(2);
+
 /// Idle time below which a connection is assumed to be alive, without asking the machine.
 const ASSUME_ALIVE_FOR: Duration = Duration::from_secs(1);
 
@@ -73,13 +76,30 @@ impl Drop for Attempts {
 /// The index of a candidate, and its connection or error.
 type Outcome = (usize, Result<Box<dyn Connection>>);
 
+/// What a machine that was reached lacks for another build.
+enum Full {
+    /// It is overloaded, or low on what builds do not give back.
+    NoRoom(Error),
+    /// Memory that other builds of this host have: it is there when one of them ends, as a slot is.
+    Memory,
+}
+
 /// The result of looking for an idle connection.
 enum Idle {
     Usable(Box<dyn Connection>, Guard),
-    /// Its machine has no room.
-    NoRoom(Error),
+    /// Its machine has no room for the build.
+    Full(Full),
     /// There is none, or it was lost.
     Gone,
+}
+
+impl ChoiceSummary {
+    fn add_full(&mut self, full: Full) {
+        match full {
+            Full::NoRoom(reason) => self.add(SetbackKind::NoRoom, &reason),
+            Full::Memory => self.busy = true,
+        }
+    }
 }
 
 impl Candidates {
@@ -170,15 +190,15 @@ impl Candidates {
                 if let Some(place) = place {
                     queue.set_has_slot(place, true);
                 }
-                match self.idle_connection(index, cancel, observer) {
+                match self.idle_connection(index, &slot, cancel, observer) {
                     Idle::Usable(remote, guard) => {
                         observer.detail(format_args!("{}: an idle connection is used again", remote.machine().name));
                         self.cancel_others(attempts, clock.now(), observer);
                         let lease = Lease { remote, candidate: index, reused: true, slot, since, guard };
                         return Ok(chosen(lease, observer));
                     }
-                    Idle::NoRoom(reason) => {
-                        summary.add(SetbackKind::NoRoom, &reason);
+                    Idle::Full(full) => {
+                        summary.add_full(full);
                         continue;
                     }
                     Idle::Gone => {}
@@ -219,15 +239,16 @@ impl Candidates {
                     self.pass_over(index, SetbackKind::ThisHost, &reason, &mut summary, observer);
                 }
                 Ok(mut remote) => {
-                    match self.check_suitability(index, &*remote, true, Some(clock.now() - begun), observer) {
+                    let after = Some(clock.now() - begun);
+                    match self.check_suitability(index, &*remote, &slot, true, after, observer) {
                         Ok(()) => {
                             self.cancel_others(attempts, begun, observer);
                             remote.set_slow_link(histories[index].slow_link());
                             let lease = Lease { remote, candidate: index, reused: false, slot, since: begun, guard };
                             return Ok(chosen(lease, observer));
                         }
-                        Err(reason) => {
-                            summary.add(SetbackKind::NoRoom, &reason);
+                        Err(full) => {
+                            summary.add_full(full);
                             // The connection is not at fault: the next build for which the machine has room may use it.
                             drop(guard);
                             if remote.is_usable() {
@@ -273,7 +294,7 @@ impl Candidates {
     }
 
     /// Looks for an idle connection to a candidate, and checks that the machine is still suitable.
-    fn idle_connection(&self, index: usize, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
+    fn idle_connection(&self, index: usize, slot: &TakenSlot, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
         let pool = &self.resources.pool;
         loop {
             let Some((mut remote, idle)) = pool.take(|remote| *remote.machine() == self.machines[index]) else {
@@ -286,14 +307,18 @@ impl Candidates {
             // A connection can be lost without a sign. Then a new one shows whether the machine is away.
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
             let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
-            let lifetime = if is_safe { SAFE_PROBE_LIFETIME } else { PROBE_LIFETIME };
+            let lifetime = match self.memory_for(index, slot) {
+                Some(0 | 1) => MEMORY_LIFETIME,
+                _ if is_safe => SAFE_PROBE_LIFETIME,
+                _ => PROBE_LIFETIME,
+            };
             let Some(asked) = alive.then(|| remote.probe_again(lifetime).ok()).flatten() else { return Idle::Gone };
-            return match self.check_suitability(index, &*remote, asked, None, observer) {
+            return match self.check_suitability(index, &*remote, slot, asked, None, observer) {
                 Ok(()) => Idle::Usable(remote, guard),
-                Err(reason) => {
+                Err(full) => {
                     drop(guard);
                     pool.put(remote);
-                    Idle::NoRoom(reason)
+                    Idle::Full(full)
                 }
             };
         }
@@ -329,16 +354,30 @@ impl Candidates {
         Ok(line)
     }
 
-    /// Reports and remembers the answer of a candidate, and checks it. `asked`: the answer is new. `after` is how long
-    /// connecting took, for a new connection. Fails if the machine has no room.
+    /// Returns how many more builds find enough memory on a candidate, the one with this slot of it included; `None`:
+    /// not known.
+    fn memory_for(&self, index: usize, slot: &TakenSlot) -> Option<u32> {
+        let machine = &self.machines[index];
+        Some(self.resources.histories.of(machine).more_builds(&self.taken_before(index, slot)?))
+    }
+
+    /// Returns how long those slots of a candidate have been taken that were taken before `slot`.
+    fn taken_before(&self, index: usize, slot: &TakenSlot) -> Option<Vec<Duration>> {
+        let state = self.resources.directories.offload_state();
+        LockDirectory::taken_before(&state, &self.machines[index], slot.name()).ok()
+    }
+
+    /// Reports and remembers the answer of a candidate, and checks it, for a build that has taken `slot`. `asked`: the
+    /// answer is new. `after` is how long connecting took, for a new connection. Fails if the machine is full.
     fn check_suitability(
         &self,
         index: usize,
         remote: &dyn Connection,
+        slot: &TakenSlot,
         asked: bool,
         after: Option<Duration>,
         observer: &mut dyn Observer,
-    ) -> Result<()> {
+    ) -> Result<(), Full> {
         let (machine, probe) = (&self.machines[index], remote.probe());
         let current = probe.current_load().filter(|_| asked);
         self.resources.histories.note_answer(machine, probe.load, current, after);
@@ -346,21 +385,20 @@ impl Candidates {
         if let Some(offset) = probe.clock_offset.filter(|offset| *offset < -CLOCK_TOLERANCE) {
             observer.event(&Event::ClockBehind { machine: &machine.name, seconds: offset.unsigned_abs() });
         }
-        // One of the taken slots is that of this build.
-        let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine);
-        let others = taken.map_or(0, |taken| taken.saturating_sub(1));
-        let memory = match asked && probe.memory > 0 {
-            true => self.resources.histories.note_memory(machine, probe.memory, others),
-            false => self.resources.histories.of(machine).memory_use(),
-        };
-        let suitable = suitability::check_suitability(machine, probe);
-        let Err(unsuitable) = suitable.and_then(|()| memory.check(probe.memory, others)) else {
-            return Ok(());
-        };
-        let reason = unsuitable.error(machine);
-        observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
-        self.resources.histories.note_setback(machine, SetbackKind::NoRoom, &reason);
-        Err(reason)
+        if let Err(unsuitable) = suitability::check_suitability(machine, probe) {
+            let reason = unsuitable.error(machine);
+            observer.event(&Event::PassedOver { machine: &machine.name, reason: &reason });
+            self.resources.histories.note_setback(machine, SetbackKind::NoRoom, &reason);
+            return Err(Full::NoRoom(reason));
+        }
+        let Some(taken_for) = self.taken_before(index, slot) else { return Ok(()) };
+        if asked && probe.memory > 0 {
+            self.resources.histories.note_memory(machine, probe.memory, taken_for.len() as u32);
+        }
+        self.resources.histories.of(machine).check_memory(&taken_for).map_err(|unsuitable| {
+            observer.detail(format_args!("{}: {unsuitable}", machine.name));
+            Full::Memory
+        })
     }
 
     /// Reports why a candidate that failed is passed over, and remembers it. Fails if this process is exhausted.

@@ -25,6 +25,7 @@ use crate::ground::error::{Error, ErrorKind};
 use crate::ground::file_identity::FileIdentity;
 use crate::ground::state_dir::{OpenStateDir, StateDir};
 use crate::machine::BuildMachine;
+use crate::machine::suitability::Unsuitable;
 
 /// How long a known load is used, in seconds: the load of /proc/loadavg is the average of one minute.
 const LOAD_LIFETIME: u64 = 60;
@@ -36,7 +37,7 @@ pub(super) const ANSWER_LIFETIME: u64 = 10;
 const LINK_LIFETIME: u64 = 60 * 60;
 /// How long the measured rate of a link counts, in seconds.
 const RATE_LIFETIME: u64 = 24 * 60 * 60;
-/// How long the times and the memory of the last builds count for the next ones, in seconds.
+/// How long the times of the last builds count for the next ones, in seconds.
 const BUILDS_LIFETIME: u64 = 24 * 60 * 60;
 /// Most builds whose time is remembered.
 const BUILDS: usize = 8;
@@ -157,7 +158,7 @@ pub struct History {
     rate: Option<(f64, u64)>,
     took: VecDeque<Duration>,
     took_until: u64,
-    memory: Option<(MemoryUse, u64)>,
+    memory: MemoryUse,
 }
 
 impl Histories {
@@ -255,15 +256,8 @@ impl Histories {
     }
 
     /// Remembers that `machine` has so much `available` memory, in bytes, while this host has so many `builds` there.
-    /// Returns what is known of its memory now.
-    pub fn note_memory(&self, machine: &BuildMachine, available: u64, builds: u32) -> MemoryUse {
-        let mut memory = MemoryUse::default();
-        self.change(machine, |history| {
-            memory = history.memory_use();
-            memory.note(available, builds);
-            history.memory = Some((memory, history.now));
-        });
-        memory
+    pub fn note_memory(&self, machine: &BuildMachine, available: u64, builds: u32) {
+        self.change(machine, |history| history.memory.note(available, builds, history.now));
     }
 
     /// Remembers for how long a build held a slot of `machine`.
@@ -369,10 +363,15 @@ impl History {
         recent.then(|| self.took.iter().sum::<Duration>() / self.took.len() as u32)
     }
 
-    /// Returns what is known of the machine's memory from the builds of the last day.
-    pub fn memory_use(&self) -> MemoryUse {
-        let seen = self.memory.filter(|(_, at)| self.within(*at, BUILDS_LIFETIME));
-        seen.map_or_else(MemoryUse::default, |(memory, at)| memory.after(self.now.abs_diff(at)))
+    /// Returns how many more builds find the memory that one takes there, where this host's builds have held their slots
+    /// for these times.
+    pub fn more_builds(&self, taken_for: &[Duration]) -> u32 {
+        self.memory.more_builds(taken_for, self.now)
+    }
+
+    /// Checks that one more build finds the memory that it needs there. See [`History::more_builds`].
+    pub fn check_memory(&self, taken_for: &[Duration]) -> Result<(), Unsuitable> {
+        self.memory.check(taken_for, self.now)
     }
 
     fn set_back(&mut self, kind: SetbackKind, reason: &Error) {

@@ -50,17 +50,18 @@ fn failure(text: &str) -> Error {
 #[test]
 fn what_builds_take_is_forgotten_slowly() {
     let (scene, machine) = scene();
-    assert_eq!(scene.histories.note_memory(&machine, 16, 0), MemoryUse { idle: 16, build: 0 });
-    let known = MemoryUse { idle: 16, build: 5 };
-    assert_eq!(scene.histories.note_memory(&machine, 6, 2), known);
-    assert_eq!(scene.histories.of(&machine).memory_use(), known);
-    scene.later(600);
-    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse { build: 2, ..known });
-    assert_eq!(scene.histories.note_memory(&machine, 16, 1), MemoryUse { build: 2, ..known });
-    scene.later(BUILDS_LIFETIME - 1);
-    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse { build: 0, ..known });
-    scene.later(2);
-    assert_eq!(scene.histories.of(&machine).memory_use(), MemoryUse::default());
+    let hour = Duration::from_secs(3600);
+    let more = |builds| scene.histories.of(&machine).more_builds(&vec![hour; builds]);
+    assert_eq!(more(9), u32::MAX, "nothing is known");
+    scene.histories.note_memory(&machine, 16, 0);
+    scene.histories.note_memory(&machine, 6, 2);
+    assert_eq!((more(2), more(0)), (1, 1));
+    assert!(scene.histories.of(&machine).check_memory(&[hour]).is_ok());
+    scene.histories.note_memory(&machine, 1, 3);
+    assert_eq!((more(3), more(0)), (0, 1));
+    assert!(scene.histories.of(&machine).check_memory(&[hour]).is_err());
+    scene.later(24 * 3600);
+    assert_eq!(more(3), u32::MAX);
 }
 
 #[test]

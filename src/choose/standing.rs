@@ -21,6 +21,8 @@ pub struct Standing {
     pub machine: BuildMachine,
     /// How many of its slots are taken; `None`: that cannot be seen.
     pub taken: Option<u32>,
+    /// How many more builds find enough memory there, by what builds took there lately.
+    pub memory_for: u32,
     /// How many builds wait for a slot of it.
     pub waiting: usize,
     /// Its load at present, normalised by cores, as it was seen in the last minute: what the order depends on.
@@ -107,19 +109,19 @@ fn standing(machine: &BuildMachine, history: &History, resources: &Resources) ->
         (None, None) => None,
     };
     let (reason, left_alone) = left_alone(machine, history, resources).unzip();
-    let taken = LockDirectory::count_taken(&resources.directories.offload_state(), machine).ok();
-    let room = |probe: Probe| {
-        let memory = history.memory_use();
-        check_suitability(machine, &probe).and_then(|()| memory.check(probe.memory, taken.unwrap_or(0))).err()
-    };
+    let taken_for = LockDirectory::taken_for(&resources.directories.offload_state(), machine).ok();
+    let memory_for = taken_for.as_ref().map_or(u32::MAX, |taken_for| history.more_builds(taken_for));
+    let unsuitable = seen.and_then(|seen| check_suitability(machine, &seen).err());
+    let memory = taken_for.as_ref().and_then(|taken_for| history.check_memory(taken_for).err());
     let standing = Standing {
         machine: machine.clone(),
-        taken,
+        taken: taken_for.map(|taken_for| taken_for.len() as u32),
+        memory_for,
         waiting: resources.queue.ahead_of(None).iter().filter(|waiting| waiting.wants(machine)).count(),
         load: history.current_load(),
         free_space: probe.map(|probe| probe.free_space),
         memory: probe.map(|probe| probe.memory).filter(|memory| *memory > 0),
-        unsuitable: seen.and_then(room).map(|why| why.error(machine)),
+        unsuitable: unsuitable.or(memory).map(|why| why.error(machine)),
         missing: None,
         rate: history.link_rate().or(history.slow_link()),
         sending: 0.0,
@@ -191,9 +193,9 @@ impl Candidates {
 }
 
 impl Standing {
-    /// Returns whether a new build would find a slot free: those that wait come first.
+    /// Returns whether a new build would find a slot free, and enough memory: those that wait come first.
     pub fn has_free_slot(&self) -> bool {
-        let free = self.machine.parallel_builds.saturating_sub(self.taken.unwrap_or(0)) as usize;
-        free > self.waiting
+        let free = self.machine.parallel_builds.saturating_sub(self.taken.unwrap_or(0)).min(self.memory_for);
+        free as usize > self.waiting
     }
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Resources;
+use super::candidates::free_slots;
 use super::queue::{Place, Queue};
 use super::slot::LockDirectory;
 use crate::ground::cancel::Cancel;
@@ -81,12 +82,12 @@ impl<'a> Turn<'a> {
         self.machines.iter().map(|machine| machine.parallel_builds as usize).sum()
     }
 
-    /// Returns the number of free build slots of the machines.
+    /// Returns the number of free build slots of the machines, for builds that find enough memory there.
     pub(super) fn count_free(&self) -> usize {
         let state = self.resources.directories.offload_state();
         let free = |machine: &&BuildMachine| {
-            let taken = LockDirectory::count_taken(&state, machine).unwrap_or(0);
-            machine.parallel_builds.saturating_sub(taken) as usize
+            let taken_for = LockDirectory::taken_for(&state, machine).unwrap_or_default();
+            free_slots(machine, &taken_for, &self.resources.histories.of(machine)) as usize
         };
         self.machines.iter().map(free).sum()
     }

@@ -248,9 +248,10 @@ fn send_compressed(
     channel.write_all(&COMPRESSED.to_le_bytes())?;
     let mut fragments = Fragments(channel);
     let result = if forms.are_shared() {
-        let next = chunks.take(group, usize::MAX)?;
-        fragments.write_all(&forms.compress(group, level)?)?;
-        (next, group.len())
+        let mut segment = Vec::new();
+        let next = chunks.take(&mut segment, usize::MAX)?;
+        fragments.write_all(&forms.compress(&segment, level)?)?;
+        (next, segment.len())
     } else {
         let mut encoder = Encoder::new(&mut fragments, level)?;
         let mut length = 0;

@@ -67,8 +67,9 @@ fn builds_take_turns_on_a_machine_whose_memory_is_enough_for_one() {
     let at_once = |build: Option<u64>| {
         forget_memory();
         if let Some(build) = build {
+            let total = total_memory();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-            HEAD.sh(&["sh", "-c", &format!("echo memory 0 {build} {now} >>{HISTORY}")]);
+            HEAD.sh(&["sh", "-c", &format!("echo memory {total} {build} {total} {now} >>{HISTORY}")]);
         }
         let builds = HEAD.build("stamp", &["count=4", "seconds=2"]);
         most_at_once(HEAD, &[(builds, 4)], &[machine])[0]

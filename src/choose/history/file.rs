@@ -13,7 +13,8 @@
 //! address IP                            the address that answered, if the resolver does not return it first
 //! slow RATE SECONDS                     at SECONDS the link to it moved at most RATE bytes a second
 //! rate RATE SECONDS                     until SECONDS items were sent to it at RATE bytes of nars a second
-//! memory IDLE BUILD SECONDS             bytes available without builds of this host, and taken by one, until SECONDS
+//! memory IDLE BUILD AVAILABLE SECONDS   bytes available without builds of this host, taken by one, and available, as of
+//!                                       SECONDS
 //! took SECONDS MS MS...                 how long the last builds held a slot of it; the last one ended at SECONDS
 //! ```
 
@@ -88,9 +89,12 @@ impl History {
                 ("rate", [rate, at]) => {
                     history.rate = rate.parse().ok().filter(|rate: &f64| *rate > 0.0).zip(at.parse().ok());
                 }
-                ("memory", [idle, build, at]) => {
-                    let memory = idle.parse().ok().zip(build.parse().ok());
-                    history.memory = memory.map(|(idle, build)| MemoryUse { idle, build }).zip(at.parse().ok());
+                ("memory", numbers) => {
+                    if let [Ok(idle), Ok(build), Ok(available), Ok(at)] =
+                        numbers.iter().map(|n| n.parse()).collect::<Vec<_>>()[..]
+                    {
+                        history.memory = MemoryUse { idle, build, available, at };
+                    }
                 }
                 ("took", [until, times @ ..]) => {
                     history.took_until = until.parse().unwrap_or(0);
@@ -136,8 +140,9 @@ impl History {
         if let Some((rate, at)) = self.rate {
             add(format!("rate {rate} {at}"));
         }
-        if let Some((MemoryUse { idle, build }, at)) = self.memory {
-            add(format!("memory {idle} {build} {at}"));
+        let MemoryUse { idle, build, available, at } = self.memory;
+        if available > 0 {
+            add(format!("memory {idle} {build} {available} {at}"));
         }
         if !self.took.is_empty() {
             let times: Vec<_> = self.took.iter().map(|time| time.as_millis().to_string()).collect();

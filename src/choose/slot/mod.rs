@@ -100,6 +100,24 @@ impl LockDirectory {
 
     /// Returns how long each taken build slot of `machine` has been taken. Takes none, and creates no file.
     pub fn taken_for(state: &Path, machine: &BuildMachine) -> Result<Vec<Duration>> {
+        let now = SystemTime::now();
+        let taken = Self::taken(state, machine)?.into_iter();
+        Ok(taken.map(|(_, since)| now.duration_since(since).unwrap_or_default()).collect())
+    }
+
+    /// Returns the same of those slots that were taken before the one with the lock file `own`, a taken slot of
+    /// `machine`.
+    pub fn taken_before(state: &Path, machine: &BuildMachine, own: &Path) -> Result<Vec<Duration>> {
+        let now = SystemTime::now();
+        let taken = Self::taken(state, machine)?;
+        let name = own.file_name().unwrap_or_default();
+        let own = taken.iter().find(|(other, _)| name == other.as_str()).map_or(now, |(_, since)| *since);
+        let before = taken.iter().filter(|(other, since)| *since < own || *since == own && name > other.as_str());
+        Ok(before.map(|(_, since)| now.duration_since(*since).unwrap_or_default()).collect())
+    }
+
+    /// Returns the names of the taken build slots of `machine`, and when they were taken.
+    fn taken(state: &Path, machine: &BuildMachine) -> Result<Vec<(String, SystemTime)>> {
         let directory = StateDir::named(state, machine.label());
         let what = |name: &str| format!("looking at '{}'", directory.path(name).display());
         let open = match directory.open() {
@@ -114,7 +132,7 @@ impl LockDirectory {
                     if lock::is_locked(&file, Range::Whole).io_context(ErrorKind::Store, || what(&name))? {
                         let since = file.metadata().and_then(|metadata| metadata.modified());
                         let since = since.io_context(ErrorKind::Store, || what(&name))?;
-                        taken.push(SystemTime::now().duration_since(since).unwrap_or_default());
+                        taken.push((name, since));
                     }
                 }
                 // Slots are tried in order, so the files of slots that were never tried are missing.

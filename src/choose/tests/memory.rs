@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //! A machine gets no more builds than its memory is enough for, by what builds took there lately.
 
+use std::fs::File;
+use std::time::SystemTime;
+
 use super::*;
 use crate::choose::standing::Outcome;
 
@@ -12,31 +15,33 @@ fn scene_of_one() -> Scene {
 }
 
 /// Chooses while the machine says that so many GiB are available.
-fn choose_with(scene: &mut Scene, available: u64) -> (Result<Choice>, Vec<String>) {
+fn choose_with(scene: &mut Scene, available: u64) -> Result<Choice> {
     scene.doubles.set_probe("m", Probe { memory: available * GIB, total_memory: 17 * GIB, ..IDLE });
-    choose(scene)
+    choose(scene).0
 }
 
+/// Leases the machine, as if an hour ago.
 fn lease_with(scene: &mut Scene, available: u64) -> Box<Lease> {
-    match choose_with(scene, available) {
-        (Ok(Choice::Machine(lease)), _) => lease,
-        (_, notes) => panic!("{notes:?}"),
-    }
+    let Ok(Choice::Machine(lease)) = choose_with(scene, available) else { panic!("{available} GiB are enough") };
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    File::open(lease.slot.name()).unwrap().set_modified(hour_ago).unwrap();
+    lease
 }
 
 #[test]
-fn builds_that_take_much_memory_are_not_begun_where_it_is_taken() {
+fn builds_that_take_much_memory_wait_for_each_other() {
     let mut scene = scene_of_one();
-    let builds = [16, 11, 6].map(|available| lease_with(&mut scene, available));
+    let mut builds: Vec<_> = [16, 11, 6].map(|available| lease_with(&mut scene, available)).into();
+    assert!(matches!(choose_with(&mut scene, 1), Ok(Choice::Busy(None))));
     assert!(!has_room(&scene), "a slot is free, but not the memory");
-    let (choice, notes) = choose_with(&mut scene, 1);
-    assert!(matches!(choice, Ok(Choice::NoRoom)));
-    assert_eq!(notes, ["m: its memory is too little for another build (1.0 GiB left, one took 5.0 GiB lately)"]);
-    scene.clock.turn(Duration::from_secs(6)); // its back-off is over
+    assert_eq!(scene.candidates.turn(|_| true).count_free(), 0);
     let (standings, outcome) = scene.candidates.standings();
-    assert!(matches!(outcome, Outcome::NoRoom), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Busy(None)), "{outcome:?}");
     let unsuitable = standings[0].unsuitable.as_ref().expect("a reason").to_string();
-    assert!(unsuitable.starts_with("its memory is too little for another build"), "{unsuitable}");
+    assert_eq!(unsuitable, "its memory is too little for another build (1.0 GiB left, one took 5.0 GiB lately)");
+
+    builds.pop(); // and the next one finds its memory
+    builds.push(lease_with(&mut scene, 6));
     drop(builds);
     lease_with(&mut scene, 1); // something else takes it, and this host has no other build there
 }
@@ -45,15 +50,28 @@ fn builds_that_take_much_memory_are_not_begun_where_it_is_taken() {
 fn builds_that_have_begun_a_moment_ago_count_with_what_they_will_take() {
     let mut scene = scene_of_one();
     drop([16, 10].map(|available| lease_with(&mut scene, available)));
-    let _builds = [16, 16].map(|available| lease_with(&mut scene, available));
-    let (choice, notes) = choose_with(&mut scene, 16);
-    assert!(matches!(choice, Ok(Choice::NoRoom)), "{notes:?}");
+    let mut builds = Vec::new();
+    for _ in 0..2 {
+        let Ok(Choice::Machine(build)) = choose_with(&mut scene, 16) else { panic!("there is enough") };
+        builds.push(build);
+    }
+    assert!(matches!(choose_with(&mut scene, 16), Ok(Choice::Busy(None))));
 }
 
 #[test]
 fn builds_that_take_little_fill_all_slots() {
     let mut scene = scene_of_one();
     let builds = [16, 15, 15, 14].map(|available| lease_with(&mut scene, available));
-    assert!(matches!(choose_with(&mut scene, 14).0, Ok(Choice::Busy(_))));
+    assert!(matches!(choose_with(&mut scene, 14), Ok(Choice::Busy(_))));
     drop(builds);
+    assert!(has_room(&scene));
+}
+
+#[test]
+fn of_builds_that_ask_at_once_the_one_with_the_oldest_slot_is_alone() {
+    let mut scene = scene_of_one();
+    drop([16, 9].map(|available| lease_with(&mut scene, available)));
+    let younger = scene.take(0);
+    File::open(younger.name()).unwrap().set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+    lease_with(&mut scene, 1);
 }

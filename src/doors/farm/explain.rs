@@ -193,7 +193,7 @@ fn against(standing: &Standing, requirements: &Requirements) -> Vec<Note> {
     let has_slots = machine.parallel_builds > 0;
     if has_slots && standing.taken.is_some_and(|taken| taken >= machine.parallel_builds) {
         note("all its slots are taken".into(), None);
-    } else if has_slots && !standing.has_free_slot() {
+    } else if has_slots && standing.waiting > 0 && !standing.has_free_slot() {
         note(format!("{} builds wait for its free slots", standing.waiting), None);
     }
     if let Some(left_alone) = left_alone {

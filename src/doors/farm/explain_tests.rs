@@ -75,6 +75,7 @@ fn a_machine_that_was_full_when_it_was_seen_last_says_what_to_do() {
             unsuitable: Some(unsuitable.error(&machine)),
             machine,
             taken: Some(0),
+            memory_for: u32::MAX,
             waiting: 0,
             load: None,
             free_space: None,

@@ -31,7 +31,6 @@ use std::time::{Duration, Instant};
 
 use crate::choose::drained;
 use crate::choose::history::Histories;
-use crate::choose::memory_use::MemoryUse;
 use crate::choose::slot::LockDirectory;
 use crate::ground::cancel::{Cancel, Guard};
 use crate::ground::clock::{Clock, SystemClock};
@@ -60,8 +59,8 @@ pub struct Report {
     pub state: Option<MachineState>,
     /// How many of its build slots are taken by hooks of this host; `None`: that cannot be seen.
     pub slots_taken: Option<u32>,
-    /// What is known of its memory from the builds of this host.
-    pub memory_use: MemoryUse,
+    /// Why another build would not find enough memory there, by what builds of this host saw last.
+    pub little_memory: Option<Unsuitable>,
     /// For how many seconds it has been drained; `None`: it is not.
     pub drained: Option<u64>,
     /// The checks that it passed, in sentences without a full stop.
@@ -93,7 +92,8 @@ pub struct Note {
 impl Report {
     fn new(machine: BuildMachine, directories: &Directories) -> Self {
         let state = directories.offload_state();
-        let slots_taken = LockDirectory::count_taken(&state, &machine).ok();
+        let taken_for = LockDirectory::taken_for(&state, &machine).ok();
+        let slots_taken = taken_for.as_ref().map(|taken_for| taken_for.len() as u32);
         let drained = drained::seconds(&state, &machine, SystemClock.since_epoch());
         let note = |seconds| {
             let reason = drained::reason(&machine, seconds);
@@ -102,16 +102,17 @@ impl Report {
         };
         let notes = drained.map(note).into_iter().collect();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let memory_use = Histories::new(directories, &clock).of(&machine).memory_use();
+        let history = Histories::new(directories, &clock).of(&machine);
+        let has_free = slots_taken.is_some_and(|taken| taken < machine.parallel_builds);
+        let little_memory = taken_for.filter(|_| has_free).and_then(|ages| history.check_memory(&ages).err());
         let (state, checks_passed, failure) = (None, Vec::new(), None);
-        Report { machine, state, slots_taken, memory_use, drained, checks_passed, notes, failure }
+        Report { machine, state, slots_taken, little_memory, drained, checks_passed, notes, failure }
     }
 
     /// Returns why a machine that was reached gets no builds now; `None`: it does get builds, or was not reached.
     pub fn unsuitable(&self) -> Option<Unsuitable> {
-        let probe = self.state.as_ref().map(|state| state.probe)?;
-        let room = self.memory_use.check(probe.memory, self.slots_taken.unwrap_or(0));
-        check_suitability(&self.machine, &probe).and(room).err()
+        let state = self.state.as_ref()?;
+        check_suitability(&self.machine, &state.probe).err().or(self.little_memory)
     }
 }
 
@@ -241,8 +242,8 @@ pub(crate) mod tests {
     pub fn reports() -> Vec<Report> {
         let report = |name: &str, state, slots_taken, failure| {
             let machine = BuildMachine { parallel_builds: 4, ..machine(name) };
-            let (memory_use, drained, notes) = (MemoryUse::default(), None, vec![]);
-            Report { machine, state, slots_taken, memory_use, drained, checks_passed: vec![], notes, failure }
+            let (little_memory, drained, notes) = (None, None, vec![]);
+            Report { machine, state, slots_taken, little_memory, drained, checks_passed: vec![], notes, failure }
         };
         let state = |free_space| MachineState {
             probe: Probe {
