@@ -13,7 +13,7 @@
 //! address IP                            the address that answered, if the resolver does not return it first
 //! slow RATE SECONDS                     at SECONDS the link to it moved at most RATE bytes a second
 //! rate RATE SECONDS                     until SECONDS items were sent to it at RATE bytes of nars a second
-//! memory IDLE BUILD AVAILABLE SECONDS   bytes available without builds of this host, taken by one, and available, as of
+//! memory IDLE BUILD AVAILABLE SECONDS   bytes available without builds of this host, taken by one, and available at
 //!                                       SECONDS
 //! took SECONDS MS MS...                 how long the last builds held a slot of it; the last one ended at SECONDS
 //! ```
