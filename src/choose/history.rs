@@ -363,8 +363,8 @@ impl History {
         recent.then(|| self.took.iter().sum::<Duration>() / self.took.len() as u32)
     }
 
-    /// Returns how many more builds find the memory that one takes there, where those of this host have held their slots
-    /// for these times.
+    /// Returns how many more builds find the memory that one takes there, where those of this host have held their
+    /// slots for these times.
     pub fn more_builds(&self, taken_for: &[Duration]) -> u32 {
         self.memory.more_builds(taken_for, self.now)
     }
