@@ -199,7 +199,8 @@ fn look_at(
 /// Returns the private keys to try: the one that is named, or those of the machine file and the user's that exist.
 fn private_keys(directories: &Directories, question: &Question, cancel: &Cancel) -> Result<Vec<PathBuf>> {
     if let Some(key) = &question.private_key {
-        return Ok(vec![key.clone()]);
+        // The machine file is read in other directories.
+        return Ok(vec![std::path::absolute(key).unwrap_or_else(|_| key.clone())]);
     }
     let (cache, cancel) = (Some(directories.offload_state()), cancel.clone());
     let options = file::LoadOptions { cache, cancel, ..Default::default() };

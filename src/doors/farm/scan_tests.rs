@@ -26,6 +26,17 @@ fn a_host_may_have_a_port() {
 }
 
 #[test]
+fn a_key_is_told_with_its_directory() {
+    let directories = crate::ground::directories::tests::below(Path::new("/nowhere"));
+    let keys = |key: &str| {
+        let asked = Question { private_key: Some(key.into()), ..question("w1") };
+        private_keys(&directories, &asked, &Cancel::default()).unwrap()
+    };
+    assert_eq!(keys("/etc/key"), [Path::new("/etc/key")]);
+    assert_eq!(keys("key"), [std::env::current_dir().unwrap().join("key")]);
+}
+
+#[test]
 fn nobody_logs_in_before_the_key_is_confirmed() {
     let machine = BuildMachine { host_key: key(), ..described(&question("w1")).unwrap() };
     let shown = key().fingerprint().unwrap();
