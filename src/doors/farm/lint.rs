@@ -126,8 +126,8 @@ fn readable(key: &Path, daemon: Option<&Daemon>) -> Result<()> {
             let key = key.display();
             let message = format!("private key {key} cannot be read by user {user}, as whom guix-daemon runs");
             Err(Error::new(ErrorKind::Configuration, message).hint(format!(
-                "name a key of that user's own, as in README; or let it read this one, and enter the directories above: \
-                 chown {user} {key}"
+                "give guix-daemon a key of its own, as README does; or let that user read this one, and enter the \
+                 directories above: chown {user} {key}"
             )))
         }
         _ => read_private_key(key).map(|_| ()),
