@@ -32,15 +32,15 @@ impl Hung {
         self.scratch.path().join("state/offload/.keeper/unanswering").exists()
     }
 
-    /// Answers the next client that is still there.
+    /// Answers all clients from now on.
     fn answer(&self) {
-        loop {
-            let (stream, _) = self.listener.accept().unwrap();
-            let said = receive(&mut &stream).and_then(|_: FromClient| send(&mut &stream, &FromKeeper::Welcome));
-            if said.is_ok() && rustix::net::recv(&stream, &mut [0][..], rustix::net::RecvFlags::DONTWAIT).is_err() {
-                return;
+        let listener = self.listener.try_clone().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let _ = receive(&mut &stream).and_then(|_: FromClient| send(&mut &stream, &FromKeeper::Welcome));
             }
-        }
+        });
     }
 }
 
@@ -56,10 +56,9 @@ fn only_the_first_client_of_a_keeper_that_hangs_waits_for_long() {
     assert_eq!(first.to_string(), second.to_string(), "a warning that is said once");
     assert!(first.to_string().contains("does not answer within 5 s"), "{first}");
     // Once it answers, all is well again.
-    thread::scope(|scope| {
-        scope.spawn(|| hung.answer());
-        hung.connect(&never).0.unwrap();
-    });
+    hung.answer();
+    // On a busy machine, an answer may take longer than it has.
+    assert!((0..20).any(|_| hung.connect(&never).0.is_ok()));
     assert!(!hung.is_noted());
 }
 
