@@ -85,8 +85,8 @@ export! {
             Given { listener: OwnedFd::from_raw_fd(listener), lock: OwnedFd::from_raw_fd(lock) }
         };
         let program = program().ok_or_else(|| Error::new(ErrorKind::Unavailable, "the keeper's program is gone"))?;
-        let engine = Engine::new(Directories::from_environment()?, Engine::IDLE_LIMIT)?;
         return_large_buffers();
+        let engine = Engine::new(Directories::from_environment()?, Engine::IDLE_LIMIT)?;
         server::serve(given, engine, program, library(), Engine::IDLE_LIMIT)
     }
 }
