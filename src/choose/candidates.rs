@@ -153,8 +153,8 @@ impl Candidates {
         };
         let slot = TakenSlot::new(lock, &self.resources.queue, machine);
         if rivals > 0 {
-            let taken = LockDirectory::count_taken(&self.resources.directories.offload_state(), machine)?;
-            let free = machine.parallel_builds.saturating_sub(taken) as usize;
+            let taken_for = LockDirectory::taken_for(&self.resources.directories.offload_state(), machine)?;
+            let free = free_slots(machine, &taken_for, &self.resources.histories.of(machine)) as usize;
             let now = self.resources.clock.now();
             let since = *self.untaken[index].get_or_insert(now);
             if rivals > free && !(waits && now.saturating_duration_since(since) > OVERTAKE) {

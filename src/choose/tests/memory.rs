@@ -59,6 +59,17 @@ fn builds_that_have_begun_a_moment_ago_count_with_what_they_will_take() {
 }
 
 #[test]
+fn who_waits_for_memory_is_not_overtaken() {
+    let mut scene = scene_of_one();
+    let _old = lease_with(&mut scene, 16);
+    let Ok(Choice::Machine(_young)) = choose_with(&mut scene, 11) else { panic!("there is enough") };
+    let place = scene.candidates.join_queue(|_| true).unwrap();
+    assert!(matches!(choose_with(&mut scene, 11), Ok(Choice::Busy(None))), "there is memory for one more");
+    drop(place);
+    lease_with(&mut scene, 11);
+}
+
+#[test]
 fn builds_that_take_little_fill_all_slots() {
     let mut scene = scene_of_one();
     let builds = [16, 15, 15, 14].map(|available| lease_with(&mut scene, available));
