@@ -10,7 +10,7 @@ use super::history::{History, SetbackKind};
 use super::order::{self, Ranked};
 use super::queue::Place;
 use super::slot::LockDirectory;
-use super::summary::{ChoiceSummary, Ranking};
+use super::summary::{ChoiceSummary, Full, Ranking};
 use super::taken_slot::TakenSlot;
 use super::{Candidates, Choice, Lease, Resources, cut_when_cancelled};
 use crate::archive::Acl;
@@ -76,14 +76,6 @@ impl Drop for Attempts {
 /// The index of a candidate, and its connection or error.
 type Outcome = (usize, Result<Box<dyn Connection>>);
 
-/// What a machine that was reached lacks for another build.
-enum Full {
-    /// It is overloaded, or low on what builds do not give back.
-    NoRoom(Error),
-    /// Memory that other builds of this host have: it is there when one of them ends, as a slot is.
-    Memory,
-}
-
 /// The result of looking for an idle connection.
 enum Idle {
     Usable(Box<dyn Connection>, Guard),
@@ -91,15 +83,6 @@ enum Idle {
     Full(Full),
     /// There is none, or it was lost.
     Gone,
-}
-
-impl ChoiceSummary {
-    fn add_full(&mut self, full: Full) {
-        match full {
-            Full::NoRoom(reason) => self.add(SetbackKind::NoRoom, &reason),
-            Full::Memory => self.busy = true,
-        }
-    }
 }
 
 impl Candidates {
@@ -190,7 +173,7 @@ impl Candidates {
                 if let Some(place) = place {
                     queue.set_has_slot(place, true);
                 }
-                match self.idle_connection(index, &slot, cancel, observer) {
+                match self.idle_connection(index, &histories[index], &slot, cancel, observer) {
                     Idle::Usable(remote, guard) => {
                         observer.detail(format_args!("{}: an idle connection is used again", remote.machine().name));
                         self.cancel_others(attempts, clock.now(), observer);
@@ -240,7 +223,8 @@ impl Candidates {
                 }
                 Ok(mut remote) => {
                     let after = Some(clock.now() - begun);
-                    match self.check_suitability(index, &*remote, &slot, true, after, observer) {
+                    let taken_for = self.taken_before(index, &slot);
+                    match self.check_suitability(index, &*remote, taken_for, true, after, observer) {
                         Ok(()) => {
                             self.cancel_others(attempts, begun, observer);
                             remote.set_slow_link(histories[index].slow_link());
@@ -294,7 +278,14 @@ impl Candidates {
     }
 
     /// Looks for an idle connection to a candidate, and checks that the machine is still suitable.
-    fn idle_connection(&self, index: usize, slot: &TakenSlot, cancel: &Cancel, observer: &mut dyn Observer) -> Idle {
+    fn idle_connection(
+        &self,
+        index: usize,
+        history: &History,
+        slot: &TakenSlot,
+        cancel: &Cancel,
+        observer: &mut dyn Observer,
+    ) -> Idle {
         let pool = &self.resources.pool;
         loop {
             let Some((mut remote, idle)) = pool.take(|remote| *remote.machine() == self.machines[index]) else {
@@ -307,13 +298,15 @@ impl Candidates {
             // A connection can be lost without a sign. Then a new one shows whether the machine is away.
             let alive = idle < ASSUME_ALIVE_FOR || remote.answers(IDLE_PING_TIMEOUT);
             let is_safe = suitability::is_far_from_unsuitable(remote.machine(), remote.probe());
-            let lifetime = match self.memory_for(index, slot) {
-                Some(0 | 1) => MEMORY_LIFETIME,
+            let taken_for = self.taken_before(index, slot);
+            let lifetime = match &taken_for {
+                // With other builds there, this one may be one too many.
+                Some(taken_for) if !taken_for.is_empty() && history.more_builds(taken_for) < 2 => MEMORY_LIFETIME,
                 _ if is_safe => SAFE_PROBE_LIFETIME,
                 _ => PROBE_LIFETIME,
             };
             let Some(asked) = alive.then(|| remote.probe_again(lifetime).ok()).flatten() else { return Idle::Gone };
-            return match self.check_suitability(index, &*remote, slot, asked, None, observer) {
+            return match self.check_suitability(index, &*remote, taken_for, asked, None, observer) {
                 Ok(()) => Idle::Usable(remote, guard),
                 Err(full) => {
                     drop(guard);
@@ -354,26 +347,20 @@ impl Candidates {
         Ok(line)
     }
 
-    /// Returns how many more builds find enough memory on a candidate, the one with this slot of it included; `None`:
-    /// not known.
-    fn memory_for(&self, index: usize, slot: &TakenSlot) -> Option<u32> {
-        let machine = &self.machines[index];
-        Some(self.resources.histories.of(machine).more_builds(&self.taken_before(index, slot)?))
-    }
-
-    /// Returns how long those slots of a candidate have been taken that were taken before `slot`.
+    /// Returns how long those slots of a candidate have been taken that were taken before `slot`; `None`: not known.
     fn taken_before(&self, index: usize, slot: &TakenSlot) -> Option<Vec<Duration>> {
         let state = self.resources.directories.offload_state();
         LockDirectory::taken_before(&state, &self.machines[index], slot.name()).ok()
     }
 
-    /// Reports and remembers the answer of a candidate, and checks it, for a build that has taken `slot`. `asked`: the
-    /// answer is new. `after` is how long connecting took, for a new connection. Fails if the machine is full.
+    /// Reports and remembers the answer of a candidate, and checks it. `taken_for`: how long the slots were taken that
+    /// other builds took before this one, if that is known. `asked`: the answer is new. `after` is how long connecting
+    /// took, for a new connection. Fails if the machine is full.
     fn check_suitability(
         &self,
         index: usize,
         remote: &dyn Connection,
-        slot: &TakenSlot,
+        taken_for: Option<Vec<Duration>>,
         asked: bool,
         after: Option<Duration>,
         observer: &mut dyn Observer,
@@ -391,7 +378,7 @@ impl Candidates {
             self.resources.histories.note_setback(machine, SetbackKind::NoRoom, &reason);
             return Err(Full::NoRoom(reason));
         }
-        let Some(taken_for) = self.taken_before(index, slot) else { return Ok(()) };
+        let Some(taken_for) = taken_for else { return Ok(()) };
         if asked && probe.memory > 0 {
             self.resources.histories.note_memory(machine, probe.memory, taken_for.len() as u32);
         }

@@ -47,23 +47,23 @@ fn fingerprint(item: &StorePath) -> u32 {
 #[derive(Clone, Default)]
 struct Items {
     /// Whether each belongs to the young generation. One table for both: a lookup is a wait for memory.
-    young: HashMap<u32, bool>,
+    is_young: HashMap<u32, bool>,
     number_of_young: usize,
 }
 
 impl Items {
     fn contains(&self, fingerprint: u32) -> bool {
-        self.young.contains_key(&fingerprint)
+        self.is_young.contains_key(&fingerprint)
     }
 
     /// Adds an item. When the young generation is full, the old one is forgotten, and the young one grows old.
     fn add(&mut self, fingerprint: u32) {
-        if self.young.insert(fingerprint, true) == Some(true) {
+        if self.is_young.insert(fingerprint, true) == Some(true) {
             return;
         }
         self.number_of_young += 1;
         if self.number_of_young == GENERATION {
-            self.young.retain(|_, young| std::mem::take(young));
+            self.is_young.retain(|_, young| std::mem::take(young));
             self.number_of_young = 0;
         }
     }
@@ -173,9 +173,9 @@ mod tests {
         holdings.add(&machine("m0"), &items);
         let machines: Vec<_> = (0..MOST_MACHINES).map(|number| machine(&format!("m{number}"))).collect();
         let mut full = holdings.machines.lock()["m0:22"].clone();
-        assert_eq!(full.items.young.len(), GENERATION, "the least that is kept of them");
+        assert_eq!(full.items.is_young.len(), GENERATION, "the least that is kept of them");
         (1..GENERATION as u32).for_each(|number| full.items.add(number));
-        assert!(full.items.young.len() > 2 * GENERATION - 10);
+        assert!(full.items.is_young.len() > 2 * GENERATION - 10);
         machines.iter().for_each(|machine| drop(holdings.machines.lock().insert(machine.label(), full.clone())));
         let inputs: Vec<_> = (0..200).map(|number| Input::new(&item(number * 150), 1)).collect();
         let compare = || machines.iter().map(|machine| holdings.missing_bytes(machine, &inputs)).collect::<Vec<_>>();
@@ -191,7 +191,7 @@ mod tests {
         println!("{took:?}");
         assert!(took < std::time::Duration::from_secs(1));
         assert!(missing.iter().all(|bytes| *bytes == missing[0] && (100..200).contains(bytes)), "{missing:?}");
-        let capacities = holdings.machines.lock().values().map(|known| known.items.young.capacity()).sum::<usize>();
+        let capacities = holdings.machines.lock().values().map(|known| known.items.is_young.capacity()).sum::<usize>();
         // A table takes nine bytes for each of 8/7 of its capacity.
         assert!(capacities * 9 * 8 / 7 < 64 << 20, "{capacities}");
     }
@@ -203,7 +203,7 @@ mod tests {
             holdings.add(&m, &[item(number)]);
             let machines = holdings.machines.lock();
             let known = &machines[&m.label()].items;
-            assert!(known.young.len() <= 2 * GENERATION);
+            assert!(known.is_young.len() <= 2 * GENERATION);
             assert!(known.contains(fingerprint(&item((number + 1).saturating_sub(GENERATION)))));
         }
         for number in 0..2 * MOST_MACHINES {

@@ -10,6 +10,14 @@ use super::{Candidates, Choice};
 use crate::ground::error::Error;
 use crate::machine::BuildMachine;
 
+/// What a machine that was reached lacks for another build.
+pub(super) enum Full {
+    /// It is overloaded, or low on what builds do not give back.
+    NoRoom(Error),
+    /// Memory that other builds of this host have: it is there when one of them ends, as a slot is.
+    Memory,
+}
+
 /// What is wrong with the machines that were not chosen.
 #[derive(Default)]
 pub(super) struct ChoiceSummary {
@@ -36,6 +44,14 @@ impl ChoiceSummary {
             SetbackKind::Misconfigured | SetbackKind::ThisHost => {
                 self.misconfigured.get_or_insert_with(|| reason.clone());
             }
+        }
+    }
+
+    /// Notes that a machine that was reached has no room for the build.
+    pub(super) fn add_full(&mut self, full: Full) {
+        match full {
+            Full::NoRoom(reason) => self.add(SetbackKind::NoRoom, &reason),
+            Full::Memory => self.busy = true,
         }
     }
 

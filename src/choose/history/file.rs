@@ -89,10 +89,9 @@ impl History {
                 ("rate", [rate, at]) => {
                     history.rate = rate.parse().ok().filter(|rate: &f64| *rate > 0.0).zip(at.parse().ok());
                 }
-                ("memory", numbers) => {
-                    if let [Ok(idle), Ok(build), Ok(available), Ok(at)] =
-                        numbers.iter().map(|n| n.parse()).collect::<Vec<_>>()[..]
-                    {
+                ("memory", [idle, build, available, at]) => {
+                    let numbers = (idle.parse(), build.parse(), available.parse(), at.parse());
+                    if let (Ok(idle), Ok(build), Ok(available), Ok(at)) = numbers {
                         history.memory = MemoryUse { idle, build, available, at };
                     }
                 }
